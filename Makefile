@@ -1,0 +1,39 @@
+# Two commands matter: `make run` supervises units/, `make test` passes every test. Both set up all they need.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: run test check lint format bench clean
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; set PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+run: $(READY)  ## supervise units/ in the foreground (Ctrl-C stops everything in order)
+	exec $(BIN)/supervisord-py run units
+
+test: $(READY)  ## every test
+	$(BIN)/pytest -n 2 --dist loadgroup
+
+check: $(READY) lint  ## about a minute: format, lint, types, layers, tidy, unit and property tests, 200 seeds
+	$(BIN)/pytest -q -n 2 tests/unit tests/property tests/tidy
+	$(BIN)/python -m supervisord_py.testing.world --seeds 200
+
+lint: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(READY)  ## beside supervisor, circus and a C loop; writes docs/performance.md
+	$(BIN)/python bench/run.py
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,6 @@
+"""``python -m supervisord_py`` is ``supervisord-py``."""
+
+from supervisord_py.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""Everything the core can ask of the world: imperatives, all of them values, and the order in which they are carried
+out.
+
+The counterpart of actions are the events. An action that can fail has exactly one completing event:
+``SpawnProcess`` is answered by ``ProcessSpawned`` (and later ``ProcessExited``) or by ``SpawnFailed``. Signals have
+none: that a process is gone already is normal, and its exit is told anyway.
+"""
+
+from enum import Enum
+from typing import Any
+
+from msgspec import Struct
+
+from supervisord_py.model.records import Record
+from supervisord_py.model.states import Role
+from supervisord_py.model.unit import Command
+
+
+class Action(Struct, frozen=True, tag=True):
+    """Base of all actions; ``tag`` names the class in the flight log."""
+
+
+class SpawnProcess(Action, frozen=True):
+    """Make the process ``spawn_id`` of ``unit``. Idempotent: the same spawn id never makes a second process.
+
+    The host adds what the unit's context says (user, limits, directory, environment); ``environment`` is what only
+    the core knows (``INVOCATION_ID``, ``SERVICE_RESULT``, ...). ``main_spawn`` is the main process at the moment, for
+    ``MAINPID`` in stop and reload commands.
+    """
+
+    spawn_id: int
+    unit: str
+    role: Role
+    command: Command
+    invocation: str
+    environment: tuple[tuple[str, str], ...] = ()
+    main_spawn: int | None = None
+
+
+class Whom(Enum):
+    """``MAIN``: the process of ``spawn_id`` alone; ``ALL``: every process of the unit, wherever it has fled."""
+
+    MAIN = "main"
+    ALL = "all"
+
+
+class SignalProcesses(Action, frozen=True):
+    """Send ``signal`` once, then SIGCONT where ``then_continue``; with ``Whom.MAIN`` to ``spawn_id`` alone."""
+
+    unit: str
+    signal: int
+    whom: Whom
+    spawn_id: int | None = None
+    then_continue: bool = False
+
+
+class KillTree(Action, frozen=True):
+    """Send ``signal`` to every process of the unit, in rounds, until none is left (or it is cancelled by a later
+    spawn)."""
+
+    unit: str
+    signal: int = 9
+
+
+class ReleaseUnit(Action, frozen=True):
+    """The unit is at rest with no process left: its output may be closed when drained, its notify socket and cgroup
+    removed."""
+
+    unit: str
+
+
+class ExitSupervisor(Action, frozen=True):
+    """Everything has stopped: end the keeper with ``code``."""
+
+    code: int = 0
+
+
+AnyAction = SpawnProcess | SignalProcesses | KillTree | ReleaseUnit | ExitSupervisor
+
+
+class Refusal(Struct, frozen=True):
+    """A request that cannot be done. ``error`` is a name of the control interface (``NoSuchUnit``, ``BadUnit``,
+    ``UnitMasked``,
+    ``TransactionConflict``, ``DependencyCycle``, ``ShuttingDown``, ``NoSuchJob``, ``JobFailed``), ``parameters`` are
+    its fields."""
+
+    error: str
+    message: str
+    parameters: dict[str, Any] = {}
+
+
+class UnitOutcome(Struct, frozen=True):
+    """What became of one unit of a request: the job's result, and in words why when it is not ``done``."""
+
+    unit: str
+    job: int
+    job_type: str
+    result: str
+    """A ``JobResult`` value, or ``queued`` when nobody waits."""
+    message: str = ""
+
+
+class Reply(Struct, frozen=True):
+    """The one answer to a ``CommandRequested``: either ``refusal`` or ``outcomes`` (with ``plan``: what would be
+    done)."""
+
+    request_id: int
+    refusal: Refusal | None = None
+    outcomes: tuple[UnitOutcome, ...] = ()
+
+
+class Effects(Struct):
+    """What one event decided. The shell keeps this order (``docs/adr/0001``):
+
+    1. number ``records`` from ``Now.seq`` on and commit them to the keeper's custody in one packet with the
+       acknowledgement of the event, the changed state (``Manager.take_changes``) and the requests made of
+       ``actions``;
+    2. write the records to the journal; 3. send ``replies``, after an fsync where they promise durability.
+    """
+
+    records: list[Record] = []
+    actions: list[AnyAction] = []
+    replies: list[Reply] = []

@@ -1,0 +1,143 @@
+"""What a unit that is to start waits for, and whether it is there: the questions that the order of jobs is decided by.
+
+Laws: ordering applies between jobs that exist; a strict dependency must also be *met* when its dependent starts. A stop
+goes before a start, and of two stops the dependent's goes first.
+
+Source: systemd, core/job.c (job_compare, job_is_runnable); ``until`` is ours.
+"""
+
+from collections.abc import Iterator
+
+from supervisord_py.core.graph import Edge
+from supervisord_py.core.jobs import STOP_LIKE
+from supervisord_py.core.ledger import Ledger
+from supervisord_py.core.state import BETWEEN_LIVES, REST, STARTING, STOPPING, UP, Job
+from supervisord_py.model.states import JobState, JobType, SubState, Until
+
+STARTS = frozenset({JobType.START, JobType.VERIFY_ACTIVE, JobType.RELOAD_OR_START})
+
+
+def is_met(ledger: Ledger, other: str, until: Until) -> bool:
+    """Tell whether ``other`` has got as far as ``until`` says, in its present life (or, having done its work, in its
+    last).
+    """
+    state = ledger.state(other)
+    if until is Until.EXITED:
+        return state.sub is SubState.EXITED or (state.sub is SubState.DEAD and state.succeeded)
+    if state.sub is SubState.DEAD:
+        # The readiness of a oneshot is its success; a daemon that ended well is not ready any more.
+        return state.accomplished
+    return state.sub in UP or (until is Until.STARTED and state.sub in STARTING and state.started)
+
+
+def is_kept(ledger: Ledger, other: str, until: Until) -> bool:
+    """Tell whether ``other`` is there for a unit that is bound to it: any inactive state is not."""
+    if until is Until.EXITED:
+        return is_met(ledger, other, until)
+    return ledger.state(other).sub in UP or (until is Until.STARTED and is_met(ledger, other, until))
+
+
+def missing(ledger: Ledger, name: str) -> str | None:
+    """Return the first ordered dependency that ``name`` cannot start without and that is not there."""
+    for edge in ledger.graph[name].after:
+        if edge.needed is not None and not is_met(ledger, edge.other, edge.needed):
+            return edge.other
+        if edge.bound is not None and not is_kept(ledger, edge.other, edge.bound):
+            return edge.other
+    return None
+
+
+def has_all(ledger: Ledger, name: str) -> bool:
+    """Tell whether every unit that ``name`` requires or is bound to is there."""
+    relations = ledger.graph[name]
+    return all(is_met(ledger, each.unit, each.until) for each in relations.requires) and all(
+        is_kept(ledger, each.unit, each.until) for each in relations.binds_to
+    )
+
+
+def can_recover(ledger: Ledger, name: str) -> bool:
+    """Tell whether a unit that waits for a dependency may be started: each of its strict ones is there, or simply
+    down (then the start pulls it in).
+    """
+    relations = ledger.graph[name]
+    needs = [(each, False) for each in relations.requires] + [(each, True) for each in relations.binds_to]
+    for dependency, bound in needs:
+        other, until = dependency.unit, dependency.until
+        if is_kept(ledger, other, until) if bound else is_met(ledger, other, until):
+            continue
+        state = ledger.state(other)
+        if state.sub is not SubState.DEAD or state.stopped or state.succeeded or other not in ledger.set.units:
+            return False
+    return True
+
+
+def first_blocker(ledger: Ledger, job: Job) -> str | None:
+    """Return a unit that the job has to wait for, None when it may run.
+
+    The search goes on where it stopped last: a unit that waits for a thousand others would otherwise look at all of
+    them each time one gets ready.
+    """
+    if job.ignore_order:
+        return None
+    edges = ledger.graph[job.unit].after
+    if job.type not in STOP_LIKE and edges:
+        start = ledger.cursors.get(job.id, 0)
+        for offset in range(len(edges)):
+            place = (start + offset) % len(edges)
+            if _edge_blocks(ledger, edges[place]):
+                ledger.cursors[job.id] = place
+                return edges[place].other
+    return next(_other_blockers(ledger, job), None)
+
+
+def blockers(ledger: Ledger, job: Job) -> list[str]:
+    """Return every unit that the job has to wait for, sorted."""
+    if job.ignore_order:
+        return []
+    found = dict.fromkeys(_other_blockers(ledger, job))
+    if job.type not in STOP_LIKE:
+        found |= dict.fromkeys(edge.other for edge in ledger.graph[job.unit].after if _edge_blocks(ledger, edge))
+    return sorted(found)
+
+
+def _edge_blocks(ledger: Ledger, edge: Edge) -> bool:
+    """Tell whether a start has to wait for the unit at the other end of its edge."""
+    job = ledger.job_of.get(edge.other)
+    if job is not None:
+        if job.type in STOP_LIKE:
+            return True
+        if job.type in STARTS:
+            if edge.until is not Until.STARTED:
+                return True
+            return job.state is JobState.WAITING or not is_met(ledger, edge.other, Until.STARTED)
+    # Nobody asks it to end, but it is known to be on its way: what comes after its end waits.
+    return edge.until is Until.EXITED and _may_still_end(ledger, edge.other)
+
+
+def _may_still_end(ledger: Ledger, other: str) -> bool:
+    sub = ledger.state(other).sub
+    return sub not in REST and sub not in BETWEEN_LIVES and sub is not SubState.EXITED and sub is not SubState.STUCK
+
+
+def _other_blockers(ledger: Ledger, job: Job) -> Iterator[str]:
+    """Yield the units whose stop goes before this job."""
+    relations = ledger.graph[job.unit]
+    for other in relations.before:
+        other_job = ledger.job_of.get(other)
+        if other_job is not None and other_job.type in STOP_LIKE and not other_job.ignore_order:
+            yield other
+    if job.type not in STOP_LIKE:
+        for other in (*relations.conflicts, *relations.conflicted_by):
+            other_job = ledger.job_of.get(other)
+            ends = ledger.state(other).sub in STOPPING and ledger.state(other).sub is not SubState.STUCK
+            if ends or (other_job is not None and other_job.type is JobType.STOP):
+                yield other
+
+
+def standing_conflict(ledger: Ledger, name: str) -> str | None:
+    """Return a unit that conflicts with ``name`` and is not down: its stop failed, or was called off."""
+    relations = ledger.graph[name]
+    for other in (*relations.conflicts, *relations.conflicted_by):
+        if other != name and ledger.state(other).sub not in REST:
+            return other
+    return None

@@ -1,0 +1,209 @@
+"""Everything the world can tell the core: past participles, all of them values.
+
+The counterpart of events are the actions. Facts that come out of the keeper's numbered stream are delivered in
+the order of the stream and may be delivered again after a manager's death, never twice to the same state: the
+acknowledgement and the state after the fact are committed in one packet (``docs/adr/0001``).
+"""
+
+from typing import Any
+
+from msgspec import Struct
+
+from supervisord_py.model.states import JobMode
+from supervisord_py.model.unit import UnitSet
+
+
+class Now(Struct, frozen=True):
+    """The moment of a decision, read once by the shell and handed in: the core has no clock.
+
+    ``mono_ns`` is CLOCK_MONOTONIC (time-outs), ``boot_ns`` CLOCK_BOOTTIME (windows, rate limits), ``wall_ns``
+    the time of day (never compared with the others). ``seq`` is the number that the next record will get, so that
+    causes can be named; 0 when records are being lost (then causes are None).
+    """
+
+    mono_ns: int
+    boot_ns: int
+    wall_ns: int
+    seq: int
+
+
+class ExitStatus(Struct, frozen=True):
+    """How a process ended: exactly one of ``code`` and ``signal`` is set, neither when the kernel no longer tells."""
+
+    code: int | None = None
+    signal: int | None = None
+    core_dumped: bool = False
+
+
+class Event(Struct, frozen=True, tag=True):
+    """Base of all events; ``tag`` names the class in the flight log."""
+
+
+# Facts from the keeper
+
+
+class ProcessSpawned(Event, frozen=True):
+    """The process of ``spawn_id`` runs its program: exec has succeeded."""
+
+    spawn_id: int
+    pid: int
+
+
+class SpawnFailed(Event, frozen=True):
+    """No program runs for ``spawn_id``, and none ever will.
+
+    ``step`` is the step that failed (``exec``, ``limits``, ``user``, ``group``, ``chdir``, ``fork``, ...), ``code``
+    systemd's exit code for it (203 EXEC, 205 LIMITS, 217 USER, ...), ``errno`` the error, ``detail`` what it was
+    about.
+    """
+
+    spawn_id: int
+    step: str
+    code: int
+    errno: int
+    detail: str = ""
+
+
+class ProcessExited(Event, frozen=True):
+    """The process of ``spawn_id`` has ended and was reaped; or, with ``main`` False, the process that it was before
+    ``MAINPID=`` handed its place to another.
+
+    ``tree_empty``: no other process of the unit is left. ``rusage`` is what wait4 said
+    (``user_us``, ``system_us``, ``max_rss_kb``, ...), empty when unknown.
+    """
+
+    spawn_id: int
+    pid: int
+    status: ExitStatus
+    main: bool = True
+    tree_empty: bool = True
+    runtime_ms: int = 0
+    rusage: dict[str, int] = {}
+
+
+class TreeEmptied(Event, frozen=True):
+    """The last process of ``unit`` that was nobody's main process (a grandchild) is gone."""
+
+    unit: str
+
+
+class NotifyReceived(Event, frozen=True):
+    """A datagram came to the unit's notify socket, from a sender that ``notify-access`` admits.
+
+    ``spawn_id`` is the sender's process if it is one of the unit's own (else None: a descendant).
+    ``fields`` holds the assignments in order, the last one of a name winning. ``main_pid`` is the new main pid
+    that the keeper already follows, when the datagram carried an acceptable ``MAINPID=``; ``refused`` says why one
+    was not.
+    """
+
+    unit: str
+    spawn_id: int | None
+    pid: int
+    fields: dict[str, str]
+    main_pid: int | None = None
+    refused: str | None = None
+
+
+class StrayAppeared(Event, frozen=True):
+    """A process that belongs to no unit became a child of the keeper."""
+
+    pid: int
+    command: str
+
+
+class StrayExited(Event, frozen=True):
+    pid: int
+    status: ExitStatus
+
+
+# What people and the host ask
+
+
+class Origin(Struct, frozen=True):
+    """Who asked: the kernel's word for the peer; ``unit`` when the peer is a process of a unit."""
+
+    uid: int = 0
+    gid: int = 0
+    pid: int = 0
+    user: str = ""
+    unit: str | None = None
+
+
+class CommandRequested(Event, frozen=True):
+    """A permitted command that changes something; answered by exactly one ``Reply`` with this ``request_id``.
+
+    ``verb`` is one of ``start stop restart try-restart reload reload-or-restart kill reset-failed cancel``; ``units``
+    are full names that are known to the unit set (the host has resolved globs and groups); ``arguments`` are the
+    verb's own (``signal`` and ``whom`` of kill, ``job`` of cancel). ``token`` identifies the request across a
+    manager's death: the same token again attaches to the jobs of the first. ``plan`` decides and changes nothing.
+    ``wait`` False replies when the jobs are queued. ``cause`` is the ``command`` record's number.
+    """
+
+    request_id: int
+    verb: str
+    units: tuple[str, ...]
+    origin: Origin = Origin()
+    reason: str = ""
+    mode: JobMode = JobMode.REPLACE
+    wait: bool = True
+    plan: bool = False
+    token: str = ""
+    cause: int | None = None
+    arguments: dict[str, Any] = {}
+
+
+class RequesterGone(Event, frozen=True):
+    """Nobody waits for this request any more; its jobs go on."""
+
+    request_id: int
+
+
+class UnitsLoaded(Event, frozen=True):
+    """A validated unit set: the first one at start, later ones by ``daemon-reload``.
+
+    New units are added (and started when ``start_enabled``), vanished ones are forgotten when they are at rest and
+    stay supervised until then, changed ones take their new text at the next start.
+    """
+
+    units: UnitSet
+    start_enabled: bool = False
+    cause: int | None = None
+
+
+class ShutdownRequested(Event, frozen=True):
+    """Stop everything in order, all stop time-outs scaled into ``timeout_ns``, then ``ExitSupervisor``."""
+
+    timeout_ns: int
+    origin: Origin = Origin()
+    reason: str = ""
+    cause: int | None = None
+
+
+class ShutdownForced(Event, frozen=True):
+    """A second interrupt: kill everything now."""
+
+
+class DeadlineReached(Event, frozen=True):
+    """``Manager.deadline_ns`` has passed (early wake-ups are harmless)."""
+
+
+class ClockChanged(Event, frozen=True):
+    """The time of day was set, or the machine slept: deadlines on boot and wall time are converted anew."""
+
+
+AnyEvent = (
+    ProcessSpawned
+    | SpawnFailed
+    | ProcessExited
+    | TreeEmptied
+    | NotifyReceived
+    | StrayAppeared
+    | StrayExited
+    | CommandRequested
+    | RequesterGone
+    | UnitsLoaded
+    | ShutdownRequested
+    | ShutdownForced
+    | DeadlineReached
+    | ClockChanged
+)

@@ -1,0 +1,57 @@
+"""Why no program runs, in words: the step that failed, what it was about, and the kernel's answer.
+
+``detail`` is a path (told with the words for ``errno``) or a sentence that says it all (told as it is); the keeper and
+the host send either. The words are ours because the core cannot ask the C library, and a journal should not depend on
+its version.
+"""
+
+import errno
+
+from supervisord_py.core.events import SpawnFailed
+from supervisord_py.model.states import Role
+
+_CANNOT: dict[str, str] = {
+    "exec": "could not be executed",
+    "chdir": "could not enter its working directory",
+    "user": "could not take its user",
+    "group": "could not take its groups",
+    "limits": "could not take its limits",
+    "cgroup": "could not enter its control group",
+    "fork": "could not be forked",
+}
+"""What a failed step of the child means; any other step is named."""
+
+_WORDS: dict[int, str] = {
+    errno.EPERM: "operation not permitted",
+    errno.ENOENT: "no such file or directory",
+    errno.E2BIG: "argument list too long",
+    errno.ENOEXEC: "not a program (a script has to begin with #!)",
+    errno.EAGAIN: "resource temporarily unavailable (a limit on processes?)",
+    errno.ENOMEM: "out of memory",
+    errno.EACCES: "permission denied",
+    errno.ENOTDIR: "not a directory",
+    errno.EISDIR: "is a directory",
+    errno.EINVAL: "invalid argument",
+    errno.ENFILE: "too many open files in the system",
+    errno.EMFILE: "too many open files",
+    errno.ETXTBSY: "the file is being written",
+    errno.ENOSPC: "no space left",
+    errno.EROFS: "read-only file system",
+    errno.ENAMETOOLONG: "file name too long",
+    errno.ELOOP: "too many symbolic links",
+}
+
+
+def describe(role: Role, event: SpawnFailed) -> str:
+    """Say why a command of ``role`` never ran: ``its main command could not be executed: /srv/web: no such file or
+    directory``.
+    """
+    cannot = _CANNOT.get(event.step, f"could not be started (step {event.step})")
+    return ": ".join((f"its {role.value} command {cannot}", *_reasons(event)))
+
+
+def _reasons(event: SpawnFailed) -> tuple[str, ...]:
+    if not event.errno or (event.detail and not event.detail.startswith("/")):
+        return (event.detail,) if event.detail else ()
+    words = _WORDS.get(event.errno) or errno.errorcode.get(event.errno, f"errno {event.errno}")
+    return (event.detail, words) if event.detail else (words,)

@@ -1,0 +1,306 @@
+"""The one mutable root of the core: all state, the moment, and the effects that are being decided.
+
+Theory of operation
+-------------------
+Everything that decides (``service``, ``engine``, ``requests``, ...) is functions over a ``Ledger``. They change state
+through its accessors, which note what was touched, and put consequences for other units on its worklist; the engine
+works that off until nothing is left, so no function calls back up.
+
+Laws: a value got by ``edit`` is written before the batch ends; names are iterated in sorted or stored order, never as a
+set; the seq of a record is ``now.seq`` plus the numbered records before it in the same effects.
+"""
+
+from collections import deque
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any
+
+from msgspec import Struct
+
+from supervisord_py.core.actions import AnyAction, Effects, Reply, SpawnProcess
+from supervisord_py.core.events import Now
+from supervisord_py.core.graph import Graph
+from supervisord_py.core.restart import next_random
+from supervisord_py.core.state import (
+    ACTIVE_STATES,
+    REST,
+    GlobalState,
+    Job,
+    JobEnd,
+    Process,
+    TokenEntry,
+    UnitState,
+)
+from supervisord_py.core.timers import DeadlineKind, Timers
+from supervisord_py.model.records import UNNUMBERED, Record
+from supervisord_py.model.states import ActiveState, JobState, JobType, Severity, SubState
+from supervisord_py.model.unit import Service, Unit, UnitSet
+
+
+class Intent(Enum):
+    """What a unit's change asks of the job engine."""
+
+    RESTART = "restart"
+    """The back-off is over: start it again."""
+    RECOVER = "recover"
+    """What it waited for may be there: start it if all is."""
+    RECOVERED = "recovered"
+    """It begins to wait: start it if what it waits for is back already."""
+    STOP_BOUND = "stop-bound"
+    """Something it is bound to is gone: stop it."""
+    FAIL_DEPENDENT = "fail-dependent"
+    """Something it requires could not be started: its start ends too."""
+
+
+class Task(Struct, frozen=True):
+    """One entry of the worklist of intents."""
+
+    intent: Intent
+    unit: str
+    other: str
+    """The unit whose change this follows from."""
+    cause: int | None = None
+
+
+class Ledger:
+    """State, moment, effects and worklists."""
+
+    def __init__(self, seed: int) -> None:
+        self.now = Now(0, 0, 0, 0)
+        self.set = UnitSet()
+        self.graph = Graph({})
+        self.states: dict[str, UnitState] = {}
+        self.texts: dict[str, Unit] = {}
+        """The unit as its present life was started; kept until it is at rest."""
+        self.jobs: dict[int, Job] = {}
+        self.tokens: dict[int, TokenEntry] = {}
+        self.ends: dict[int, JobEnd] = {}
+        self.globals = GlobalState(random=seed & ((1 << 64) - 1))
+        self.job_of: dict[str, Job] = {}
+        self.alive: dict[str, None] = {}
+        """Units that are not at rest."""
+        self.unit_of_spawn: dict[int, str] = {}
+        self.timers = Timers(self._holds)
+        self.effects = Effects()
+        self.touched: dict[str, None] = {}
+        """Keys whose text may have changed since the changes were last taken."""
+        self.recent: dict[str, None] = {}
+        """Units touched in this event."""
+        self.changed: dict[str, None] = {}
+        """Units whose change others may be waiting for."""
+        self.runnable: dict[int, None] = {}
+        """Jobs to be looked at."""
+        self.cursors: dict[int, int] = {}
+        """Where the search for what blocks a job goes on: an index that saves time and decides nothing."""
+        self.intents: deque[Task] = deque()
+        self.finished: list[tuple[Job, str, str]] = []
+        """Jobs that ended in this event, with result and message: what requests are answered from."""
+        self.recoveries: dict[str, int] = {}
+        """How often each unit was started for a recovered dependency in this event."""
+        self._beats: list[Record] = []
+        self._numbered = 0
+
+    # one event
+
+    def begin(self, now: Now) -> None:
+        self.now = now
+        self.effects = Effects(records=[], actions=[], replies=[])
+        self._beats = []
+        self._numbered = 0
+        self.recent = {}
+        self.recoveries = {}
+
+    def end(self) -> Effects:
+        """Hand over the effects; beats come last, because they have no number."""
+        self.effects.records += self._beats
+        return self.effects
+
+    def touched_units(self) -> list[str]:
+        """Return the units touched in this event, in the order in which they were."""
+        return list(self.recent)
+
+    # units
+
+    def state(self, name: str) -> UnitState:
+        """Return the unit's state to read; a unit that nothing happened to has the default."""
+        state = self.states.get(name)
+        return state if state is not None else _AT_REST
+
+    def edit(self, name: str) -> UnitState:
+        """Return the unit's state to change it."""
+        self.touch_unit(name)
+        state = self.states.get(name)
+        if state is None:
+            state = self.states[name] = UnitState()
+        return state
+
+    def touch_unit(self, name: str) -> None:
+        self.touched[f"unit/{name}"] = None
+        self.recent[name] = None
+
+    def unit(self, name: str) -> Unit | None:
+        """Return the text that the unit's present life runs by, else the one of the unit set."""
+        return self.texts.get(name) or self.set.units.get(name)
+
+    def service(self, name: str) -> Service | None:
+        unit = self.unit(name)
+        return unit.service if unit is not None else None
+
+    def keep_text(self, name: str, unit: Unit) -> None:
+        if self.texts.get(name) != unit:
+            self.texts[name] = unit
+            self.touched[f"text/{name}"] = None
+
+    def drop_text(self, name: str) -> None:
+        if self.texts.pop(name, None) is not None:
+            self.touched[f"text/{name}"] = None
+
+    def set_sub(self, name: str, sub: SubState) -> UnitState:
+        """Enter a low-level state; everybody who may wait for that is looked at."""
+        state = self.edit(name)
+        state.sub = sub
+        self.changed[name] = None
+        if sub in REST:
+            self.alive.pop(name, None)
+        else:
+            self.alive[name] = None
+        return state
+
+    def shown_active(self, name: str) -> ActiveState:
+        """Return the high-level state as people see it: a waiting start makes a unit at rest ``queued``."""
+        state = self.state(name)
+        job = self.job_of.get(name)
+        if (
+            job is not None
+            and state.sub in REST
+            and job.state is JobState.WAITING
+            and job.type not in (JobType.STOP, JobType.NOP)
+        ):
+            return ActiveState.QUEUED
+        return ACTIVE_STATES[state.sub]
+
+    # deadlines
+
+    def arm_phase(self, name: str, timeout_ns: int | None) -> None:
+        """Bound the present phase; None is for ever."""
+        state = self.edit(name)
+        state.timeout_at_ns = None if timeout_ns is None else self.now.mono_ns + timeout_ns
+        if state.timeout_at_ns is not None:
+            self.timers.arm(state.timeout_at_ns, name, DeadlineKind.PHASE)
+
+    def arm_phase_at(self, name: str, at_ns: int) -> None:
+        self.edit(name).timeout_at_ns = at_ns
+        self.timers.arm(at_ns, name, DeadlineKind.PHASE)
+
+    def arm_healthy(self, name: str, after_ns: int | None) -> None:
+        state = self.edit(name)
+        state.healthy_at_ns = None if after_ns is None else self.now.mono_ns + after_ns
+        if state.healthy_at_ns is not None:
+            self.timers.arm(state.healthy_at_ns, name, DeadlineKind.HEALTHY)
+
+    def _holds(self, at_ns: int, owner: str, kind: DeadlineKind) -> bool:
+        match kind:
+            case DeadlineKind.PHASE:
+                return self.state(owner).timeout_at_ns == at_ns
+            case DeadlineKind.HEALTHY:
+                return self.state(owner).healthy_at_ns == at_ns
+            case DeadlineKind.SHUTDOWN:
+                shutdown = self.globals.shutdown
+                return (
+                    shutdown is not None
+                    and not shutdown.exited
+                    and at_ns in (shutdown.force_at_ns, shutdown.give_up_at_ns)
+                    and (at_ns == shutdown.give_up_at_ns or not shutdown.forced)
+                )
+
+    # jobs
+
+    def edit_job(self, job: Job) -> Job:
+        self.touched[f"job/{job.id}"] = None
+        self.touch_unit(job.unit)
+        return job
+
+    def new_job_id(self) -> int:
+        state = self.edit_globals()
+        state.next_job += 1
+        return state.next_job - 1
+
+    # everything else
+
+    def edit_globals(self) -> GlobalState:
+        self.touched["global"] = None
+        return self.globals
+
+    def draw(self) -> int:
+        """Return a 64-bit random number."""
+        state = self.edit_globals()
+        state.random, value = next_random(state.random)
+        return value
+
+    def new_invocation(self) -> str:
+        return f"{self.draw():016x}{self.draw():016x}"
+
+    # effects
+
+    def record(
+        self,
+        event: str,
+        unit: str | None = None,
+        *,
+        severity: Severity = Severity.INFO,
+        cause: int | None = None,
+        fields: Mapping[str, Any] | None = None,
+        chain: bool = True,
+        asked: bool = False,
+        invocation: str | None = None,
+    ) -> int | None:
+        """Write a record and return its number, None while numbers are unknown.
+
+        A record of a unit is caused by the unit's last one unless ``cause`` says more (``asked``: by ``cause`` or by
+        nothing); with ``chain`` the unit's next record is caused by it.
+        """
+        if unit is not None:
+            state = self.state(unit)
+            invocation = invocation or state.invocation
+            if cause is None and not asked:
+                cause = state.cause
+        if not self.now.seq:
+            cause = None
+        record = Record(
+            event=event,
+            severity=severity,
+            unit=unit,
+            invocation=invocation,
+            cause=cause,
+            fields=dict(fields) if fields else {},
+        )
+        if event in UNNUMBERED:
+            self._beats.append(record)
+            return None
+        self.effects.records.append(record)
+        self._numbered += 1
+        seq = self.now.seq + self._numbered - 1 if self.now.seq else None
+        if unit is not None and chain:
+            self.edit(unit).cause = seq
+        return seq
+
+    def act(self, action: AnyAction) -> None:
+        self.effects.actions.append(action)
+
+    def reply(self, reply: Reply) -> None:
+        self.effects.replies.append(reply)
+
+    def spawn(self, name: str, process: Process, action: SpawnProcess) -> None:
+        """Ask for a process, once its record is written."""
+        self.unit_of_spawn[process.spawn_id] = name
+        self.edit(name).held = True
+        self.act(action)
+
+    def new_spawn_id(self) -> int:
+        state = self.edit_globals()
+        state.next_spawn += 1
+        return state.next_spawn - 1
+
+
+_AT_REST = UnitState()
+"""What ``state`` returns for a unit without a state of its own; never changed, because changes go through ``edit``."""

@@ -1,0 +1,216 @@
+"""The manager's mind: one event and the moment in, everything that follows from it out.
+
+``Manager`` touches nothing: no clock, no process, no file. It may be driven by the host, by the simulated world, or by
+a recording, and decides the same; its whole memory can be taken out as text after every event (``take_changes``) and
+put into another one (``restore``).
+
+How the parts fit: ``ledger`` holds the state, ``service`` and ``life`` know one unit, ``transaction`` turns a wish into
+jobs, ``engine`` runs them and carries consequences from unit to unit, ``requests`` owes the replies, ``shutdown`` ends
+everything, ``loading`` takes over unit files, ``view`` shows it all.
+"""
+
+from collections.abc import Callable, Mapping
+
+from supervisord_py.core import engine, loading, requests, service, shutdown, snapshot
+from supervisord_py.core.actions import Effects, ReleaseUnit
+from supervisord_py.core.events import (
+    ClockChanged,
+    CommandRequested,
+    DeadlineReached,
+    Event,
+    NotifyReceived,
+    Now,
+    ProcessExited,
+    ProcessSpawned,
+    RequesterGone,
+    ShutdownForced,
+    ShutdownRequested,
+    SpawnFailed,
+    StrayAppeared,
+    StrayExited,
+    TreeEmptied,
+    UnitsLoaded,
+)
+from supervisord_py.core.ledger import Ledger
+from supervisord_py.core.life import forget_failures
+from supervisord_py.core.notify import notify_received
+from supervisord_py.core.service import Input
+from supervisord_py.core.state import REST, JobOrigin
+from supervisord_py.core.timers import DeadlineKind
+from supervisord_py.core.transaction import Goal, RefusedError, Transaction, build
+from supervisord_py.model.states import JobType, Severity
+from supervisord_py.model.unit import UnitSet
+from supervisord_py.model.values import format_signal
+
+
+class Manager:
+    """Decides. Give it every event in order, and carry out what it returns."""
+
+    def __init__(self, seed: int) -> None:
+        """Begin with no units and no memory; ``seed`` makes jitter and invocation ids."""
+        self._ledger = Ledger(seed)
+        self._requests = requests.Requests(self._ledger)
+        self._told: dict[str, str] = {}
+        self._ledger.edit_globals()
+
+    @property
+    def ledger(self) -> Ledger:
+        """The state, to be read by ``core.view`` only."""
+        return self._ledger
+
+    @classmethod
+    def restore(cls, state: Mapping[str, str], units: UnitSet, *, shift_ns: int = 0) -> "Manager":
+        """Go on from a snapshot of the same boot with the unit set that it knew.
+
+        Args:
+            state: A snapshot, or the folded changes; keys that are not the core's are ignored.
+            units: The unit set of the last ``UnitsLoaded``.
+            shift_ns: Added to every time in it, for a snapshot of another boot's clock [ns].
+        """
+        manager = cls(0)
+        snapshot.load(manager._ledger, state, units, shift_ns)
+        manager._requests.index()
+        manager._told = manager.snapshot()
+        # Whatever differs from what was handed in is told with the next changes.
+        changed = [key for key, text in manager._told.items() if state.get(key) != text]
+        gone = [key for key in state if _is_own(key) and key not in manager._told]
+        manager._told = {key: state[key] for key in state if _is_own(key)}
+        manager._ledger.touched = dict.fromkeys((*changed, *gone))
+        return manager
+
+    def restore_counters(self, state: Mapping[str, str]) -> None:
+        """Take over, before the first ``UnitsLoaded`` of a cold start, what survives the supervisor: counters,
+        failed states, last lives, numbers.
+        """
+        snapshot.load_counters(self._ledger, state)
+
+    def handle(self, event: Event, now: Now) -> Effects:
+        """Decide what follows from one event."""
+        ledger = self._ledger
+        ledger.begin(now)
+        answer: Callable[[], None] | None = None
+        match event:
+            case ProcessSpawned():
+                service.process_spawned(ledger, event)
+            case SpawnFailed():
+                service.spawn_failed(ledger, event)
+            case ProcessExited():
+                service.process_exited(ledger, event)
+            case TreeEmptied():
+                service.tree_emptied(ledger, event)
+            case NotifyReceived():
+                notify_received(ledger, event)
+            case CommandRequested():
+                answer = self._requests.handle(event)
+            case RequesterGone():
+                self._requests.gone(event.request_id)
+            case UnitsLoaded():
+                self._load(event)
+            case DeadlineReached():
+                self._fire()
+            case ShutdownRequested():
+                shutdown.request(ledger, event)
+            case ShutdownForced():
+                shutdown.force(ledger, "a second interrupt")
+            case StrayAppeared():
+                fields = {"pid": event.pid, "command": event.command}
+                ledger.record("stray.appeared", severity=Severity.WARNING, fields=fields)
+            case StrayExited():
+                ledger.record("stray.exited", fields=_stray_fields(event))
+            case ClockChanged():
+                # No deadline of this core is on boot or wall time.
+                pass
+            case _:
+                raise AssertionError(f"internal error: no event {type(event).__name__}")
+        engine.work(ledger)
+        self._settle()
+        shutdown.exit_if_done(ledger)
+        if answer is not None:
+            answer()
+        self._requests.settle()
+        return ledger.end()
+
+    def deadline_ns(self) -> int | None:
+        """Return when ``DeadlineReached`` is due at the latest, None when nothing is scheduled [CLOCK_MONOTONIC ns]."""
+        return self._ledger.timers.first_ns()
+
+    def take_changes(self) -> dict[str, str | None]:
+        """Return the state that changed since the last call: text by key, None for a key that is gone."""
+        changes: dict[str, str | None] = {}
+        for key in self._ledger.touched:
+            text = snapshot.encode(self._ledger, key)
+            if text is None:
+                if self._told.pop(key, None) is not None:
+                    changes[key] = None
+            elif self._told.get(key) != text:
+                changes[key] = self._told[key] = text
+        self._ledger.touched.clear()
+        return changes
+
+    def snapshot(self) -> dict[str, str]:
+        """Return the whole state: what folding all changes gives."""
+        texts = {key: snapshot.encode(self._ledger, key) for key in snapshot.keys(self._ledger)}
+        return {key: text for key, text in texts.items() if text is not None}
+
+    def _load(self, event: UnitsLoaded) -> None:
+        ledger = self._ledger
+        known = ledger.set.units
+        first = not known and not ledger.set.bad
+        loading.take_over(ledger, event.units, event.cause)
+        if not event.start_enabled or ledger.globals.shutdown is not None:
+            return
+        names = [name for name, unit in event.units.units.items() if unit.enabled and name not in known]
+        if names:
+            anchors = tuple((name, JobType.START) for name in sorted(names))
+            origin = JobOrigin.BOOT if first else JobOrigin.COMMAND
+            goal = Goal(anchors, origin, optional=True, cause=event.cause)
+            try:
+                transaction = build(ledger, goal)
+            except RefusedError as error:
+                # Jobs that are queued already contradict each other in the new order; nobody asked who could be told.
+                transaction = Transaction(goal, [], dict.fromkeys(sorted(names), error.refusal))
+            engine.apply(ledger, transaction)
+
+    def _fire(self) -> None:
+        """Fire every deadline that has passed, before anything follows from them: what is due together is ordered."""
+        ledger = self._ledger
+        while (due := ledger.timers.pop_due(ledger.now.mono_ns)) is not None:
+            _, name, kind = due
+            match kind:
+                case DeadlineKind.PHASE:
+                    ledger.edit(name).timeout_at_ns = None
+                    service.feed(ledger, name, Input.DEADLINE)
+                case DeadlineKind.HEALTHY:
+                    forget_failures(ledger, name)
+                case DeadlineKind.SHUTDOWN:
+                    shutdown.deadline(ledger)
+
+    def _settle(self) -> None:
+        """Settle what is derived from the units that were touched: releases, texts that are not needed any more, the
+        shown state.
+        """
+        ledger = self._ledger
+        for name in ledger.touched_units():
+            state = ledger.states.get(name)
+            if state is not None and state.sub in REST:
+                if state.held and not state.leftover:
+                    ledger.edit(name).held = False
+                    ledger.act(ReleaseUnit(name))
+                if name in ledger.set.units and name not in ledger.job_of:
+                    ledger.drop_text(name)
+            if ledger.globals.vanished:
+                loading.forget_if_vanished(ledger, name)
+            shown = ledger.shown_active(name)
+            if shown is not ledger.state(name).active:
+                changed = ledger.edit(name)
+                changed.active, changed.since_wall_ns = shown, ledger.now.wall_ns
+
+
+def _is_own(key: str) -> bool:
+    return key == "global" or key.partition("/")[0] in ("unit", "text", "job", "token", "end")
+
+
+def _stray_fields(event: StrayExited) -> dict[str, object]:
+    status = event.status
+    end = {"signal": format_signal(status.signal)} if status.signal is not None else {"code": status.code}
+    return {"pid": event.pid, **end, "core": status.core_dumped}

@@ -1,0 +1,121 @@
+"""What a process says about itself: the assignments of one sd_notify datagram, in the order of precedence.
+
+The keeper has checked who speaks (``notify-access``); here only what was said matters. In one datagram STOPPING wins
+over READY, and READY over RELOADING. What cannot be understood is ignored: a service must not fail because of a word
+that only others know.
+
+Source: sd_notify(3); systemd, core/service.c (service_notify_message); system-anchors 1.7. ``X_*`` are ours.
+"""
+
+from supervisord_py.core.events import NotifyReceived
+from supervisord_py.core.ledger import Ledger
+from supervisord_py.core.service import Input, feed
+from supervisord_py.core.state import STARTING, STOPPING, Former
+from supervisord_py.core.timers import DeadlineKind
+from supervisord_py.model.states import Severity, SubState
+
+BEAT_NS = 1_000_000_000
+"""At most one ``unit.heartbeat`` record in this time."""
+
+REFUSAL_NS = 60_000_000_000
+"""At most one ``unit.error`` record about a refused MAINPID in this time; its count tells the others."""
+
+EXTENSION_MAX_NS = 100 * 365 * 86_400 * 1_000_000_000
+"""A century: no time-out of ours leaves 64 bits, whatever a process says."""
+
+STATUS_MAX = 16_384
+_EXTENDED = STARTING | STOPPING | {SubState.RELOAD}
+
+
+def notify_received(ledger: Ledger, event: NotifyReceived) -> None:
+    """Let a datagram happen to its unit; one of a process that is not of the present life is ignored."""
+    name, fields = event.unit, event.fields
+    state = ledger.state(name)
+    processes = [process for process in (state.main, state.control) if process is not None]
+    if event.spawn_id is not None and all(process.spawn_id != event.spawn_id for process in processes):
+        return
+    if not processes and not state.leftover:
+        return
+    _note_main_pid(ledger, event)
+    if "STATUS" in fields:
+        ledger.edit(name).status_text = fields["STATUS"][:STATUS_MAX] or None
+    if (errno := _integer(fields.get("ERRNO"))) is not None:
+        ledger.edit(name).errno = errno
+    if (extended_us := _integer(fields.get("EXTEND_TIMEOUT_USEC"))) is not None:
+        _extend(ledger, name, min(extended_us * 1000, EXTENSION_MAX_NS))
+    _note_work(ledger, name, fields)
+    if fields.get("STOPPING") == "1":
+        feed(ledger, name, Input.STOPPING)
+    elif fields.get("READY") == "1":
+        feed(ledger, name, Input.READY)
+    elif fields.get("RELOADING") == "1":
+        feed(ledger, name, Input.RELOADING)
+    if fields.get("WATCHDOG") == "trigger":
+        feed(ledger, name, Input.WATCHDOG)
+
+
+def _note_main_pid(ledger: Ledger, event: NotifyReceived) -> None:
+    state = ledger.state(event.unit)
+    if event.main_pid is not None and state.main is not None:
+        edited = ledger.edit(event.unit)
+        process = edited.main
+        assert process is not None
+        if process.pid is not None and process.pid != event.main_pid:
+            edited.former = [*edited.former, Former(process.spawn_id, edited.invocation)]
+        process.pid = event.main_pid
+    elif event.refused is not None:
+        _note_refusal(ledger, event.unit, event.pid, event.refused)
+
+
+def _note_refusal(ledger: Ledger, name: str, pid: int, reason: str) -> None:
+    """Write that a MAINPID= was refused, now and then: a process that repeats it must not fill the journal."""
+    state = ledger.edit(name)
+    state.refusals += 1
+    now_ns = ledger.now.mono_ns
+    if state.refused_at_ns is not None and now_ns - state.refused_at_ns < REFUSAL_NS:
+        return
+    state.refused_at_ns = now_ns
+    fields = {"message": f"MAINPID was refused: {reason}", "pid": pid, "count": state.refusals}
+    ledger.record("unit.error", name, severity=Severity.WARNING, fields=fields, chain=False)
+
+
+def _note_work(ledger: Ledger, name: str, fields: dict[str, str]) -> None:
+    """Note beats, progress and errors that the process reports."""
+    if "X_OK" in fields and ledger.state(name).errors:
+        ledger.edit(name).errors = 0
+    if "X_ERROR" in fields:
+        state = ledger.edit(name)
+        state.errors += 1
+        told = {"message": fields["X_ERROR"], "count": state.errors}
+        ledger.record("unit.error", name, severity=Severity.WARNING, fields=told, chain=False)
+    progress = fields.get("X_PROGRESS")
+    if progress is None and fields.get("WATCHDOG") != "1":
+        return
+    state = ledger.edit(name)
+    if progress is not None:
+        state.progress = progress
+    now_ns = ledger.now.mono_ns
+    if state.beat_at_ns is None or now_ns - state.beat_at_ns >= BEAT_NS:
+        state.beat_at_ns = now_ns
+        ledger.record("unit.heartbeat", name, fields={} if progress is None else {"progress": progress})
+
+
+def _extend(ledger: Ledger, name: str, extension_ns: int) -> None:
+    """Move the end of the present phase, if it has one and it would come earlier; never beyond a shutdown's."""
+    state = ledger.state(name)
+    if state.timeout_at_ns is None or state.sub not in _EXTENDED:
+        return
+    at_ns = ledger.now.mono_ns + extension_ns
+    shutdown = ledger.globals.shutdown
+    if shutdown is not None:
+        at_ns = min(at_ns, shutdown.force_at_ns)
+    if at_ns > state.timeout_at_ns:
+        ledger.edit(name).timeout_at_ns = at_ns
+        ledger.timers.arm(at_ns, name, DeadlineKind.PHASE)
+
+
+def _integer(text: str | None) -> int | None:
+    """Read a whole number of at most 18 digits, None for anything else."""
+    if text is None or not text.isascii() or not text.isdigit() or len(text) > 18:
+        return None
+    return int(text)

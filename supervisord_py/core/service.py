@@ -1,0 +1,343 @@
+"""The state machine of a service: which step of ``life`` each input leads to in each state.
+
+Theory of operation
+-------------------
+Facts and orders are first booked (which process ended, how, what is left), then fed to ``TRANSITIONS`` as an ``Input``.
+The table is keyed by names; a pair that is in neither the table nor ``IGNORED`` is a bug, and a test holds the three
+sets against each other. Targets have no processes: they take the two orders only, by the same states.
+
+Source: systemd, core/service.c (service_sigchld_event, service_dispatch_timer, service_notify_message); system-anchors
+1.5 to 1.7.
+"""
+
+from collections.abc import Callable
+from enum import Enum
+
+from supervisord_py.core import life, steps
+from supervisord_py.core.events import ExitStatus, ProcessExited, ProcessSpawned, SpawnFailed, TreeEmptied
+from supervisord_py.core.failed_spawn import describe
+from supervisord_py.core.ledger import Ledger
+from supervisord_py.core.restart import exit_result
+from supervisord_py.core.state import BETWEEN_LIVES, REST, STARTING, STOPPING, UP, Ending, Process, UnitState
+from supervisord_py.core.steps import Ended
+from supervisord_py.model.states import Result, Role, ServiceType, Severity, SubState
+from supervisord_py.model.unit import Command
+from supervisord_py.model.values import format_signal
+
+
+class Input(Enum):
+    """What can happen to a service."""
+
+    SPAWNED = "spawned"
+    MAIN_ENDED = "main-ended"
+    CONTROL_ENDED = "control-ended"
+    TREE_EMPTIED = "tree-emptied"
+    DEADLINE = "deadline"
+    READY = "ready"
+    RELOADING = "reloading"
+    STOPPING = "stopping"
+    WATCHDOG = "watchdog"
+    START = "start"
+    STOP = "stop"
+    RELOAD = "reload"
+
+
+Handler = Callable[[Ledger, str, Ended], None]
+
+_NOTHING = Ended(Result.SUCCESS, "", 0)
+
+
+# entries: what the manager calls
+
+
+def feed(ledger: Ledger, name: str, what: Input, ended: Ended = _NOTHING) -> None:
+    """Let one input happen to a unit."""
+    sub = ledger.state(name).sub
+    handler = TRANSITIONS.get((sub, what))
+    if handler is not None:
+        handler(ledger, name, ended)
+    elif (sub, what) not in IGNORED:
+        # A bug, told loudly. Not an assertion: the fact would be told to the next manager again, and end that one too.
+        message = f"internal error: {what.value} happened to {name} in {sub.value}"
+        ledger.record("unit.error", name, severity=Severity.ERROR, fields={"message": message}, chain=False)
+
+
+def process_spawned(ledger: Ledger, event: ProcessSpawned) -> None:
+    name = ledger.unit_of_spawn.get(event.spawn_id)
+    if name is None:
+        return
+    process = _process(ledger.edit(name), event.spawn_id)
+    if process is not None:
+        process.pid = event.pid
+        feed(ledger, name, Input.SPAWNED)
+
+
+def spawn_failed(ledger: Ledger, event: SpawnFailed) -> None:
+    """Book a process that never ran its program as one that exited with systemd's code for the step."""
+    name = ledger.unit_of_spawn.pop(event.spawn_id, None)
+    if name is None:
+        return
+    process = _process(ledger.state(name), event.spawn_id)
+    if process is None:
+        return
+    ledger.record(
+        "unit.exited",
+        name,
+        severity=Severity.WARNING,
+        fields={
+            "spawn_id": event.spawn_id,
+            "pid": None,
+            "role": process.role.value,
+            "code": event.code,
+            "core": False,
+            "rusage": {},
+            "runtime_ms": 0,
+            "step": event.step,
+            "errno": event.errno,
+            "detail": event.detail,
+        },
+    )
+    result = Result.RESOURCES if event.step == "fork" else Result.EXIT_CODE
+    _process_over(ledger, name, process, ExitStatus(code=event.code), result, describe(process.role, event))
+
+
+def process_exited(ledger: Ledger, event: ProcessExited) -> None:
+    """Write ``unit.exited``, whatever it means, and let it happen to the unit."""
+    name = ledger.unit_of_spawn.get(event.spawn_id)
+    if name is None or not event.main:
+        _former_exited(ledger, name, event)
+        return
+    process = _process(ledger.state(name), event.spawn_id)
+    if process is None:
+        _former_exited(ledger, name, event)
+        return
+    _record_exit(ledger, name, process.role, event)
+    state = ledger.edit(name)
+    _forget_spawn(ledger, state, event.spawn_id, still_main=False)
+    state.leftover = not event.tree_empty
+    service = life.service_of(ledger, name)
+    daemon = process.role is Role.MAIN and service.type is not ServiceType.ONESHOT
+    status = event.status
+    what = "main process" if process.role is Role.MAIN else f"{process.role.value} command"
+    message = f"its {what} {life.describe_exit(status.code, status.signal, status.core_dumped)}"
+    _process_over(ledger, name, process, status, exit_result(status, daemon=daemon), message)
+
+
+def _former_exited(ledger: Ledger, name: str | None, event: ProcessExited) -> None:
+    """Book the end of a process that is nobody's main one any more; it is told, and decides nothing."""
+    if name is None:
+        _record_exit(ledger, None, Role.MAIN, event)
+        return
+    state = ledger.edit(name)
+    former = next((each for each in state.former if each.spawn_id == event.spawn_id), None)
+    _record_exit(ledger, name, Role.MAIN, event, former.invocation if former is not None else None)
+    if former is not None:
+        place = state.former.index(former)
+        state.former = [*state.former[:place], *state.former[place + 1 :]]
+    _forget_spawn(ledger, state, event.spawn_id, still_main=_process(state, event.spawn_id) is not None)
+    if event.tree_empty and state.leftover:
+        state.leftover = False
+        feed(ledger, name, Input.TREE_EMPTIED)
+
+
+def _forget_spawn(ledger: Ledger, state: UnitState, spawn_id: int, *, still_main: bool) -> None:
+    """Forget whose a spawn id is once none of its processes is left."""
+    if not still_main and all(each.spawn_id != spawn_id for each in state.former):
+        ledger.unit_of_spawn.pop(spawn_id, None)
+
+
+def tree_emptied(ledger: Ledger, event: TreeEmptied) -> None:
+    if ledger.state(event.unit).leftover:
+        ledger.edit(event.unit).leftover = False
+        feed(ledger, event.unit, Input.TREE_EMPTIED)
+
+
+def order_stop(ledger: Ledger, name: str, ending: Ending, reason: str) -> None:
+    """Stop the unit; what was asked for outweighs what followed from another unit."""
+    state = ledger.edit(name)
+    if state.ending is not Ending.ORDER:
+        state.ending = ending
+    feed(ledger, name, Input.STOP, Ended(Result.SUCCESS, reason, 0))
+
+
+def _process(state: UnitState, spawn_id: int) -> Process | None:
+    for process in (state.main, state.control):
+        if process is not None and process.spawn_id == spawn_id:
+            return process
+    return None
+
+
+def _record_exit(
+    ledger: Ledger, name: str | None, role: Role, event: ProcessExited, invocation: str | None = None
+) -> None:
+    status = event.status
+    end: dict[str, object] = {}
+    if status.signal is not None:
+        end["signal"] = format_signal(status.signal)
+    elif status.code is not None:
+        end["code"] = status.code
+    ledger.record(
+        "unit.exited",
+        name,
+        severity=Severity.INFO if status.code == 0 or not event.main else Severity.WARNING,
+        fields={
+            "spawn_id": event.spawn_id,
+            "pid": event.pid,
+            "role": role.value,
+            **end,
+            "core": status.core_dumped,
+            "rusage": event.rusage,
+            "runtime_ms": event.runtime_ms,
+            **({} if event.main else {"handed_over": True}),
+        },
+        chain=event.main,
+        invocation=invocation,
+    )
+
+
+def _process_over(
+    ledger: Ledger, name: str, process: Process, status: ExitStatus, result: Result, message: str
+) -> None:
+    state = ledger.edit(name)
+    command = _command(ledger, name, process)
+    if process.role is Role.MAIN:
+        state.main, state.main_ended = None, True
+        state.exit_code, state.exit_dumped = status.code, status.core_dumped
+        state.exit_signal = format_signal(status.signal) if status.signal is not None else None
+    else:
+        state.control = None
+    if command is not None and command.ignore_failure:
+        result = Result.SUCCESS
+    what = Input.MAIN_ENDED if process.role is Role.MAIN else Input.CONTROL_ENDED
+    feed(ledger, name, what, Ended(result, message, process.index))
+
+
+def _command(ledger: Ledger, name: str, process: Process) -> Command | None:
+    commands = life.commands_of(life.service_of(ledger, name), process.role)
+    return commands[process.index] if process.index < len(commands) else None
+
+
+# the table
+
+SIGNAL_PHASES = (
+    SubState.STOP_WATCHDOG,
+    SubState.STOP_SIGTERM,
+    SubState.STOP_SIGKILL,
+    SubState.FINAL_SIGTERM,
+    SubState.FINAL_SIGKILL,
+    SubState.STUCK,
+)
+
+TRANSITIONS: dict[tuple[SubState, Input], Handler] = {
+    (SubState.DEAD, Input.START): steps.begin,
+    (SubState.FAILED, Input.START): steps.begin,
+    (SubState.DEPENDENCY, Input.START): steps.begin,
+    (SubState.DEPENDENCY, Input.STOP): steps.give_up_waiting,
+    (SubState.AUTO_RESTART, Input.START): steps.begin,
+    (SubState.AUTO_RESTART, Input.STOP): steps.give_up_waiting,
+    (SubState.AUTO_RESTART, Input.DEADLINE): steps.backoff_over,
+    (SubState.AUTO_RESTART_QUEUED, Input.START): steps.begin,
+    (SubState.AUTO_RESTART_QUEUED, Input.STOP): steps.give_up_waiting,
+    (SubState.START_PRE, Input.CONTROL_ENDED): steps.pre_ended,
+    (SubState.START_PRE, Input.TREE_EMPTIED): steps.pre_swept,
+    (SubState.START_PRE, Input.DEADLINE): steps.start_timed_out,
+    (SubState.START_PRE, Input.STOP): steps.stop_starting,
+    (SubState.START, Input.SPAWNED): steps.main_spawned,
+    (SubState.START, Input.MAIN_ENDED): steps.start_ended,
+    (SubState.START, Input.READY): steps.ready,
+    (SubState.START, Input.DEADLINE): steps.start_timed_out,
+    (SubState.START, Input.WATCHDOG): steps.watchdog,
+    (SubState.START, Input.STOP): steps.stop_starting,
+    (SubState.RUNNING, Input.MAIN_ENDED): steps.main_ended,
+    (SubState.RUNNING, Input.RELOADING): steps.reloads_itself,
+    (SubState.RUNNING, Input.STOPPING): steps.says_stopping,
+    (SubState.RUNNING, Input.WATCHDOG): steps.watchdog,
+    (SubState.RUNNING, Input.STOP): steps.stop,
+    (SubState.RUNNING, Input.RELOAD): steps.reload,
+    (SubState.EXITED, Input.STOP): steps.stop,
+    (SubState.EXITED, Input.RELOAD): steps.reload,
+    (SubState.RELOAD, Input.MAIN_ENDED): steps.main_ended_in_reload,
+    (SubState.RELOAD, Input.CONTROL_ENDED): steps.reload_ended,
+    (SubState.RELOAD, Input.READY): steps.reload_ready,
+    (SubState.RELOAD, Input.RELOADING): steps.also_reloads_itself,
+    (SubState.RELOAD, Input.STOPPING): steps.says_stopping,
+    (SubState.RELOAD, Input.WATCHDOG): steps.watchdog,
+    (SubState.RELOAD, Input.DEADLINE): steps.reload_timed_out,
+    (SubState.RELOAD, Input.STOP): steps.stop_in_reload,
+    (SubState.STOP, Input.MAIN_ENDED): steps.main_ended_in_stop,
+    (SubState.STOP, Input.CONTROL_ENDED): steps.stop_command_ended,
+    (SubState.STOP, Input.DEADLINE): steps.stop_command_timed_out,
+    **{(sub, Input.MAIN_ENDED): steps.ended_in_signal for sub in SIGNAL_PHASES},
+    **{(sub, Input.CONTROL_ENDED): steps.control_ended_in_signal for sub in SIGNAL_PHASES},
+    **{(sub, Input.TREE_EMPTIED): steps.emptied_in_signal for sub in SIGNAL_PHASES},
+    (SubState.STOP_WATCHDOG, Input.DEADLINE): steps.signal_timed_out,
+    (SubState.STOP_SIGTERM, Input.DEADLINE): steps.signal_timed_out,
+    (SubState.STOP_SIGKILL, Input.DEADLINE): steps.kill_timed_out,
+    (SubState.FINAL_SIGTERM, Input.DEADLINE): steps.signal_timed_out,
+    (SubState.FINAL_SIGKILL, Input.DEADLINE): steps.kill_timed_out,
+    (SubState.STUCK, Input.STOP): steps.kill_again,
+    (SubState.STOP_POST, Input.CONTROL_ENDED): steps.post_ended,
+    (SubState.STOP_POST, Input.DEADLINE): steps.post_timed_out,
+}
+"""What follows in each state from each input that means something there."""
+
+_NOTIFIED = (Input.READY, Input.RELOADING, Input.STOPPING, Input.WATCHDOG)
+_IDLE = (*sorted(REST, key=lambda sub: sub.value), *sorted(BETWEEN_LIVES, key=lambda sub: sub.value))
+
+IGNORED: dict[tuple[SubState, Input], str] = {
+    **{(sub, what): "a process of an old life speaks" for sub in _IDLE for what in _NOTIFIED},
+    **{(sub, Input.TREE_EMPTIED): "leftovers of an old life end" for sub in _IDLE},
+    **{(sub, Input.STOP): "it is down" for sub in (SubState.DEAD, SubState.FAILED)},
+    **{(sub, what): "only commands of the start run" for sub in (SubState.START_PRE,) for what in _NOTIFIED},
+    (SubState.START_PRE, Input.SPAWNED): "the end of the command matters",
+    (SubState.START, Input.TREE_EMPTIED): "the main process matters",
+    (SubState.START, Input.RELOADING): "it is not up yet",
+    (SubState.START, Input.STOPPING): "its exit will tell",
+    **{(sub, Input.START): "it is starting" for sub in sorted(STARTING, key=lambda sub: sub.value)},
+    **{(sub, Input.START): "it is up" for sub in sorted(UP, key=lambda sub: sub.value)},
+    **{(sub, Input.TREE_EMPTIED): "the main process matters" for sub in sorted(UP, key=lambda sub: sub.value)},
+    (SubState.RUNNING, Input.READY): "it is up",
+    **{(SubState.EXITED, what): "its main process is gone" for what in _NOTIFIED},
+    (SubState.RELOAD, Input.SPAWNED): "the end of the command matters",
+    (SubState.RELOAD, Input.RELOAD): "it is reloading",
+    (SubState.STOP, Input.SPAWNED): "the end of the command matters",
+    (SubState.STOP_POST, Input.SPAWNED): "the end of the command matters",
+    **{(sub, Input.SPAWNED): "it was signalled before its program ran" for sub in SIGNAL_PHASES},
+    **{(sub, what): "it is ending" for sub in sorted(STOPPING, key=lambda sub: sub.value) for what in _NOTIFIED},
+    **{(sub, Input.STOP): "it is ending" for sub in sorted(STOPPING - {SubState.STUCK}, key=lambda sub: sub.value)},
+    (SubState.STOP, Input.TREE_EMPTIED): "exec-stop matters",
+    (SubState.STOP_POST, Input.TREE_EMPTIED): "exec-stop-post matters",
+}
+"""What may happen and means nothing, with the reason."""
+
+_NO_PROCESS = (*_IDLE, SubState.EXITED)
+
+IMPOSSIBLE: dict[tuple[SubState, Input], str] = {
+    **{(sub, Input.MAIN_ENDED): "there is no main process" for sub in (*_NO_PROCESS, SubState.START_PRE)},
+    (SubState.STOP_POST, Input.MAIN_ENDED): "there is no main process",
+    **{(sub, Input.CONTROL_ENDED): "no command runs" for sub in (*_NO_PROCESS, SubState.START, SubState.RUNNING)},
+    **{(sub, Input.SPAWNED): "no process is being made" for sub in (*_NO_PROCESS, SubState.RUNNING)},
+    **{
+        (sub, Input.DEADLINE): "there is no deadline"
+        for sub in (*_IDLE, SubState.RUNNING, SubState.EXITED, SubState.STUCK)
+        if sub is not SubState.AUTO_RESTART
+    },
+    **{(sub, Input.START): "the job waits for the end" for sub in sorted(STOPPING, key=lambda sub: sub.value)},
+    **{
+        (sub, Input.RELOAD): "the job is refused"
+        for sub in (*_IDLE, *sorted(STARTING | STOPPING, key=lambda sub: sub.value))
+    },
+}
+"""What cannot happen, with the reason; if it does, that is a bug, and an error in the journal."""
+
+NOT_ENTERED = frozenset(
+    {
+        SubState.START_POST,
+        SubState.WAITING,
+        SubState.LISTENING,
+        SubState.POOL,
+        SubState.STUB,
+        SubState.PAUSED,
+    }
+)
+"""States of what this machine does not run: timers, sockets, pools, stubs, commands after the start."""

@@ -1,0 +1,166 @@
+"""The end of everything: stops in order, time-outs scaled into what is allowed, then force, then the exit.
+
+Nine tenths of the time belong to the ordered stop. The worst case of each unit is added up along the order (a unit
+stops when its dependents have); if the longest such chain does not fit, every stop time-out is scaled down by the same
+ratio, an infinite one first cut to the whole. After the nine tenths everything that is left is killed, and at the end
+of the time the supervisor exits even if a process does not die: a stop that never ends is no stop.
+"""
+
+from collections import deque
+
+from supervisord_py.core import life, service
+from supervisord_py.core.actions import ExitSupervisor, KillTree
+from supervisord_py.core.engine import apply, finish
+from supervisord_py.core.events import ShutdownRequested
+from supervisord_py.core.ledger import Ledger
+from supervisord_py.core.state import BETWEEN_LIVES, STOPPING, Ending, JobOrigin, Shutdown
+from supervisord_py.core.timers import DeadlineKind
+from supervisord_py.core.transaction import Goal, build_stop
+from supervisord_py.model.states import JobMode, JobResult, JobType, Severity, SubState
+
+FORCED_GRACE_NS = life.FORCED_KILL_NS + 1_000_000_000
+FORCED_LEAST_NS = 1_000_000_000
+
+
+def request(ledger: Ledger, event: ShutdownRequested) -> None:
+    """Begin the ordered stop; a second request changes nothing."""
+    if ledger.globals.shutdown is not None:
+        return
+    now_ns = ledger.now.mono_ns
+    budget_ns = event.timeout_ns * 9 // 10
+    fields = {
+        "reason": event.reason,
+        "timeout_ms": event.timeout_ns // 1_000_000,
+        "uid": event.origin.uid,
+        "user": event.origin.user,
+    }
+    cause = ledger.record("daemon.stopping", cause=event.cause, fields=fields)
+    worst_ns = _longest_chain_ns(ledger, budget_ns)
+    shutdown = Shutdown(
+        force_at_ns=now_ns + budget_ns,
+        give_up_at_ns=now_ns + event.timeout_ns,
+        scale_num=budget_ns,
+        scale_den=max(worst_ns, budget_ns, 1),
+        longest_ns=budget_ns,
+        cause=cause,
+    )
+    ledger.edit_globals().shutdown = shutdown
+    ledger.timers.arm(shutdown.force_at_ns, "", DeadlineKind.SHUTDOWN)
+    ledger.timers.arm(shutdown.give_up_at_ns, "", DeadlineKind.SHUTDOWN)
+    _rescale_running(ledger)
+    names = sorted(ledger.alive | ledger.job_of | _waiting(ledger))
+    if names:
+        anchors = tuple((name, JobType.STOP) for name in names)
+        reason = "the supervisor is shutting down"
+        goal = Goal(anchors, JobOrigin.COMMAND, JobMode.REPLACE, reason=reason, cause=cause)
+        apply(ledger, build_stop(ledger, goal))
+
+
+def force(ledger: Ledger, reason: str) -> None:
+    """Kill everything at once."""
+    now_ns = ledger.now.mono_ns
+    state = ledger.edit_globals()
+    if state.shutdown is None:
+        state.shutdown = Shutdown(force_at_ns=now_ns, give_up_at_ns=now_ns + FORCED_GRACE_NS)
+    shutdown = state.shutdown
+    if shutdown.forced:
+        return
+    shutdown.forced = True
+    # Even when this comes late (a suspended machine), what is killed gets a moment to die.
+    shutdown.give_up_at_ns = max(min(shutdown.give_up_at_ns, now_ns + FORCED_GRACE_NS), now_ns + FORCED_LEAST_NS)
+    ledger.timers.arm(shutdown.give_up_at_ns, "", DeadlineKind.SHUTDOWN)
+    shutdown.cause = ledger.record(
+        "daemon.stopping",
+        severity=Severity.WARNING,
+        cause=shutdown.cause,
+        fields={"reason": reason, "forced": True},
+    )
+    for _, job in sorted(ledger.jobs.items()):
+        if job.type is JobType.STOP:
+            ledger.edit_job(job).ignore_order = True
+            ledger.runnable[job.id] = None
+        else:
+            finish(ledger, job, JobResult.CANCELED, "the shutdown was forced", spread=False)
+    for name in sorted(ledger.alive):
+        if ledger.state(name).sub in BETWEEN_LIVES:
+            service.order_stop(ledger, name, Ending.ORDER, reason)
+        else:
+            life.kill_now(ledger, name)
+    for name in sorted(ledger.states):
+        if name not in ledger.alive and ledger.state(name).leftover:
+            ledger.act(KillTree(name))
+
+
+def deadline(ledger: Ledger) -> None:
+    """Nine tenths of the time are over, or all of it."""
+    shutdown = ledger.globals.shutdown
+    if shutdown is None or shutdown.exited:
+        return
+    if not shutdown.forced:
+        force(ledger, "the ordered stop took too long")
+    elif ledger.now.mono_ns >= shutdown.give_up_at_ns:
+        _exit(ledger)
+
+
+def exit_if_done(ledger: Ledger) -> None:
+    """End the supervisor when nothing runs any more, or nothing that force can end."""
+    shutdown = ledger.globals.shutdown
+    if shutdown is None or shutdown.exited:
+        return
+    if all(shutdown.forced and ledger.state(name).sub is SubState.STUCK for name in ledger.alive):
+        _exit(ledger)
+
+
+def _exit(ledger: Ledger) -> None:
+    shutdown = ledger.edit_globals().shutdown
+    assert shutdown is not None
+    shutdown.exited = True
+    for _, job in sorted(ledger.jobs.items()):
+        finish(ledger, job, JobResult.CANCELED, "the supervisor ends", spread=False)
+    ledger.act(ExitSupervisor(0))
+
+
+def _waiting(ledger: Ledger) -> dict[str, None]:
+    """Units that wait for a dependency: their waiting ends too."""
+    return {name: None for name, state in ledger.states.items() if state.sub is SubState.DEPENDENCY}
+
+
+def _rescale_running(ledger: Ledger) -> None:
+    """Shorten the time-outs of stops that began before the shutdown."""
+    for name in sorted(ledger.alive):
+        state, own = ledger.state(name), ledger.service(name)
+        if own is None or state.sub not in STOPPING or state.sub is SubState.STUCK:
+            continue
+        timeout_ns = life.stop_timeout_ns(ledger, own.timeout_stop_ns)
+        assert timeout_ns is not None
+        at_ns = ledger.now.mono_ns + timeout_ns
+        if state.timeout_at_ns is None or state.timeout_at_ns > at_ns:
+            ledger.arm_phase_at(name, at_ns)
+
+
+def _worst_case_ns(ledger: Ledger, name: str, cap_ns: int) -> int:
+    own = ledger.service(name)
+    if own is None:
+        return 0
+    timeout_ns = cap_ns if own.timeout_stop_ns is None else min(own.timeout_stop_ns, cap_ns)
+    return timeout_ns * (1 + len(own.exec_stop) + len(own.exec_stop_post)) + timeout_ns // life.KILL_SHARE
+
+
+def _longest_chain_ns(ledger: Ledger, cap_ns: int) -> int:
+    """Return the longest time that the units which are up may need, one after the other along their order [ns]."""
+    waits_for = {
+        name: [other for other in ledger.graph[name].before if other in ledger.alive] for name in sorted(ledger.alive)
+    }
+    left = {name: len(others) for name, others in waits_for.items()}
+    done_ns: dict[str, int] = {}
+    ready = deque(name for name, count in left.items() if not count)
+    while ready:
+        name = ready.popleft()
+        before_ns = max((done_ns[other] for other in waits_for[name]), default=0)
+        done_ns[name] = before_ns + _worst_case_ns(ledger, name, cap_ns)
+        for edge in ledger.graph[name].after:
+            if edge.other in left:
+                left[edge.other] -= 1
+                if not left[edge.other]:
+                    ready.append(edge.other)
+    return max(done_ns.values(), default=0)

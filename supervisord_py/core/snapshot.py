@@ -1,0 +1,146 @@
+"""The state as text by key, and back: what the keeper holds for the next manager.
+
+Keys: ``unit/NAME`` runtime state, ``text/NAME`` the text that a life runs by, ``job/ID``, ``token/SLOT``, ``end/JOB``,
+``global``. What has nothing to tell has no key.
+
+Laws (held by property tests): folding ``Manager.take_changes`` from the start gives ``Manager.snapshot``;
+``restore(snapshot)`` decides as the original for ever.
+"""
+
+from collections.abc import Mapping
+
+import msgspec
+
+from supervisord_py.core.ledger import Ledger
+from supervisord_py.core.loading import rebuild_graph
+from supervisord_py.core.state import REST, GlobalState, Job, JobEnd, LastLife, TokenEntry, UnitState
+from supervisord_py.core.timers import DeadlineKind
+from supervisord_py.model.states import ActiveState, Result, SubState
+from supervisord_py.model.unit import Unit, UnitSet
+
+_AT_REST = msgspec.json.encode(UnitState())
+
+
+def encode(ledger: Ledger, key: str) -> str | None:
+    """Return the text of one key, None when there is nothing to tell."""
+    kind, _, name = key.partition("/")
+    value: UnitState | Unit | Job | TokenEntry | JobEnd | GlobalState | None
+    match kind:
+        case "unit":
+            value = ledger.states.get(name)
+        case "text":
+            value = ledger.texts.get(name)
+        case "job":
+            value = ledger.jobs.get(int(name))
+        case "token":
+            value = ledger.tokens.get(int(name))
+        case "end":
+            value = ledger.ends.get(int(name))
+        case _:
+            value = ledger.globals
+    if value is None:
+        return None
+    text = msgspec.json.encode(value)
+    return None if kind == "unit" and text == _AT_REST else text.decode()
+
+
+def keys(ledger: Ledger) -> list[str]:
+    """Return every key that may have a text."""
+    return [
+        *(f"unit/{name}" for name in ledger.states),
+        *(f"text/{name}" for name in ledger.texts),
+        *(f"job/{job_id}" for job_id in ledger.jobs),
+        *(f"token/{slot}" for slot in ledger.tokens),
+        *(f"end/{job_id}" for job_id in ledger.ends),
+        "global",
+    ]
+
+
+def load(ledger: Ledger, state: Mapping[str, str], units: UnitSet, shift_ns: int) -> None:
+    """Fill an empty ledger; ``shift_ns`` is added to every time (0 within a boot)."""
+    ledger.set = units
+    for key in sorted(state):
+        kind, _, name = key.partition("/")
+        text = state[key]
+        match kind:
+            case "unit":
+                ledger.states[name] = msgspec.json.decode(text, type=UnitState)
+            case "text":
+                ledger.texts[name] = msgspec.json.decode(text, type=Unit)
+            case "job":
+                job = msgspec.json.decode(text, type=Job)
+                ledger.jobs[job.id] = ledger.job_of[job.unit] = job
+            case "token":
+                ledger.tokens[int(name)] = msgspec.json.decode(text, type=TokenEntry)
+            case "end":
+                ledger.ends[int(name)] = msgspec.json.decode(text, type=JobEnd)
+            case "global":
+                ledger.globals = msgspec.json.decode(text, type=GlobalState)
+    ledger.jobs = dict(sorted(ledger.jobs.items()))
+    gone = [name for name in sorted(ledger.texts) if name not in units.units and name not in ledger.globals.vanished]
+    if gone:
+        ledger.edit_globals().vanished |= dict.fromkeys(gone)
+    if shift_ns:
+        _shift(ledger, shift_ns)
+    _index(ledger)
+    rebuild_graph(ledger)
+
+
+def _shift(ledger: Ledger, shift_ns: int) -> None:
+    for name in sorted(ledger.states):
+        state = ledger.edit(name)
+        state.began_ns += shift_ns
+        for field in ("timeout_at_ns", "healthy_at_ns", "beat_at_ns", "refused_at_ns"):
+            at_ns = getattr(state, field)
+            if at_ns is not None:
+                setattr(state, field, at_ns + shift_ns)
+    shutdown = ledger.edit_globals().shutdown
+    if shutdown is not None:
+        shutdown.force_at_ns += shift_ns
+        shutdown.give_up_at_ns += shift_ns
+
+
+def _index(ledger: Ledger) -> None:
+    """Build everything that is looked up from the state itself."""
+    for name in sorted(ledger.states):
+        state = ledger.states[name]
+        if state.sub not in REST:
+            ledger.alive[name] = None
+        for process in (state.main, state.control):
+            if process is not None:
+                ledger.unit_of_spawn[process.spawn_id] = name
+        for former in state.former:
+            ledger.unit_of_spawn[former.spawn_id] = name
+        if state.timeout_at_ns is not None:
+            ledger.timers.arm(state.timeout_at_ns, name, DeadlineKind.PHASE)
+        if state.healthy_at_ns is not None:
+            ledger.timers.arm(state.healthy_at_ns, name, DeadlineKind.HEALTHY)
+    shutdown = ledger.globals.shutdown
+    if shutdown is not None:
+        ledger.timers.arm(shutdown.force_at_ns, "", DeadlineKind.SHUTDOWN)
+        ledger.timers.arm(shutdown.give_up_at_ns, "", DeadlineKind.SHUTDOWN)
+
+
+def load_counters(ledger: Ledger, state: Mapping[str, str]) -> None:
+    """Take over what survives the supervisor itself: counters and the last life of each unit, job numbers and tokens'
+    absence of reuse.
+
+    Processes, jobs, deadlines and what people stopped do not: enabled units start again.
+    """
+    for key in sorted(state):
+        kind, _, name = key.partition("/")
+        if kind == "unit":
+            old = msgspec.json.decode(state[key], type=UnitState)
+            kept = ledger.edit(name)
+            kept.failures, kept.backoff, kept.restarts = old.failures, old.backoff, old.restarts
+            kept.exit_code, kept.exit_signal, kept.exit_dumped = old.exit_code, old.exit_signal, old.exit_dumped
+            kept.last_life = old.last_life
+            if old.sub not in REST:
+                # Its end was not seen by anybody.
+                kept.last_life = LastLife(result=Result.UNKNOWN)
+            elif old.sub is SubState.FAILED:
+                kept.sub, kept.active, kept.since_wall_ns = old.sub, ActiveState.FAILED, old.since_wall_ns
+                kept.result, kept.message = old.result, old.message
+        elif kind == "global":
+            numbers, old_numbers = ledger.edit_globals(), msgspec.json.decode(state[key], type=GlobalState)
+            numbers.next_job, numbers.next_spawn = old_numbers.next_job, old_numbers.next_spawn

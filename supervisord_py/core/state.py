@@ -1,0 +1,243 @@
+"""What the core remembers: one mutable value a unit, a job, a token, and one for everything else.
+
+All of it is data (no handles, no closures), so the whole state is text in the keeper's custody after every batch and a
+new manager goes on where the old one was cut. Times are CLOCK_MONOTONIC nanoseconds unless the name says wall. Fields
+with their default value are not written: a unit at rest that nothing has happened to since it was loaded has no text at
+all.
+
+Terms
+-----
+life      from the first process of a start to the moment when no process of it is left and ``exec-stop-post`` has
+          run; has one invocation id.
+at rest   no life and none scheduled: ``dead``, ``failed``, or ``dependency`` (waiting for another unit to recover).
+leftover  processes of the unit's tree that are neither its main nor its control process.
+"""
+
+from enum import Enum
+
+from msgspec import Struct
+
+from supervisord_py.model.states import ActiveState, JobState, JobType, Result, Role, SubState
+
+REST = frozenset({SubState.DEAD, SubState.FAILED, SubState.DEPENDENCY})
+BETWEEN_LIVES = frozenset({SubState.AUTO_RESTART, SubState.AUTO_RESTART_QUEUED})
+STARTING = frozenset({SubState.START_PRE, SubState.START})
+UP = frozenset({SubState.RUNNING, SubState.EXITED, SubState.RELOAD})
+STOPPING = frozenset(
+    {
+        SubState.STOP,
+        SubState.STOP_WATCHDOG,
+        SubState.STOP_SIGTERM,
+        SubState.STOP_SIGKILL,
+        SubState.STOP_POST,
+        SubState.FINAL_SIGTERM,
+        SubState.FINAL_SIGKILL,
+        SubState.STUCK,
+    }
+)
+
+ACTIVE_STATES: dict[SubState, ActiveState] = {
+    SubState.DEAD: ActiveState.INACTIVE,
+    SubState.DEPENDENCY: ActiveState.INACTIVE,
+    SubState.FAILED: ActiveState.FAILED,
+    SubState.AUTO_RESTART: ActiveState.ACTIVATING,
+    SubState.AUTO_RESTART_QUEUED: ActiveState.ACTIVATING,
+    SubState.START_PRE: ActiveState.ACTIVATING,
+    SubState.START: ActiveState.ACTIVATING,
+    SubState.RUNNING: ActiveState.ACTIVE,
+    SubState.EXITED: ActiveState.ACTIVE,
+    SubState.RELOAD: ActiveState.RELOADING,
+    **dict.fromkeys(STOPPING, ActiveState.DEACTIVATING),
+}
+"""The high-level state of each low-level one that this core enters; ``QUEUED`` is derived from a waiting job."""
+
+
+class Process(Struct, omit_defaults=True):
+    """A process that was asked for and has not ended: the main one, or the control process (any other command)."""
+
+    spawn_id: int
+    role: Role
+    index: int = 0
+    """Which command of its list."""
+    pid: int | None = None
+    """None until the program runs."""
+
+
+class Former(Struct, frozen=True):
+    """A process that is not the main one any more; it shares the spawn id of the one that is."""
+
+    spawn_id: int
+    invocation: str | None
+
+
+class LastLife(Struct, frozen=True, omit_defaults=True):
+    """How the life before ended; told to the next one as ``SUPERVISORD_PY_LAST_LIFE``."""
+
+    result: Result = Result.SUCCESS
+    code: int | None = None
+    signal: str | None = None
+    runtime_ms: int = 0
+
+
+class Ending(Enum):
+    """Who began the end of the present life."""
+
+    ITSELF = "itself"
+    """The process, a time-out or a watchdog: the restart policy decides what follows."""
+    ORDER = "order"
+    """A stop or restart that was asked for, or the shutdown: no automatic restart."""
+    BOUND = "bound"
+    """A unit it is bound to went away: it is awaited."""
+
+
+class UnitState(Struct, omit_defaults=True):
+    """The runtime state of one unit."""
+
+    sub: SubState = SubState.DEAD
+    active: ActiveState = ActiveState.INACTIVE
+    """As it is shown (``queued`` included); kept to notice when it changes."""
+    since_wall_ns: int = 0
+    result: Result = Result.SUCCESS
+    invocation: str | None = None
+    main: Process | None = None
+    control: Process | None = None
+    leftover: bool = False
+    held: bool = False
+    """Something was spawned since the last ``ReleaseUnit``."""
+    sweeping: bool = False
+    """Processes left by ``exec-start-pre`` are being killed before the next command."""
+    started: bool = False
+    """The main program of this life runs or has run."""
+    main_ended: bool = False
+    """A main process of this life has ended (``exit_code`` and ``exit_signal`` are its, not an older life's)."""
+    was_up: bool = False
+    """This life was fully started (``exec-stop`` applies)."""
+    post_done: bool = False
+    succeeded: bool = False
+    """The last life was complete and ended well by itself: what ``until = "exited"`` waits for."""
+    accomplished: bool = False
+    """The last life was a oneshot's success, which is what readiness means for a oneshot."""
+    former: list[Former] = []
+    """Processes that were the main one before ``MAINPID=`` handed their place to another, and that have not ended."""
+    ending: Ending = Ending.ITSELF
+    stopped: bool = False
+    """Somebody stopped it: nothing automatic starts it again."""
+    index: int = 0
+    """The command of the present phase that runs or ran last."""
+    timeout_at_ns: int | None = None
+    """End of the present phase (of the back-off in ``auto-restart``)."""
+    healthy_at_ns: int | None = None
+    """When failures are forgotten, if nothing happens until then."""
+    began_ns: int = 0
+    exit_code: int | None = None
+    exit_signal: str | None = None
+    exit_dumped: bool = False
+    last_life: LastLife | None = None
+    restarts: int = 0
+    backoff: int = 0
+    """Automatic restarts since the unit was last healthy: the level of the back-off."""
+    failures: int = 0
+    errors: int = 0
+    """Consecutive errors that the process itself reported."""
+    reload_failed: str | None = None
+    """Why the present or last reload failed."""
+    notify_reloading: bool = False
+    status_text: str | None = None
+    errno: int | None = None
+    refusals: int = 0
+    """How often a MAINPID= of this life was refused."""
+    refused_at_ns: int | None = None
+    """When that was written last."""
+    progress: str | None = None
+    beat_at_ns: int | None = None
+    message: str | None = None
+    """What went wrong last, in words."""
+    cause: int | None = None
+    """The record that led to the present state."""
+
+
+class JobOrigin(Enum):
+    """Why a job exists; a stronger origin wins when jobs merge (in this order, the last is strongest)."""
+
+    AUTOMATIC = "automatic"
+    """A restart by policy or the recovery of a dependency: never overrides what was asked for, respects the failure
+    count.
+    """
+    BOOT = "boot"
+    """Started with the supervisor: as a command, but counters are kept."""
+    COMMAND = "command"
+    """Asked for: resets the counters."""
+
+
+class Job(Struct, omit_defaults=True):
+    """What is to be done with one unit; a unit has at most one."""
+
+    id: int
+    unit: str
+    type: JobType
+    origin: JobOrigin
+    state: JobState = JobState.WAITING
+    named: bool = False
+    """Somebody named the unit itself in a command; it was not pulled in."""
+    ignore_order: bool = False
+    bound: bool = False
+    """A stop because a unit it is bound to went away."""
+    told: bool = False
+    """``unit.queued`` has been written."""
+    reason: str = ""
+    """Why it exists, where nobody asked for it by name."""
+    cause: int | None = None
+
+
+class Outcome(Struct, frozen=True, omit_defaults=True):
+    """A job of a request and how it ended; ``result`` None while it goes on."""
+
+    unit: str
+    job: int
+    job_type: str
+    result: str | None = None
+    message: str = ""
+
+
+class JobEnd(Struct, frozen=True, omit_defaults=True):
+    """How a job ended that a token with other, open jobs still has to tell."""
+
+    result: str
+    message: str = ""
+
+
+class TokenEntry(Struct, omit_defaults=True):
+    """A remembered request: the same token again attaches to its jobs, or gets the same answer.
+
+    Ends are written into the outcomes when the last job has ended; until then they stand beside the entry by job
+    (``JobEnd``), so that a request for a thousand units is not written a thousand times.
+    """
+
+    token: str
+    outcomes: list[Outcome]
+
+
+class Shutdown(Struct, omit_defaults=True):
+    """The ordered end of everything; stop time-outs are multiplied by ``scale_num / scale_den``."""
+
+    force_at_ns: int
+    give_up_at_ns: int
+    scale_num: int = 1
+    scale_den: int = 1
+    longest_ns: int = 0
+    forced: bool = False
+    exited: bool = False
+    cause: int | None = None
+
+
+class GlobalState(Struct, omit_defaults=True):
+    """What belongs to no unit."""
+
+    random: int
+    """State of the generator behind jitter and invocation ids."""
+    next_job: int = 1
+    next_spawn: int = 1
+    next_token: int = 0
+    shutdown: Shutdown | None = None
+    vanished: dict[str, None] = {}
+    """Units whose file is gone and that are not at rest yet."""

@@ -1,0 +1,257 @@
+"""What people are shown: the manager's state as values of ``model.status``. Nothing here changes anything."""
+
+from collections import deque
+from datetime import UTC, datetime, timedelta
+
+from supervisord_py.core import demand, life
+from supervisord_py.core.ledger import Ledger
+from supervisord_py.core.manager import Manager
+from supervisord_py.core.restart import is_limit_hit
+from supervisord_py.core.state import BETWEEN_LIVES, REST, STARTING, STOPPING, Ending, LastLife, UnitState
+from supervisord_py.model.states import ActiveState, JobState, JobType, LoadState, Result, SubState
+from supervisord_py.model.status import Exit, JobStatus, UnitStatus, WhyLine
+from supervisord_py.model.unit import Unit
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+DepsEdge = tuple[str, str, str | None, str, int]
+"""Unit, kind of relation, until, active state, depth."""
+
+
+def list_units(manager: Manager) -> list[str]:
+    """Return the names of all units: those of the unit set, bad ones, and those that live on without a file."""
+    ledger = manager.ledger
+    return sorted({**ledger.set.units, **ledger.set.bad, **ledger.texts, **ledger.globals.vanished})
+
+
+def is_over(manager: Manager) -> bool:
+    """Tell whether the end of the supervisor is decided (``ExitSupervisor``).
+
+    No request to the keeper goes with that decision, so a manager that takes over a state of which this is true has to
+    carry the end out again: nothing in the core will ask for it a second time.
+    """
+    shutdown = manager.ledger.globals.shutdown
+    return shutdown is not None and shutdown.exited
+
+
+def unit_status(manager: Manager, name: str) -> UnitStatus:
+    """Return one unit as ``status`` shows it; a name that nothing defines is ``not-found``."""
+    ledger = manager.ledger
+    state, unit, bad = ledger.state(name), ledger.unit(name), ledger.set.bad.get(name)
+    active = ledger.shown_active(name)
+    path = unit.source.path if unit is not None else bad.path if bad is not None else None
+    return UnitStatus(
+        name=name,
+        description=unit.description if unit is not None else "",
+        load_state=_load_state(ledger, name).value,
+        active_state=active.value,
+        sub_state=_sub_state(state, active).value,
+        result=state.result.value,
+        pid=state.main.pid if state.main is not None else None,
+        invocation=state.invocation,
+        since=_rfc3339(state.since_wall_ns) if state.since_wall_ns else None,
+        restarts=state.restarts,
+        failures=state.failures,
+        exit=_exit(state),
+        status_text=state.status_text,
+        path=path or None,
+        enabled=unit.enabled if unit is not None else False,
+        why=_sentence(why(manager, name)),
+    )
+
+
+def jobs(manager: Manager) -> list[JobStatus]:
+    """Return all jobs by number, with the units that the waiting ones wait for."""
+    ledger = manager.ledger
+    return [
+        JobStatus(
+            job=job.id,
+            unit=job.unit,
+            type=job.type.value,
+            state=job.state.value,
+            waiting_for=tuple(demand.blockers(ledger, job)) if job.state is JobState.WAITING else (),
+        )
+        for _, job in sorted(ledger.jobs.items())
+    ]
+
+
+def why(manager: Manager, name: str) -> list[WhyLine]:
+    """Say what keeps a unit from being plainly active, nearest cause first; follows what it waits for to the end of
+    the chain.
+    """
+    ledger = manager.ledger
+    lines: list[WhyLine] = []
+    seen: dict[str, None] = {}
+    queue = deque([name])
+    while queue:
+        current = queue.popleft()
+        if current in seen:
+            continue
+        seen[current] = None
+        found = _reasons(ledger, current)
+        lines += found
+        queue.extend(line.unit for line in found if line.unit is not None and line.unit != current)
+    return lines
+
+
+def deps(manager: Manager, name: str, reverse: bool = False) -> list[DepsEdge]:
+    """Return what a unit pulls in and waits for (or, reversed, who needs it), depth first; each unit is opened once."""
+    ledger = manager.ledger
+    known = dict.fromkeys(list_units(manager))
+    edges: list[DepsEdge] = []
+    opened = {name: None}
+    stack = [(each, 1) for each in reversed(_edges_of(ledger, name, reverse))]
+    while stack:
+        (other, kind, until), depth = stack.pop()
+        if reverse and other not in known:
+            continue
+        edges.append((other, kind, until, ledger.shown_active(other).value, depth))
+        if other not in opened:
+            opened[other] = None
+            stack.extend((each, depth + 1) for each in reversed(_edges_of(ledger, other, reverse)))
+    return edges
+
+
+def _edges_of(ledger: Ledger, name: str, reverse: bool) -> list[tuple[str, str, str | None]]:
+    relations = ledger.graph[name]
+    edges: list[tuple[str, str, str | None]] = []
+    if reverse:
+        for others, kind in (
+            (relations.required_by, "required-by"),
+            (relations.wanted_by, "wanted-by"),
+            (relations.conflicted_by, "conflicted-by"),
+        ):
+            edges += [(other, "bound-by" if other in relations.bound_by else kind, None) for other in others]
+        listed = {other for other, _, _ in edges}
+        edges += [(other, "before", None) for other in relations.before if other not in listed]
+        return edges
+    for dependencies, kind in (
+        (relations.requires, "requires"),
+        (relations.binds_to, "binds-to"),
+        (relations.wants, "wants"),
+    ):
+        edges += [(each.unit, kind, each.until.value) for each in dependencies]
+    listed = {other for other, _, _ in edges}
+    edges += [(edge.other, "after", edge.until.value) for edge in relations.after if edge.other not in listed]
+    return edges + [(other, "conflicts", None) for other in relations.conflicts]
+
+
+def _load_state(ledger: Ledger, name: str) -> LoadState:
+    if name in ledger.set.bad:
+        return LoadState.BAD_SETTING
+    return LoadState.LOADED if ledger.unit(name) is not None else LoadState.NOT_FOUND
+
+
+def _sub_state(state: UnitState, active: ActiveState) -> SubState:
+    """A unit at rest whose start waits is shown by what it waits for."""
+    return SubState.DEPENDENCY if active is ActiveState.QUEUED else state.sub
+
+
+def _exit(state: UnitState) -> Exit | None:
+    if state.exit_code is None and state.exit_signal is None:
+        return None
+    return Exit(code=state.exit_code, signal=state.exit_signal)
+
+
+def _rfc3339(wall_ns: int) -> str:
+    moment = _EPOCH + timedelta(microseconds=wall_ns // 1000)
+    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def _sentence(lines: list[WhyLine]) -> str | None:
+    if not lines or lines[0].kind == "running":
+        return None
+    return lines[0].message
+
+
+def _reasons(ledger: Ledger, name: str) -> list[WhyLine]:
+    """Return the causes that lie in the unit itself, and the units they point at."""
+    state, bad, unit = ledger.state(name), ledger.set.bad.get(name), ledger.unit(name)
+    seq = state.cause
+    job = ledger.job_of.get(name)
+    if bad is not None and state.sub in REST:
+        return [WhyLine("bad-setting", f"its file is invalid: {bad.reason}", advice=f"supervisord-py check {bad.path}")]
+    if unit is None:
+        return [WhyLine("bad-setting", f"no file defines {name}", advice="supctl list")]
+    if job is not None and job.state is JobState.WAITING and job.type is not JobType.NOP:
+        waiting = demand.blockers(ledger, job)
+        kind = "conflict" if job.type is JobType.STOP else "dependency"
+        lines = [
+            WhyLine(kind, f"its {job.type.value} job {job.id} waits for {other}", unit=other, seq=job.cause)
+            for other in waiting
+        ]
+        if lines:
+            return lines
+    if state.sub is SubState.STUCK:
+        return [WhyLine("stuck", life.stuck_message(ledger, name), seq=seq, advice=f"supctl stop {name}")]
+    if state.sub in BETWEEN_LIVES:
+        ended = f": {state.message}" if state.message else ""
+        message = f"it ended ({state.result.value}) and is restarted{ended}"
+        return [WhyLine("backoff", message, seq=seq, advice=f"supctl start {name}")]
+    if state.sub is SubState.DEPENDENCY:
+        return _missing_dependencies(ledger, name, state)
+    if state.sub is SubState.FAILED:
+        return [_failed(state, unit, name)]
+    if state.sub in STARTING:
+        return [WhyLine("starting", "it is starting", seq=seq, advice=f"supctl logs -f {name}")]
+    if state.sub in STOPPING:
+        return [WhyLine("operator" if state.stopped else "failed", "it is stopping", seq=seq)]
+    if state.sub is SubState.DEAD:
+        return [_at_rest(state, unit.enabled, name)]
+    lines = _running(state, name)
+    if bad is not None:
+        reason = f"its file has become invalid, it runs on by the text before: {bad.reason}"
+        lines.append(WhyLine("bad-setting", reason, advice=f"supervisord-py check {bad.path}"))
+    return lines
+
+
+def _running(state: UnitState, name: str) -> list[WhyLine]:
+    """A unit that runs again after a failure is explained by the life before."""
+    lines = [WhyLine("running", "it is running", seq=state.cause)]
+    before = state.last_life
+    if state.restarts and before is not None:
+        message = (
+            f"the life before ended ({_end_of(before)}) after {before.runtime_ms / 1000:.1f}s; "
+            f"automatic restarts: {state.restarts}, failures counted: {state.failures}"
+        )
+        lines.append(WhyLine("failed", message, advice=f"supctl lives {name}"))
+    return lines
+
+
+def _end_of(life: LastLife) -> str:
+    if life.signal is not None:
+        return f"{life.result.value}: killed by {life.signal}"
+    return life.result.value if life.code is None else f"{life.result.value}: exit code {life.code}"
+
+
+def _failed(state: UnitState, unit: Unit, name: str) -> WhyLine:
+    ended = f": {state.message}" if state.message else ""
+    limited = state.ending is Ending.ITSELF and state.result is not Result.DEPENDENCY and unit.service is not None
+    if limited and unit.service is not None and is_limit_hit(unit.service.restart, state.failures):
+        message = f"it has failed {state.failures} times and is not restarted any more ({state.result.value}){ended}"
+        return WhyLine("failed", message, seq=state.cause, advice=f"supctl start {name}")
+    message = f"it failed ({state.result.value}){ended}"
+    return WhyLine("failed", message, seq=state.cause, advice=f"supctl logs {name}")
+
+
+def _missing_dependencies(ledger: Ledger, name: str, state: UnitState) -> list[WhyLine]:
+    relations = ledger.graph[name]
+    lines = [
+        WhyLine("dependency", f"it waits for {each.unit} to be {each.until.value}", unit=each.unit, seq=state.cause)
+        for each in (*relations.requires, *relations.binds_to)
+        if not demand.is_met(ledger, each.unit, each.until)
+    ]
+    message = state.message or "it waits for a dependency"
+    return lines or [WhyLine("dependency", message, seq=state.cause, advice=f"supctl start {name}")]
+
+
+def _at_rest(state: UnitState, enabled: bool, name: str) -> WhyLine:
+    if state.stopped:
+        return WhyLine("operator", "it was stopped", seq=state.cause, advice=f"supctl start {name}")
+    if state.message:
+        return WhyLine("operator", state.message, seq=state.cause, advice=f"supctl start {name}")
+    if state.last_life is None and not enabled:
+        return WhyLine("disabled", "it is not enabled", advice=f"supctl start {name}")
+    if state.last_life is not None and state.result is Result.SUCCESS:
+        return WhyLine("operator", "it ended, and its policy does not restart it", seq=state.cause)
+    return WhyLine("operator", "nobody has started it", advice=f"supctl start {name}")

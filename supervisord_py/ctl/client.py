@@ -1,0 +1,505 @@
+"""A blocking client of the control socket: ``supctl`` and ``supervisord_py.Client`` are this class.
+
+Theory of operation
+-------------------
+The listening socket belongs to the keeper, the accepted connections to the manager. When the manager dies or is
+replaced,
+a connection that is open is cut, and one that is made now waits in the kernel for the next manager. So a call whose
+connection is lost before
+its reply is made again on a new connection, when that cannot do anything twice:
+
+- queries, and verbs whose second run changes nothing that the first has not, are repeated as they are, for at most
+  ``TROUBLE_S``: a manager that dies of them, or at every start, must not hold its client for ever;
+- verbs that change units carry a ``token`` (made here unless the caller gave one): the same token again attaches to
+  the same jobs, and sends no signal twice;
+- what ``_UNREPEATABLE`` names is not repeated: the caller gets ``ConnectionLostError`` and looks what has become of it.
+
+Laws: no call is repeated after a reply to it was read; a refused connection is waited for only after a loss, for
+``RECONNECT_S``; the time that is left of ``timeout_s``, not all of it, goes into a repeated call.
+"""
+
+import errno
+import os
+import select
+import socket
+import time
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Any
+
+from supervisord_py.errors import ProtocolError, SupervisordError
+from supervisord_py.wire.varlink import JOURNAL, MANAGER, SERVICE, ClientConnection, Reply
+
+RECONNECT_S = 5.0
+"""How long a connection may be refused after a loss: the keeper needs less to listen on a new one, longer means that
+it is gone.
+"""
+
+GRACE_S = 2.0
+"""How much longer than its ``timeout_ms`` an answer to a call is waited for."""
+
+TROUBLE_S = 30.0
+"""How long a query is made again while its connections keep being lost."""
+
+_CHUNK = 256 * 1024
+
+_JOBS = frozenset(
+    f"{MANAGER}.{name}" for name in ("Start", "Stop", "Restart", "TryRestart", "Reload", "ReloadOrRestart")
+)
+_TOKEN = _JOBS | {f"{MANAGER}.Kill", f"{MANAGER}.ResetFailed"}
+_TIMEOUT = _JOBS | {f"{MANAGER}.Wait"}
+_UNREPEATABLE = frozenset({f"{MANAGER}.Cancel", f"{MANAGER}.DaemonRestart", f"{MANAGER}.Shutdown"})
+"""Calls without a token that a second time do more than the first; their callers can see whether the first was done."""
+
+_EXIT_STATUS = {
+    f"{MANAGER}.NoSuchUnit": 4,
+    f"{MANAGER}.NotPermitted": 5,
+    f"{SERVICE}.PermissionDenied": 5,
+    f"{MANAGER}.BadUnit": 6,
+    f"{MANAGER}.TimedOut": 124,
+    f"{MANAGER}.InvalidRequest": 2,
+    f"{SERVICE}.InvalidParameter": 2,
+}
+
+
+class ControlError(SupervisordError):
+    """The supervisor answered a call with an error.
+
+    Attributes:
+        error: Its full name, ``py.supervisord.Manager.NoSuchUnit``.
+        name: The last part of it, ``NoSuchUnit``.
+        parameters: What the supervisor said about it; the interface definition names the fields.
+        exit_status: What ``supctl`` exits with.
+    """
+
+    def __init__(self, error: str, parameters: dict[str, Any]) -> None:
+        super().__init__(error, parameters)
+        self.error = error
+        self.name = error.rpartition(".")[2]
+        self.parameters = parameters
+        self.exit_status = _EXIT_STATUS.get(error, 1)
+
+    def __str__(self) -> str:
+        message = self.parameters.get("message")
+        if isinstance(message, str) and message:
+            return message
+        if self.name in ("MethodNotFound", "MethodNotImplemented", "InterfaceNotFound"):
+            missing = self.parameters.get("method") or self.parameters.get("interface") or "that"
+            return f"this supervisor does not know {missing}: it is older than this client, see supctl version"
+        if self.name == "InvalidParameter":
+            return f"the supervisor refused the parameter {self.parameters.get('parameter', '?')!r}: see supctl idl"
+        if self.name == "PermissionDenied":
+            return "not permitted: see what you may do with supctl commands"
+        return f"the supervisor answered {self.error}"
+
+
+class UnreachableError(SupervisordError):
+    """Nobody answers on the socket."""
+
+    exit_status = 7
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"no supervisor reachable at {self.path}: {self.reason}"
+
+
+class SocketDeniedError(SupervisordError):
+    """The socket is there, and its mode or its folder's keeps this user out."""
+
+    exit_status = 5
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.path = path
+
+    def __str__(self) -> str:
+        return f"not permitted: cannot open {self.path}: become a member of the socket's group (ls -l), or use sudo"
+
+
+class ConnectionLostError(SupervisordError):
+    """The connection was lost before the reply to a call that must not be made twice: whether it was done is not
+    known.
+    """
+
+    def __init__(self, method: str) -> None:
+        super().__init__(method)
+        self.method = method
+
+    def __str__(self) -> str:
+        return (
+            f"the connection was lost before {self.method.rpartition('.')[2]} was answered, and it is not known "
+            "whether it was done: see supctl journal query -e command"
+        )
+
+
+class CallTimeoutError(SupervisordError):
+    """The time that the caller gave ran out. What was asked for may still be going on."""
+
+    exit_status = 124
+
+    def __init__(self, method: str, timeout_s: float) -> None:
+        super().__init__(method, timeout_s)
+        self.method = method
+        self.timeout_s = timeout_s
+
+    def __str__(self) -> str:
+        member = self.method.rpartition(".")[2]
+        return f"no answer to {member} within {self.timeout_s:g}s: what was asked for goes on, see supctl jobs"
+
+
+class _LostError(Exception):
+    """The connection ended where a reply should have come."""
+
+
+def qualify(method: str) -> str:
+    """Return the full name of a method: ``Start`` is of the manager's interface, ``Journal.Query`` of the journal's."""
+    match method.split("."):
+        case [member]:
+            return f"{MANAGER}.{member}"
+        case ["Manager", member]:
+            return f"{MANAGER}.{member}"
+        case ["Journal", member]:
+            return f"{JOURNAL}.{member}"
+    return method
+
+
+class Client:
+    """A connection to one supervisor, made at the first call and made again when it is lost.
+
+    Example:
+        >>> with Client("/run/supervisord-py/control.sock") as client:       # doctest: +SKIP
+        ...     client.call("Restart", units=["web"], wait=True, plan=False, reason="new release")
+        ...     for reply in client.stream("Journal.Follow", filter={"units": ["web"], "events": []}, last=0):
+        ...         print(reply["record"])
+
+    Not for use by several threads at once.
+
+    Args:
+        socket_path: The control socket.
+        timeout_s: How long each call may take in all [s], repeats included; None waits for as long as it takes.
+        while_waiting: Called about once a second while an answer is awaited, with the seconds since the call.
+        on_loss: Called once a call when its connection is lost and it will be made again.
+    """
+
+    def __init__(
+        self,
+        socket_path: str,
+        *,
+        timeout_s: float | None = None,
+        while_waiting: Callable[[float], None] | None = None,
+        on_loss: Callable[[], None] | None = None,
+    ) -> None:
+        self.socket_path = socket_path
+        self.timeout_s = timeout_s
+        self._while_waiting = while_waiting
+        self._on_loss = on_loss
+        self._link: _Link | None = None
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection. Jobs that were waited for go on. A later call opens a new one."""
+        if self._link is not None:
+            self._link.close()
+            self._link = None
+
+    def call(self, interface_method: str, /, **parameters: Any) -> dict[str, Any]:
+        """Call a method and return its reply.
+
+        Args:
+            interface_method: ``py.supervisord.Manager.Start``, or short ``Start``, ``Journal.Verify``.
+            parameters: As the interface definition has them (``supctl idl``). A ``token`` is added to verbs that take
+            one,
+                and ``timeout_ms`` where the client has a time limit.
+
+        Returns:
+            The reply's parameters, as they are on the wire (enums with ``_`` for ``-``).
+
+        Raises:
+            ControlError: The supervisor refused, or the job failed.
+            UnreachableError: Nobody listens, or whoever listened is gone.
+            SocketDeniedError: The socket may not be opened by this user.
+            ConnectionLostError: The connection was lost in a call that is not repeated.
+            CallTimeoutError: ``timeout_s`` ran out.
+            ProtocolError: What answers there is no supervisor.
+        """
+        method = qualify(interface_method)
+        if method in _TOKEN and parameters.get("token") is None:
+            parameters["token"] = new_token()
+        started = time.monotonic()
+        deadline = None if self.timeout_s is None else started + self.timeout_s
+        lost_at: float | None = None
+        first_lost_at: float | None = None
+        attempt = 0
+        while True:
+            try:
+                link = self._connected(method, deadline, lost_at)
+                link.send(method, self._timed(method, parameters, deadline))
+                reply = self._await_reply(link, method, started, deadline)
+            except _LostError:
+                self.close()
+                if method in _UNREPEATABLE:
+                    raise ConnectionLostError(method) from None
+                lost_at = time.monotonic()
+                if first_lost_at is None:
+                    first_lost_at = lost_at
+                    if self._on_loss is not None:
+                        self._on_loss()
+                elif method not in _TIMEOUT and lost_at - first_lost_at > TROUBLE_S:
+                    raise UnreachableError(self.socket_path, "it hangs up before it answers, again and again") from None
+                self._pause(min(0.02 * 2**attempt, 1.0), method, deadline)
+                attempt += 1
+                continue
+            except BaseException:  # Ctrl-C too: the reply would come later and be taken for that to the next call.
+                self.close()
+                raise
+            if reply.error is not None:
+                raise ControlError(reply.error, reply.parameters)
+            return reply.parameters
+
+    def stream(self, interface_method: str, /, **parameters: Any) -> "Stream":
+        """Call a method with ``more`` on a connection of its own and return its replies, one at a time.
+
+        The stream is not made again when its connection is lost: only the caller knows from where on. It raises
+        ``ConnectionLostError`` then. Raises as ``call`` does otherwise; ``timeout_s`` bounds the connecting only.
+        """
+        method = qualify(interface_method)
+        deadline = None if self.timeout_s is None else time.monotonic() + self.timeout_s
+        link = self._connect(method, deadline, None)
+        try:
+            link.send(method, parameters, more=True)
+        except _LostError:
+            link.close()
+            raise ConnectionLostError(method) from None
+        return Stream(link, method)
+
+    def wait_until_gone(self) -> None:
+        """Return when nobody listens on the socket any more (after ``Shutdown``).
+
+        Raises:
+            CallTimeoutError: ``timeout_s`` ran out first.
+        """
+        method = f"{MANAGER}.Shutdown"
+        started = time.monotonic()
+        deadline = None if self.timeout_s is None else started + self.timeout_s
+        while True:
+            try:
+                if self._link is None:
+                    self._link = self._connect(method, deadline, None)
+                self._link.send(f"{MANAGER}.Ping", {})
+                while True:
+                    self._await_reply(self._link, method, started, deadline)
+                    self._pause(0.1, method, deadline)
+                    self._link.send(f"{MANAGER}.Ping", {})
+            except _LostError:
+                self.close()
+                self._pause(0.02, method, deadline)
+            except UnreachableError:
+                return
+
+    def _timed(self, method: str, parameters: dict[str, Any], deadline: float | None) -> dict[str, Any]:
+        if deadline is None or method not in _TIMEOUT:
+            return parameters
+        return parameters | {"timeout_ms": max(1, int((deadline - time.monotonic()) * 1000))}
+
+    def _connected(self, method: str, deadline: float | None, lost_at: float | None) -> "_Link":
+        if self._link is not None and self._link.is_stale():
+            self.close()
+        if self._link is None:
+            self._link = self._connect(method, deadline, lost_at)
+        return self._link
+
+    def _connect(self, method: str, deadline: float | None, lost_at: float | None) -> "_Link":
+        while True:
+            connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+            connection.setblocking(False)
+            try:
+                connection.connect(self.socket_path)
+                return _Link(connection)
+            except OSError as error:
+                connection.close()
+                if error.errno == errno.EAGAIN:
+                    pass  # The backlog is full: everybody waits for the next manager. So do we.
+                elif error.errno in (errno.EACCES, errno.EPERM):
+                    raise SocketDeniedError(self.socket_path) from None
+                elif lost_at is None or time.monotonic() - lost_at > RECONNECT_S:
+                    reason = {
+                        errno.ENOENT: "there is no such socket",
+                        errno.ECONNREFUSED: "nobody listens there any more",
+                    }.get(error.errno or 0, error.strerror or str(error))
+                    raise UnreachableError(self.socket_path, reason) from None
+            self._pause(0.05, method, deadline)
+
+    def _pause(self, seconds: float, method: str, deadline: float | None) -> None:
+        if deadline is not None:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise CallTimeoutError(method, self.timeout_s or 0.0)
+            seconds = min(seconds, left)
+        time.sleep(seconds)
+
+    def _await_reply(self, link: "_Link", method: str, started: float, deadline: float | None) -> Reply:
+        grace = GRACE_S if method in _TIMEOUT else 0.0
+        while True:
+            now = time.monotonic()
+            left = None if deadline is None else deadline + grace - now
+            if left is not None and left <= 0:
+                raise CallTimeoutError(method, self.timeout_s or 0.0)
+            slice_s = left
+            if self._while_waiting is not None:
+                slice_s = 1.0 if left is None else min(1.0, left)
+            if link.wait_readable(slice_s):
+                replies = link.receive()
+                if replies:
+                    return replies[0]
+            elif self._while_waiting is not None:
+                self._while_waiting(time.monotonic() - started)
+
+
+class Stream:
+    """The replies to one call with ``more``; an iterator over their parameters that ends with the last one.
+
+    To wait for several streams at once, ``select`` on them (they have a ``fileno``) and take what is there with
+    ``ready``.
+    """
+
+    def __init__(self, link: "_Link", method: str) -> None:
+        self._link = link
+        self._method = method
+        self._replies: list[Reply] = []
+        self._ended = False
+
+    def __enter__(self) -> "Stream":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the stream: the supervisor stops sending when the connection is closed."""
+        self._ended = True
+        self._link.close()
+
+    def fileno(self) -> int:
+        return self._link.fileno()
+
+    @property
+    def ended(self) -> bool:
+        """The last reply has been taken."""
+        return self._ended
+
+    def ready(self) -> list[dict[str, Any]]:
+        """Return the replies that are here, without waiting for others.
+
+        Raises:
+            ControlError: The supervisor ended the call with an error.
+            ConnectionLostError: The connection ended before the last reply.
+        """
+        if not self._ended and not self._replies:
+            try:
+                self._replies = self._link.receive()
+            except _LostError:
+                self.close()
+                raise ConnectionLostError(self._method) from None
+        taken: list[dict[str, Any]] = []
+        while self._replies:
+            if taken and self._replies[0].error is not None:
+                break
+            taken.append(self._take())
+        return taken
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        while not self._ended:
+            if not self._replies:
+                self._link.wait_readable(None)
+            yield from self.ready()
+
+    def _take(self) -> dict[str, Any]:
+        reply = self._replies.pop(0)
+        if not reply.continues:
+            self.close()
+        if reply.error is not None:
+            raise ControlError(reply.error, reply.parameters)
+        return reply.parameters
+
+
+class _Link:
+    """One connection: a non-blocking socket and the state of the protocol on it."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+        self._protocol = ClientConnection()
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def is_stale(self) -> bool:
+        """Has the server closed this idle connection? (It closes those that say nothing for long.)"""
+        return self.wait_readable(0)
+
+    def wait_readable(self, timeout_s: float | None) -> bool:
+        poller = select.poll()
+        poller.register(self._socket, select.POLLIN)
+        return bool(poller.poll(None if timeout_s is None else timeout_s * 1000))
+
+    def send(self, method: str, parameters: dict[str, Any], *, more: bool = False) -> None:
+        data = memoryview(self._protocol.send(method, parameters, more=more))
+        poller = select.poll()
+        poller.register(self._socket, select.POLLOUT)
+        while data:
+            try:
+                data = data[self._socket.send(data, socket.MSG_NOSIGNAL) :]
+            except BlockingIOError:
+                poller.poll()
+            except (BrokenPipeError, ConnectionResetError):
+                raise _LostError from None
+
+    def receive(self) -> list[Reply]:
+        """Return the replies that became whole with what can be read now; none when that is only part of one."""
+        try:
+            data = self._socket.recv(_CHUNK)
+        except BlockingIOError:
+            return []
+        except ConnectionResetError:
+            raise _LostError from None
+        if not data:
+            raise _LostError
+        return self._protocol.receive_data(data)
+
+
+def new_token() -> str:
+    """Return a text that no other call will ever carry: a random UUID (RFC 9562, version 4)."""
+    raw = bytearray(os.urandom(16))
+    raw[6] = raw[6] & 0x0F | 0x40
+    raw[8] = raw[8] & 0x3F | 0x80
+    text = raw.hex()
+    return "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
+
+
+__all__ = [
+    "CallTimeoutError",
+    "Client",
+    "ConnectionLostError",
+    "ControlError",
+    "ProtocolError",
+    "SocketDeniedError",
+    "Stream",
+    "UnreachableError",
+    "new_token",
+    "qualify",
+]

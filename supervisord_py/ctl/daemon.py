@@ -1,0 +1,233 @@
+"""The verbs about the supervisor itself: ping, version, idl, health, can, commands, daemon-reload, daemon-restart,
+shutdown.
+"""
+
+import sys
+import time
+from typing import Any
+
+import click
+
+from supervisord_py import __version__
+from supervisord_py.ctl.client import Client, ConnectionLostError
+from supervisord_py.ctl.options import Verb, complete_units
+from supervisord_py.ctl.render import clean
+from supervisord_py.ctl.session import Session
+from supervisord_py.errors import SupervisordError
+
+TAKEOVER_S = 30.0
+"""How long a new manager may take to be made, checked and put in place."""
+
+
+@click.command("ping", cls=Verb)
+@click.pass_obj
+def ping(session: Session) -> int:
+    """Exit 0 when the supervisor answers."""
+    reply = session.call("Ping")
+    if session.wants_json:
+        session.emit(reply)
+    else:
+        session.echo(reply["answer"])
+    return 0
+
+
+@click.command("version", cls=Verb)
+@click.pass_obj
+def version(session: Session) -> int:
+    """Print the versions of supctl, the manager and the keeper, and which supervisor this is."""
+    reply = {"ctl": __version__} | session.call("Version")
+    if session.wants_json:
+        session.emit(reply)
+        return 0
+    session.echo(
+        f"supctl    {reply['ctl']}",
+        f"manager   {reply['manager']} (pid {reply['pid']})",
+        f"keeper    {reply['keeper']} (pid {reply['keeper_pid']}, protocol {reply['protocol']})",
+        f"name      {reply['name']}",
+        f"instance  {reply['instance']}",
+        f"socket    {session.address.path}",
+    )
+    return 0
+
+
+@click.command("idl", cls=Verb)
+@click.argument("interface", required=False)
+@click.pass_obj
+def idl(session: Session, interface: str | None) -> int:
+    """Print the definition of the control interface, or of one INTERFACE of it."""
+    names = [interface] if interface else session.call("org.varlink.service.GetInfo")["interfaces"]
+    texts = {
+        name: session.call("org.varlink.service.GetInterfaceDescription", interface=name)["description"]
+        for name in names
+    }
+    if session.wants_json:
+        session.emit({"interfaces": texts})
+        return 0
+    for index, text in enumerate(texts.values()):
+        session.echo(*([""] if index else []), text.rstrip("\n"))
+    return 0
+
+
+@click.command("health", cls=Verb)
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing, only exit.")
+@click.pass_obj
+def health(session: Session, quiet: bool) -> int:
+    """Exit 0 when nothing is wrong; otherwise 1, and a line for each problem."""
+    reply = session.call("Health")
+    if session.wants_json:
+        session.emit(reply)
+    elif not quiet:
+        session.echo(*(["healthy"] if reply["healthy"] else map(clean, reply["problems"])))
+    return 0 if reply["healthy"] else 1
+
+
+@click.command("can", cls=Verb)
+@click.argument("verb")
+@click.argument("unit", required=False, shell_complete=complete_units)
+@click.option("--as", "subject", metavar="USER", help="Ask for this user instead of yourself.")
+@click.pass_obj
+def can(session: Session, verb: str, unit: str | None, subject: str | None) -> int:
+    """Say whether VERB on UNIT is permitted and by what; exit 0 when it is, 5 when it is not."""
+    parameters = {"verb": verb, "unit": unit, "user": subject}
+    reply = session.call("Can", **{key: value for key, value in parameters.items() if value is not None})
+    if session.wants_json:
+        session.emit(reply)
+    else:
+        session.echo(f"{'yes' if reply['allowed'] else 'no'}{': ' if reply['why'] else ''}{clean(reply['why'])}")
+    return 0 if reply["allowed"] else 5
+
+
+@click.command("commands", cls=Verb)
+@click.pass_obj
+def commands(session: Session) -> int:
+    """List the commands of the supervisor and which of them are permitted to you."""
+    reply = session.call("Commands")
+    if session.wants_json:
+        session.emit(reply)
+        return 0
+    allowed = set(reply["allowed"])
+    style = session.style
+    for command in reply["commands"]:
+        mark = style.paint("yes", "green") if command in allowed else style.paint("no ", "dim")
+        session.echo(f"{mark}  {command}")
+    return 0
+
+
+def _tell_durability(session: Session, reply: dict[str, Any]) -> None:
+    if reply.get("durable") is False and not session.options.plan:
+        session.note("warning: the journal cannot be written, this is not on disk: see supctl journal stats")
+
+
+@click.command("daemon-reload", cls=Verb, accepts=("reason", "plan"))
+@click.pass_obj
+def daemon_reload(session: Session) -> int:
+    """Read settings and unit files again: all are checked, new units are added and started, changed ones take their
+    new text when they start the next time. One bad file leaves the others as they are."""
+    options = session.options
+    reply = session.call("DaemonReload", plan=options.plan, reason=options.reason)
+    _tell_durability(session, reply)
+    if session.wants_json:
+        session.emit(reply | ({"plan": True} if options.plan else {}))
+        return 0
+    would = "would be " if options.plan else ""
+    for word in ("added", "changed", "removed"):
+        if reply[word]:
+            session.echo(f"{would}{word}: {' '.join(reply[word])}")
+    if not any(reply[word] for word in ("added", "changed", "removed")):
+        session.echo("nothing has changed")
+    if reply["changed"] and not options.plan:
+        session.echo(f"next: supctl restart {' '.join(reply['changed'])}")
+    if reply["problems"]:
+        sys.stdout.flush()
+        session.note(f"{len(reply['problems'])} problem{'s' if len(reply['problems']) != 1 else ''} in the files:")
+        sys.stderr.write("".join(f"  {clean(problem)}\n" for problem in reply["problems"]))
+    return 0
+
+
+@click.command("daemon-restart", cls=Verb, accepts=("reason", "no_wait"))
+@click.pass_obj
+def daemon_restart(session: Session) -> int:
+    """Put a new manager in the place of the present one; every process goes on."""
+    before = session.call("Version")["pid"]
+    session.expects_loss = True
+    try:
+        reply = session.call("DaemonRestart", reason=session.options.reason)
+    except ConnectionLostError:
+        # Being replaced is what was asked for; a manager with the same pid was never told.
+        if session.call("Version")["pid"] == before:
+            reply = session.call("DaemonRestart", reason=session.options.reason)
+        else:
+            reply = {"job": None, "durable": True}
+    _tell_durability(session, reply)
+    if session.options.no_wait:
+        now = before
+    else:
+        now = _await_other_manager(session, before)
+        if now == before:
+            return session.fail(ManagerStayedError(before))
+    if session.wants_json:
+        session.emit(reply | {"manager_pid": now})
+    elif session.options.no_wait:
+        session.echo(f"the manager (pid {before}) is being replaced")
+    else:
+        session.echo(f"a new manager has taken over (pid {now}, was {before})")
+    return 0
+
+
+class ManagerStayedError(SupervisordError):
+    """The manager that was to be replaced is still the one that answers."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(pid)
+        self.pid = pid
+
+    def __str__(self) -> str:
+        return (
+            f"the manager (pid {self.pid}) has not been replaced, the new one was not fit: "
+            "see supctl journal tail -e 'manager.*'"
+        )
+
+
+def _await_other_manager(session: Session, before: int) -> int:
+    """Return the pid of the manager that answers, as soon as it is another or when ``TAKEOVER_S`` is over."""
+    deadline = time.monotonic() + TAKEOVER_S
+    while (now := int(session.call("Version")["pid"])) == before and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return now
+
+
+@click.command("shutdown", cls=Verb, accepts=("reason", "no_wait"))
+@click.pass_obj
+def shutdown(session: Session) -> int:
+    """Stop every unit in order, then the supervisor; wait until it is gone."""
+    try:
+        reply = session.call("Shutdown", reason=session.options.reason)
+    except ConnectionLostError:
+        reply = _shutdown_again(session)
+    _tell_durability(session, reply)
+    if not session.options.no_wait:
+        try:
+            session.client.wait_until_gone()
+        except KeyboardInterrupt:
+            session.note("interrupted: the supervisor goes on stopping")
+            return 130
+    if session.wants_json:
+        session.emit(reply)
+    else:
+        session.echo("the supervisor is stopping" if session.options.no_wait else "the supervisor has stopped")
+    return 0
+
+
+def _shutdown_again(session: Session) -> dict[str, Any]:
+    """Ask once more after a lost connection; a supervisor that is gone meanwhile has done what was asked."""
+    from supervisord_py.ctl.client import ControlError, UnreachableError
+
+    with Client(session.address.path, timeout_s=session.options.timeout_s) as client:
+        try:
+            return client.call("Shutdown", reason=session.options.reason)
+        except (UnreachableError, ConnectionLostError):
+            return {"job": None, "durable": True}
+        except ControlError as error:
+            if error.name != "ShuttingDown":
+                raise
+            return {"job": None, "durable": True}

@@ -1,0 +1,325 @@
+"""``status``, ``list`` and the ``is-*`` questions: what runs, and what is wrong."""
+
+import time
+from collections.abc import Sequence
+
+import click
+
+from supervisord_py.ctl.client import ControlError
+from supervisord_py.ctl.options import Verb, later_option, units_argument
+from supervisord_py.ctl.render import (
+    STATE_COLOURS,
+    Cell,
+    Style,
+    clean,
+    format_ago,
+    format_bytes,
+    format_cpu,
+    format_moment,
+    table,
+    text_width,
+)
+from supervisord_py.ctl.replies import (
+    NEVER_LOADED,
+    RUNNING_STATES,
+    UnitReply,
+    by_trouble,
+    exit_text,
+    explain_exit,
+    is_problem,
+    state_text,
+    status_document,
+    units_from_wire,
+)
+from supervisord_py.ctl.session import Session
+
+NO_SUCH_UNIT = 4
+NOT_RUNNING = 3
+
+
+class Found:
+    """What came of looking units up: those that are there, and the first name that is not."""
+
+    __slots__ = ("missing", "units")
+
+    def __init__(self) -> None:
+        self.units: list[UnitReply] = []
+        self.missing: ControlError | None = None
+
+
+def look_up(session: Session, patterns: Sequence[str], *, failed: bool = False, lines: int | None = None) -> Found:
+    """Fetch units. One name that does not exist does not hide the others.
+
+    Args:
+        session: Where to ask.
+        patterns: Names, @groups, template@ and globs; none stands for all units.
+        failed: Only those with a problem.
+        lines: So many last lines of output with each; None asks for none and needs less permission.
+
+    Raises:
+        ControlError: Anything but ``NoSuchUnit``.
+    """
+
+    def fetch(wanted: Sequence[str]) -> list[UnitReply]:
+        if lines is not None:
+            units = units_from_wire(session.call("Status", units=list(wanted), lines=lines))
+            return [unit for unit in units if is_problem(unit)] if failed else units
+        return units_from_wire(session.call("List", units=list(wanted), failed=failed))
+
+    found = Found()
+    try:
+        found.units = fetch(patterns)
+        return found
+    except ControlError as error:
+        if error.name != "NoSuchUnit":
+            raise
+        found.missing = error
+    seen: dict[str, UnitReply] = {}
+    for pattern in patterns if len(patterns) > 1 else ():
+        try:
+            seen |= {unit["name"]: unit for unit in fetch([pattern])}
+        except ControlError as error:
+            if error.name != "NoSuchUnit":
+                raise
+    found.units = list(seen.values())
+    return found
+
+
+def is_plain_name(pattern: str) -> bool:
+    """Does it name one unit (rather than a @group, all of a template@, or a glob)?"""
+    return not (pattern.startswith("@") or pattern.endswith("@") or any(char in pattern for char in "*?["))
+
+
+def status_code(found: Found) -> int:
+    """Return the exit code of ``status UNIT...``: 4 beats 3."""
+    if found.missing is not None or any(unit["load_state"] == "not-found" for unit in found.units):
+        return NO_SUCH_UNIT
+    return 0 if all(unit["active_state"] in RUNNING_STATES for unit in found.units) else NOT_RUNNING
+
+
+@click.command("status", cls=Verb, short_help="what runs, and what is wrong")
+@units_argument(required=False)
+@click.option("--failed", is_flag=True, help="Only units with a problem.")
+@click.option(
+    "-n", "--lines", type=click.IntRange(min=0), default=10, show_default=True, help="Lines of output to show."
+)
+@click.pass_obj
+def status(session: Session, units: tuple[str, ...], failed: bool, lines: int) -> int:
+    """Show all units, those with a problem first; one unit in detail with its last output.
+
+    Exits 0 when every named unit is active or reloading, 3 when one is not, 4 when one does not exist.
+    """
+    in_detail = len(units) == 1 and is_plain_name(units[0])
+    found = look_up(session, units, failed=failed, lines=lines if in_detail and not session.wants_json else None)
+    documents = [status_document(unit) for unit in found.units]
+    if found.missing is not None:
+        if not session.wants_json and found.units:
+            session.echo(*overview(session.style, found.units, time.time()))
+        return session.fail(found.missing, **({"units": documents} if documents else {}))
+    if session.wants_json:
+        session.emit({"units": documents})
+    elif in_detail and len(found.units) == 1:
+        session.echo(*detail(session.style, found.units[0], time.time()))
+    elif found.units:
+        session.echo(*overview(session.style, found.units, time.time()))
+        if not units:
+            session.echo("", summary(session.style, found.units))
+    else:
+        session.echo("nothing is wrong" if failed else "no units: put unit files where supervisord-py looks for them")
+    return status_code(found) if units else 0
+
+
+def overview(style: Style, units: Sequence[UnitReply], now_s: float) -> list[str]:
+    """Lay out units as a table, problems first; where the reasons do not fit beside the rest they stand below."""
+
+    def row(unit: UnitReply) -> list[Cell | str]:
+        is_up = unit["pid"] is not None or unit["active_state"] in RUNNING_STATES
+        name = f"{_glyph(style, unit)} {unit['name']}"
+        return [
+            Cell(name, "bold") if is_problem(unit) else name,
+            Cell(state_text(unit), _colour(unit)),
+            str(unit["pid"] or ""),
+            format_ago(unit["since"], now_s) if is_up else "",
+            str(unit["restarts"] or ""),
+            format_bytes(unit["memory_bytes"]),
+            format_cpu(unit["cpu_ns"]),
+            exit_text(unit["exit"], unit["result"]),
+            Cell(unit["why"] or unit["status_text"] or "", *(() if unit["why"] else ("dim",))),
+        ]
+
+    ordered = sorted(units, key=by_trouble)
+    rows = [row(unit) for unit in ordered]
+    headings = ("UNIT", "STATE", "PID", "UPTIME", "RESTARTS", "MEM", "CPU", "LAST", "WHY")
+    right = "PID RESTARTS MEM CPU"
+    whole = table(Style(), headings, rows, right=right)
+    if style.width is None or all(text_width(line) <= style.width for line in whole):
+        return table(style, headings, rows, right=right)
+    lines = table(style, headings[:-1], [cells[:-1] for cells in rows], right=right)
+    below = [lines[0]]
+    for unit, line in zip(ordered, lines[1:], strict=True):
+        below.append(line)
+        if unit["why"]:
+            below.append(f"  {style.glyph('because')}{clean(unit['why'])}")
+    return below
+
+
+_GLYPHED = ("active", "reloading", "activating", "deactivating", "queued", "inactive", "failed", "quarantined")
+
+
+def _glyph(style: Style, unit: UnitReply) -> str:
+    broken = unit["load_state"] in NEVER_LOADED or unit["active_state"] not in _GLYPHED
+    return style.glyph("failed" if broken else unit["active_state"])
+
+
+def _colour(unit: UnitReply) -> str:
+    if is_problem(unit) and unit["active_state"] in ("inactive", "activating"):
+        return "yellow" if unit["active_state"] == "activating" else "red"
+    return STATE_COLOURS.get(unit["active_state"], "red")
+
+
+def summary(style: Style, units: Sequence[UnitReply]) -> str:
+    """Return the last line under all units: how many are in which state, and where to go on."""
+    counts: dict[str, int] = {}
+    for unit in units:
+        word = unit["load_state"] if unit["load_state"] in NEVER_LOADED else unit["active_state"]
+        counts[word] = counts.get(word, 0) + 1
+    parts = ", ".join(f"{counts[word]} {word}" for word in sorted(counts))
+    problems = sorted((unit for unit in units if is_problem(unit)), key=by_trouble)
+    line = f"{len(units)} unit{'s' if len(units) != 1 else ''}: {parts}"
+    return f"{line}; next: supctl why {problems[0]['name']}" if problems else style.paint(line, "dim")
+
+
+def detail(style: Style, unit: UnitReply, now_s: float) -> list[str]:
+    """Lay out one unit: state, cause, place, use, and its last output."""
+    state = unit["active_state"]
+    title = f"{style.paint(_glyph(style, unit), _colour(unit))} {style.paint(unit['name'], 'bold')}"
+    if unit["description"]:
+        title += f" - {clean(unit['description'])}"
+    since = unit["since"]
+    active = style.paint(f"{state} ({unit['sub_state']})", _colour(unit))
+    if unit["result"] != "success":
+        active += f" (result: {unit['result']})"
+    if since is not None:
+        active += f" since {format_moment(since)}; {format_ago(since, now_s)} ago"
+    loaded = unit["load_state"]
+    if unit["path"]:
+        loaded += f" ({unit['path']}; {'enabled' if unit['enabled'] else 'disabled'})"
+    ended = unit["exit"]
+    failures = unit["failures"]
+    counted = f"{unit['restarts']}" + (
+        f", {failures} failure{'s' if failures != 1 else ''} counted" if failures else ""
+    )
+    rows: list[tuple[str, str]] = [
+        ("Loaded", loaded),
+        ("Active", active),
+        ("Why", clean(unit["why"] or "")),
+        ("Pid", str(unit["pid"] or "")),
+        ("Command", clean(unit.get("exec") or "")),
+        ("Status", f'"{clean(unit["status_text"])}"' if unit["status_text"] else ""),
+        ("Last exit", explain_exit(ended) if ended is not None else ""),
+        ("Restarts", counted if unit["restarts"] or failures else ""),
+        ("Memory", format_bytes(unit["memory_bytes"])),
+        ("CPU", format_cpu(unit["cpu_ns"])),
+        ("Tasks", "" if unit["tasks"] is None else str(unit["tasks"])),
+        ("Groups", " ".join(f"@{group}" for group in unit.get("groups") or ())),
+        ("Invocation", unit["invocation"] or ""),
+    ]
+    lines = [title, *(f"{name:>11}: {text}" for name, text in rows if text)]
+    output = unit.get("lines")
+    if output:
+        lines += ["", *(clean(line) for line in output)]
+    if is_problem(unit):
+        lines += ["", f"next: supctl why {unit['name']}"]
+    return lines
+
+
+@click.command("list", cls=Verb, short_help="all units, a line each")
+@units_argument(required=False)
+@click.option("--failed", is_flag=True, help="Only units with a problem.")
+@later_option("--timers", "--sockets", flag=True)
+@click.pass_obj
+def list_units(session: Session, units: tuple[str, ...], failed: bool) -> int:
+    """List units by name with their load state and what they are."""
+    found = look_up(session, units, failed=failed)
+    documents = [status_document(unit) for unit in found.units]
+    if not session.wants_json:
+        rows = [
+            [
+                unit["name"],
+                Cell(unit["load_state"], *(("red",) if unit["load_state"] in NEVER_LOADED else ())),
+                Cell(unit["active_state"], _colour(unit)),
+                unit["sub_state"],
+                "enabled" if unit["enabled"] else "disabled",
+                unit["description"],
+            ]
+            for unit in sorted(found.units, key=lambda unit: unit["name"])
+        ]
+        session.echo(*table(session.style, ("UNIT", "LOAD", "ACTIVE", "SUB", "ENABLED", "DESCRIPTION"), rows))
+    if found.missing is not None:
+        return session.fail(found.missing, **({"units": documents} if documents else {}))
+    if session.wants_json:
+        session.emit({"units": documents})
+    return 0
+
+
+def _ask(session: Session, units: tuple[str, ...], quiet: bool, answers: "list[tuple[UnitReply, str, bool]]") -> None:
+    if session.wants_json:
+        session.emit({"units": [{"name": unit["name"], "answer": word, "is": yes} for unit, word, yes in answers]})
+    elif not quiet:
+        session.echo(*(word for _, word, _ in answers))
+
+
+_QUIET = click.option("-q", "--quiet", is_flag=True, help="Print nothing, only exit.")
+
+
+@click.command("is-active", cls=Verb, short_help="exit 0 when every unit is active")
+@units_argument(required=True)
+@_QUIET
+@click.pass_obj
+def is_active(session: Session, units: tuple[str, ...], quiet: bool) -> int:
+    """Print the state of units; exit 0 when all are active or reloading, 3 when one is not, 4 when one does not
+    exist.
+    """
+    found = look_up(session, units)
+    if found.missing is not None:
+        return session.fail(found.missing)
+    answers = [(unit, unit["active_state"], unit["active_state"] in RUNNING_STATES) for unit in found.units]
+    _ask(session, units, quiet, answers)
+    return status_code(found)
+
+
+@click.command("is-failed", cls=Verb, short_help="exit 0 when a unit has failed")
+@units_argument(required=False)
+@_QUIET
+@click.pass_obj
+def is_failed(session: Session, units: tuple[str, ...], quiet: bool) -> int:
+    """Print the state of units; exit 0 when at least one is failed or quarantined, 1 when none is, 4 when one does
+    not exist.
+    """
+    found = look_up(session, units)
+    if found.missing is not None:
+        return session.fail(found.missing)
+    bad = ("failed", "quarantined")
+    answers = [(unit, unit["active_state"], unit["active_state"] in bad) for unit in found.units]
+    _ask(session, units, quiet, answers)
+    return 0 if any(yes for _, _, yes in answers) else 1
+
+
+@click.command("is-enabled", cls=Verb, short_help="exit 0 when every unit starts with the supervisor")
+@units_argument(required=True)
+@_QUIET
+@click.pass_obj
+def is_enabled(session: Session, units: tuple[str, ...], quiet: bool) -> int:
+    """Print enabled or disabled; exit 0 when all are enabled, 1 when one is not, 4 when one does not exist."""
+    found = look_up(session, units)
+    if found.missing is not None or any(unit["load_state"] == "not-found" for unit in found.units):
+        return session.fail(found.missing) if found.missing is not None else NO_SUCH_UNIT
+    answers = [(unit, _enabled_word(unit), _enabled_word(unit) == "enabled") for unit in found.units]
+    _ask(session, units, quiet, answers)
+    return 0 if all(yes for _, _, yes in answers) else 1
+
+
+def _enabled_word(unit: UnitReply) -> str:
+    if unit["load_state"] in NEVER_LOADED:
+        return unit["load_state"]
+    return "enabled" if unit["enabled"] else "disabled"

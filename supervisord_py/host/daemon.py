@@ -1,0 +1,516 @@
+"""The manager: puts everything together, restores what the last one knew, and serves until the keeper says otherwise.
+
+Started by the keeper (``python -m supervisord_py.host.daemon``) with its end of the custody socket under the
+descriptor that ``SUPERVISORD_PY_KEEPER_FD`` names. A manager that is the first of its supervisor reads files and
+counters; one that follows another takes state, files, settings and unwritten journal lines out of the keeper's
+custody and changes nothing.
+"""
+
+import asyncio
+import contextlib
+import faulthandler
+import gc
+import os
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from supervisord_py import __version__
+from supervisord_py.core.actions import Refusal, Reply
+from supervisord_py.core.events import CommandRequested, Origin, ShutdownForced, ShutdownRequested, UnitsLoaded
+from supervisord_py.core.manager import Manager
+from supervisord_py.core.view import is_over, unit_status
+from supervisord_py.host.accounts import Accounts
+from supervisord_py.host.cgroups import UnitGroups, find_place
+from supervisord_py.host.clock import Clock
+from supervisord_py.host.console import Console
+from supervisord_py.host.control_interfaces import build_control_server
+from supervisord_py.host.driver import Driver
+from supervisord_py.host.execution import SpawnRuntime, passed_environment
+from supervisord_py.host.facade import (
+    Followed,
+    JournalStats,
+    Peer,
+    RecordFilter,
+    ReloadReport,
+    Submission,
+    Usage,
+    Verification,
+)
+from supervisord_py.host.hands import ManagerHands
+from supervisord_py.host.journal_file import LOSS_KEY, Journal
+from supervisord_py.host.journal_recovery import Recovery
+from supervisord_py.host.keeper_client import KeeperClient, Welcome
+from supervisord_py.host.live import describe_process
+from supervisord_py.host.output import OutputCollector, OutputTrouble
+from supervisord_py.host.snapshot_file import boot_id, read_snapshot, write_snapshot
+from supervisord_py.host.sources import SOURCES_KEY, Sources, places_of, read_sources
+from supervisord_py.host.usage import sample
+from supervisord_py.keeper.protocol import KEEPER_FD
+from supervisord_py.model.records import Record
+from supervisord_py.model.settings import Settings
+from supervisord_py.model.states import JobMode, Severity
+from supervisord_py.model.unit import Unit
+from supervisord_py.model.unitset import LoadResult
+from supervisord_py.store.redact import redact_text
+
+ORIGIN_SIGNAL = Origin(uid=os.getuid(), gid=os.getgid(), user="a signal to the supervisor")
+FLUSH_TIMEOUT_S = 5.0
+STOPPED_KEY = "host/stopped"
+"""Set when ``daemon.stopped`` is told, for a manager that has to finish the end of another."""
+
+SHUTDOWN_TIMEOUT_NS = 100 * 365 * 86_400 * 1_000_000_000
+"""What ``shutdown-timeout-sec = "infinity"`` means to the core: a century."""
+
+
+class Daemon:
+    """One manager. Implements ``host.facade.Supervisor``."""
+
+    def __init__(self, keeper: KeeperClient, welcome: Welcome) -> None:
+        self._keeper = keeper
+        self._config: Mapping[str, Any] = welcome.config
+        self._loop = asyncio.get_running_loop()
+        self._changed: asyncio.Future[None] = self._loop.create_future()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._storing = asyncio.Lock()
+        self._is_stopping = False
+        self._has_told_the_end = STOPPED_KEY in welcome.state
+        self._instance = welcome.instance
+        is_first = SOURCES_KEY not in welcome.state
+        places = places_of(welcome.config, os.environ, os.getuid(), os.path.expanduser("~"))
+        self._places = places
+        self._sources = read_sources(welcome.config, places) if is_first else Sources.unpack(welcome.state[SOURCES_KEY])
+        self._settings, self._loaded = self._sources.build()
+        gid: int | None = welcome.config["socket_gid"]
+        self._journal = Journal(
+            places.journal, self._settings.journal, boot_id=boot_id(), loop=self._loop, group_id=gid
+        )
+        recovery = self._journal.open(welcome.lines, welcome.state.get(LOSS_KEY))
+        self._manager = self._first_manager() if is_first else self._next_manager(welcome)
+        self._groups = UnitGroups(find_place(), welcome.config["name"], welcome.instance)
+        if is_first:
+            # What a killed supervisor of this name left, as far as nothing lives in it.
+            self._groups.sweep()
+        self._output = OutputCollector(self._loop, places.log, gid=gid, on_trouble=self._output_trouble)
+        self._hands = ManagerHands(
+            runtime=SpawnRuntime(
+                control_socket=str(places.socket),
+                accounts=Accounts(),
+                groups=self._groups,
+                passed=passed_environment(self._passed_names(), os.environ),
+            ),
+            output=self._output,
+            unit_of=self._unit_of,
+            ask=lambda request: self._driver.ask(request),
+        )
+        self._hands.restore((process.id, process.unit, process.pid) for process in welcome.processes)
+        self._driver = Driver(
+            self._manager,
+            keeper,
+            self._journal,
+            self._hands,
+            clock=Clock(),
+            on_exit=self._exit,
+            on_batch=self._batch_done,
+        )
+        self._server = build_control_server(
+            welcome.listeners["control"], self, whose=keeper.whose, own_uid=os.getuid(), on_bug=self._tell_bug
+        )
+        self._journal.attach(self._driver.note)
+        self._journal.on_rotated.append(lambda: self._spawn_task(self._store_snapshot()))
+        started = self._start_record(is_first, recovery, welcome)
+        if is_first and (lost := self._config.get("lost")) is not None:
+            fields = {
+                "keeper_pid": lost["pid"],
+                "keeper_instance": f"{lost['instance']:05x}",
+                "processes": lost["processes"],
+            }
+            self._driver.note([Record("keeper.lost", Severity.ERROR, fields=fields)])
+        if is_first:
+            # All in one commit: whoever follows a manager that got no further is the first one too.
+            self._load_units(started)
+        else:
+            self._driver.note([started])
+        running = {process.unit for process in welcome.processes} | {orphan.unit for orphan in welcome.orphans}
+        self._idle_outputs = [unit for unit in welcome.outputs if unit not in running]
+        self._stopping = welcome.stopping
+
+    async def serve(self) -> None:
+        """Take facts, orders and connections, until the keeper is gone or the supervisor has ended."""
+        self._keeper.start(
+            on_facts=self._driver.facts,
+            on_output=self._hands.output_came,
+            on_order=self._order,
+            on_lost=self._keeper_lost,
+        )
+        for unit in self._idle_outputs:
+            self._hands.release(unit)
+        if self._stopping is not None:
+            self._order(self._stopping)
+        if is_over(self._manager):
+            # Decided, but the manager that decided it did not live to ask for it.
+            self._exit(0)
+        wanted = RecordFilter() if self._config["events"] == "all" else RecordFilter(severity="warning")
+        self._spawn_task(Console(1, colour=self._config["colour"]).show(self.journal_follow(wanted, 0)))
+        self._server.start()
+        gc.collect()
+        gc.freeze()
+        await asyncio.Event().wait()
+
+    async def close(self) -> None:
+        """Let go of connections, files and threads and decide nothing: what is left is what a killed manager leaves."""
+        await self._server.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._journal.close()
+        await self._output.close()
+        self._groups.close(remove=False)
+
+    # What the control interfaces see (host.facade.Supervisor)
+
+    @property
+    def manager(self) -> Manager:
+        return self._manager
+
+    @property
+    def settings(self) -> Settings:
+        return self._settings
+
+    @property
+    def loaded(self) -> LoadResult:
+        return self._loaded
+
+    @property
+    def versions(self) -> Mapping[str, Any]:
+        return {
+            "manager": __version__,
+            "keeper": self._keeper.version,
+            "protocol": self._keeper.protocol,
+            "name": self._config["name"],
+            "pid": os.getpid(),
+            "keeper_pid": self._keeper.pid,
+            "instance": f"{self._instance:05x}",
+        }
+
+    async def command(
+        self,
+        verb: str,
+        units: Sequence[str],
+        peer: Peer,
+        *,
+        reason: str = "",
+        mode: JobMode = JobMode.REPLACE,
+        wait: bool = True,
+        plan: bool = False,
+        token: str = "",
+        arguments: Mapping[str, Any] | None = None,
+    ) -> Submission:
+        record = None if plan else command_record(verb, units, peer, reason)
+        if record is not None and self._journal.refusing:
+            refusal = Refusal(
+                "Busy", f"the journal cannot be written (when-full = refuse-commands): {self._journal.degraded}"
+            )
+            seq = self._driver.note([with_fields(record, result="Busy")])
+            return Submission(Reply(0, refusal=refusal), durable=False, seq=seq)
+        answer = await self._driver.request(
+            CommandRequested(
+                request_id=0,
+                verb=verb,
+                units=tuple(units),
+                origin=peer.origin(),
+                reason=reason,
+                mode=mode,
+                wait=wait,
+                plan=plan,
+                token=token,
+                arguments=dict(arguments or {}),
+            ),
+            record,
+        )
+        return Submission(answer.reply, answer.durable, answer.seq)
+
+    async def note(self, record: Record, *, durable: bool = False) -> int | None:
+        seq = self._driver.note([record])
+        if durable and seq is not None:
+            await self._journal.wait_durable(seq)
+        return seq
+
+    async def usage(self, units: Sequence[str]) -> dict[str, Usage]:
+        return sample(await self._keeper.trees(list(units)))
+
+    async def live(self, unit: str) -> dict[str, Any]:
+        pid = unit_status(self._manager, unit).pid
+        return {} if pid is None else await asyncio.to_thread(describe_process, pid)
+
+    async def changed(self) -> None:
+        await asyncio.shield(self._changed)
+
+    def last_lines(self, unit: str, lines: int, *, previous: bool = False, invocation: str | None = None) -> list[str]:
+        return self._output.last_lines(unit, lines, previous=previous, invocation=invocation)
+
+    def follow_output(self, units: Sequence[str]) -> AsyncIterator[tuple[str, str]]:
+        return self._output.follow(units)
+
+    async def journal_query(self, query: RecordFilter, last: int | None) -> list[dict[str, Any]]:
+        return await self._journal.query(query, last)
+
+    def journal_follow(self, query: RecordFilter, last: int | None) -> AsyncIterator[Followed]:
+        return self._journal.follow(query, last)
+
+    async def journal_verify(self) -> Verification:
+        return await self._journal.verify()
+
+    async def journal_stats(self) -> JournalStats:
+        return await self._journal.stats()
+
+    async def reload(self, peer: Peer, *, reason: str = "", plan: bool = False) -> ReloadReport:
+        sources = await asyncio.to_thread(read_sources, self._config, self._places)
+        settings, loaded = sources.build()
+        problems = tuple(
+            problem.headline() for problem in (*sources.problems, *loaded.problems) if problem.severity == "error"
+        )
+        before, after = self._loaded.unit_set.units, loaded.unit_set.units
+        report = ReloadReport(
+            added=tuple(name for name in after if name not in before),
+            changed=tuple(name for name in after if name in before and not same_text(before[name], after[name])),
+            # One whose file is there and cannot be used is not removed: it is among the problems.
+            removed=tuple(name for name in before if name not in after and name not in loaded.unit_set.bad),
+            problems=problems,
+            durable=False,
+        )
+        if plan:
+            return report
+        seq = self._driver.note([with_fields(command_record("daemon-reload", (), peer, reason), result="done")])
+        if sources.problems:
+            # Settings that cannot be read change nothing: the units of this load are used, the settings stay.
+            sources = msgspec.structs.replace(sources, settings=self._sources.settings)
+            settings, loaded = sources.build()
+        self._use(settings, loaded, sources)
+        self._load_units(cause=seq)
+        durable = await self._journal.wait_durable(self._journal.next_seq - 1)
+        return msgspec.structs.replace(report, durable=durable)
+
+    async def restart_manager(self, peer: Peer, *, reason: str = "") -> bool:
+        record = with_fields(command_record("daemon-restart", (), peer, reason), result="queued")
+        durable = await self._note_durably(record)
+        self._driver.ask({"do": "restart-manager"})
+        return durable
+
+    async def shutdown(self, peer: Peer, *, reason: str = "") -> bool:
+        record = with_fields(command_record("shutdown", (), peer, reason), result="queued")
+        seq = self._driver.note([record])
+        durable = seq is not None and await self._journal.wait_durable(seq)
+        self._shut_down(peer.origin(), reason, seq)
+        return durable
+
+    def health_problems(self) -> list[str]:
+        problems = self._output.problems()
+        if self._journal.degraded is not None:
+            problems.append(self._journal.degraded)
+        return problems
+
+    # Inside
+
+    def _first_manager(self) -> Manager:
+        manager = Manager(int.from_bytes(os.urandom(8)))
+        snapshot = read_snapshot(self._places.snapshot)
+        if snapshot is not None:
+            manager.restore_counters(snapshot.state)
+        return manager
+
+    def _next_manager(self, welcome: Welcome) -> Manager:
+        state = {key: text for key, text in welcome.state.items() if not key.startswith("host/")}
+        return Manager.restore(state, self._loaded.unit_set)
+
+    def _start_record(self, is_first: bool, recovery: Recovery, welcome: Welcome) -> Record:
+        fields: dict[str, Any] = {
+            "name": self._config["name"],
+            "version": __version__,
+            "keeper_pid": self._keeper.pid,
+            "manager_pid": os.getpid(),
+            "instance": f"{self._instance:05x}",
+        }
+        if recovery.problem:
+            fields["journal"] = recovery.problem
+        if is_first:
+            fields |= {"units": len(self._loaded.unit_set.units), "bad": len(self._loaded.unit_set.bad)}
+            return Record("daemon.started", fields=fields)
+        fields |= {
+            "managers": welcome.managers,
+            "processes": len(welcome.processes),
+            "lines_recovered": len(welcome.lines),
+        }
+        return Record("manager.restarted", Severity.WARNING, fields=fields)
+
+    def _use(self, settings: Settings, loaded: LoadResult, sources: Sources) -> None:
+        """Take over what a reload read; the core gets its part as an event."""
+        self._settings, self._loaded, self._sources = settings, loaded, sources
+        self._journal.apply(settings.journal)
+        self._hands.use_environment(passed_environment(self._passed_names(), os.environ))
+        for unit in self._output.attached:
+            self._output.set_policy(unit, self._hands.policy_of(unit))
+
+    def _load_units(self, *records: Record, cause: int | None = None) -> None:
+        """Give the core what was read; the sources are the manager's state from the moment that it is decided."""
+        self._driver.submit(
+            UnitsLoaded(self._loaded.unit_set, start_enabled=True, cause=cause),
+            records=records,
+            keep={SOURCES_KEY: self._sources.pack()},
+        )
+
+    def _passed_names(self) -> Sequence[str] | str:
+        wanted = self._settings.supervisor.pass_environment
+        return wanted if wanted == "all" else (*wanted, *self._config["pass_environment"])
+
+    def _unit_of(self, name: str) -> Unit | None:
+        return self._manager.ledger.unit(name)
+
+    def _order(self, order: str) -> None:
+        """A signal came to the keeper."""
+        match order:
+            case "stop":
+                self._shut_down(ORIGIN_SIGNAL, "", None)
+            case "kill":
+                self._driver.submit(ShutdownForced())
+            case "reload":
+                self._spawn_task(self._reload_by_signal())
+            case "reopen":
+                self._output.reopen()
+            case _:
+                raise AssertionError(f"internal error: unknown order {order}")
+
+    async def _reload_by_signal(self) -> None:
+        await self.reload(Peer(uid=os.getuid(), gid=os.getgid(), pid=self._keeper.pid, user=ORIGIN_SIGNAL.user))
+
+    def _shut_down(self, origin: Origin, reason: str, cause: int | None) -> None:
+        if not self._is_stopping:
+            self._is_stopping = True
+            timeout_ns = self._settings.supervisor.shutdown_timeout_ns
+            self._driver.submit(
+                ShutdownRequested(SHUTDOWN_TIMEOUT_NS if timeout_ns is None else timeout_ns, origin, reason, cause)
+            )
+
+    def _exit(self, code: int) -> None:
+        self._spawn_task(self._finish(code))
+
+    async def _finish(self, code: int) -> None:
+        """Everything has stopped: write the last words, then let the keeper end us."""
+        try:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._hands.settle(), FLUSH_TIMEOUT_S)
+            if not self._has_told_the_end:
+                self._has_told_the_end = True
+                self._driver.note([Record("daemon.stopped", fields={"code": code})], keep={STOPPED_KEY: "true"})
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._store_snapshot(), FLUSH_TIMEOUT_S)
+            await self._journal.close()
+            await self._output.close()
+            self._groups.close(remove=True)
+        finally:
+            # Whatever fails on the way: nobody else will ask for the end.
+            self._driver.ask({"do": "exit", "code": code})
+
+    async def _store_snapshot(self) -> None:
+        """Write the state to disk, in a thread: a disk that hangs must not hang the decisions."""
+        async with self._storing:
+            state, gid = self._manager.snapshot(), self._config["socket_gid"]
+            await asyncio.to_thread(write_snapshot, self._places.snapshot, state, gid)
+
+    def _batch_done(self) -> None:
+        if not self._changed.done():
+            self._changed.set_result(None)
+        self._changed = self._loop.create_future()
+
+    def _output_trouble(self, trouble: OutputTrouble) -> None:
+        self._driver.note(
+            [
+                Record(
+                    "unit.limit",
+                    Severity.WARNING,
+                    unit=trouble.unit,
+                    fields={"limit": "output", "problem": trouble.problem, "dropped_bytes": trouble.dropped_bytes},
+                )
+            ]
+        )
+
+    def _tell_bug(self, where: str, error: Exception) -> None:
+        """A method of the control interface failed: the call has ended with it, decisions are not touched."""
+        print(f"manager: internal error in {where}:", file=sys.stderr)
+        traceback.print_exception(error)
+        message = f"internal error in {where}: {error!r}"[:500]
+        self._driver.note([Record("unit.error", Severity.ERROR, fields={"message": message})])
+
+    def _keeper_lost(self) -> None:
+        """The keeper is dead, or wants us to be: what it has of us is all there is, so end at once."""
+        os._exit(0)
+
+    async def _note_durably(self, record: Record) -> bool:
+        seq = self._driver.note([record])
+        return seq is not None and await self._journal.wait_durable(seq)
+
+    def _spawn_task(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        task = self._loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def command_record(verb: str, units: Sequence[str], peer: Peer, reason: str) -> Record:
+    """The ``command`` record of an accepted command; the driver adds what became of it."""
+    return Record(
+        "command",
+        fields={
+            "verb": verb,
+            "units": list(units),
+            "uid": peer.uid,
+            "gid": peer.gid,
+            "pid": peer.pid,
+            "login_uid": peer.login_uid,
+            "peer_command": redact_text(peer.command),
+            "peer_unit": peer.unit,
+            "reason": reason or None,
+            "result": None,
+            "duration_ms": 0,
+        },
+    )
+
+
+def with_fields(record: Record, **fields: Any) -> Record:
+    return msgspec.structs.replace(record, fields={**record.fields, **fields})
+
+
+def same_text(one: Unit, other: Unit) -> bool:
+    """Whether two loads of a unit mean the same, wherever they were read from."""
+    return msgspec.structs.replace(one, source=other.source) == other
+
+
+async def _main() -> None:
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(_stop_on_bug)
+    keeper = KeeperClient(socket.socket(fileno=int(os.environ.pop(KEEPER_FD))), loop)
+    welcome = await keeper.hello()
+    await Daemon(keeper, welcome).serve()
+
+
+def _stop_on_bug(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """A callback failed: that is a bug of ours. The keeper holds everything; a fresh manager goes on from the last
+    commit."""
+    loop.default_exception_handler(context)
+    sys.stderr.flush()
+    os._exit(70)
+
+
+def main() -> None:
+    """Run the manager; returns never."""
+    faulthandler.enable()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    asyncio.run(_main())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,230 @@
+"""From the core's ``SpawnProcess`` and the unit's text to the keeper's spawn request: who, where, with what
+environment, under which limits.
+
+Everything that can be known before the fork is decided here, so that the child has nothing to look up; what fails
+here fails the spawn with the step and the exit code that systemd has for it, before anything is made.
+
+Environment, later ones win: ``PATH LANG HOME USER LOGNAME SHELL`` of the user the process runs as; what
+``pass-environment`` lets through; the unit's own; then what the supervisor says (``INVOCATION_ID``, ``MAINPID``,
+...), which a unit cannot forge. (In systemd a unit's ``Environment=`` wins over those too; a process that lies to
+itself about its own invocation helps nobody.) A variable ``$NAME`` of a command is expanded from exactly that.
+
+A privileged command (``+``) runs as the supervisor, without limits. Source: systemd src/core/execute.c,
+build_environment, exec_child; systemd.exec(5), "Environment variables in spawned processes".
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from msgspec import Struct
+
+from supervisord_py.core.actions import SpawnProcess
+from supervisord_py.core.events import SpawnFailed
+from supervisord_py.host.accounts import Account, Accounts, NoAccount
+from supervisord_py.host.cgroups import UnitGroups
+from supervisord_py.host.limits import INFINITY, RLIMIT_NUMBERS
+from supervisord_py.model.command import expand_words
+from supervisord_py.model.states import NotifyAccess, ServiceType
+from supervisord_py.model.unit import ExecContext, Limit, Service, Unit
+
+EXIT_CHDIR = 200
+EXIT_EXEC = 203
+EXIT_LIMITS = 205
+
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+DEFAULT_LANG = "C.UTF-8"
+DEFAULT_LIMITS: dict[str, Limit] = {"nofile": Limit(1024, 524288)}
+"""Limits of a unit that does not write them; clamped to what is allowed, never a reason to fail."""
+
+NOTIFYING = frozenset({ServiceType.NOTIFY, ServiceType.NOTIFY_RELOAD})
+
+
+class SpawnRuntime(Struct, frozen=True):
+    """What all spawns of one manager have in common.
+
+    ``passed`` holds the variables of the supervisor's own environment that ``pass-environment`` lets through.
+    """
+
+    control_socket: str
+    accounts: Accounts
+    groups: UnitGroups | None = None
+    bus: str | None = None
+    passed: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def is_user_instance(self) -> bool:
+        return self.accounts.own.uid != 0
+
+
+class _Refused(Exception):
+    """Preparing has failed; becomes the ``SpawnFailed`` of the request."""
+
+    def __init__(self, step: str, code: int, errno: int, detail: str) -> None:
+        super().__init__(detail)
+        self.step = step
+        self.code = code
+        self.errno = errno
+        self.detail = detail
+
+
+def passed_environment(wanted: Sequence[str] | str, own: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """Choose from our ``own`` environment what ``pass-environment`` names.
+
+    ``"all"`` is everything that is not addressed to us alone. A value that is not UTF-8 is left out: requests are JSON.
+    """
+    names = [name for name in own if name not in OURS_ALONE] if wanted == "all" else list(wanted)
+    return tuple((name, own[name]) for name in names if name in own and _is_utf8(name + own[name]))
+
+
+def _is_utf8(text: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+OURS_ALONE = frozenset(
+    {
+        "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "INVOCATION_ID",
+        "JOURNAL_STREAM", "SYSTEMD_EXEC_PID", "MAINPID", "MANAGERPID", "CREDENTIALS_DIRECTORY", "FDSTORE", "PIDFILE",
+        "MEMORY_PRESSURE_WATCH", "MEMORY_PRESSURE_WRITE", "SUPERVISORD_PY_KEEPER_FD", "SUPERVISORD_PY_UNIT",
+        "SUPERVISORD_PY_RESTARTS", "SUPERVISORD_PY_LAST_LIFE", "SUPERVISORD_PY_STUB",
+    }
+)  # fmt: skip
+"""Variables that a service manager above us wrote for us; handed on, they would be lies."""
+
+
+def build_spawn(
+    action: SpawnProcess,
+    unit: Unit,
+    runtime: SpawnRuntime,
+    *,
+    main_pid: int | None = None,
+) -> dict[str, Any] | SpawnFailed:
+    """Return the keeper's request for ``action``, or why no process can be made.
+
+    Args:
+        action: What the core asked for.
+        unit: The text that the unit runs by; a service.
+        runtime: What all spawns share.
+        main_pid: Process id of ``action.main_spawn``, when it lives.
+    """
+    assert unit.service is not None, "only services have processes"
+    service, context = unit.service, unit.service.context
+    privileged = action.command.privileged
+    try:
+        try:
+            if privileged:
+                account = runtime.accounts.find(None, None)
+            else:
+                account = runtime.accounts.find(context.user, context.group, context.supplementary_groups)
+        except NoAccount as error:
+            raise _Refused(error.step, error.code, 0, error.detail) from None
+        environment = build_environment(action, context, account, runtime, main_pid)
+        request: dict[str, Any] = {
+            "do": "spawn",
+            "id": action.spawn_id,
+            "unit": unit.name,
+            "role": action.role.value,
+            "argv": expand_words(action.command, environment),
+            "executable": _executable(action, environment),
+            "env": environment,
+            "cwd": _directory(context, account, runtime),
+            "umask": context.umask,
+            "uid": account.uid,
+            "gid": account.gid,
+            "groups": None if account.groups is None else list(account.groups),
+            "rlimits": {} if privileged else _rlimits(context),
+            "strict": [] if privileged or context.enforce != "strict" else sorted(name for name, _ in context.rlimits),
+            "nice": context.nice,
+            "cgroups": [],
+            "sigpipe": not context.ignore_sigpipe,
+            "notify": effective_notify_access(service).value,
+            "privileged": privileged,
+            "pid_env": ["WATCHDOG_PID"] if "WATCHDOG_USEC" in environment else [],
+        }
+        _check_strings(request["argv"], environment)
+        if runtime.groups is not None:
+            request["cgroups"] = list(runtime.groups.create(unit.name))
+    except _Refused as error:
+        return SpawnFailed(action.spawn_id, error.step, error.code, error.errno, error.detail)
+    return request
+
+
+def effective_notify_access(service: Service) -> NotifyAccess:
+    """Return whose datagrams count: a unit that notifies listens to its main process at least."""
+    if service.notify_access is NotifyAccess.NONE and service.type in NOTIFYING:
+        return NotifyAccess.MAIN
+    return service.notify_access
+
+
+def build_environment(
+    action: SpawnProcess, context: ExecContext, account: Account, runtime: SpawnRuntime, main_pid: int | None
+) -> dict[str, str]:
+    """Return the environment of a process but for what only the keeper knows (``NOTIFY_SOCKET``, its own pid)."""
+    environment = {"PATH": DEFAULT_PATH, "LANG": DEFAULT_LANG}
+    if account.home is not None:
+        environment["HOME"] = account.home
+    if account.name is not None:
+        environment["USER"] = environment["LOGNAME"] = account.name
+    if account.shell is not None:
+        environment["SHELL"] = account.shell
+    environment.update(runtime.passed)
+    environment.update(context.environment)
+    environment["SUPERVISORD_PY_UNIT"] = action.unit
+    environment["SUPERVISORD_PY_SOCKET"] = runtime.control_socket
+    if runtime.bus is not None:
+        environment["SUPERVISORD_PY_BUS"] = runtime.bus
+    environment["INVOCATION_ID"] = action.invocation
+    if main_pid is not None:
+        environment["MAINPID"] = str(main_pid)
+    environment.update(action.environment)
+    return environment
+
+
+def _executable(action: SpawnProcess, environment: Mapping[str, str]) -> str | None:
+    """Return the program's path; None leaves the search in PATH to the keeper, which looks for ``argv[0]``."""
+    program = action.command.words[0]
+    if "/" in program:
+        return program
+    if action.command.argv0 is None:
+        return None
+    for folder in environment.get("PATH", DEFAULT_PATH).split(":"):
+        path = os.path.join(folder, program)
+        if os.path.isfile(path) and os.access(path, os.X_OK):
+            return path
+    raise _Refused("exec", EXIT_EXEC, 2, f"no program {program} in PATH")
+
+
+def _directory(context: ExecContext, account: Account, runtime: SpawnRuntime) -> str:
+    wanted = context.working_directory
+    if wanted is None:
+        return (account.home or "/") if runtime.is_user_instance else "/"
+    may_miss = wanted.startswith("-")
+    wanted = wanted.removeprefix("-")
+    if wanted == "~":
+        if account.home is None and not may_miss:
+            raise _Refused(
+                "chdir", EXIT_CHDIR, 2, f"working-directory is ~, and {account.name or 'the user'} has no home"
+            )
+        wanted = account.home or "/"
+    if not wanted.startswith("/"):
+        raise _Refused("chdir", EXIT_CHDIR, 22, f"working-directory {wanted} is not absolute")
+    if may_miss and not os.path.isdir(wanted):
+        return "/"
+    return wanted
+
+
+def _rlimits(context: ExecContext) -> dict[str, list[int]]:
+    limits: dict[str, list[int]] = {}
+    for name, limit in {**DEFAULT_LIMITS, **dict(context.rlimits)}.items():
+        if name not in RLIMIT_NUMBERS:
+            raise _Refused("limits", EXIT_LIMITS, 22, f"no limit is called {name}")
+        soft = limit.hard if name == "rttime" else limit.soft  # the soft one belongs to the keeper
+        limits[name] = [INFINITY if value is None else value for value in (soft, limit.hard)]
+    return limits
+
+
+def _check_strings(argv: Sequence[str], environment: Mapping[str, str]) -> None:
+    """A NUL ends a string for the kernel: what is behind it would be lost silently."""
+    for text in (*argv, *environment, *environment.values()):
+        if "\0" in text:
+            raise _Refused("exec", EXIT_EXEC, 22, "an argument or a variable holds a NUL character")

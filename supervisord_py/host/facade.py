@@ -1,0 +1,175 @@
+"""What the control interfaces may ask of the running manager: the seam between ``manager_interface`` and ``daemon``.
+
+The daemon implements ``Supervisor``; tests use a fake of it. Everything here runs on the manager's one event loop.
+"""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, Protocol
+
+from msgspec import Struct
+
+from supervisord_py.core.actions import Reply
+from supervisord_py.core.events import Origin
+from supervisord_py.core.manager import Manager
+from supervisord_py.model.records import Record
+from supervisord_py.model.settings import Settings
+from supervisord_py.model.states import JobMode
+from supervisord_py.model.unitset import LoadResult
+
+
+class Peer(Struct, frozen=True):
+    """Who is at the other end of a control connection, by the kernel's word.
+
+    ``unit`` is set when the peer is a process of that unit (then the unit is the subject, not the uid); ``stray``
+    when it descends from the keeper and belongs to no unit. ``groups`` holds the supplementary groups too.
+    """
+
+    uid: int
+    gid: int
+    pid: int
+    groups: tuple[int, ...] = ()
+    user: str = ""
+    login_uid: int | None = None
+    command: str = ""
+    unit: str | None = None
+    stray: bool = False
+
+    def origin(self) -> Origin:
+        return Origin(uid=self.uid, gid=self.gid, pid=self.pid, user=self.user, unit=self.unit)
+
+
+class Submission(Struct, frozen=True):
+    """An answered command: the core's reply, whether its records are on disk, and the number of its ``command``
+    record."""
+
+    reply: Reply
+    durable: bool
+    seq: int | None
+
+
+class ReloadReport(Struct, frozen=True):
+    added: tuple[str, ...]
+    changed: tuple[str, ...]
+    removed: tuple[str, ...]
+    problems: tuple[str, ...]
+    durable: bool
+
+
+class Usage(Struct, frozen=True):
+    """What a unit's whole tree uses now; None where it cannot be known."""
+
+    memory_bytes: int | None = None
+    cpu_ns: int | None = None
+    tasks: int | None = None
+
+
+class JournalStats(Struct, frozen=True):
+    records: int
+    bytes: int
+    segments: int
+    first_seq: int | None
+    last_seq: int | None
+    oldest: str | None
+    lost: int
+    degraded: str | None
+    by_event: dict[str, int]
+    by_unit: dict[str, int]
+
+
+class Verification(Struct, frozen=True):
+    ok: bool
+    records: int
+    first_seq: int | None
+    last_seq: int | None
+    bad_seq: int | None = None
+    file: str | None = None
+    problem: str | None = None
+
+
+class RecordFilter(Struct, frozen=True):
+    """Which records are wanted; every given condition must hold. Units are globs, times RFC 3339 in UTC, ``grep`` a
+    regular expression."""
+
+    units: tuple[str, ...] = ()
+    events: tuple[str, ...] = ()
+    severity: str | None = None
+    since: str | None = None
+    until: str | None = None
+    after: int | None = None
+    grep: str | None = None
+    invocation: str | None = None
+
+
+class Followed(Struct, frozen=True):
+    record: dict[str, Any]
+    dropped: int = 0
+
+
+class Supervisor(Protocol):
+    """The running manager, as the control interfaces see it."""
+
+    @property
+    def manager(self) -> Manager:
+        """The core; for queries through ``core.view`` only."""
+
+    @property
+    def settings(self) -> Settings: ...
+
+    @property
+    def loaded(self) -> LoadResult: ...
+
+    @property
+    def versions(self) -> Mapping[str, Any]:
+        """The answer of Version."""
+
+    async def command(
+        self,
+        verb: str,
+        units: Sequence[str],
+        peer: Peer,
+        *,
+        reason: str = "",
+        mode: JobMode = JobMode.REPLACE,
+        wait: bool = True,
+        plan: bool = False,
+        token: str = "",
+        arguments: Mapping[str, Any] | None = None,
+    ) -> Submission:
+        """Submit a verb of ``CommandRequested``; records it, waits for the reply and for its durability.
+
+        Cancelling the awaiting task (a lost client, a time-out) leaves the jobs running.
+        """
+
+    async def note(self, record: Record, *, durable: bool = False) -> int | None:
+        """Write a record of the host's own (``command.denied``, ``command.invalid``); returns its number."""
+
+    async def usage(self, units: Sequence[str]) -> dict[str, Usage]: ...
+
+    async def live(self, unit: str) -> dict[str, Any]:
+        """What the unit's main process really has now: limits, niceness, descriptors, ...; empty when there is none."""
+
+    async def changed(self) -> None:
+        """Return after the next batch that changed any unit (for ``Wait``)."""
+
+    def last_lines(self, unit: str, lines: int, *, previous: bool = False, invocation: str | None = None) -> list[str]:
+        """The last lines of output; of the life before (``previous``), or of one life."""
+
+    def follow_output(self, units: Sequence[str]) -> AsyncIterator[tuple[str, str]]:
+        """New output lines as they come: (unit, line without its newline)."""
+
+    async def journal_query(self, query: RecordFilter, last: int | None) -> list[dict[str, Any]]: ...
+
+    def journal_follow(self, query: RecordFilter, last: int | None) -> AsyncIterator[Followed]: ...
+
+    async def journal_verify(self) -> Verification: ...
+
+    async def journal_stats(self) -> JournalStats: ...
+
+    async def reload(self, peer: Peer, *, reason: str = "", plan: bool = False) -> ReloadReport: ...
+
+    async def restart_manager(self, peer: Peer, *, reason: str = "") -> bool: ...
+
+    async def shutdown(self, peer: Peer, *, reason: str = "") -> bool:
+        """Begin the ordered stop; returns whether the record is durable. The connection ends with the supervisor."""
+
+    def health_problems(self) -> list[str]: ...

@@ -1,0 +1,196 @@
+"""The methods of ``py.supervisord.Journal``: asking it, following it, checking it.
+
+A peer whose rights are held to some units sees the records of those units and no other. Secrets are taken out before
+a record is written; for everybody but an admin they are taken out once more when it is read, by the rules of today.
+"""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+
+from msgspec.structs import asdict, replace
+
+from supervisord_py.host.access import Scope
+from supervisord_py.host.authority import Authority
+from supervisord_py.host.control_calls import (
+    ExpectedMoreError,
+    Handler,
+    InvalidParameterValueError,
+    JournalUnavailableError,
+    Request,
+)
+from supervisord_py.host.facade import Followed, Peer, RecordFilter, Supervisor
+from supervisord_py.host.manager_interface import GREP_MAX, Queries
+from supervisord_py.model.states import Severity
+from supervisord_py.store.query import BadFilterError, check_pattern
+from supervisord_py.store.redact import redact
+
+RECORDS_MAX = 10_000
+"""Records of one reply; who wants more asks with ``more``, and gets them one by one."""
+
+
+class JournalMethods:
+    """Answers the journal's methods.
+
+    Args:
+        supervisor: The running manager.
+        authority: The rules.
+        queries: Resolves groups and templates in filters.
+    """
+
+    def __init__(self, supervisor: Supervisor, authority: Authority, queries: Queries) -> None:
+        self._supervisor = supervisor
+        self._authority = authority
+        self._queries = queries
+
+    def handlers(self) -> dict[str, Handler]:
+        """Return the methods by name."""
+        return {"Query": self.query, "Follow": self.follow, "Verify": self.verify, "Stats": self.stats}
+
+    async def query(self, request: Request) -> object:
+        scope = await self._authority.require(request.peer, "journal")
+        last = _last(request.parameters["last"])
+        wanted = self._filter(request.peer, request.parameters["filter"])
+        # Records that the peer may not see must not count among its last ones.
+        is_exact = scope.everything
+        if not is_exact and not wanted.units:
+            wanted, is_exact = replace(wanted, units=self._globs_of(scope)), True
+        with _readable():
+            found = await self._supervisor.journal_query(wanted, last if is_exact else None)
+        records = [self._shown(request.peer, record) for record in found if _is_in(scope, record)]
+        if last is not None:
+            records = records[len(records) - last :] if last < len(records) else records
+        if not request.call.more:
+            if len(records) > RECORDS_MAX:
+                raise ExpectedMoreError(request.call.method)
+            return {"records": records}
+        for record in records[:-1]:
+            await request.send({"records": [record]})
+        return {"records": records[-1:]}
+
+    async def follow(self, request: Request) -> object:
+        scope = await self._authority.require(request.peer, "journal")
+        if not request.call.more:
+            raise ExpectedMoreError(request.call.method)
+        last = _last(request.parameters["last"])
+        wanted = self._filter(request.peer, request.parameters["filter"])
+        coming = self._supervisor.journal_follow(wanted, last)
+        try:
+            await self._tell(request, scope, coming)
+        finally:
+            close = getattr(coming, "aclose", None)
+            if close is not None:
+                await close()
+        return {"record": {}, "dropped": None}
+
+    async def _tell(self, request: Request, scope: Scope, coming: AsyncIterator[Followed]) -> None:
+        dropped = 0
+        while True:
+            try:
+                with _readable():
+                    followed = await request.until_gone(anext(coming))
+            except StopAsyncIteration:
+                return
+            # What was missed before a record that is not shown is told with the next one that is.
+            dropped += followed.dropped
+            if _is_in(scope, followed.record):
+                record = self._shown(request.peer, followed.record)
+                await request.send({"record": record, "dropped": dropped or None})
+                dropped = 0
+
+    async def verify(self, request: Request) -> object:
+        await self._authority.require(request.peer, "journal")
+        with _readable():
+            return asdict(await self._supervisor.journal_verify())
+
+    async def stats(self, request: Request) -> object:
+        scope = await self._authority.require(request.peer, "stats")
+        with _readable():
+            shown = asdict(await self._supervisor.journal_stats())
+        shown["by_unit"] = {unit: count for unit, count in shown["by_unit"].items() if scope.holds(unit)}
+        return shown
+
+    def _filter(self, peer: Peer, given: dict[str, Any]) -> RecordFilter:
+        """Return the filter with groups and templates resolved; a name of no unit may be one that was, and stays."""
+        units: list[str] = []
+        names = self._queries.names_for(peer, "journal")
+        for pattern in given["units"]:
+            if pattern.startswith("@"):
+                units += [named.unit for named in names.resolve((pattern,))]
+            else:
+                units.append(f"{pattern}*" if pattern.endswith("@") else pattern)
+        severities = [severity.value for severity in Severity]
+        if given["severity"] is not None and given["severity"] not in severities:
+            raise InvalidParameterValueError("filter.severity", f"one of {', '.join(severities)}")
+        for name in ("since", "until"):
+            _check_time(f"filter.{name}", given[name])
+        _check_grep(given["grep"])
+        return RecordFilter(
+            units=tuple(units),
+            events=tuple(given["events"]),
+            severity=given["severity"],
+            since=given["since"],
+            until=given["until"],
+            after=given["after"],
+            grep=given["grep"],
+            invocation=given["invocation"],
+        )
+
+    def _globs_of(self, scope: Scope) -> tuple[str, ...]:
+        """Return the units of a scope as a filter takes them."""
+        globs: list[str] = []
+        for pattern in (pattern for grant in scope.grants for pattern in grant.units or ()):
+            if pattern.startswith("@"):
+                globs += self._queries.members(pattern[1:])
+            else:
+                globs.append(f"{pattern}*" if pattern.endswith("@") else pattern)
+        # A filter without units takes all: a scope that holds none of today's must not become that.
+        return tuple(globs) or ("@",)
+
+    def _shown(self, peer: Peer, record: dict[str, Any]) -> dict[str, Any]:
+        unit = record.get("unit")
+        return record if self._authority.access.sees_secrets(peer, unit) else redact(record)
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    """Turn what the disk says against reading the journal into the interface's error."""
+    try:
+        yield
+    except OSError as error:
+        reason = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
+        raise JournalUnavailableError(f"the journal cannot be read: {reason}") from None
+
+
+def _is_in(scope: Scope, record: dict[str, Any]) -> bool:
+    unit = record.get("unit")
+    return scope.everything or (isinstance(unit, str) and scope.holds(unit))
+
+
+def _last(last: int | None) -> int | None:
+    if last is not None and last < 0:
+        raise InvalidParameterValueError("last", "not negative")
+    return last
+
+
+def _check_time(name: str, text: str | None) -> None:
+    if text is None:
+        return
+    try:
+        aware = datetime.fromisoformat(text).tzinfo is not None
+    except ValueError:
+        aware = False
+    if not aware:
+        raise InvalidParameterValueError(name, "a time as 2026-11-20T12:00:00Z")
+
+
+def _check_grep(text: str | None) -> None:
+    if text is None:
+        return
+    if len(text) > GREP_MAX:
+        raise InvalidParameterValueError("filter.grep", f"at most {GREP_MAX} characters")
+    try:
+        check_pattern(text)
+    except BadFilterError as error:
+        raise InvalidParameterValueError("filter.grep", str(error)) from None

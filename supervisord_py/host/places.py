@@ -1,0 +1,83 @@
+"""Where things live: runtime, state, log and settings places of root and of a user (contract, section 2)."""
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+PROJECT = "supervisord-py"
+RUNTIME_DIR_MAX = 80
+"""Bytes of a runtime folder's path: the kernel allows 107 for a socket, notify sockets need the rest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """The folders and files of one instance, absolute."""
+
+    runtime: Path
+    state: Path
+    log: Path
+    settings: Path
+    unit_path: tuple[Path, ...]
+    socket: Path
+
+    @property
+    def journal(self) -> Path:
+        return self.state / "journal"
+
+    @property
+    def snapshot(self) -> Path:
+        return self.state / "snapshot.json"
+
+
+def default_places(environment: dict[str, str], uid: int, home: str) -> Places:
+    """Return the places of root (``uid`` 0) or of a user by the XDG variables of ``environment``."""
+    if uid == 0:
+        runtime = Path("/run") / PROJECT
+        return Places(
+            runtime=runtime,
+            state=Path("/var/lib") / PROJECT,
+            log=Path("/var/log") / PROJECT,
+            settings=Path("/etc") / PROJECT / "supervisord.toml",
+            unit_path=tuple(Path(base) / PROJECT / "units" for base in ("/etc", "/run", "/usr/lib")),
+            socket=runtime / "control.sock",
+        )
+    config = Path(environment.get("XDG_CONFIG_HOME") or f"{home}/.config") / PROJECT
+    data = Path(environment.get("XDG_DATA_HOME") or f"{home}/.local/share") / PROJECT
+    state = Path(environment.get("XDG_STATE_HOME") or f"{home}/.local/state") / PROJECT
+    xdg_runtime = environment.get("XDG_RUNTIME_DIR")
+    runtime = Path(xdg_runtime) / PROJECT if xdg_runtime else state / "run"
+    return Places(
+        runtime=runtime,
+        state=state,
+        log=state / "log",
+        settings=config / "supervisord.toml",
+        unit_path=(config / "units", runtime / "units", data / "units"),
+        socket=runtime / "control.sock",
+    )
+
+
+def moved(
+    places: Places,
+    *,
+    runtime: str | None = None,
+    state: str | None = None,
+    log: str | None = None,
+    settings: str | None = None,
+    socket: str | None = None,
+) -> Places:
+    """Return ``places`` with what the options of ``run`` moved; all made absolute."""
+
+    def absolute(path: str) -> Path:
+        return Path(os.path.abspath(path))
+
+    if runtime is not None:
+        places = replace(places, runtime=absolute(runtime), socket=absolute(runtime) / "control.sock")
+    if state is not None:
+        places = replace(places, state=absolute(state), log=absolute(state) / "log" if log is None else places.log)
+    if log is not None:
+        places = replace(places, log=absolute(log))
+    if settings is not None:
+        places = replace(places, settings=absolute(settings))
+    if socket is not None:
+        places = replace(places, socket=absolute(socket))
+    return places

@@ -1,0 +1,195 @@
+"""``supervisord-py run``: validate everything, then become the keeper."""
+
+import fcntl
+import grp
+import os
+import pwd
+import resource
+import sys
+from pathlib import Path
+
+import click
+import msgspec
+
+from supervisord_py.host.leftovers import LostKeeper, end_leftovers, find_lost_keeper
+from supervisord_py.host.places import RUNTIME_DIR_MAX, Places, default_places, moved
+from supervisord_py.host.unit_files import load, load_settings
+from supervisord_py.keeper.protocol import keeper_argv
+from supervisord_py.model.settings import Settings
+
+DEFAULT_CONTROL_GROUP = "supervisord-py"
+
+
+@click.command("run")
+@click.argument("paths", metavar="[PATH...]", nargs=-1, type=click.Path())
+@click.option(
+    "--config", "settings_path", metavar="FILE", help="Settings file (default: the one of root or of the user)."
+)
+@click.option("--name", metavar="NAME", help="Name of this instance.")
+@click.option("--runtime-dir", metavar="DIR", help="Sockets and lock.")
+@click.option("--state-dir", metavar="DIR", help="Journal and state.")
+@click.option("--log-dir", metavar="DIR", help="Output of units.")
+@click.option(
+    "--socket", "socket_path", metavar="PATH", help="Control socket (default: control.sock in the runtime folder)."
+)
+@click.option("--pass-env", "pass_environment", metavar="NAME", multiple=True, help="Pass this variable to every unit.")
+@click.option("--mode", type=click.Choice(["daemon"]), default="daemon", help="How the supervisor ends.")
+def run_command(
+    paths: tuple[str, ...],
+    settings_path: str | None,
+    name: str | None,
+    runtime_dir: str | None,
+    state_dir: str | None,
+    log_dir: str | None,
+    socket_path: str | None,
+    pass_environment: tuple[str, ...],
+    mode: str,
+) -> None:
+    """Supervise in the foreground the units in these files and folders (default: the unit path).
+
+    SIGTERM or SIGINT stop everything in order, a second SIGINT kills, SIGHUP is daemon-reload.
+    """
+    places = moved(
+        default_places(dict(os.environ), os.getuid(), os.path.expanduser("~")),
+        runtime=runtime_dir,
+        state=state_dir,
+        log=log_dir,
+        settings=settings_path,
+        socket=socket_path,
+    )
+    settings, problems = load_settings(places.settings, required=settings_path is not None)
+    for problem in problems:
+        click.echo(problem.text(), err=True)
+    if any(problem.severity == "error" for problem in problems):
+        raise SystemExit(1)
+    unit_paths = [os.path.abspath(path) for path in paths]
+    missing = [path for path in unit_paths if not os.path.lexists(path)]
+    if missing:
+        raise click.ClickException(f"no such file or folder: {', '.join(missing)}")
+    loaded = load(unit_paths or None, places)
+    for problem in loaded.problems:
+        click.echo(problem.text(), err=True)
+    if not loaded.unit_set.units and not loaded.unit_set.bad:
+        searched = ", ".join(unit_paths or map(str, places.unit_path))
+        click.echo(f"no unit files in {searched}; `supervisord-py new NAME` writes one to start from", err=True)
+    gid = control_gid(settings)
+    prepare_folders(places, gid)
+    lock_folder(places.state, "--state-dir")
+    if not places.log.samefile(places.state):
+        lock_folder(places.log, "--log-dir")
+    lost = end_lost_keeper(places)
+    os.chdir("/")
+    # Keeper and manager hold a descriptor or two a unit; units get their own limit (1024 unless they say otherwise).
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    config = keeper_config(places, settings, unit_paths, name, list(pass_environment), gid, settings_path is not None)
+    config["lost"] = None if lost is None else msgspec.to_builtins(lost)
+    argv = keeper_argv(config)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(argv[0], argv)
+
+
+def control_gid(settings: Settings) -> int | None:
+    """Return the gid that may open the control socket and read the journal: as set, else the group of our own name,
+    if any."""
+    group = settings.control.socket_group
+    try:
+        return grp.getgrnam(group or DEFAULT_CONTROL_GROUP).gr_gid
+    except KeyError:
+        if group is not None:
+            raise click.ClickException(
+                f"no such group: {group} (socket-group in {settings.path}); create it or name another"
+            ) from None
+        return None
+
+
+def prepare_folders(places: Places, gid: int | None) -> None:
+    """Make runtime, state and log folders; state is for its owner and the control group only, from the start."""
+    if len(os.fsencode(places.runtime)) > RUNTIME_DIR_MAX:
+        raise click.ClickException(
+            f"the runtime folder's path is longer than {RUNTIME_DIR_MAX} bytes, sockets would not fit: "
+            f"{places.runtime}; choose a shorter --runtime-dir"
+        )
+    # State before what may lie in it: a parent is never made with more rights than are written here.
+    for folder, mode in (
+        (places.state, 0o750),
+        (places.log, 0o750),
+        (places.runtime, 0o755 if os.getuid() == 0 else 0o700),
+    ):
+        try:
+            if not folder.is_dir():
+                folder.parent.mkdir(parents=True, exist_ok=True)
+                folder.mkdir(mode=0o700, exist_ok=True)
+                if gid is not None and folder != places.runtime and (os.getuid() == 0 or gid in os.getgroups()):
+                    os.chown(folder, -1, gid)
+                folder.chmod(mode)
+        except OSError as error:
+            raise click.ClickException(
+                f"cannot use {folder}: {error.strerror}; see --runtime-dir, --state-dir, --log-dir"
+            ) from error
+
+
+def lock_folder(folder: Path, option: str) -> None:
+    """Lock a folder for as long as the keeper lives: it inherits the descriptor, and gives it to nobody."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise click.ClickException(
+            f"another supervisor uses {folder} (it is locked); stop it, or choose another {option}"
+        ) from None
+    os.set_inheritable(descriptor, True)
+
+
+def end_lost_keeper(places: Places) -> LostKeeper | None:
+    """End what a killed keeper of this runtime folder left, so that nothing is started twice."""
+    lost = find_lost_keeper(places.runtime)
+    if lost is None:
+        return None
+    if lost.processes:
+        names = ", ".join(f"{leftover.unit or '?'} (pid {leftover.pid})" for leftover in lost.processes)
+        click.echo(f"the keeper before (pid {lost.pid}) was killed; ending what it left: {names}", err=True)
+    stubborn = end_leftovers(lost)
+    if stubborn:
+        pids = ", ".join(str(leftover.pid) for leftover in stubborn)
+        raise click.ClickException(f"processes of the keeper before do not die: {pids}; look at them first")
+    return lost
+
+
+def keeper_config(
+    places: Places,
+    settings: Settings,
+    unit_paths: list[str],
+    name: str | None,
+    pass_environment: list[str],
+    gid: int | None,
+    is_settings_typed: bool,
+) -> dict[str, object]:
+    """Put together what the keeper is started with and hands to every manager, unchanged."""
+    shutdown_ns = settings.supervisor.shutdown_timeout_ns
+    return {
+        "name": name or settings.supervisor.name,
+        "runtime_dir": str(places.runtime),
+        "state_dir": str(places.state),
+        "log_dir": str(places.log),
+        "socket": str(places.socket),
+        "socket_mode": settings.control.socket_mode,
+        "socket_gid": gid,
+        "shutdown_timeout_s": None if shutdown_ns is None else shutdown_ns / 1e9,
+        "settings_path": str(places.settings),
+        "is_settings_typed": is_settings_typed,
+        "unit_paths": unit_paths,
+        "pass_environment": pass_environment,
+        "user": pwd.getpwuid(os.getuid()).pw_name if _has_passwd_entry() else str(os.getuid()),
+        "colour": sys.stdout.isatty() and "NO_COLOR" not in os.environ,
+        "events": "all" if sys.stdout.isatty() else "warnings",
+    }
+
+
+def _has_passwd_entry() -> bool:
+    try:
+        pwd.getpwuid(os.getuid())
+    except KeyError:
+        return False
+    return True

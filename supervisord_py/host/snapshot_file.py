@@ -1,0 +1,58 @@
+"""The copy of the manager's state on disk: written at each rotation of the journal and at the end, read by the first
+manager of the next start.
+
+Only counters are taken from it (``Manager.restore_counters``): what ran then is gone. A copy that cannot be read is
+worth a warning, never a refusal to start.
+"""
+
+import contextlib
+import os
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+VERSION = 1
+
+
+class Snapshot(Struct, frozen=True):
+    version: int
+    boot: str
+    state: dict[str, str]
+
+
+def boot_id() -> str:
+    """Return this boot's id."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip().replace("-", "")
+
+
+def read_snapshot(path: Path) -> Snapshot | None:
+    """Return the last copy; None when there is none, or none that can be used."""
+    try:
+        snapshot = msgspec.json.decode(path.read_bytes(), type=Snapshot)
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+    return snapshot if snapshot.version == VERSION else None
+
+
+def write_snapshot(path: Path, state: dict[str, str], gid: int | None) -> bool:
+    """Replace the copy, whole or not at all; returns whether it is on disk."""
+    temporary = path.with_suffix(".new")
+    data = msgspec.json.encode(Snapshot(VERSION, boot_id(), state))
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640)
+        try:
+            if gid is not None:
+                with contextlib.suppress(PermissionError):
+                    os.fchown(descriptor, -1, gid)
+            with open(descriptor, "wb", closefd=False) as file:
+                file.write(data)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        temporary.replace(path)
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,236 @@
+"""Finding and reading unit files and settings: the one loader of ``check``, ``run`` and ``daemon-reload``.
+
+The folders of the unit path (or the paths that were typed) are read from the highest priority to the lowest:
+``NAME.toml`` is a unit or a template, ``NAME.toml.d/*.toml`` are its drop-ins, ``defaults.toml`` is laid under every
+unit of its folder. All else in a folder is left alone. What cannot be read, or may not be believed
+(``host.trusted_files``), becomes a bad unit and never stops the others.
+
+What was read (``UnitSources``) can be kept and built again: a manager that follows another sees the same units without
+looking at the disk.
+"""
+
+import os
+import pwd
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+from msgspec import Struct
+
+from supervisord_py.host.places import Places, default_places
+from supervisord_py.host.trusted_files import FileRefused, TrustedReader, trusted_uids
+from supervisord_py.model.keys import KeyTable, parse_key_table
+from supervisord_py.model.names import parse_unit_name
+from supervisord_py.model.problems import Problem
+from supervisord_py.model.settings import Settings, parse_settings
+from supervisord_py.model.specifiers import SpecifierContext
+from supervisord_py.model.unitset import LoadResult, UnitFile, UnitFileKind, build_unit_set
+
+DEFAULTS_NAME = "defaults.toml"
+_SUFFIX = ".toml"
+_DROP_IN_SUFFIX = ".toml.d"
+
+
+class UnitSources(Struct, frozen=True):
+    """Everything that one load read. JSON by msgspec."""
+
+    files: tuple[UnitFile, ...]
+    problems: tuple[Problem, ...]
+    context: SpecifierContext
+
+
+def load(paths: Sequence[str] | None, places: Places) -> LoadResult:
+    """Read and build everything.
+
+    Args:
+        paths: Files and folders that were typed, the first with the highest priority; None for the unit path.
+        places: Where the unit path is.
+    """
+    return build(read_sources(paths, places))
+
+
+def build(sources: UnitSources) -> LoadResult:
+    """Build the units of what was read."""
+    return build_unit_set(sources.files, sources.context, key_table=key_table(), problems=sources.problems)
+
+
+def read_sources(paths: Sequence[str] | None, places: Places) -> UnitSources:
+    """Read all unit files; see ``load``."""
+    scan = _Scan(TrustedReader(trusted_uids(os.environ, typed=paths is not None)))
+    if paths is None:
+        for priority, folder in enumerate(places.unit_path):
+            if os.path.lexists(folder):
+                scan.folder(str(folder), priority)
+    else:
+        for priority, path in enumerate(paths):
+            scan.typed(path, priority)
+    return UnitSources(tuple(scan.files), tuple(scan.problems), specifier_context(os.environ))
+
+
+def load_settings(path: Path, *, required: bool = False) -> tuple[Settings, tuple[Problem, ...]]:
+    """Read ``supervisord.toml``.
+
+    Args:
+        path: The file.
+        required: It was typed: a missing file is a problem, and the user behind sudo is trusted with it.
+    """
+    reader = TrustedReader(trusted_uids(os.environ, typed=required))
+    try:
+        text = reader.read(str(path))
+    except FileNotFoundError:
+        if not required:
+            return Settings(), ()
+        return Settings(), (Problem(str(path), 0, 0, "", "no such file"),)
+    except FileRefused as refused:
+        return Settings(), (_refusal(str(path), refused),)
+    except OSError as error:
+        return Settings(), (Problem(str(path), 0, 0, "", _cannot_read(error)),)
+    return parse_settings(text, str(path), key_table())
+
+
+@cache
+def key_table() -> KeyTable:
+    """The table of keys: packaged beside the model, in a checkout ``docs/keys.toml``."""
+    packaged = resources.files("supervisord_py.model").joinpath("keys.toml")
+    if packaged.is_file():
+        return parse_key_table(packaged.read_text(encoding="utf-8"))
+    return parse_key_table(Path(__file__).parents[2].joinpath("docs", "keys.toml").read_text(encoding="utf-8"))
+
+
+def specifier_context(environment: Mapping[str, str]) -> SpecifierContext:
+    """What specifiers stand for, for the user this process runs as."""
+    uid = os.geteuid()
+    home = os.path.expanduser("~")
+    try:
+        user = pwd.getpwuid(uid).pw_name
+    except KeyError:
+        user = str(uid)
+    if uid == 0:
+        runtime, state, logs = "/run", "/var/lib", "/var/log"
+    else:
+        state = environment.get("XDG_STATE_HOME") or f"{home}/.local/state"
+        runtime = environment.get("XDG_RUNTIME_DIR") or str(default_places(dict(environment), uid, home).runtime)
+        logs = f"{state}/log"
+    return SpecifierContext(home, runtime, state, logs, user, uid, os.uname().nodename, _boot_id())
+
+
+def _boot_id() -> str:
+    """systemd's form of it: no dashes; all zeros where there is no /proc."""
+    try:
+        text = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
+    except OSError:
+        return "0" * 32
+    return text.strip().replace("-", "")
+
+
+class _Scan:
+    """Collects the files of one load."""
+
+    def __init__(self, reader: TrustedReader) -> None:
+        self._reader = reader
+        self.files: list[UnitFile] = []
+        self.problems: list[Problem] = []
+
+    def typed(self, path: str, priority: int) -> None:
+        """Read a path that the user gave: a folder, or one unit file with its drop-ins and its folder's defaults."""
+        before = len(self.files)
+        if os.path.isdir(path):
+            self.folder(path, priority)
+        else:
+            self._typed_file(path, priority)
+        names = {file.name: file.path for file in reversed(self.files[:before]) if file.kind is UnitFileKind.UNIT}
+        for file in self.files[before:]:
+            if file.kind is UnitFileKind.UNIT and names.get(file.name, file.path) != file.path:
+                message = f"not used: {names[file.name]} defines {file.name} too, and was named first"
+                self._complain(file.path, message, "give one of them another name", warning=True)
+
+    def folder(self, folder: str, priority: int) -> None:
+        """Read all unit files of a folder."""
+        names = self._list(folder)
+        for name in names:
+            path = os.path.join(folder, name)
+            if name.startswith("."):
+                continue
+            if name == DEFAULTS_NAME:
+                self._add("", path, UnitFileKind.DEFAULTS, folder, priority)
+            elif name.endswith(_SUFFIX):
+                self._unit(path, folder, priority)
+            elif name.endswith(_DROP_IN_SUFFIX) and os.path.isdir(path):
+                self._drop_ins(path, folder, priority)
+
+    def _typed_file(self, path: str, priority: int) -> None:
+        folder, base = os.path.split(path)
+        if not os.path.lexists(path):
+            self._complain(path, "no such file or folder")
+        elif not base.endswith(_SUFFIX) or base == DEFAULTS_NAME:
+            self._complain(path, "not a unit file", f"a unit file is named NAME{_SUFFIX}")
+        elif (name := self._unit(path, folder, priority)) is not None:
+            unit = parse_unit_name(name)
+            for holder in {name, unit.template or name}:
+                drop_ins = os.path.join(folder, holder + _DROP_IN_SUFFIX)
+                if os.path.isdir(drop_ins):
+                    self._drop_ins(drop_ins, folder, priority)
+            defaults = os.path.join(folder, DEFAULTS_NAME)
+            if os.path.lexists(defaults):
+                self._add("", defaults, UnitFileKind.DEFAULTS, folder, priority)
+
+    def _unit(self, path: str, folder: str, priority: int) -> str | None:
+        """Read a unit's main file; returns its name, None when the file's name is none."""
+        name = os.path.basename(path).removesuffix(_SUFFIX)
+        try:
+            parse_unit_name(name)
+        except ValueError as error:
+            self._complain(path, str(error), "rename the file")
+            return None
+        self._add(name, path, UnitFileKind.UNIT, folder, priority)
+        return name
+
+    def _drop_ins(self, drop_in_folder: str, folder: str, priority: int) -> None:
+        name = os.path.basename(drop_in_folder).removesuffix(_DROP_IN_SUFFIX)
+        try:
+            parse_unit_name(name)
+        except ValueError as error:
+            self._complain(drop_in_folder, str(error), "rename the folder")
+            return
+        for base in self._list(drop_in_folder):
+            if base.endswith(_SUFFIX) and not base.startswith("."):
+                self._add(name, os.path.join(drop_in_folder, base), UnitFileKind.DROP_IN, folder, priority)
+
+    def _list(self, folder: str) -> list[str]:
+        try:
+            return self._reader.list(folder)
+        except FileRefused as refused:
+            self._complain(folder, refused.message, refused.hint)
+        except OSError as error:
+            self._complain(folder, _cannot_read(error))
+        return []
+
+    def _add(self, name: str, path: str, kind: UnitFileKind, folder: str, priority: int) -> None:
+        text, problem = "", None
+        try:
+            text = self._reader.read(path)
+        except FileRefused as refused:
+            problem = _refusal(path, refused)
+        except OSError as error:
+            problem = Problem(printable(path), 0, 0, "", _cannot_read(error))
+        self.files.append(UnitFile(name, printable(path), text, kind, printable(folder), priority, problem))
+
+    def _complain(self, path: str, message: str, hint: str = "", *, warning: bool = False) -> None:
+        severity: Literal["error", "warning"] = "warning" if warning else "error"
+        self.problems.append(Problem(printable(path), 0, 0, "", printable(message), printable(hint), severity))
+
+
+def _refusal(path: str, refused: FileRefused) -> Problem:
+    message, hint = printable(refused.message), printable(refused.hint)
+    return Problem(printable(path), refused.line, refused.column, "", message, hint)
+
+
+def printable(path: str) -> str:
+    """A path as people and JSON can have it: bytes that are no UTF-8 are written as escapes."""
+    return os.fsencode(path).decode(errors="backslashreplace")
+
+
+def _cannot_read(error: OSError) -> str:
+    return f"cannot read: {(error.strerror or str(error)).lower()}"

@@ -1,0 +1,364 @@
+"""Making one process: by vfork where no code of ours need run in the child, else by fork and numbered steps.
+
+vfork costs the same whatever the keeper's size, and its errors are in a kept, non-blocking pipe when the call returns.
+It is ``_posixsubprocess.fork_exec``: private, so tried at start; where it is not as we know it, fork does all. What
+such a child inherits is set on the keeper around the call, which is right only for limits that can be set back and do
+not hurt the keeper in between. Everything else (user, groups, other limits, niceness, cgroups, the process's own pid in
+its environment) needs ``fork``: the child runs ``_run_steps`` only, reports (step, errno) over a close-on-exec pipe and
+never returns.
+"""
+
+import contextlib
+import errno
+import gc
+import importlib
+import os
+import resource
+import signal
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple, NoReturn
+
+from supervisord_py.keeper.loop import say
+from supervisord_py.keeper.protocol import TAG_BASE, TAG_INSTANCE_SHIFT
+
+EXIT_CODES = {
+    "fds": 202, "session": 220, "cgroup": 219, "limits": 205, "nice": 201, "group": 216, "user": 217, "chdir": 200,
+    "signals": 207, "exec": 203, "fork": 203, "request": 203,
+}  # fmt: skip
+"""The steps and systemd's exit codes for them (systemd.exec(5), process exit codes)."""
+
+LIMITS = {name[7:].lower(): getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")}
+SAFE_AROUND = {"core", "fsize", "memlock", "msgqueue", "nofile", "rttime", "sigpending"}
+"""Limits that the keeper may carry for the moment of a vfork; the others could fail or kill the keeper itself."""
+LATE = {"as", "data"}
+"""Limits that could starve the steps after them: set last, just before exec, unless that needs privileges."""
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+FILES_KEPT = 32
+"""Descriptors that no unit gets: with them the keeper looks into /proc and starts managers when all others are used."""
+
+
+class SpawnError(Exception):
+    def __init__(self, step: str, error: int, detail: str = "") -> None:
+        super().__init__(step, error, detail)
+        self.step, self.errno, self.detail = step, error, detail
+
+
+class Made(NamedTuple):
+    """A new process; with ``report`` its exec has not happened yet, and the pipe's end of file says that it has."""
+
+    pid: int
+    report: int | None
+    tagged: bool
+
+
+def lower(one: int, other: int) -> int:
+    """Return the lower of two limits; -1 is infinity."""
+    return min(one, other) if -1 not in (one, other) else max(one, other)
+
+
+def set_limit(name: str, soft: int, hard: int, strict: bool) -> None:
+    """Set a limit of this process and read it back; one not ``strict`` is clamped to the hard limit."""
+    number = LIMITS[name]
+    try:
+        resource.setrlimit(number, (soft, hard))
+    except (ValueError, OSError) as error:
+        if strict:
+            raise OSError(getattr(error, "errno", None) or errno.EPERM, f"{name}: {error}") from error
+        hard = lower(hard, resource.getrlimit(number)[1])
+        resource.setrlimit(number, (lower(soft, hard), hard))
+    if strict and resource.getrlimit(number) != (soft, hard):
+        raise OSError(errno.EPERM, f"{name}: the kernel did not keep the limit")
+
+
+class Plan:
+    """A spawn request made ready: nothing in it needs memory or may raise once the child runs."""
+
+    def __init__(self, request: dict[str, Any], out: int, env: dict[str, str]) -> None:
+        self.argv = [os.fsencode(word) for word in request["argv"]]
+        self.env = {os.fsencode(name): os.fsencode(value) for name, value in {**request["env"], **env}.items()}
+        name = os.fsencode(request.get("executable") or request["argv"][0])
+        folders = os.fsencode(request["env"].get("PATH") or DEFAULT_PATH).split(b":")
+        self.candidates = [name] if b"/" in name else [os.path.join(folder, name) for folder in folders]
+        self.cwd, self.umask = request["cwd"], request["umask"]
+        plain = bool(request.get("privileged"))
+        self.uid, self.gid, self.groups = (None if plain else request.get(key) for key in ("uid", "gid", "groups"))
+        self.limits: dict[str, tuple[int, int]] = {n: (s, h) for n, (s, h) in (request.get("rlimits") or {}).items()}
+        self.strict = frozenset(request.get("strict") or ())
+        self.nice, self.cgroups = request.get("nice"), list(request.get("cgroups") or ())
+        self.sigpipe, self.pid_env = bool(request.get("sigpipe")), list(request.get("pid_env") or ())
+        self.out = out
+        if b"\0" in b"".join([*self.argv, *self.env, *self.env.values(), *self.candidates]):
+            raise ValueError("embedded null byte")
+        if unknown := self.limits.keys() - LIMITS.keys():
+            raise ValueError(f"no such limit on this system: {', '.join(sorted(unknown))}")
+
+    def changes_user(self) -> bool:
+        return (
+            self.uid not in (None, os.geteuid())
+            or self.gid not in (None, os.getegid())
+            or (self.groups is not None and set(self.groups) != set(os.getgroups()))
+        )
+
+
+class Spawner:
+    """Knows what the keeper inherited and can do; makes processes by the cheapest way that is right."""
+
+    def __init__(self, instance: int, way: str) -> None:
+        self.instance = instance
+        self._null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        self._errors, self._errors_in = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        # The keeper's and the manager's own need; units get the soft limits back that the keeper was given.
+        self._given = {name: resource.getrlimit(LIMITS[name]) for name in ("nofile", "fsize")}
+        for name, (_, hard) in self._given.items():
+            resource.setrlimit(LIMITS[name], (hard, hard))
+        self._can_raise = _may_raise_limits()
+        self._fork_exec: Any = getattr(importlib.import_module("_posixsubprocess"), "fork_exec", None)
+        self._has_vfork = way != "fork" and self._try_vfork()
+
+    def spawn(self, spawn_id: int, request: dict[str, Any], out: int, env: dict[str, str]) -> Made:
+        """Make the process of ``request`` with ``out`` as output and error; raises SpawnError when nothing runs."""
+        try:
+            plan = Plan(request, out, env)
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            raise SpawnError("request", errno.EINVAL, f"{type(error).__name__}: {error}") from error
+        tag = TAG_BASE + (self.instance << TAG_INSTANCE_SHIFT) + spawn_id
+        hard = plan.limits.get("rttime", resource.getrlimit(resource.RLIMIT_RTTIME))[1]
+        tagged = lower(tag, hard) == tag
+        if tagged:
+            plan.limits["rttime"] = (tag, hard)
+        plan.limits = self._given | plan.limits
+        around = self._limits_around(plan)
+        if around is None:
+            return Made(*self._fork(plan), tagged)
+        saved = {name: resource.getrlimit(LIMITS[name]) for name in around}
+        try:
+            try:
+                for name, (soft, hard) in around.items():
+                    set_limit(name, soft, hard, name in plan.strict)
+            except (OSError, ValueError) as error:
+                raise SpawnError("limits", getattr(error, "errno", None) or errno.EINVAL, str(error)) from error
+            return Made(*self.execute(plan), tagged)
+        finally:
+            self._set_back(saved)
+
+    def _set_back(self, saved: dict[str, tuple[int, int]]) -> None:
+        """Take the keeper's own limits again; raises nothing, for the process is there and has to be booked."""
+        for name, limits in saved.items():
+            try:
+                resource.setrlimit(LIMITS[name], limits)
+            except (OSError, ValueError) as error:
+                self._can_raise = False  # what this costs is not lost a second time
+                say(f"cannot set the keeper's own limit {name} back to {limits}: {error}; later processes are forked")
+
+    def check_room(self, *fds: int) -> None:
+        """Raise OSError when the descriptors just opened for a unit are among the last ones."""
+        if max(fds) >= resource.getrlimit(resource.RLIMIT_NOFILE)[0] - FILES_KEPT:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    def _limits_around(self, plan: Plan) -> dict[str, tuple[int, int]] | None:
+        """Return the soft limits to carry around a vfork, None when the plan needs a fork."""
+        if plan.cgroups or plan.pid_env or plan.nice is not None or plan.changes_user():
+            return None
+        around = {}
+        for name, (soft, hard) in plan.limits.items():
+            have = resource.getrlimit(LIMITS[name])[1]
+            if name not in plan.strict and not self._can_raise:
+                hard = lower(hard, have)
+                soft = lower(soft, hard)
+            if name not in SAFE_AROUND or (hard != have and not self._can_raise):
+                return None
+            around[name] = (soft, hard)
+        return around
+
+    def execute(self, plan: Plan) -> tuple[int, int | None]:
+        """Make a process that needs no code of ours; ``plan.out`` -1 keeps our output. Raises SpawnError."""
+        return (self._vfork(plan), None) if self._has_vfork else self._fork(plan)
+
+    def _vfork(self, plan: Plan) -> int:
+        try:
+            pid: int = self._fork_exec(
+                plan.argv, plan.candidates, False, (), plan.cwd, [k + b"=" + v for k, v in plan.env.items()],
+                self._null, -1, -1, plan.out, -1, plan.out, self._errors, self._errors_in,
+                plan.sigpipe, True, -1, None, None, None, plan.umask, None, True,
+            )  # fmt: skip
+        except OSError as error:
+            raise SpawnError("fork", error.errno or 0) from error
+        try:
+            report = os.read(self._errors, 4096)
+        except BlockingIOError:
+            return pid
+        os.waitpid(pid, 0)
+        _, number, what = report.split(b":", 2)
+        step = "chdir" if what.startswith(b"noexec") else "exec"
+        path = plan.cwd if step == "chdir" else plan.candidates[-1]
+        raise SpawnError(step, int(number, 16), _describe(OSError(int(number, 16), os.strerror(int(number, 16)), path)))
+
+    def _fork(self, plan: Plan) -> tuple[int, int]:
+        try:
+            report, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError as error:
+            raise SpawnError("fds", error.errno or 0) from error
+        try:
+            return fork(partial(_run_steps, plan, self._null, write_end)), report
+        except OSError as error:
+            os.close(report)
+            raise SpawnError("fork", error.errno or 0) from error
+        finally:
+            os.close(write_end)
+
+    def _try_vfork(self) -> bool:
+        """Try the private call on a program that is not there: the error must be in the pipe when it returns."""
+        plan = Plan({"argv": ["/dev/null/none"], "env": {}, "cwd": ".", "umask": 0o022}, -1, {})
+        try:
+            self._vfork(plan)
+        except SpawnError as error:
+            return error.errno == errno.ENOTDIR
+        except (TypeError, ValueError, ChildProcessError):
+            pass
+        return False
+
+
+def fork(run: Callable[[], None]) -> int:
+    """Return the pid of a child that does ``run``, with no signal let through, and exits with 0 when that returns."""
+    # Blocked until the child has dropped our handlers: one that ran there would write to our wake-up pipe.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        if (pid := os.fork()) == 0:
+            try:
+                run()
+                os._exit(0)
+            finally:
+                os._exit(1)
+        return pid
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def close_elsewhere(fds: list[int]) -> int:
+    """Close descriptors that others made, in a child whose pid is returned; raises OSError and closes none.
+
+    The last close of a lingering socket or of a file on a dead or hostile file system takes as long as that wants.
+    """
+    gate, hold = os.pipe2(os.O_CLOEXEC)
+
+    def close_last() -> None:
+        for fd in map(int, os.listdir("/proc/self/fd")):
+            with contextlib.suppress(OSError):
+                if fd not in (*fds, gate):
+                    os.close(fd)
+        os.read(gate, 1)  # until the keeper has closed its own: the last one is closed by this exit
+
+    try:
+        pid = fork(close_last)
+        for fd in fds:
+            os.close(fd)
+        return pid
+    finally:
+        os.close(gate)
+        os.close(hold)
+
+
+def _may_raise_limits() -> bool:
+    """Say whether a hard limit that was lowered can be raised again, by trying it in a child.
+
+    The capability does not tell: in a user namespace root has it, and the kernel asks for that of the first namespace.
+    """
+
+    def try_it() -> None:
+        resource.setrlimit(resource.RLIMIT_MSGQUEUE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_MSGQUEUE, (1, 1))
+
+    return os.waitpid(fork(try_it), 0)[1] == 0
+
+
+def _first_that_runs(candidates: list[bytes], run: Callable[[bytes], int]) -> int:
+    """Try each candidate as execvp(3) does; raises the error that says most."""
+    refused: OSError | None = None
+    for path in candidates:
+        try:
+            return run(path)
+        except OSError as error:
+            if refused is None or refused.errno in (errno.ENOENT, errno.ENOTDIR):
+                refused = error
+    assert refused is not None
+    raise refused
+
+
+def read_report(report: bytes) -> SpawnError | None:
+    """Return what a forked child said of its failed step; None: it said nothing, so it runs its program."""
+    if not report:
+        return None
+    step, number, detail = report.decode("utf-8", "replace").split(" ", 2)
+    return SpawnError(step, int(number), detail)
+
+
+def _run_steps(plan: Plan, null: int, report: int) -> NoReturn:
+    """Become the process of ``plan``. Runs in the forked child, ends in exec or in ``os._exit``."""
+    step = "fds"
+    try:
+        gc.disable()
+        os.dup2(null, 0)
+        for fd in (1, 2) if plan.out >= 0 else ():
+            os.dup2(plan.out, fd)
+        step = "session"
+        os.setsid()
+        step = "cgroup"
+        for folder in plan.cgroups:
+            # A release on its way here may have removed it after the manager had made it.
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(folder)
+            group = os.open(os.path.join(folder, "cgroup.procs"), os.O_WRONLY | os.O_CLOEXEC)
+            os.write(group, b"0")
+            os.close(group)
+        step = "limits"
+        late = {name for name in LATE & plan.limits.keys() if _only_lowers(name, plan.limits[name][1])}
+        for name in plan.limits.keys() - late:
+            set_limit(name, *plan.limits[name], name in plan.strict)
+        step = "nice"
+        if plan.nice is not None:
+            os.setpriority(os.PRIO_PROCESS, 0, plan.nice)
+        step = "group"
+        if plan.groups is not None:
+            os.setgroups(plan.groups)
+        elif plan.uid not in (None, os.geteuid()):
+            os.setgroups([])
+        if plan.gid is not None:
+            os.setresgid(plan.gid, plan.gid, plan.gid)
+        step = "user"
+        if plan.uid is not None:
+            os.setresuid(plan.uid, plan.uid, plan.uid)
+        os.umask(plan.umask)
+        step = "chdir"
+        os.chdir(plan.cwd)
+        step = "signals"
+        signal.set_wakeup_fd(-1)
+        for sig in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+            if callable(signal.getsignal(sig)):
+                signal.signal(sig, signal.SIG_DFL)
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL if plan.sigpipe else signal.SIG_IGN)
+        for name in plan.pid_env:
+            plan.env[os.fsencode(name)] = b"%d" % os.getpid()
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        step = "limits"
+        for name in late:
+            set_limit(name, *plan.limits[name], name in plan.strict)
+        step = "exec"
+        _first_that_runs(plan.candidates, lambda path: os.execve(path, plan.argv, plan.env))
+    except BaseException as error:  # noqa: BLE001  nothing may return into the keeper's code in this process
+        number = (error.errno or 0) if isinstance(error, OSError) else errno.ENOMEM
+        os.write(report, f"{step} {number} {_describe(error)}".encode("utf-8", "replace")[:4096])
+    finally:
+        os._exit(EXIT_CODES[step])
+
+
+def _describe(error: BaseException) -> str:
+    """Return what an error is about: the path when that is a whole one (the errno goes beside it), else words."""
+    if not isinstance(error, OSError) or error.strerror is None:
+        return f"{type(error).__name__}: {error}"
+    path = os.fsdecode(error.filename or b"")
+    return path if path.startswith("/") else ": ".join(filter(None, (path, error.strerror.lower())))
+
+
+def _only_lowers(name: str, hard: int) -> bool:
+    return lower(hard, resource.getrlimit(LIMITS[name])[1]) == hard

@@ -1,0 +1,259 @@
+"""Whose is it: the units that have or had processes, the keeper's direct children, and the trees below them.
+
+A child keeps its pid until we reap it, so an attribution is made once. Deeper processes are told by pid and start time.
+"""
+
+import errno
+import os
+from collections import deque
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from supervisord_py.keeper.protocol import SPAWN_IDS_KEPT, TAG_BASE, TAG_INSTANCE_SHIFT
+
+ME = os.getpid()
+HAS_CHILDREN = os.path.exists(f"/proc/{ME}/task/{ME}/children")
+"""False on kernels without CONFIG_PROC_CHILDREN: then each walk is one pass over /proc."""
+TAGS_KEPT = 4096
+"""Of a unit that is never empty: what comes of an older command of it is known by the invocation or the cgroup."""
+CANNOT_LOOK = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+
+
+class Stat(NamedTuple):
+    state: str
+    ppid: int
+    start: int
+
+
+class Spawn:
+    """A process that was asked for. ``main_pid`` is whom it means now: itself, or what ``MAINPID=`` named."""
+
+    def __init__(self, spawn_id: int, unit: "Unit", role: str, pid: int, started_ns: int) -> None:
+        self.id, self.unit, self.role, self.started_ns = spawn_id, unit, role, started_ns
+        self.pid = self.main_pid = pid
+        self.report: int | None = None
+        """The pipe that tells of a failed step, until exec."""
+        self.failure: Any = None
+        """What it told: then the process is no life of the unit (a ``SpawnError``)."""
+        self.cgroups: list[str] = []
+        self.tagged = False
+
+
+class Unit:
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.output: tuple[int, int] | None = None
+        """Our reading end, and the end for reading and writing that its processes get."""
+        self.notify: Any = None
+        """Its socket and the bounds of its queue (``notify.Mailbox``)."""
+        self.uid = os.geteuid()
+        self.cgroups: dict[str, bool] = {}
+        """Folders its processes were put into; True where /proc confirmed it and the group is no other unit's."""
+        self.main: Spawn | None = None
+        self.starting: list[Spawn] = []
+        """Forked, and not yet known to have reached exec."""
+        self.children = set[int]()
+        """Direct children of the keeper, not yet reaped: spawns and orphans."""
+        self.followed: dict[int, int] = {}
+        """pidfds of ``MAINPID`` processes that are not our children."""
+        self.killing: int | None = None
+        self.signalled = set[tuple[int, int]]()
+        self.told_empty = True
+        self.tags, self.invocations, self.groups = deque[int](), deque[str](), list[bytes]()
+        """By what its processes are known, oldest first."""
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.children and not self.followed
+
+
+def read(path: str) -> bytes:
+    """Return what a file of /proc says, nothing when the process is gone or not ours to read.
+
+    Raises OSError when nobody can read it now: that says nothing about the process.
+    """
+    try:
+        with open(path, "rb", buffering=0) as file:
+            return file.readall() or b""
+    except OSError as error:
+        if error.errno in CANNOT_LOOK:
+            raise
+        return b""
+
+
+def read_stat(pid: int) -> Stat | None:
+    fields = read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
+    return Stat(fields[0].decode(), int(fields[1]), int(fields[19])) if len(fields) > 19 else None
+
+
+def children_lookup() -> Callable[[int], list[int]]:
+    """Return what lists the children of a pid: the kernel, or else a table made of one pass over /proc."""
+    if HAS_CHILDREN:
+        return _read_children
+    table: dict[int, list[int]] = {}
+    for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
+        if (stat := read_stat(pid)) is not None:
+            table.setdefault(stat.ppid, []).append(pid)
+    return lambda pid: table.get(pid, [])
+
+
+def _read_children(pid: int) -> list[int]:
+    try:
+        tasks = os.listdir(f"/proc/{pid}/task")
+    except OSError as error:
+        if error.errno in CANNOT_LOOK:
+            raise
+        return []
+    return [int(child) for task in tasks for child in read(f"/proc/{pid}/task/{task}/children").split()]
+
+
+def walk(roots: set[int]) -> dict[int, int]:
+    """Return the start times of ``roots`` and all their descendants by pid. What forks meanwhile may be missing."""
+    children, found, todo = children_lookup(), dict[int, int](), [(pid, 0) for pid in roots]
+    while todo:
+        pid, parent = todo.pop()
+        stat = read_stat(pid)
+        if stat is None or pid in found or (parent and stat.ppid != parent):
+            continue
+        found[pid] = stat.start
+        below = children(pid)
+        if (again := read_stat(pid)) is not None and again.start == stat.start:
+            todo += [(child, pid) for child in below]
+    return found
+
+
+class Inventory:
+    def __init__(self, instance: int, put: Callable[..., bool]) -> None:
+        self.units: dict[str, Unit] = {}
+        self.strays = Unit("")
+        """Not a unit: the children that belong to none."""
+        self.children: dict[int, Unit] = {}
+        """Every direct child that is not a manager."""
+        self.touched: dict[str, Unit] = {}
+        """Units that lost or gained a child and have to be looked at, in that order."""
+        self.spawns: dict[int, Spawn] = {}
+        """By pid: of the process made, and of the one that ``MAINPID`` named."""
+        self.managers = set[int]()
+        self.is_stale = True
+        """A turn has begun since the last look for orphans."""
+        self._instance, self._put = instance, put
+        self._tags: dict[int, Unit] = {}
+        self._invocations: dict[str, Unit] = {}
+        self._groups: dict[bytes, Unit] = {}
+        self._own_groups = set(read("/proc/self/cgroup").splitlines())
+        self._ids, self._ids_in_order = set[int](), deque[int]()
+
+    def is_known(self, spawn_id: int) -> bool:
+        """Say whether this id was asked for before, and remember it."""
+        if spawn_id in self._ids or (len(self._ids) >= SPAWN_IDS_KEPT and spawn_id < self._ids_in_order[0]):
+            return True
+        self._ids.add(spawn_id)
+        self._ids_in_order.append(spawn_id)
+        if len(self._ids) > SPAWN_IDS_KEPT:
+            self._ids.discard(self._ids_in_order.popleft())
+        return False
+
+    def add(self, spawn: Spawn, invocation: str | None) -> None:
+        self.spawns[spawn.pid] = spawn
+        unit = self.children[spawn.pid] = self._tags[spawn.id] = spawn.unit
+        unit.children.add(spawn.pid)
+        unit.tags.append(spawn.id)
+        if invocation and self._invocations.get(invocation) is not unit:
+            self._invocations[invocation] = unit
+            unit.invocations.append(invocation)
+        if len(unit.tags) > TAGS_KEPT:
+            if unit.main is not None and unit.main.id == unit.tags[0]:
+                unit.tags.rotate(-1)
+            self._tags.pop(unit.tags.popleft(), None)
+
+    def learn_groups(self, spawn: Spawn) -> None:
+        """Remember what /proc calls the cgroups that a new process has put itself into."""
+        names = {os.path.basename(folder.rstrip("/")).encode(): folder for folder in spawn.cgroups}
+        for line in set(read(f"/proc/{spawn.pid}/cgroup").splitlines()) - self._own_groups:
+            folder = names.get(line.rpartition(b"/")[2])
+            if folder is not None and self._groups.setdefault(line, spawn.unit) is spawn.unit:
+                spawn.unit.cgroups[folder] = True
+                spawn.unit.groups.append(line)
+
+    def forget(self, unit: Unit) -> None:
+        """Drop a unit that has no process left."""
+        del self.units[unit.name]
+        self.forget_lives(unit)
+        for line in unit.groups:
+            self._groups.pop(line, None)
+
+    def forget_lives(self, unit: Unit) -> None:
+        """No process is left that could carry a tag or an invocation of this unit; others' are not looked at."""
+        for tag in unit.tags:
+            self._tags.pop(tag, None)
+        for invocation in unit.invocations:
+            self._invocations.pop(invocation, None)
+        unit.tags.clear()
+        unit.invocations.clear()
+        unit.signalled.clear()
+
+    def scan(self, *, again: bool = False) -> None:
+        """Attribute the orphans that became our children; once a turn is enough, unless something has ended since."""
+        if not (self.is_stale or again):
+            return
+        for pid in set(_read_children(ME) if HAS_CHILDREN else children_lookup()(ME)) - self.children.keys():
+            self.adopt(pid)
+        self.is_stale = False
+
+    def adopt(self, pid: int) -> None:
+        """Attribute a child that we did not make; it may be a zombie already."""
+        if pid in self.managers or pid in self.children:
+            return
+        unit = self._owner(pid) or self.strays
+        command = read(f"/proc/{pid}/cmdline") or read(f"/proc/{pid}/comm") if unit is self.strays else b""
+        self.children[pid] = unit
+        unit.children.add(pid)
+        unit.told_empty = False
+        self.touched[unit.name] = unit
+        if unit is self.strays:
+            text = command.strip(b"\0\n").replace(b"\0", b" ").decode("utf-8", "replace")
+            self._put({"fact": "stray", "pid": pid, "command": text[:200]})
+
+    def remove(self, pid: int, unit: Unit) -> Spawn | None:
+        """Take out a process of ``unit`` that has ended."""
+        self.children.pop(pid, None)
+        unit.children.discard(pid)
+        self.touched[unit.name] = unit
+        return self.spawns.pop(pid, None)
+
+    def _owner(self, pid: int) -> Unit | None:
+        """Tell by cgroup, then by the tag, then by the environment, whose process ``pid`` is."""
+        for line in read(f"/proc/{pid}/cgroup").splitlines() if self._groups else ():
+            while line.count(b"/") and line not in self._groups:
+                line = line.rpartition(b"/")[0]
+            if line in self._groups:
+                return self._groups[line]
+        limits = read(f"/proc/{pid}/limits").partition(b"Max realtime timeout")[2].split()
+        if limits and limits[0].isdigit():
+            instance, spawn_id = divmod(int(limits[0]) - TAG_BASE, 1 << TAG_INSTANCE_SHIFT)
+            if instance == self._instance and spawn_id in self._tags:
+                return self._tags[spawn_id]
+        for variable in read(f"/proc/{pid}/environ").split(b"\0"):
+            if variable.startswith(b"INVOCATION_ID="):
+                return self._invocations.get(variable[14:].decode("ascii", "replace"))
+        return None
+
+    def whose(self, pid: int) -> tuple[Unit | None, bool, bool]:
+        """Return the unit of a process, whether it is a stray, and whether it descends from us at all."""
+        at = pid
+        for _ in range(1000):
+            if at in self.children:
+                unit = self.children[at]
+                return (None, True, True) if unit is self.strays else (unit, False, True)
+            if at in self.managers or at == ME:
+                return None, False, True
+            if (stat := read_stat(at)) is None or stat.ppid <= 0:
+                break
+            if stat.ppid == ME:
+                self.adopt(at)
+            else:
+                at = stat.ppid
+        return self._owner(pid), False, False
+
+    def roots(self, unit: Unit) -> set[int]:
+        return unit.children | unit.followed.keys()

@@ -1,0 +1,304 @@
+"""The keeper: makes and reaps every process, holds what must not be lost, outlives every manager.
+
+One thread, one epoll, no tick. In one wake-up: the manager's packets, results of forks, notifications, exits, signals;
+then requests for at most ``SLICE_NS``, then orphans and empty trees, then what there is to tell. Nothing is imported
+after the start.
+"""
+
+import contextlib
+import ctypes
+import fcntl
+import gc
+import json
+import os
+import signal
+import socket
+import stat
+import sys
+import time
+from collections import deque
+from functools import partial
+from typing import Any
+
+sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+import supervisord_py
+from supervisord_py.keeper.child import Spawner
+from supervisord_py.keeper.custody import SECOND_NS, Custody, Managers
+from supervisord_py.keeper.inventory import Inventory, walk
+from supervisord_py.keeper.loop import PAUSE_NS, SIGNAL, Loop, say
+from supervisord_py.keeper.protocol import CONFIG_DEFAULTS, PROTOCOL
+from supervisord_py.keeper.reaper import Reaper
+
+_VERSION: str = supervisord_py.__version__
+RUNTIME_DIR_MAX = 80
+SOCKET_PATH_MAX = 106
+BACKLOG = 256
+SLICE_NS = 10_000_000
+GRACE_NS = 5 * SECOND_NS
+EXIT_SOFTWARE = 70
+PR_SET_CHILD_SUBREAPER = 36
+STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGRTMIN + 3)
+ORDERS: dict[int, str] = {signal.SIGHUP: "reload", signal.SIGUSR1: "reopen"}
+
+
+class Keeper:
+    def __init__(self, config: dict[str, Any]) -> None:
+        self._config = {**CONFIG_DEFAULTS, **config}
+        self._given = config
+        self._runtime: str = config["runtime_dir"]
+        self._socket_path: str = self._config["socket"] or f"{self._runtime}/control.sock"
+        self._lock = _prepare_folder(self._runtime)
+        self._listener = self._listen()
+        self._become_reaper()
+        self._loop = Loop()
+        self._custody = Custody()
+        self._instance = int.from_bytes(os.urandom(4), "big") & 0xFFFFF
+        # For the next `run`, should this keeper be killed: the processes that it leaves carry this number in their tag.
+        os.write(self._lock, b"%d\n" % self._instance)
+        spawner = Spawner(self._instance, self._config["spawner"])
+        self.inventory = Inventory(self._instance, self._custody.put)
+        self._managers = Managers(self._config, self._loop, spawner, self._custody, self)
+        self._reaper = Reaper(
+            self._loop, self.inventory, spawner, self._custody.put, f"{self._runtime}/n",
+            self._managers.send_outputs, self._managers.reaped,
+        )  # fmt: skip
+        self._requests: deque[dict[str, Any]] = deque()
+        self._stopping: str | None = None
+        self._exit_code: int | None = None
+        self._wake, wake_in = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.set_wakeup_fd(wake_in, warn_on_full_buffer=False)
+        # SIGXFSZ: a limit on files is an error of our memfds, not our death; handled, for that ends at exec.
+        for number in (signal.SIGCHLD, signal.SIGUSR2, signal.SIGXFSZ, *STOPS, *ORDERS):
+            signal.signal(number, lambda *_: None)
+        self._loop.watch(self._wake, SIGNAL, self._signalled)
+
+    @property
+    def is_ending(self) -> bool:
+        return self._exit_code is not None
+
+    def run(self) -> int:
+        """Keep until the end; return the exit code."""
+        self._managers.start()
+        gc.collect()
+        gc.freeze()
+        while not (self.is_ending and self._is_alone()):
+            self._loop.guard(self._managers.flush)
+            self.inventory.is_stale = True
+            self._loop.guard(partial(self._loop.turn, bool(self._requests) or self._reaper.is_behind))
+            if self._reaper.is_behind:
+                self._loop.guard(self._reaper.reap)
+            self._loop.guard(self._carry_out)
+            if not self._loop.guard(self._reaper.settle, of_unit=True) or self.inventory.touched:
+                self._loop.set_timer("settle", time.monotonic_ns() + PAUSE_NS, lambda: None)
+            if self._loop.is_broken:
+                self._end(EXIT_SOFTWARE)
+        assert self._exit_code is not None
+        self._clean_up()
+        return self._exit_code
+
+    def _signalled(self) -> None:
+        for number in dict.fromkeys(os.read(self._wake, 65536)):
+            self._loop.guard(partial(self._on_signal, number))
+
+    def _on_signal(self, number: int) -> None:
+        if number == signal.SIGCHLD:
+            self._reaper.reap()
+            self._managers.look()
+        elif number in ORDERS:
+            self._managers.order(ORDERS[number])
+        elif number == signal.SIGUSR2:
+            self._managers.preflight()
+        elif number in STOPS and self._stopping is None:
+            self._stopping = "stop"
+            if (timeout_s := self._config["shutdown_timeout_s"]) is not None:
+                at_ns = time.monotonic_ns() + int(timeout_s * SECOND_NS) + GRACE_NS
+                self._loop.set_timer("shutdown", at_ns, self._give_up)
+            self._managers.order("stop")
+        elif number == signal.SIGINT and self._stopping == "stop":
+            self._stopping = "kill"
+            self._loop.set_timer("shutdown", time.monotonic_ns() + 2 * GRACE_NS, self._give_up)
+            self._managers.order("kill")
+
+    def _give_up(self) -> None:
+        say("the shutdown took too long: killing every process")
+        self._end(1)
+
+    def _end(self, code: int) -> None:
+        """Kill what is left, end the manager, and let ``run`` return when nothing is left."""
+        if not self.is_ending:
+            self._exit_code = code
+            self._loop.set_timer("end", time.monotonic_ns() + 2 * GRACE_NS, self._abandon)
+            self._requests.clear()
+            self._loop.guard(self._managers.end_all)
+            self._loop.guard(partial(self.inventory.scan, again=True))
+            for unit in [*self.inventory.units.values(), self.inventory.strays]:
+                self._loop.guard(partial(self._reaper.kill, unit, signal.SIGKILL))
+
+    def _abandon(self) -> None:
+        try:
+            left = sorted(walk({*self.inventory.children, *self.inventory.managers}))
+            say(f"these processes cannot be killed, leaving them: {' '.join(map(str, left))}")
+            self._clean_up()
+        finally:
+            os._exit(1)
+
+    def _is_alone(self) -> bool:
+        try:
+            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return True
+        return False
+
+    # What the managers ask
+
+    def commit(self, commit: dict[str, Any]) -> None:
+        facts = self._custody.apply(commit)
+        self._requests += [] if self.is_ending else commit["do"]
+        for fact in facts:
+            if fact["fact"] == "notify" and (unit := self.inventory.units.get(fact["unit"])) is not None:
+                self._loop.guard(partial(self._reaper.notify.acknowledged, unit), of_unit=True)
+
+    def _carry_out(self) -> None:
+        until_ns = time.monotonic_ns() + SLICE_NS
+        while self._requests and time.monotonic_ns() < until_ns:
+            do = self._requests.popleft()
+            if do["do"] == "exit":
+                self._end(do.get("code", EXIT_SOFTWARE))
+            elif do["do"] == "restart-manager":
+                self._managers.preflight()
+            else:
+                self._loop.guard(partial(self._reaper.request, do), of_unit=True)
+
+    def answer(self, question: dict[str, Any]) -> dict[str, Any]:
+        answer: dict[str, Any] = {"answer": question["question"]}
+        if question["op"] == "whose":
+            unit, stray, descendant = self.inventory.whose(question["pid"])
+            return {**answer, "unit": unit.name if unit else None, "stray": stray, "descendant": descendant}
+        self.inventory.scan()
+        names = self.inventory.units.keys() if question["units"] is None else question["units"]
+        units = [self.inventory.units[name] for name in names if name in self.inventory.units]
+        return {**answer, "trees": {unit.name: sorted(walk(self.inventory.roots(unit))) for unit in units}}
+
+    def welcome(self, pid: int) -> tuple[dict[str, Any], list[int], list[tuple[str, int]]]:
+        """Return what a new manager is told first, the listeners, and the units' outputs."""
+        self.inventory.scan()
+        mains = [spawn for at, spawn in self.inventory.spawns.items() if at == spawn.main_pid]
+        processes = [
+            {"id": s.id, "unit": s.unit.name, "role": s.role, "pid": s.main_pid, "pending": s.report is not None}
+            for s in mains
+        ] + [
+            {"id": do["id"], "unit": do["unit"], "role": do["role"], "pid": 0, "pending": True}
+            for do in self._requests
+            if do["do"] == "spawn" and {"id", "unit", "role"} <= do.keys()
+        ]
+        strays = self.inventory.strays.children
+        orphans = self.inventory.children.keys() - {spawn.main_pid for spawn in mains} - strays
+        outputs = [(unit.name, unit.output[0]) for unit in self.inventory.units.values() if unit.output is not None]
+        welcome = {
+            "protocol": PROTOCOL, "version": _VERSION, "pid": os.getpid(), "instance": self._instance,
+            "runtime_dir": self._runtime, "state": self._custody.state, "lines": list(self._custody.lines),
+            "processes": processes,
+            "orphans": [{"pid": orphan, "unit": self.inventory.children[orphan].name} for orphan in sorted(orphans)],
+            "strays": sorted(strays), "outputs": [name for name, _ in outputs], "managers": self._managers.count,
+            "stopping": self._stopping, "config": self._given, "listeners": ["control"],
+        }  # fmt: skip
+        return welcome, [self._listener.fileno()], outputs
+
+    # Beginning and end
+
+    def _listen(self) -> socket.socket:
+        """Bind the control socket under another name and move it into its place: nobody meets a half-made one."""
+        if len(os.fsencode(self._socket_path)) > SOCKET_PATH_MAX:
+            sys.exit(f"supervisord-py: socket path too long, {SOCKET_PATH_MAX} bytes at most: {self._socket_path}")
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        new = self._socket_path + "~"
+        _unlink(new)
+        listener.bind(new)
+        if self._config["socket_gid"] is not None:
+            os.chown(new, -1, self._config["socket_gid"])
+        os.chmod(new, self._config["socket_mode"])
+        listener.listen(BACKLOG)
+        self._socket_inode = os.stat(new).st_ino
+        os.rename(new, self._socket_path)
+        return listener
+
+    def _become_reaper(self) -> None:
+        for fd in map(int, os.listdir("/proc/self/fd")):
+            if fd > 2:
+                with contextlib.suppress(OSError):  # the descriptor of the listing itself
+                    os.set_inheritable(fd, False)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGKILL, signal.SIGSTOP}:
+            if signal.getsignal(number) == signal.SIG_IGN:
+                signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+        libc = ctypes.CDLL(None, use_errno=True)
+        if os.getpid() != 1 and libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+            sys.exit(
+                f"supervisord-py: cannot become a subreaper: {os.strerror(ctypes.get_errno())}; Linux 5.3 is needed"
+            )
+
+    def _clean_up(self) -> None:
+        try:
+            if os.path.exists(self._socket_path) and os.stat(self._socket_path).st_ino == self._socket_inode:
+                os.unlink(self._socket_path)
+            if os.path.isdir(f"{self._runtime}/n"):
+                _empty_folder(f"{self._runtime}/n")
+                os.rmdir(f"{self._runtime}/n")
+        except OSError as error:
+            say(f"cannot empty {self._runtime}: {error.strerror}; the next start does it")
+        with contextlib.suppress(OSError):
+            _unlink(f"{self._runtime}/lock")
+
+
+def _prepare_folder(runtime: str) -> int:
+    """Make the runtime folder and take its lock; return the lock's descriptor. Exits with 1 when that cannot be."""
+    if len(os.fsencode(runtime)) > RUNTIME_DIR_MAX:
+        sys.exit(
+            f"supervisord-py: runtime folder too long, {RUNTIME_DIR_MAX} bytes at most: {runtime}; give --runtime-dir"
+        )
+    os.umask(0o022)
+    try:
+        os.makedirs(runtime, 0o755 if os.geteuid() == 0 else 0o700, exist_ok=True)
+        found = os.stat(runtime)
+        if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o022:
+            sys.exit(f"supervisord-py: {runtime} belongs to another user or may be written by others; remove it")
+        while True:
+            path = f"{runtime}/lock"
+            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.exists(path) and os.path.samestat(os.fstat(lock), os.stat(path)):
+                break
+            os.close(lock)  # its last holder removed it between our open and our lock
+        os.ftruncate(lock, 0)
+        os.write(lock, b"%d\n" % os.getpid())
+        os.makedirs(f"{runtime}/n", 0o711, exist_ok=True)
+        os.chmod(f"{runtime}/n", 0o711)
+        _empty_folder(f"{runtime}/n")
+    except BlockingIOError:
+        holder = os.read(lock, 32).decode().partition("\n")[0]
+        sys.exit(
+            f"supervisord-py: already running here as pid {holder} ({path} is locked); stop it, or give --runtime-dir"
+        )
+    except OSError as error:
+        sys.exit(f"supervisord-py: cannot use {runtime}: {error.strerror} ({error.filename}); give --runtime-dir")
+    return lock
+
+
+def _empty_folder(folder: str) -> None:
+    for name in os.listdir(folder):
+        _unlink(f"{folder}/{name}")
+
+
+def _unlink(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+if __name__ == "__main__":
+    for standard in (0, 1, 2):
+        try:
+            os.fstat(standard)
+        except OSError:
+            os.open("/dev/null", os.O_RDWR)
+    sys.exit(Keeper(json.loads(sys.argv[sys.argv.index("--config") + 1])).run())

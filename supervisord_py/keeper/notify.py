@@ -1,0 +1,176 @@
+"""A notify socket for each unit: who may speak is the kernel's word for the sender, and a full queue makes it wait."""
+
+import array
+import contextlib
+import os
+import socket
+import stat
+import struct
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from supervisord_py.keeper.child import close_elsewhere
+from supervisord_py.keeper.inventory import Inventory, Spawn, Unit, read, read_stat
+from supervisord_py.keeper.loop import NOTIFY, PIDFD, Loop
+from supervisord_py.keeper.protocol import NOTIFY_QUEUE_MAX
+
+DATAGRAM_MAX = 4096
+"""Bytes; longer datagrams are dropped (systemd, NOTIFY_BUFFER_MAX)."""
+_ROOM = socket.CMSG_SPACE(12) + socket.CMSG_SPACE(4 * 253)
+
+
+class Mailbox:
+    def __init__(self, folder: str) -> None:
+        # 96 random bits: who does not know the name cannot send. No more, because a socket's path has 107 bytes.
+        self.path = f"{folder}/{os.urandom(12).hex()}"
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        self.socket.bind(self.path)
+        os.chmod(self.path, 0o666)
+        self.access = "none"
+        self.depth = int(read("/proc/sys/net/unix/max_dgram_qlen") or 1000) + 2
+        """No more datagrams can wait in it: reading as many reads all that was sent before, whoever goes on sending."""
+        self.unacknowledged = 0
+
+    def close(self) -> None:
+        self.socket.close()
+        with contextlib.suppress(OSError):  # gone already: a cleaner of old files, a logout
+            os.unlink(self.path)
+
+
+class Notify:
+    """Reads the mailboxes: ``put`` queues facts, ``before_put`` tells who runs before that, ``on_pidfd`` who ended."""
+
+    def __init__(
+        self, folder: str, loop: Loop, inventory: Inventory,
+        put: Callable[..., bool], before_put: Callable[[Unit], None], on_pidfd: Callable[[Spawn, int], None],
+    ) -> None:  # fmt: skip
+        self._folder, self._loop, self._inventory = folder, loop, inventory
+        self._put, self._before_put, self._on_pidfd = put, before_put, on_pidfd
+        self._foreign: list[int] = []
+        """Descriptors that came with notifications."""
+
+    def open(self, unit: Unit, access: str) -> str:
+        """Return the path of the unit's mailbox, made when it has none or when its file is gone."""
+        if unit.notify is not None and unit.main is None and not os.path.exists(unit.notify.path):
+            self.drain(unit)
+            self.close(unit)
+        if unit.notify is None:
+            # A logout may have taken the folder with everything in it.
+            os.makedirs(os.path.dirname(self._folder), 0o755 if os.geteuid() == 0 else 0o700, exist_ok=True)
+            os.makedirs(self._folder, 0o711, exist_ok=True)
+            unit.notify = Mailbox(self._folder)
+            self.resume(unit)
+        unit.notify.access = access
+        return unit.notify.path  # type: ignore[no-any-return]
+
+    def close(self, unit: Unit) -> None:
+        box, unit.notify = unit.notify, None
+        if box is not None:
+            self._loop.unwatch(box.socket.fileno())
+            box.close()
+
+    def resume(self, unit: Unit) -> None:
+        if unit.notify is not None and unit.notify.unacknowledged < NOTIFY_QUEUE_MAX:
+            self._loop.watch(unit.notify.socket.fileno(), NOTIFY, lambda: self.drain(unit, full=False))
+
+    def acknowledged(self, unit: Unit) -> None:
+        """The manager is done with a notification of the unit: there is room for another."""
+        if unit.notify is not None:
+            unit.notify.unacknowledged = max(0, unit.notify.unacknowledged - 1)
+            self.resume(unit)
+
+    def drain(self, unit: Unit, *, full: bool = True) -> None:
+        """Read what is in the unit's mailbox: all of it when ``full``, else while its queue has room."""
+        box: Mailbox | None = unit.notify
+        for _ in range(box.depth if box is not None else 0):
+            assert box is not None
+            if not full and box.unacknowledged >= NOTIFY_QUEUE_MAX:
+                self._loop.unwatch(box.socket.fileno())
+                return
+            try:
+                data, ancillary, flags, _ = box.socket.recvmsg(DATAGRAM_MAX, _ROOM, socket.MSG_CMSG_CLOEXEC)
+            except BlockingIOError:
+                return
+            sender = (0, 0, 0)
+            for _, kind, content in ancillary:
+                if kind == socket.SCM_RIGHTS:
+                    self._foreign += array.array("i", content[: len(content) & ~3])
+                elif kind == socket.SCM_CREDENTIALS:
+                    sender = struct.unpack("=iII", content[:12])
+            if not flags & socket.MSG_TRUNC:
+                # What goes wrong with one costs that one: those after it are still read before the exit is told.
+                self._loop.guard(partial(self._receive, unit, data.removesuffix(b"\0"), *sender[:2]), of_unit=True)
+            if self._foreign:
+                self._loop.guard(self._close_foreign, of_unit=True)
+
+    def _close_foreign(self) -> None:
+        """Keep nothing. The closing is the answer to BARRIER=1: what came before it is in the stream."""
+        foreign, self._foreign = self._foreign, []
+        for fd in foreign:
+            if stat.S_ISFIFO(os.fstat(fd).st_mode):
+                os.close(fd)  # the one that cannot keep us waiting, and the one that a barrier is
+            else:
+                self._foreign.append(fd)
+        if self._foreign:
+            self._inventory.managers.add(close_elsewhere(self._foreign))
+            self._foreign = []
+
+    def _may_send(self, unit: Unit, access: str, pid: int, uid: int) -> bool:
+        spawn = self._inventory.spawns.get(pid)
+        if pid <= 0 or access == "none":
+            return False
+        if access == "main":
+            return spawn is not None and spawn.unit is unit and spawn.role == "main" and pid == spawn.main_pid
+        if spawn is not None or access == "exec":
+            return spawn is not None and spawn.unit is unit
+        if read_stat(pid) is None:
+            return uid == unit.uid
+        return self._inventory.whose(pid)[0] is unit
+
+    def _receive(self, unit: Unit, data: bytes, pid: int, uid: int) -> None:
+        self._before_put(unit)
+        if not self._may_send(unit, unit.notify.access, pid, uid):
+            return
+        lines = (line.partition("=") for line in data.decode("utf-8", "replace").split("\n"))
+        fields = {name: value for name, separator, value in lines if separator and name}
+        if b"\0" in data or not fields or fields.keys() == {"BARRIER"}:
+            return
+        spawn = self._inventory.spawns.get(pid)
+        fact: dict[str, Any] = {"fact": "notify", "unit": unit.name, "id": spawn.id if spawn else None, "pid": pid}
+        fact |= {"fields": fields, "main_pid": None, "refused": None}
+        if (named := fields.get("MAINPID")) is not None:
+            fact["refused"] = self._follow(unit, named, uid)
+            fact["main_pid"] = int(named) if fact["refused"] is None else None
+        if self._put(fact, unit.name):
+            unit.notify.unacknowledged += 1
+
+    def _follow(self, unit: Unit, named: str, uid: int) -> str | None:
+        """Let the unit's main process be the one that ``MAINPID=`` named; return why not."""
+        main, pid = unit.main, int(named) if named.isascii() and named.isdigit() and len(named) < 10 else 0
+        seen = read_stat(pid) if pid > 1 else None
+        if pid <= 1 or pid == os.getpid() or pid in self._inventory.managers:
+            return f"MAINPID={named[:20]} is not a process that can be a main process"
+        if main is None:
+            return f"MAINPID={pid} replaces no running main process"
+        if seen is None or seen.state in "ZX":
+            return f"process {pid} is not alive"
+        owner, stray, _ = self._inventory.whose(pid)
+        if owner is not unit and (uid != 0 or owner is not None or stray):
+            return f"process {pid} belongs to {f'unit {owner.name}' if owner else 'no unit'}, not to {unit.name}"
+        if self._inventory.spawns.get(pid, main) is not main:
+            return f"process {pid} is another command of the unit"
+        if pid not in self._inventory.children and pid not in unit.followed:
+            try:
+                pidfd = os.pidfd_open(pid)
+            except OSError:
+                return f"process {pid} is not alive"
+            if (again := read_stat(pid)) is None or again.start != seen.start:
+                os.close(pidfd)
+                return f"process {pid} is not alive"
+            unit.followed[pid] = pidfd
+            self._loop.watch(pidfd, PIDFD, lambda: self._on_pidfd(main, pid))
+        self._inventory.spawns[pid] = main
+        main.main_pid = pid
+        return None

@@ -1,0 +1,333 @@
+"""The types of ``docs/keys.toml``: a TOML value and its key's spec in, a value of the model out.
+
+``DECODERS`` has one entry a type that a built key uses; each raises ``BadValue``. A key that takes a list also takes
+one value. Specifiers are expanded in what is text (strings, names, paths, commands), not in numbers, spans, sizes,
+modes, signals and enums.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
+
+from msgspec import Struct
+
+from supervisord_py.model.command import Expand, parse_commands
+from supervisord_py.model.commands import COMMANDS, PRESETS
+from supervisord_py.model.keys import KeySpec
+from supervisord_py.model.names import Reference, parse_group_name, parse_reference
+from supervisord_py.model.problems import BadValue, raise_all
+from supervisord_py.model.records import UNNUMBERED
+from supervisord_py.model.states import Until
+from supervisord_py.model.unit import Limit
+from supervisord_py.model.values import (
+    parse_boolean,
+    parse_fraction,
+    parse_integer,
+    parse_limit,
+    parse_mode,
+    parse_signal,
+    parse_size,
+    parse_timeout,
+    parse_timespan,
+    shown,
+)
+
+Decoder = Callable[[object, KeySpec, Expand], object]
+
+_VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+_ACCOUNT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\$?", re.ASCII)
+_PATTERN = re.compile(r"@?[A-Za-z0-9:_.*?\[\]!@-]+", re.ASCII)
+_UID_MAX = 2**32 - 2
+_NOT_SUPPORTED = "not supported yet"
+
+
+class RawDependency(Struct, frozen=True):
+    """A dependency as written, before groups and templates are resolved; ``index`` is its place in the list, None for a
+    single value."""
+
+    reference: Reference
+    until: Until = Until.READY
+    ordered: bool = True
+    index: int | None = None
+
+
+def _text(value: object, expand: Expand) -> str:
+    if not isinstance(value, str):
+        raise BadValue(
+            f"{shown(value)} is not a string", f'write "{value}", in quotes' if isinstance(value, int | float) else ""
+        )
+    if "\0" in value:
+        raise BadValue("a string with a NUL character")
+    return expand(value)
+
+
+def _each(value: object, decode_one: Callable[[object, int | None], object]) -> tuple[object, ...]:
+    """Decode a list, or a single value as a list of one; complaints get the index."""
+    if not isinstance(value, list):
+        return (decode_one(value, None),)
+    decoded: list[object] = []
+    complaints: list[BadValue] = []
+    for index, item in enumerate(value):
+        try:
+            decoded.append(decode_one(item, index))
+        except BadValue as complaint:
+            complaints.append(complaint.under(index))
+    raise_all(complaints)
+    return tuple(decoded)
+
+
+def _line(value: object, expand: Expand) -> str:
+    """A text that is shown to people: one line, nothing that a terminal would obey."""
+    text = _text(value, expand)
+    if any(ord(character) < 0x20 or ord(character) == 0x7F for character in text):
+        raise BadValue("a text with a line break or a control character", "write one line")
+    return text
+
+
+def _strings(value: object, spec: KeySpec, expand: Expand) -> object:
+    return _each(value, lambda item, _: _line(item, expand))
+
+
+def _enum(value: object, spec: KeySpec, expand: Expand) -> object:
+    if isinstance(value, bool) and "no" in spec.values:
+        raise BadValue(f"{shown(value)} is not a string", f"write one of {_listed(spec.values)}, in quotes")
+    if not isinstance(value, str):
+        raise BadValue(f"{shown(value)} is not a string", f"write one of {_listed(spec.values)}")
+    if value not in spec.values:
+        near = get_close_matches(value, spec.values, 1)
+        raise BadValue(
+            f"{value!r} is not possible here",
+            (f"did you mean {near[0]!r}? " if near else "") + f"possible are {_listed(spec.values)}",
+        )
+    if value in spec.pending:
+        raise BadValue(
+            f"{value!r} is {_NOT_SUPPORTED}", f"possible are {_listed(v for v in spec.values if v not in spec.pending)}"
+        )
+    return value
+
+
+def _account(value: object, expand: Expand) -> str:
+    """A user's or group's name, or its number."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(parse_integer(value, 0, _UID_MAX))
+    text = _text(value, expand)
+    if text.isdecimal() and int(text) > _UID_MAX:
+        raise BadValue(f"{text} is no uid or gid", f"the largest is {_UID_MAX}")
+    if _ACCOUNT_NAME.fullmatch(text) is None:
+        raise BadValue(f"{text!r} is not the name of a user or group", "write a name or a number")
+    return text
+
+
+def _directory(value: object, spec: KeySpec, expand: Expand) -> object:
+    text = _text(value, expand)
+    path = text.removeprefix("-")
+    if path != "~" and not path.startswith("/"):
+        raise BadValue(f"{text!r} is a relative path", "write an absolute path, or ~ for the user's home")
+    return text
+
+
+def _label(value: object, expand: Expand) -> str:
+    text = _text(value, expand)
+    try:
+        return parse_group_name(text)
+    except ValueError as error:
+        raise BadValue(str(error), "write the name without @" if text.startswith("@") else "") from None
+
+
+def _reference(value: object, expand: Expand) -> Reference:
+    text = _text(value, expand)
+    try:
+        return parse_reference(text)
+    except ValueError as error:
+        bare = re.sub(r"\.(service|target|toml)$", "", text)
+        raise BadValue(str(error), f"did you mean {bare!r}?" if bare != text else "") from None
+
+
+def _names(value: object, spec: KeySpec, expand: Expand) -> object:
+    def one(item: object, index: int | None) -> RawDependency:
+        if isinstance(item, dict):
+            raise BadValue("a table is not possible here", "write the name alone: there is nothing to wait for")
+        return RawDependency(_reference(item, expand), index=index)
+
+    return _each(value, one)
+
+
+def _dependencies(value: object, spec: KeySpec, expand: Expand) -> object:
+    return _each(value, lambda item, index: _dependency(item, index, expand, ("unit", "until", "ordered")))
+
+
+def _ordering(value: object, spec: KeySpec, expand: Expand) -> object:
+    return _each(value, lambda item, index: _dependency(item, index, expand, ("unit", "until")))
+
+
+def _dependency(item: object, index: int | None, expand: Expand, keys: tuple[str, ...]) -> RawDependency:
+    if not isinstance(item, dict):
+        return RawDependency(_reference(item, expand), index=index)
+    for key in item:
+        if key not in keys:
+            near = get_close_matches(key, keys, 1)
+            raise BadValue(
+                f"unknown key {key!r} in a dependency",
+                f"did you mean {near[0]!r}?" if near else f"the keys here are {', '.join(keys)}",
+                (key,),
+                on_key=True,
+            )
+    if "unit" not in item:
+        raise BadValue("a dependency without the key 'unit'", 'write { unit = "NAME" }')
+    until, ordered = item.get("until", "ready"), item.get("ordered", True)
+    if until not in [member.value for member in Until]:
+        raise BadValue(f"{shown(until)} is not possible here", "possible are started, ready and exited", ("until",))
+    if until == Until.HEALTHY.value:
+        raise BadValue(f"'healthy' is {_NOT_SUPPORTED}", "possible are started, ready and exited", ("until",))
+    if not isinstance(ordered, bool):
+        raise BadValue(f"{shown(ordered)} is not a boolean", "write true or false, without quotes", ("ordered",))
+    if not ordered and "until" in item:
+        raise BadValue("until means nothing without an order", "leave out until, or ordered = false", ("until",))
+    try:
+        return RawDependency(_reference(item["unit"], expand), Until(until), ordered, index)
+    except BadValue as problem:
+        raise problem.under("unit") from None
+
+
+def _environment(value: object, spec: KeySpec, expand: Expand) -> object:
+    if not isinstance(value, dict):
+        raise BadValue(
+            f"{shown(value)} is not a table", 'write environment = { NAME = "VALUE" } or a table [service.environment]'
+        )
+    variables: dict[str, str] = {}
+    complaints: list[BadValue] = []
+    for name, item in value.items():
+        try:
+            variable = _variable(name, item, spec, expand)
+        except BadValue as complaint:
+            complaints.append(complaint.under(name))
+        else:
+            variables |= {} if variable is None else {name: variable}
+    raise_all(complaints)
+    return variables
+
+
+def _variable(name: str, value: object, spec: KeySpec, expand: Expand) -> str | None:
+    """One variable's value; None for ``[]``, which takes it back."""
+    if name in spec.values:
+        raise BadValue(
+            f"{name!r} is a key of [service], not a variable",
+            "move it above [service.environment]: whatever follows that line is a variable",
+            on_key=True,
+        )
+    if _VARIABLE_NAME.fullmatch(name) is None:
+        raise BadValue(f"{name!r} is not a variable's name", "letters, digits and _ only, no digit first", on_key=True)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, str):
+        return _text(value, expand)
+    if value == []:
+        return None
+    quoted = f'write {name} = "{value}"' if isinstance(value, float) else ""
+    raise BadValue("a variable is a string, an integer or a boolean", quoted)
+
+
+def _environment_names(value: object, spec: KeySpec, expand: Expand) -> object:
+    if value == "all":
+        return "all"
+
+    def one(item: object, _: int | None) -> str:
+        text = _text(item, expand)
+        if _VARIABLE_NAME.fullmatch(text) is None:
+            raise BadValue(f"{text!r} is not a variable's name", 'write names, or "all"')
+        return text
+
+    return _each(value, one)
+
+
+def _hard_limit(value: object, spec: KeySpec, expand: Expand) -> object:
+    if isinstance(value, str) and ":" in value:
+        raise BadValue(
+            "only the hard limit can be set here",
+            "write one value: the soft limit is how a process is known to be ours",
+        )
+    return Limit(None, parse_limit(value, "microseconds").hard)
+
+
+def _grant(value: object, spec: KeySpec, expand: Expand) -> object:
+    def one(item: object, _: int | None) -> str:
+        text = _text(item, expand)
+        if text not in PRESETS and text not in COMMANDS:
+            near = get_close_matches(text, [*PRESETS, *sorted(COMMANDS)], 1)
+            raise BadValue(
+                f"there is no command or preset {text!r}",
+                f"did you mean {near[0]!r}?"
+                if near
+                else f"presets are {_listed(PRESETS)}; supctl commands lists the commands",
+            )
+        return text
+
+    if isinstance(value, str):
+        granted = one(value, None)
+        return granted if granted in PRESETS else (granted,)
+    return _each(value, one)
+
+
+def _pattern(value: object, expand: Expand) -> str:
+    text = _text(value, expand)
+    if _PATTERN.fullmatch(text) is None:
+        raise BadValue(f"{text!r} is not a unit name or pattern", "write a name, a glob such as 'web*', or @GROUP")
+    return text
+
+
+def _counts(value: object, spec: KeySpec, expand: Expand) -> object:
+    if not isinstance(value, dict):
+        raise BadValue(f"{shown(value)} is not a table", 'write { "unit.heartbeat" = 2 }')
+    counts: dict[str, int] = {}
+    for event, count in value.items():
+        if event not in UNNUMBERED:
+            raise BadValue(
+                f"{event!r} cannot be kept in a ring",
+                f"possible is {_listed(sorted(UNNUMBERED))}: all others are kept",
+                (event,),
+                on_key=True,
+            )
+        try:
+            counts[event] = parse_integer(count, 0)
+        except BadValue as problem:
+            raise problem.under(event) from None
+    return counts
+
+
+DECODERS: Mapping[str, Decoder] = {
+    "string": lambda value, spec, expand: _line(value, expand),
+    "strings": _strings,
+    "boolean": lambda value, spec, expand: parse_boolean(value),
+    "integer": lambda value, spec, expand: parse_integer(value, spec.minimum, spec.maximum),
+    "fraction": lambda value, spec, expand: parse_fraction(value),
+    "timespan": lambda value, spec, expand: parse_timespan(value),
+    "timeout": lambda value, spec, expand: parse_timeout(value),
+    "size": lambda value, spec, expand: parse_size(value),
+    "mode": lambda value, spec, expand: parse_mode(value),
+    "signal": lambda value, spec, expand: parse_signal(value),
+    "enum": _enum,
+    "commands": lambda value, spec, expand: parse_commands(value, expand),
+    "dependencies": _dependencies,
+    "ordering": _ordering,
+    "names": _names,
+    "labels": lambda value, spec, expand: _each(value, lambda item, _: _label(item, expand)),
+    "account": lambda value, spec, expand: _account(value, expand),
+    "accounts": lambda value, spec, expand: _each(value, lambda item, _: _account(item, expand)),
+    "directory": _directory,
+    "environment": _environment,
+    "environment-names": _environment_names,
+    "limit-count": lambda value, spec, expand: parse_limit(value, "count"),
+    "limit-bytes": lambda value, spec, expand: parse_limit(value, "bytes"),
+    "limit-seconds": lambda value, spec, expand: parse_limit(value, "seconds"),
+    "limit-hard-microseconds": _hard_limit,
+    "grant": _grant,
+    "pattern": lambda value, spec, expand: _pattern(value, expand),
+    "patterns": lambda value, spec, expand: _each(value, lambda item, _: _pattern(item, expand)),
+    "counts": _counts,
+}
+
+
+def _listed(values: Iterable[str]) -> str:
+    return ", ".join(values)

@@ -1,0 +1,96 @@
+"""Unit names: plain ones, templates, instances, and the references that dependencies are written with.
+
+``web`` is a unit, ``worker@`` a template (the file ``worker@.toml``), ``worker@3`` an instance of it; in a dependency
+``worker@`` is all instances and ``@backend`` every member of the group. Source: contract, section 3.
+"""
+
+import re
+from enum import Enum
+
+from msgspec import Struct
+
+NAME_MAX = 200
+_PLAIN = r"[A-Za-z0-9][A-Za-z0-9:_.-]*"
+_NAME = re.compile(rf"({_PLAIN})(?:(@)([A-Za-z0-9:_.-]*))?")
+_GROUP = re.compile(_PLAIN)
+_HINT = "a name begins with a letter or digit and goes on with letters, digits and : _ . -"
+
+
+class UnitName(Struct, frozen=True):
+    """A name taken apart. ``instance`` is None for a plain unit and empty for a template."""
+
+    prefix: str
+    instance: str | None = None
+
+    @property
+    def is_template(self) -> bool:
+        return self.instance == ""
+
+    @property
+    def is_instance(self) -> bool:
+        return bool(self.instance)
+
+    @property
+    def template(self) -> str | None:
+        """The template that this is an instance of; None unless it is one."""
+        return f"{self.prefix}@" if self.instance else None
+
+    def __str__(self) -> str:
+        return self.prefix if self.instance is None else f"{self.prefix}@{self.instance}"
+
+
+def parse_unit_name(text: str) -> UnitName:
+    """Take a unit's name apart.
+
+    Raises:
+        ValueError: Not a name; the message says why.
+    """
+    match = _NAME.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text!r} is not a unit name: {_HINT}")
+    if len(text) > NAME_MAX:
+        raise ValueError(f"a unit name of {len(text)} characters is too long: at most {NAME_MAX}")
+    prefix, at, instance = match.groups()
+    return UnitName(prefix, instance if at else None)
+
+
+def is_unit_name(text: str) -> bool:
+    """Whether this can be the name of a unit that runs: a plain name or an instance, not a template."""
+    match = _NAME.fullmatch(text)
+    return match is not None and len(text) <= NAME_MAX and not (match[2] and not match[3])
+
+
+class ReferenceKind(Enum):
+    UNIT = "unit"
+    TEMPLATE = "template"
+    GROUP = "group"
+
+
+class Reference(Struct, frozen=True):
+    """What a dependency names. ``name`` is the unit, the template with its ``@``, or the group without one."""
+
+    kind: ReferenceKind
+    name: str
+
+
+def parse_reference(text: str) -> Reference:
+    """Read ``web``, ``worker@3``, ``worker@`` or ``@group``.
+
+    Raises:
+        ValueError: None of these; the message says why.
+    """
+    if text.startswith("@"):
+        return Reference(ReferenceKind.GROUP, parse_group_name(text[1:]))
+    name = parse_unit_name(text)
+    return Reference(ReferenceKind.TEMPLATE if name.is_template else ReferenceKind.UNIT, text)
+
+
+def parse_group_name(text: str) -> str:
+    """Check a group's name (without ``@``) and return it.
+
+    Raises:
+        ValueError: Not a name.
+    """
+    if _GROUP.fullmatch(text) is None or len(text) > NAME_MAX:
+        raise ValueError(f"{text!r} is not a group name: {_HINT}")
+    return text

@@ -1,0 +1,60 @@
+"""The unit file that ``supervisord-py new`` writes: it passes ``check`` as it is, and so does each line that is
+commented out."""
+
+from supervisord_py.model.names import UnitName
+
+_TEXT = """\
+# {name}: a unit of supervisord-py. What a line says holds when its "#" is taken away; `supervisord-py check` tells
+# whether all is well, `supervisord-py schema` is for editors.
+
+[unit]
+description = "{name}"
+# enabled = false                      # do not start it with the supervisor
+# groups = ["backend"]                 # `supctl restart @backend` means all members
+# requires = ["db"]                    # start db first; without it this unit is not started
+# wants = [{{ unit = "cache", until = "started" }}]
+# after = ["migrate"]                  # an order alone: nothing is started by it
+
+[service]
+# What is run: the exact words, no shell. A string is split as systemd does: "/usr/bin/sleep infinity".
+exec-start = ["/usr/bin/sleep", "infinity"]
+# exec-start-pre = [["/usr/bin/test", "-d", "/srv"], ["/usr/bin/true"]]
+# exec-reload = "/usr/bin/kill -HUP $MAINPID"
+# type = "notify"                      # running means READY=1 was sent to $NOTIFY_SOCKET, not just started
+
+# restart = "always"                   # default: on-failure, in growing steps from restart-sec to restart-max-delay-sec
+# restart-sec = "1s"
+# restart-max-delay-sec = "5min"
+# timeout-stop-sec = "30s"             # then SIGKILL, for every process of the unit
+
+# user = "nobody"
+# working-directory = "/srv"
+# umask = "0077"
+
+# Anything below this line is a variable, up to the next table.
+# [service.environment]
+# LOG_LEVEL = "info"
+
+# [limits]
+# nofile = 65536
+# core = 0
+# nice = 5
+
+# [log]
+# max-bytes = "10M"
+# backups = 3
+
+# [quarantine]
+# failures = 5                         # so many failures in a short time end the restarts, loudly
+"""
+
+_INSTANCES = """
+[instances]
+count = 2                              # {name}1 and {name}2; %i is the instance in every string
+"""
+
+
+def unit_file_text(name: UnitName) -> str:
+    """A commented unit file for a plain unit, a template or an instance."""
+    text = _TEXT.format(name=name)
+    return text + _INSTANCES.format(name=name) if name.is_template else text

@@ -1,0 +1,140 @@
+"""What ``supervisord.toml`` says: frozen values with the contract's defaults (its section 6).
+
+Field names are the keys in snake case; times are integers in nanoseconds, sizes are bytes. ``docs/keys.toml`` is the
+table of all keys.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from msgspec import Struct, field
+
+from supervisord_py.model.keys import KeyTable
+from supervisord_py.model.parse import Decoded, Entry, decode_entries, problem_at, read_tables
+from supervisord_py.model.problems import Problem
+from supervisord_py.model.values import format_mode
+
+SECOND_NS = 1_000_000_000
+DAY_NS = 86_400 * SECOND_NS
+MEBIBYTE = 1024 * 1024
+DEFAULT_SOCKET_GROUP = "supervisord-py"
+OTHERS_WRITE = 0o002
+"""The bit of ``socket-mode`` that lets everybody open the socket."""
+
+
+class SupervisorSettings(Struct, frozen=True):
+    """``[supervisor]``. ``allowed_commands`` is a ceiling for everyone: a preset's name, or commands
+    (``model.commands``)."""
+
+    name: str = "main"
+    mode: Literal["daemon"] = "daemon"
+    allowed_commands: str | tuple[str, ...] = "admin"
+    shutdown_timeout_ns: int | None = 90 * SECOND_NS
+    pass_environment: tuple[str, ...] | Literal["all"] = ()
+
+
+class AllowRule(Struct, frozen=True):
+    """One ``[[control.allow]]``: exactly one of the five subjects is set.
+
+    ``user`` and ``group`` are names as written (the host looks them up), ``unit`` is a unit name or glob. ``commands``
+    is a preset's name or a list of commands and presets; ``units`` are globs and ``@groups`` that verbs on units are
+    held to, empty for all units.
+    """
+
+    commands: str | tuple[str, ...]
+    group: str | None = None
+    user: str | None = None
+    uid: int | None = None
+    gid: int | None = None
+    unit: str | None = None
+    units: tuple[str, ...] = ()
+
+
+class ControlSettings(Struct, frozen=True):
+    """``[control]``. ``socket_group`` None: the group ``supervisord-py`` where that exists."""
+
+    socket_group: str | None = None
+    socket_mode: int = 0o660
+    require_reason: bool = False
+    allow: tuple[AllowRule, ...] = ()
+
+
+class JournalSettings(Struct, frozen=True):
+    """``[journal]``. ``max_age_ns`` None keeps by size alone; ``keep_last`` is how many records of an event the ring
+    holds a unit."""
+
+    max_bytes: int = 256 * MEBIBYTE
+    max_age_ns: int | None = 30 * DAY_NS
+    payload_max: int = 4096
+    reserve: int = 16 * MEBIBYTE
+    when_full: Literal["continue", "refuse-commands"] = "continue"
+    sync: Literal["always", "commit", "never"] = "commit"
+    keep_last: dict[str, int] = field(default_factory=lambda: {"unit.heartbeat": 2})
+
+
+class Settings(Struct, frozen=True):
+    """All of ``supervisord.toml``; ``path`` is empty when there was no file."""
+
+    supervisor: SupervisorSettings = SupervisorSettings()
+    control: ControlSettings = ControlSettings()
+    journal: JournalSettings = JournalSettings()
+    path: str = ""
+
+
+_SUBJECTS = ("group", "user", "uid", "gid", "unit")
+_FIELDS = {
+    "shutdown-timeout-sec": "shutdown_timeout_ns",
+    "max-age": "max_age_ns",
+}
+"""Where the field is not the key in snake case."""
+
+
+def parse_settings(text: str, path: str, key_table: KeyTable) -> tuple[Settings, tuple[Problem, ...]]:
+    """Read ``supervisord.toml``.
+
+    Args:
+        text: What it says.
+        path: How it is named in problems.
+        key_table: ``docs/keys.toml``.
+
+    Returns:
+        The settings, and all problems. Where there is an error the settings are not to be used: what is wrong has its
+        default.
+    """
+    file = read_tables(path, text, "settings", key_table)
+    # An empty list is a value here, not a reset: "allowed-commands = []" allows nothing.
+    tables, found = decode_entries(file, str, resets=False)
+    problems = [*file.problems, *found]
+    rules: list[AllowRule] = []
+    grouped: list[Entry] = []
+    for table, values in tables.items():
+        if table[:2] == ("control", "allow"):
+            subjects = [key for key in _SUBJECTS if key in file.tables[table]]
+            if len(subjects) != 1:
+                message = f"a rule has one of {', '.join(_SUBJECTS)}"
+                hint = f"make a rule each for {' and '.join(subjects)}" if subjects else "say whom it is for"
+                problems.append(problem_at(file.source, table, message, hint, on_key=True))
+            elif "commands" not in file.tables[table]:
+                message = "a rule without the key 'commands'"
+                hint = 'write commands = "operator", or a list'
+                problems.append(problem_at(file.source, table, message, hint, on_key=True))
+            elif values.keys() >= {"commands", subjects[0]}:
+                rules.append(AllowRule(**_fields(values)))
+                grouped += [values["group"].entry] if "group" in values else []
+    settings = Settings(
+        supervisor=SupervisorSettings(**_fields(tables.get(("supervisor",), {}))),
+        control=ControlSettings(**_fields(tables.get(("control",), {})), allow=tuple(rules)),
+        journal=JournalSettings(**_fields(tables.get(("journal",), {}))),
+        path=path,
+    )
+    group, mode = settings.control.socket_group or DEFAULT_SOCKET_GROUP, settings.control.socket_mode
+    for entry in grouped:
+        if entry.value != group and not mode & OTHERS_WRITE:
+            message = f"members of {entry.value} cannot open the socket (group {group}, mode {format_mode(mode)})"
+            hint = f'write socket-group = "{entry.value}" or socket-mode = "{format_mode(mode | 0o006)}" into [control]'
+            problems.append(entry.problem(message, hint, severity="warning"))
+    return settings, tuple(sorted(problems, key=lambda problem: (problem.line, problem.column)))
+
+
+def _fields(values: Mapping[str, Decoded]) -> dict[str, Any]:
+    return {_FIELDS.get(key, key.replace("-", "_")): decoded.value for key, decoded in values.items()}

@@ -1,0 +1,86 @@
+"""Specifiers: ``%i %I %n %p %h %t %S %L %u %U %H %b %y %Y %%`` in the strings of unit files.
+
+Source: systemd.unit(5), "Specifiers". Differences: names have no suffix, so ``%n`` of ``web`` is ``web``; an unknown
+specifier is an error, and so is a ``%`` at the end.
+"""
+
+import re
+from typing import Any
+
+from msgspec import Struct
+
+from supervisord_py.model.names import UnitName
+from supervisord_py.model.problems import BadValue
+
+_SPECIFIER = re.compile(r"%(.?)", re.DOTALL)
+
+
+class SpecifierContext(Struct, frozen=True):
+    """What specifiers stand for on this machine; the host reads it once a load.
+
+    ``runtime_dir``, ``state_dir`` and ``logs_dir`` are the roots (``/run``, ``/var/lib``, ``/var/log`` for root, the
+    user's own else); ``user``, ``uid`` and ``home`` are of the user the supervisor runs as.
+    """
+
+    home: str
+    runtime_dir: str
+    state_dir: str
+    logs_dir: str
+    user: str
+    uid: int
+    host: str
+    boot_id: str
+
+
+class Specifiers:
+    """Expands the specifiers of one unit's strings."""
+
+    def __init__(self, context: SpecifierContext, name: UnitName, path: str = "") -> None:
+        """``path`` is the unit's main file, for ``%y``, and for ``%Y`` its folder."""
+        instance = name.instance or ""
+        self._meanings = {
+            "%": "%",
+            "i": instance,
+            "I": instance.replace("-", "/"),
+            "n": str(name),
+            "p": name.prefix,
+            "h": context.home,
+            "t": context.runtime_dir,
+            "S": context.state_dir,
+            "L": context.logs_dir,
+            "u": context.user,
+            "U": str(context.uid),
+            "H": context.host,
+            "b": context.boot_id,
+            "y": path,
+            "Y": path.rpartition("/")[0] or "/",
+        }
+
+    def expand(self, text: str) -> str:
+        """Replace every specifier.
+
+        Raises:
+            BadValue: A ``%`` that is followed by nothing or by no specifier.
+        """
+        if "%" not in text:
+            return text
+        return _SPECIFIER.sub(self._meaning, text)
+
+    def expand_all(self, value: Any) -> Any:
+        """Expand every string within a TOML value (not the keys)."""
+        if isinstance(value, str):
+            return self.expand(value)
+        if isinstance(value, list):
+            return [self.expand_all(item) for item in value]
+        if isinstance(value, dict):
+            return {key: self.expand_all(item) for key, item in value.items()}
+        return value
+
+    def _meaning(self, match: re.Match[str]) -> str:
+        try:
+            return self._meanings[match[1]]
+        except KeyError:
+            raise BadValue(
+                f"unknown specifier {match[0]!r}",
+                f"write %% for a percent sign; specifiers are {' '.join('%' + letter for letter in self._meanings)}",
+            ) from None

@@ -1,0 +1,62 @@
+"""What clients are shown: the values behind ``status``, ``show``, ``jobs`` and ``why``."""
+
+from msgspec import Struct
+
+
+class Exit(Struct, frozen=True, omit_defaults=True):
+    """The last main process's end: a code, or a signal's name."""
+
+    code: int | None = None
+    signal: str | None = None
+
+
+class UnitStatus(Struct, frozen=True):
+    """One unit, as ``status --json`` prints it (contract, section 1).
+
+    ``since`` is the time of the last change of the active state (RFC 3339); ``memory_bytes``, ``cpu_ns`` and
+    ``tasks`` are of the whole tree, filled in by the host, None when nothing runs. ``why`` says in a sentence what
+    keeps the unit from being plainly active.
+    """
+
+    name: str
+    description: str
+    load_state: str
+    active_state: str
+    sub_state: str
+    result: str
+    pid: int | None
+    invocation: str | None
+    since: str | None
+    restarts: int
+    failures: int
+    exit: Exit | None
+    memory_bytes: int | None = None
+    cpu_ns: int | None = None
+    tasks: int | None = None
+    status_text: str | None = None
+    path: str | None = None
+    enabled: bool = True
+    why: str | None = None
+
+
+class JobStatus(Struct, frozen=True):
+    job: int
+    unit: str
+    type: str
+    state: str
+    waiting_for: tuple[str, ...] = ()
+
+
+class WhyLine(Struct, frozen=True):
+    """One cause in the chain that ``why`` prints, nearest first.
+
+    ``kind`` is one of ``dependency backoff failed quarantine operator limit disabled conflict starting running
+    bad-setting stuck``; ``unit`` names the other unit, ``seq`` the journal record that tells more, ``advice`` the
+    next command to type.
+    """
+
+    kind: str
+    message: str
+    unit: str | None = None
+    seq: int | None = None
+    advice: str | None = None

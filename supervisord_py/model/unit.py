@@ -1,0 +1,169 @@
+"""What a unit is: frozen values, decoded from TOML by ``model.parse`` and never changed afterwards.
+
+Field names are the keys of the unit file in snake case; times are integers in nanoseconds
+(``None`` is systemd's ``infinity``), sizes are bytes. ``docs/keys.toml`` is the table of all keys.
+"""
+
+from enum import Enum
+from typing import Literal
+
+from msgspec import Struct
+
+from supervisord_py.model.states import (
+    KillMode,
+    NotifyAccess,
+    OnDependencyFailure,
+    Restart,
+    ServiceType,
+    Until,
+)
+
+SECOND_NS = 1_000_000_000
+
+
+class Command(Struct, frozen=True, forbid_unknown_fields=True):
+    """One command to execute; never run by a shell.
+
+    ``words`` is what remains after prefixes, quoting and specifiers. With ``expand`` (the string form)
+    ``$VAR`` and ``${VAR}`` are replaced from the process's own environment just before exec, by
+    ``model.command.expand_words``; without it the words are the exact argv.
+    """
+
+    words: tuple[str, ...]
+    expand: bool = False
+    ignore_failure: bool = False
+    privileged: bool = False
+    argv0: str | None = None
+
+
+class Dependency(Struct, frozen=True):
+    """An edge to another unit. ``unit`` is a full unit name: groups and templates are resolved by the unit set."""
+
+    unit: str
+    until: Until = Until.READY
+    ordered: bool = True
+
+
+class Limit(Struct, frozen=True):
+    """A resource limit; ``None`` is infinity."""
+
+    soft: int | None
+    hard: int | None
+
+
+class LoadedFrom(Struct, frozen=True):
+    """Where a unit came from: the main file and its drop-ins, in the order they were merged."""
+
+    path: str
+    drop_ins: tuple[str, ...] = ()
+    digest: str = ""
+
+
+class RestartPolicy(Struct, frozen=True):
+    restart: Restart = Restart.ON_FAILURE
+    delay_ns: int = SECOND_NS // 10
+    steps: int = 8
+    max_delay_ns: int | None = 60 * SECOND_NS
+    jitter: float = 0.1
+    reset_ns: int | None = 600 * SECOND_NS
+    failures: int = 5
+    """So many counted failures end the restarts (``[quarantine] failures``); 0: never."""
+
+
+class KillPolicy(Struct, frozen=True):
+    mode: KillMode = KillMode.CONTROL_GROUP
+    signal: int = 15
+    final_signal: int = 9
+    watchdog_signal: int = 6
+    send_sigkill: bool = True
+
+
+class ExecContext(Struct, frozen=True):
+    """How the unit's processes are made; ``host.execution`` turns it into a request to the keeper."""
+
+    user: str | None = None
+    group: str | None = None
+    supplementary_groups: tuple[str, ...] = ()
+    working_directory: str | None = None
+    umask: int = 0o022
+    environment: tuple[tuple[str, str], ...] = ()
+    ignore_sigpipe: bool = True
+    rlimits: tuple[tuple[str, Limit], ...] = ()
+    nice: int | None = None
+    enforce: Literal["strict", "best-effort"] = "strict"
+
+
+class LogPolicy(Struct, frozen=True):
+    """``[log]``: rotation of the unit's output file; ``max_bytes`` 0 never rotates."""
+
+    max_bytes: int = 50 * 1024 * 1024
+    backups: int = 10
+
+
+class Service(Struct, frozen=True):
+    """``[service]``: what is run, and how it is started, watched and ended."""
+
+    type: ServiceType = ServiceType.SIMPLE
+    exec_start: tuple[Command, ...] = ()
+    exec_start_pre: tuple[Command, ...] = ()
+    exec_reload: tuple[Command, ...] = ()
+    exec_stop: tuple[Command, ...] = ()
+    exec_stop_post: tuple[Command, ...] = ()
+    restart: RestartPolicy = RestartPolicy()
+    kill: KillPolicy = KillPolicy()
+    timeout_start_ns: int | None = 90 * SECOND_NS
+    timeout_stop_ns: int | None = 90 * SECOND_NS
+    timeout_abort_ns: int | None = 90 * SECOND_NS
+    remain_after_exit: bool = False
+    notify_access: NotifyAccess = NotifyAccess.NONE
+    context: ExecContext = ExecContext()
+    log: LogPolicy = LogPolicy()
+
+
+class UnitKind(Enum):
+    SERVICE = "service"
+    TARGET = "target"
+
+
+class Unit(Struct, frozen=True):
+    """A unit as the core sees it: everything is resolved, nothing refers to files or the environment.
+
+    A ``[target]`` has ``service`` None. Relations name full units; a name that no file defines stays here
+    (the core gives it the load state ``not-found``).
+    """
+
+    name: str
+    kind: UnitKind
+    service: Service | None = None
+    description: str = ""
+    documentation: tuple[str, ...] = ()
+    requires: tuple[Dependency, ...] = ()
+    wants: tuple[Dependency, ...] = ()
+    binds_to: tuple[Dependency, ...] = ()
+    conflicts: tuple[str, ...] = ()
+    after: tuple[Dependency, ...] = ()
+    before: tuple[str, ...] = ()
+    enabled: bool = True
+    groups: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    on_dependency_failure: OnDependencyFailure = OnDependencyFailure.WAIT
+    source: LoadedFrom = LoadedFrom("")
+
+
+class BadUnit(Struct, frozen=True):
+    """A unit whose file could not be used: listed as ``bad-setting``, never started."""
+
+    name: str
+    path: str
+    reason: str
+    """The first problem in one line, as ``check`` prints it: ``FILE:LINE:COLUMN: KEY: message``."""
+
+
+class UnitSet(Struct, frozen=True):
+    """Everything one load found, by name; the order of both mappings is the sorted names."""
+
+    units: dict[str, Unit] = {}
+    bad: dict[str, BadUnit] = {}
+    warnings: tuple[str, ...] = ()
+    masked: tuple[str, ...] = ()
+    """Names whose file is empty or a link to /dev/null: they exist and cannot be started."""

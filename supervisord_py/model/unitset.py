@@ -1,0 +1,389 @@
+"""All unit files of one load to a ``UnitSet``: drop-ins and defaults, templates and instances, groups, cycles; every
+problem at once.
+
+Theory of operation
+-------------------
+1. *Choose*: of several files for one name the folder of the highest priority wins; drop-ins of all folders count, those
+   of one file name once.
+2. *Build*: each unit is decoded from its layers (``defaults.toml`` of its folder, its file, its drop-ins) with its own
+   specifiers. A template is built once for each instance: numbered from 1 by ``[instances] count``, named by a file
+   ``NAME@INSTANCE.toml``, or needed by another unit (requires, wants, binds-to); so building goes on until nothing new
+   is needed.
+3. *Resolve* (``model.verify``): groups and templates in relations become names; what does not exist is a problem;
+   cycles are broken or refused.
+
+One bad file never takes others with it, but for what shares it: the instances of a template, the units under a
+``defaults.toml``.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import cached_property
+from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from supervisord_py.model.assemble import assemble
+from supervisord_py.model.keys import KeyTable
+from supervisord_py.model.names import ReferenceKind, UnitName, is_unit_name, parse_unit_name
+from supervisord_py.model.parse import (
+    DecodedTables,
+    FileTables,
+    Merged,
+    decode_entries,
+    merge,
+    problem_at,
+    read_tables,
+)
+from supervisord_py.model.positions import SourceText
+from supervisord_py.model.problems import Problem
+from supervisord_py.model.specifiers import SpecifierContext, Specifiers
+from supervisord_py.model.unit import BadUnit, LoadedFrom, Unit, UnitSet
+from supervisord_py.model.values import format_timespan
+from supervisord_py.model.verify import ORDERING, RELATIONS, Candidate, Universe, verify
+
+SAMPLE_INSTANCE = "1"
+"""The instance as which a template is checked when it has none."""
+
+_WITH_PROCESS = ("service", "limits", "log", "quarantine")
+_NOT_IN_DEFAULTS = {
+    "target": "each file says itself what the unit is",
+    "instances": "write it into the template",
+}
+
+
+class UnitFileKind(Enum):
+    UNIT = "unit"
+    DROP_IN = "drop-in"
+    DEFAULTS = "defaults"
+
+
+class UnitFile(Struct, frozen=True):
+    """A file as the host read it.
+
+    ``name`` is the unit's or template's name as the file has it (of a drop-in: the folder; empty for
+    ``defaults.toml``); ``directory`` the unit folder it was found in, ``priority`` that folder's rank (0 is the
+    highest). An empty text of a unit masks it. ``problem`` is set when the file could not be read or was refused; the
+    text is empty then.
+    """
+
+    name: str
+    path: str
+    text: str
+    kind: UnitFileKind
+    directory: str
+    priority: int
+    problem: Problem | None = None
+
+
+class Setting(Struct, frozen=True):
+    """One setting in force: ``key`` is ``TABLE.KEY``, ``value`` as TOML has it, specifiers expanded; without a file
+    it is a default."""
+
+    key: str
+    value: Any
+    file: str | None = None
+    line: int | None = None
+
+
+class _Built(Struct, frozen=True):
+    """One unit after step 2: the unit, or the problem that keeps it from being one."""
+
+    path: str
+    unit: Unit | None
+    merged: Merged
+    files: tuple[UnitFile, ...]
+    specifiers: Specifiers
+    first_problem: Problem | None = None
+
+
+@dataclass(frozen=True)
+class LoadResult:
+    """What one load found. ``problems`` are sorted by place; an error has made its unit ``bad-setting``, or will fail
+    its start."""
+
+    unit_set: UnitSet
+    problems: tuple[Problem, ...]
+    key_table: KeyTable
+    _built: dict[str, _Built] = field(default_factory=dict)
+
+    @cached_property
+    def has_errors(self) -> bool:
+        return any(problem.severity == "error" for problem in self.problems)
+
+    def files(self, name: str) -> list[tuple[str, str]]:
+        """Path and text of the files of a unit, in merge order; empty for a name that no file defines."""
+        built = self._built.get(name)
+        return [] if built is None else [(file.path, file.text) for file in built.files]
+
+    def settings(self, name: str) -> list[Setting]:
+        """Every setting of a unit: those that are written, with file and line, then the defaults.
+
+        Names of a table value are settings of their own (``service.environment.PATH``).
+        """
+        built = self._built.get(name)
+        if built is None:
+            return []
+        written: list[Setting] = []
+        defaults: list[Setting] = []
+        tables = built.merged.tables
+        shown = ["unit", *(_WITH_PROCESS if ("service",) in tables else ())]
+        for spec in self.key_table.of("unit"):
+            values = tables.get((spec.name,), {})
+            for key, key_spec in spec.keys.items():
+                decoded = values.get(key)
+                if decoded is None:
+                    default = _effective_default(spec.name, key, key_spec.default, built.unit)
+                    if key_spec.built and default is not None and spec.name in shown:
+                        defaults.append(Setting(f"{spec.name}.{key}", default))
+                elif isinstance(decoded.value, dict):
+                    for part in decoded.value:
+                        entry = decoded.at(part)
+                        value = built.specifiers.expand_all(entry.value[part])
+                        line = entry.source.line((*entry.path, part))
+                        written.append(Setting(f"{spec.name}.{key}.{part}", value, entry.source.path, line))
+                else:
+                    entry = decoded.entry
+                    value = built.specifiers.expand_all(entry.value) if key_spec.expands else entry.value
+                    written.append(
+                        Setting(f"{spec.name}.{key}", value, entry.source.path, entry.source.line(entry.path))
+                    )
+        return written + defaults
+
+
+def _effective_default(table: str, key: str, default: Any, unit: Unit | None) -> Any:
+    """The default of a key in this unit, where it follows from others."""
+    service = unit.service if unit is not None else None
+    if service is None or table != "service":
+        return default
+    match key:
+        case "type":
+            return service.type.value
+        case "restart":
+            return service.restart.restart.value
+        case "restart-max-delay-sec":
+            return format_timespan(service.restart.max_delay_ns)
+        case "timeout-start-sec":
+            return format_timespan(service.timeout_start_ns)
+        case "timeout-abort-sec":
+            return format_timespan(service.timeout_abort_ns)
+        case "notify-access":
+            return service.notify_access.value
+    return default
+
+
+def build_unit_set(
+    files: Sequence[UnitFile], context: SpecifierContext, *, key_table: KeyTable, problems: Sequence[Problem] = ()
+) -> LoadResult:
+    """Make the unit set of everything the host has read.
+
+    Args:
+        files: In any order.
+        context: What specifiers stand for.
+        key_table: ``docs/keys.toml``.
+        problems: What the host met that belongs to no unit; they go into the result.
+    """
+    builder = _Builder(files, context, key_table)
+    builder.complain(*problems)
+    return builder.build()
+
+
+class _Builder:
+    """The three steps of the module's theory, over one set of files."""
+
+    def __init__(self, files: Sequence[UnitFile], context: SpecifierContext, key_table: KeyTable) -> None:
+        self._context = context
+        self._key_table = key_table
+        self._read: dict[str, FileTables] = {}
+        self._problems: dict[Problem, None] = {}
+        """Each problem once, though a template's come with every instance."""
+        self._built: dict[str, _Built] = {}
+        self._templates: dict[str, _Built] = {}
+        """Each template as its first instance: to be shown, not to run."""
+        self._masked: set[str] = set()
+        self._mains: dict[str, UnitFile] = {}
+        self._defaults: dict[str, UnitFile] = {}
+        self._drop_ins: dict[str, list[UnitFile]] = {}
+        for file in sorted(files, key=lambda file: (file.priority, file.path)):
+            match file.kind:
+                case UnitFileKind.UNIT:
+                    self._mains.setdefault(file.name, file)
+                case UnitFileKind.DEFAULTS:
+                    self._defaults.setdefault(file.directory, file)
+                case UnitFileKind.DROP_IN:
+                    self._drop_ins.setdefault(file.name, []).append(file)
+
+    def build(self) -> LoadResult:
+        templates = {name for name in self._mains if not is_unit_name(name)}
+        wanted = sorted(self._mains.keys() - templates)
+        for template in sorted(templates):
+            wanted += self._numbered(template)
+        while wanted:
+            name = wanted.pop(0)
+            if name not in self._built and name not in self._masked:
+                wanted += self._build(name)
+        for name in sorted(self._drop_ins.keys() - self._mains.keys() - self._built.keys()):
+            for file in self._drop_ins[name]:
+                message = f"a drop-in for {name}, which no file defines"
+                self.complain(Problem(file.path, 0, 0, "", message, f"write {name}.toml, or remove it", "warning"))
+        return self._finish(templates)
+
+    def complain(self, *problems: Problem) -> None:
+        self._problems.update(dict.fromkeys(problems))
+
+    def _numbered(self, template: str) -> list[str]:
+        """The numbered instances of a template, which is checked as its first one even when it has none."""
+        file = self._mains[template]
+        if file.problem is None and not file.text:
+            self._masked.add(template)
+            return []
+        sample = self._layer(parse_unit_name(template + SAMPLE_INSTANCE))
+        count = sample.merged.tables.get(("instances",), {}).get("count")
+        if sample.first_problem is not None and (count is None or not count.value):
+            self._built[template] = sample
+        self._templates[template] = sample
+        return [f"{template}{number}" for number in range(1, 1 + (count.value if count is not None else 0))]
+
+    def _build(self, name: str) -> list[str]:
+        """Build one unit; returns the instances of templates that it needs."""
+        unit_name = parse_unit_name(name)
+        main = self._mains.get(name) or self._mains.get(unit_name.template or "")
+        if main is None:
+            return []
+        if main.problem is None and not main.text:
+            self._masked.add(name)
+            return []
+        built = self._built[name] = self._layer(unit_name)
+        if built.unit is None:
+            return []
+        needed: list[str] = []
+        for key in ORDERING:
+            decoded = built.merged.tables.get(("unit",), {}).get(key)
+            for dependency in decoded.value if decoded is not None else ():
+                if dependency.reference.kind is ReferenceKind.UNIT:
+                    template = parse_unit_name(dependency.reference.name).template
+                    if template in self._mains:
+                        needed.append(dependency.reference.name)
+        return needed
+
+    def _layer(self, name: UnitName) -> _Built:
+        """Decode and merge all files of one unit."""
+        main = self._mains.get(str(name)) or self._mains[name.template or ""]
+        drop_ins = self._drop_ins_of(name)
+        defaults = self._defaults.get(main.directory)
+        own = [main, *drop_ins]
+        files = ([defaults] if defaults is not None else []) + own
+        specifiers = Specifiers(self._context, name, main.path)
+        problems: list[Problem] = []
+        has_process = any(("service",) in self._tables(file).tables for file in own)
+        layers: list[tuple[FileTables, DecodedTables]] = []
+        for file in files:
+            tables = self._tables(file)
+            if file is defaults:
+                tables = _as_defaults(tables, has_process)
+            decoded, found = decode_entries(tables, specifiers.expand)
+            problems += [*tables.problems, *found]
+            layers.append((tables, decoded))
+        merged = merge(layers)
+        source = LoadedFrom(main.path, tuple(file.path for file in drop_ins), _digest(files))
+        unit: Unit | None = None
+        if not problems:
+            unit, combined = assemble(name, merged, source)
+            problems += combined
+        self.complain(*problems)
+        first = next((problem for problem in problems if problem.severity == "error"), None)
+        return _Built(main.path, unit if first is None else None, merged, tuple(files), specifiers, first)
+
+    def _drop_ins_of(self, name: UnitName) -> list[UnitFile]:
+        """Sorted by file name over all folders; of one file name the highest folder's counts, the instance's own before
+        the template's."""
+        chosen: dict[str, UnitFile] = {}
+        for holder in (str(name), name.template):
+            for file in self._drop_ins.get(holder or "", ()):
+                base = file.path.rpartition("/")[2]
+                if base not in chosen or (holder == str(name) and file.priority < chosen[base].priority):
+                    chosen[base] = file
+        return [chosen[base] for base in sorted(chosen)]
+
+    def _tables(self, file: UnitFile) -> FileTables:
+        if file.path not in self._read:
+            if file.problem is not None:
+                read = FileTables(SourceText(file.path, ""), {}, (file.problem,))
+            else:
+                read = read_tables(file.path, file.text, "unit", self._key_table)
+            self._read[file.path] = read
+        return self._read[file.path]
+
+    def _finish(self, templates: set[str]) -> LoadResult:
+        candidates: dict[str, Candidate] = {}
+        bad: dict[str, BadUnit] = {}
+        groups_of_bad: dict[str, tuple[str, ...]] = {}
+        for name, built in self._built.items():
+            if built.unit is not None:
+                written = built.merged.tables.get(("unit",), {})
+                candidates[name] = Candidate(built.unit, {key: written[key] for key in RELATIONS if key in written})
+            else:
+                assert built.first_problem is not None, "a unit is missing without a problem"
+                bad[name] = BadUnit(name, built.path, built.first_problem.public())
+                groups = built.merged.tables.get(("unit",), {}).get("groups")
+                groups_of_bad[name] = () if groups is None else groups.value
+        verified = verify(Universe(candidates, groups_of_bad, frozenset(self._masked), frozenset(templates)))
+        self.complain(*verified.problems)
+        problems = sorted(self._problems, key=lambda problem: (problem.file, problem.line, problem.column))
+        bad |= verified.bad
+        unit_set = UnitSet(
+            units=verified.units,
+            bad={name: bad[name] for name in sorted(bad)},
+            warnings=tuple(problem.headline() for problem in problems if problem.severity == "warning"),
+            masked=tuple(sorted(self._masked)),
+        )
+        return LoadResult(unit_set, tuple(problems), self._key_table, self._templates | self._built)
+
+
+def _as_defaults(file: FileTables, has_process: bool) -> FileTables:
+    """What ``defaults.toml`` says for one unit: nothing about processes where there is none; it says of no unit what it
+    is."""
+    tables = {
+        table: entries
+        for table, entries in file.tables.items()
+        if (has_process or table[0] not in _WITH_PROCESS) and table[0] not in _NOT_IN_DEFAULTS
+    }
+    problems = [
+        problem_at(file.source, table, f"[{table[0]}] does not belong into defaults.toml", hint, on_key=True)
+        for table in file.tables
+        if (hint := _NOT_IN_DEFAULTS.get(str(table[0])))
+    ]
+    return FileTables(file.source, tables, (*file.problems, *problems), file.broken)
+
+
+def _digest(files: Iterable[UnitFile]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        text = file.text.encode()
+        digest.update(f"{file.path}\0{len(text)}\0".encode() + text)
+    return digest.hexdigest()
+
+
+class Difference(Struct, frozen=True):
+    """What a new set changes, names sorted. A unit that only moved to another file is not changed."""
+
+    added: tuple[str, ...]
+    changed: tuple[str, ...]
+    removed: tuple[str, ...]
+
+
+def compare(old: UnitSet, new: UnitSet) -> Difference:
+    """Compare two sets by what their units mean; a unit that is bad in one of them counts as not there."""
+    nowhere = LoadedFrom("")
+    return Difference(
+        tuple(sorted(new.units.keys() - old.units.keys())),
+        tuple(
+            name
+            for name in sorted(new.units.keys() & old.units.keys())
+            if replace(new.units[name], source=nowhere) != replace(old.units[name], source=nowhere)
+        ),
+        tuple(sorted(old.units.keys() - new.units.keys())),
+    )

@@ -1,0 +1,512 @@
+"""A fake kernel with a fake keeper on it: processes that misbehave, and a keeper that holds to the custody rules.
+
+Theory of operation
+-------------------
+The keeper's side is ``keeper/protocol.py`` at the level of events and actions: facts are numbered from 1, told in
+order, and kept until acknowledged; a new manager is told again everything that was not. Requests come with a commit
+and are carried out in order. A spawn id that is known makes no second process. A datagram is queued before the exit
+of its sender. ``tree_empty`` is the truth at the instant of the exit.
+
+The processes' side is random by profile: how long exec takes, whether it works, READY or not, how the end comes, what
+a signal does, who is left behind. ``cure`` ends all trouble: what hangs gets on, what ignored its signal obeys, and
+from then on every new process is well behaved. That is what lets a checker say "after the faults stop, everything
+settles".
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from random import Random
+
+from supervisord_py.core.actions import (
+    AnyAction,
+    ExitSupervisor,
+    KillTree,
+    ReleaseUnit,
+    SignalProcesses,
+    SpawnProcess,
+    Whom,
+)
+from supervisord_py.core.events import (
+    Event,
+    ExitStatus,
+    NotifyReceived,
+    ProcessExited,
+    ProcessSpawned,
+    SpawnFailed,
+    StrayAppeared,
+    StrayExited,
+    TreeEmptied,
+)
+from supervisord_py.model.states import NotifyAccess, Role, ServiceType
+from supervisord_py.model.unit import Service
+from supervisord_py.testing.clock import MILLISECOND_NS, Agenda, Clock
+from supervisord_py.testing.population import SHORT_LIVED
+from supervisord_py.testing.profile import Profile
+
+SIGABRT, SIGKILL, SIGTERM, SIGCONT = 6, 9, 15, 18
+
+FAILED_STEPS: tuple[tuple[str, int, int], ...] = (
+    ("exec", 203, 2), ("exec", 203, 13), ("limits", 205, 1), ("chdir", 200, 2), ("user", 217, 1), ("fork", 71, 11),
+)  # fmt: skip
+"""(step, systemd's exit code, errno) of a spawn that fails."""
+
+KILL_ROUND_NS = 200 * MILLISECOND_NS
+
+
+class Process:
+    """One process. ``spawn`` is set for those that the keeper made, or follows as a main process; None is a
+    descendant.
+    """
+
+    def __init__(self, pid: int, unit: str, invocation: str, spawn: "Spawn | None", born_ns: int) -> None:
+        self.pid = pid
+        self.unit = unit
+        self.invocation = invocation
+        self.spawn = spawn
+        self.born_ns = born_ns
+        self.alive = True
+        self.outlives_main = False
+        self.ignores_term = False
+        self.term_delay_ns = 0
+        self.term_status: ExitStatus | None = None
+        self.unkillable = False
+        self.killed = False
+        """SIGKILL was sent: if it is still there, nothing more can be done."""
+        self.dying = False
+        self.signalled = False
+        self.status_unknown = False
+
+
+class Spawn:
+    """One spawn id: its request, the process that stands for it, and whether its program runs yet."""
+
+    def __init__(self, action: SpawnProcess, service: Service | None, process: Process) -> None:
+        self.spawn_id = action.spawn_id
+        self.unit = action.unit
+        self.role = action.role
+        self.invocation = action.invocation
+        self.service = service
+        self.main = process
+        self.pending = True
+        self.over = False
+        self.ready_sent = False
+        self.held_signals: list[int] = []
+        self.unfinished: Callable[[], None] | None = None
+        """What ``cure`` does for a process that hangs: say READY, or end."""
+
+
+class Watcher:
+    """What the fake kernel tells an observer (the checkers); the default is to look away."""
+
+    def born(self, process: Process) -> None:
+        """A process exists from now on (its program may not run yet)."""
+
+    def exited(self, process: Process, spawn_id: int | None) -> None:
+        """A process is gone; ``spawn_id`` when an exit fact was queued for it."""
+
+    def released(self, unit: str) -> None:
+        """The keeper is asked to forget the unit."""
+
+
+class Kernel:
+    """The fake kernel and keeper of one world."""
+
+    def __init__(
+        self,
+        rng: Random,
+        profile: Profile,
+        clock: Clock,
+        agenda: Agenda,
+        service_of: Callable[[SpawnProcess], Service | None],
+        watcher: Watcher,
+    ) -> None:
+        self._rng = rng
+        self._profile = profile
+        self._clock = clock
+        self._agenda = agenda
+        self._service_of = service_of
+        self._watcher = watcher
+        self._next_pid = 1000
+        self._next_fact = 1
+        self._calm = False
+        self._killing: dict[str, int] = {}
+        self.spawns: dict[int, Spawn] = {}
+        self.trees: dict[str, dict[int, Process]] = {}
+        self.strays: dict[int, int] = {}
+        self.facts: deque[tuple[int, Event]] = deque()
+        self.exit_codes: list[int] = []
+
+    # the keeper: custody
+
+    @property
+    def acknowledged(self) -> int:
+        """The number of the last fact that was acknowledged."""
+        return self.facts[0][0] - 1 if self.facts else self._next_fact - 1
+
+    def unacknowledged(self, after: int) -> list[tuple[int, Event]]:
+        """The facts that a manager which has been told up to ``after`` has not seen yet."""
+        return [entry for entry in self.facts if entry[0] > after]
+
+    def acknowledge(self, number: int) -> None:
+        while self.facts and self.facts[0][0] <= number:
+            self.facts.popleft()
+
+    def _tell(self, fact: Event) -> None:
+        if isinstance(fact, NotifyReceived) and self._coalesces(fact):
+            number, _ = self.facts.pop()
+            self.facts.append((number, fact))
+            return
+        self.facts.append((self._next_fact, fact))
+        self._next_fact += 1
+
+    def _coalesces(self, fact: NotifyReceived) -> bool:
+        """Beats and status texts that are still unread replace each other; what has been sent may be replaced in
+        custody only by its own kind.
+        """
+        if not self.facts or set(fact.fields) - {"WATCHDOG", "STATUS"}:
+            return False
+        last = self.facts[-1][1]
+        return (
+            isinstance(last, NotifyReceived) and last.spawn_id == fact.spawn_id and set(last.fields) == set(fact.fields)
+        )
+
+    def apply(self, actions: Sequence[AnyAction]) -> None:
+        """Carry out the requests of one commit, in order."""
+        for action in actions:
+            match action:
+                case SpawnProcess():
+                    self._spawn(action)
+                case SignalProcesses():
+                    self._signal(action)
+                case KillTree():
+                    self._kill_tree(action)
+                case ReleaseUnit():
+                    self._watcher.released(action.unit)
+                    self._killing.pop(action.unit, None)
+                case ExitSupervisor():
+                    self._exit(action.code)
+
+    # the keeper: requests
+
+    def _spawn(self, action: SpawnProcess) -> None:
+        if action.spawn_id in self.spawns:
+            return
+        self._killing.pop(action.unit, None)
+        process = self._new_process(action.unit, action.invocation)
+        spawn = Spawn(action, self._service_of(action), process)
+        process.spawn = spawn
+        self.spawns[action.spawn_id] = spawn
+        self._watcher.born(process)
+        exec_ns = self._rng.randint(1, 20) * MILLISECOND_NS
+        if self._fault("exec_slow"):
+            exec_ns = self._rng.randint(100, 12_000) * MILLISECOND_NS
+        failed = self._rng.choice(FAILED_STEPS) if self._fault("spawn_failed") else None
+        self._agenda.after(exec_ns, lambda: self._exec(spawn, failed))
+
+    def _exec(self, spawn: Spawn, failed: tuple[str, int, int] | None) -> None:
+        if not spawn.pending:
+            return
+        spawn.pending = False
+        if failed:
+            step, code, errno = failed
+            self._forget(spawn.main)
+            spawn.over = True
+            self._watcher.exited(spawn.main, None)
+            self._tell(SpawnFailed(spawn.spawn_id, step, code, errno, detail="as the profile wants it"))
+            if spawn.unit not in self.trees:
+                # no exit told that the tree is empty, so the keeper tells it by itself
+                self._tell(TreeEmptied(spawn.unit))
+            return
+        self._tell(ProcessSpawned(spawn.spawn_id, spawn.main.pid))
+        self._begin(spawn)
+        for signal in spawn.held_signals:
+            self._deliver(spawn.main, signal)
+
+    def _signal(self, action: SignalProcesses) -> None:
+        if action.whom is Whom.ALL:
+            targets = list(self.trees.get(action.unit, {}).values())
+        else:
+            spawn = self.spawns.get(action.spawn_id) if action.spawn_id is not None else None
+            targets = [spawn.main] if spawn and not spawn.over else []
+        for process in targets:
+            self._deliver(process, action.signal)
+            if action.then_continue:
+                self._deliver(process, SIGCONT)
+
+    def _kill_tree(self, action: KillTree) -> None:
+        self._killing[action.unit] = action.signal
+        self._kill_round(action.unit, action.signal)
+
+    def _kill_round(self, unit: str, signal: int) -> None:
+        if self._killing.get(unit) != signal:
+            return
+        for process in list(self.trees.get(unit, {}).values()):
+            self._deliver(process, signal)
+        if not self.trees.get(unit):
+            del self._killing[unit]
+        elif signal != SIGKILL:
+            self._agenda.after(KILL_ROUND_NS, lambda: self._kill_round(unit, signal))
+
+    def _exit(self, code: int) -> None:
+        self.exit_codes.append(code)
+        for process in self.alive():
+            self._forget(process)
+
+    # processes: how they live
+
+    def _fault(self, name: str) -> bool:
+        return not self._calm and self._rng.random() < float(getattr(self._profile, name))
+
+    def _milliseconds(self, least: int, most: int) -> int:
+        return self._rng.randint(least, most) * MILLISECOND_NS
+
+    def _new_process(self, unit: str, invocation: str) -> Process:
+        if self._profile.pid_reuse and self._next_pid > 1040:
+            self._next_pid = 1000
+        while any(self._next_pid in tree for tree in self.trees.values()):
+            self._next_pid += 1
+        process = Process(self._next_pid, unit, invocation, None, self._clock.mono_ns)
+        self._next_pid += 1
+        self.trees.setdefault(unit, {})[process.pid] = process
+        process.ignores_term = self._fault("ignore_term")
+        process.term_delay_ns = self._milliseconds(0, 40)
+        if self._fault("slow_term"):
+            process.term_delay_ns = self._milliseconds(200, 7000)
+        process.term_status = self._rng.choice((None, None, ExitStatus(code=0)))
+        if self._fault("bad_term_status"):
+            process.term_status = ExitStatus(code=self._rng.choice((1, 143)))
+        process.unkillable = self._fault("unkillable")
+        process.status_unknown = self._fault("unknown_status")
+        return process
+
+    def _begin(self, spawn: Spawn) -> None:
+        if spawn.role is not Role.MAIN:
+            self._begin_command(spawn)
+            return
+        service = spawn.service
+        oneshot = service is not None and service.type is ServiceType.ONESHOT
+        if oneshot:
+            self._begin_command(spawn)
+        elif service is not None and service.type is ServiceType.NOTIFY:
+            self._begin_notify(spawn)
+        if self._fault("grandchild"):
+            for _ in range(self._rng.randint(1, 2)):
+                self._agenda.after(self._milliseconds(0, 30), lambda: self._fork(spawn))
+        if not oneshot:
+            self._draw_end(spawn)
+            for _ in range(self._rng.randint(1, 4) if self._fault("chatter") else 0):
+                self._agenda.after(self._milliseconds(1, 20_000), lambda: self._chat(spawn))
+            if self._fault("watchdog_trigger"):
+                self._agenda.after(self._milliseconds(50, 10_000), lambda: self._notify(spawn, {"WATCHDOG": "trigger"}))
+            if self._fault("main_pid"):
+                self._agenda.after(self._milliseconds(5, 3000), lambda: self._hand_over(spawn))
+
+    def _begin_command(self, spawn: Spawn) -> None:
+        code = self._rng.choice((1, 2, 100, 255)) if self._fault("command_failed") else 0
+        spawn.unfinished = lambda: self._end(spawn.main, ExitStatus(code=0))
+        if not self._fault("command_hung"):
+            delay_ns = self._milliseconds(1, 800)
+            self._agenda.after(delay_ns, lambda: self._end(spawn.main, ExitStatus(code=code)))
+        if spawn.role is Role.STOP and self._rng.random() < 0.5:
+            for other in list(self.trees.get(spawn.unit, {}).values()):
+                if other.spawn is not None and other.spawn.role is Role.MAIN:
+                    self._agenda.after(self._milliseconds(1, 100), partial(self._deliver, other, SIGTERM))
+
+    def _begin_notify(self, spawn: Spawn) -> None:
+        if self._fault("exit_before_ready"):
+            status = self._rng.choice((ExitStatus(code=0), ExitStatus(code=1), ExitStatus(signal=11, core_dumped=True)))
+            self._agenda.after(self._milliseconds(1, 500), lambda: self._end(spawn.main, status))
+            return
+        spawn.unfinished = lambda: self._say_ready(spawn)
+        if self._fault("never_ready"):
+            return
+        delay_ns = self._milliseconds(500, 12_000) if self._fault("ready_slow") else self._milliseconds(1, 300)
+        self._agenda.after(delay_ns, lambda: self._say_ready(spawn))
+        if self._fault("double_ready"):
+            self._agenda.after(delay_ns + self._milliseconds(0, 500), lambda: self._say_ready(spawn))
+
+    def _draw_end(self, spawn: Spawn) -> None:
+        if spawn.unit in SHORT_LIVED:
+            self._agenda.after(self._milliseconds(100, 3000), lambda: self._end(spawn.main, ExitStatus(code=0)))
+            return
+        failures = (
+            ExitStatus(code=1),
+            ExitStatus(code=255),
+            ExitStatus(signal=11, core_dumped=True),
+            ExitStatus(signal=9),
+        )
+        if self._fault("crash_at_once"):
+            status = self._rng.choice(failures)
+            self._agenda.after(self._milliseconds(0, 60), lambda: self._end(spawn.main, status))
+        elif self._fault("crash"):
+            status = self._rng.choice(failures)
+            self._agenda.after(self._milliseconds(100, 30_000), lambda: self._end(spawn.main, status))
+        elif self._fault("clean_exit"):
+            status = self._rng.choice((ExitStatus(code=0), ExitStatus(signal=SIGTERM)))
+            self._agenda.after(self._milliseconds(100, 30_000), lambda: self._end(spawn.main, status))
+
+    def _fork(self, spawn: Spawn) -> None:
+        if spawn.over or not spawn.main.alive:
+            return
+        child = self._new_process(spawn.unit, spawn.invocation)
+        child.outlives_main = self._rng.random() < 0.6
+        child.ignores_term = self._fault("grandchild_ignores")
+        self._watcher.born(child)
+        if (signal := self._killing.get(spawn.unit)) is not None:
+            # the keeper kills in rounds until nothing is left: what is forked meanwhile does not escape
+            self._deliver(child, signal)
+        if self._rng.random() < 0.3:
+            self._agenda.after(self._milliseconds(10, 20_000), lambda: self._end(child, ExitStatus(code=0)))
+
+    def _hand_over(self, spawn: Spawn) -> None:
+        """The main process makes another, names it with MAINPID= and goes: the classic daemon."""
+        if spawn.over or not spawn.main.alive or spawn.main.dying or not self._admits(spawn, spawn.main):
+            return
+        old = spawn.main
+        new = self._new_process(spawn.unit, spawn.invocation)
+        new.spawn = spawn
+        # who takes the place of one that was asked to end knows that
+        new.signalled = old.signalled
+        self._watcher.born(new)
+        spawn.main = new
+        self._tell(NotifyReceived(spawn.unit, spawn.spawn_id, old.pid, {"MAINPID": str(new.pid)}, main_pid=new.pid))
+        self._agenda.after(self._milliseconds(0, 200), lambda: self._end(old, ExitStatus(code=0)))
+
+    def _chat(self, spawn: Spawn) -> None:
+        fields = self._rng.choice(
+            (
+                {"STATUS": f"doing {self._rng.randint(1, 99)} things"},
+                {"WATCHDOG": "1"},
+                {"X_ERROR": "no answer from upstream"},
+                {"X_OK": "1"},
+                {"X_PROGRESS": str(self._rng.randint(1, 999))},
+                {"EXTEND_TIMEOUT_USEC": str(self._rng.randint(0, 3) * 1_000_000)},
+                {"ERRNO": "5"},
+                {"STOPPING": "1"},
+                {"RELOADING": "1", "MONOTONIC_USEC": "1"},
+                {"X_UNHEARD_OF": "=\u00e4", "EXTEND_TIMEOUT_USEC": "-x", "ERRNO": "", "WATCHDOG": "9"},
+            )
+        )
+        self._notify(spawn, fields)
+        if "RELOADING" in fields:
+            spawn.unfinished = lambda: self._say_ready(spawn)
+            if not self._fault("never_ready"):
+                self._agenda.after(self._milliseconds(1, 2000), lambda: self._say_ready(spawn))
+        if "STOPPING" in fields:
+            spawn.unfinished = lambda: self._end(spawn.main, ExitStatus(code=0))
+            if not self._fault("never_ready"):
+                self._agenda.after(self._milliseconds(1, 3000), spawn.unfinished)
+
+    def _say_ready(self, spawn: Spawn) -> None:
+        if not spawn.over and not spawn.main.dying and self._admits(spawn, spawn.main):
+            spawn.ready_sent = True
+            self._notify(spawn, {"READY": "1", "STATUS": "ready"})
+
+    def _notify(self, spawn: Spawn, fields: dict[str, str]) -> None:
+        if not spawn.over and spawn.main.alive and not spawn.pending and self._admits(spawn, spawn.main):
+            self._tell(NotifyReceived(spawn.unit, spawn.spawn_id, spawn.main.pid, fields))
+
+    def _admits(self, spawn: Spawn, process: Process) -> bool:
+        service = spawn.service
+        if service is None:
+            return False
+        access = service.notify_access
+        if access is NotifyAccess.NONE and service.type is ServiceType.NOTIFY:
+            access = NotifyAccess.MAIN
+        if access is NotifyAccess.MAIN:
+            return spawn.role is Role.MAIN and process is spawn.main
+        return access is not NotifyAccess.NONE
+
+    # processes: how they end
+
+    def _deliver(self, process: Process, signal: int) -> None:
+        if not process.alive:
+            return
+        process.killed = process.killed or signal == SIGKILL
+        if process.spawn is not None and process.spawn.pending:
+            process.spawn.held_signals.append(signal)
+            if signal == SIGKILL and not process.unkillable:
+                self._exec(process.spawn, None)
+            return
+        if signal == SIGCONT:
+            return
+        if signal != SIGKILL:
+            process.signalled = True
+        if signal == SIGKILL:
+            delay_ns = self._milliseconds(500, 25_000) if process.unkillable else self._milliseconds(0, 5)
+            status = ExitStatus(signal=SIGKILL)
+        elif process.ignores_term:
+            return
+        else:
+            delay_ns = process.term_delay_ns
+            status = process.term_status or ExitStatus(signal=signal, core_dumped=signal == SIGABRT)
+            if process.dying:
+                return
+        process.dying = True
+        self._agenda.after(delay_ns, lambda: self._end(process, status))
+
+    def _end(self, process: Process, status: ExitStatus) -> None:
+        spawn = process.spawn
+        if not process.alive or (spawn is not None and spawn.pending):
+            return
+        self._forget(process)
+        tree = self.trees.get(process.unit, {})
+        if process.status_unknown and spawn is not None and spawn.main is process:
+            status = ExitStatus()
+        runtime_ms = (self._clock.mono_ns - process.born_ns) // MILLISECOND_NS
+        if spawn is None:
+            self._watcher.exited(process, None)
+            if not tree:
+                self._tell(TreeEmptied(process.unit))
+            return
+        is_main = spawn.main is process
+        spawn.over = spawn.over or is_main
+        self._watcher.exited(process, spawn.spawn_id)
+        rusage = {"user_us": runtime_ms, "system_us": 1, "max_rss_kb": 4096}
+        self._tell(
+            ProcessExited(
+                spawn.spawn_id, process.pid, status, is_main, tree_empty=not tree, runtime_ms=runtime_ms, rusage=rusage
+            )
+        )
+        if is_main and spawn.role is Role.MAIN:
+            for other in list(tree.values()):
+                if other.spawn is None and not other.outlives_main:
+                    self._agenda.after(self._milliseconds(0, 30), partial(self._end, other, ExitStatus(code=0)))
+
+    def _forget(self, process: Process) -> None:
+        process.alive = False
+        tree = self.trees.get(process.unit, {})
+        tree.pop(process.pid, None)
+        if not tree:
+            self.trees.pop(process.unit, None)
+
+    # trouble from outside, and its end
+
+    def add_stray(self) -> None:
+        """A process that belongs to nobody turns up, and goes."""
+        pid = 5000 + len(self.strays)
+        self.strays[pid] = self._clock.mono_ns
+        self._tell(StrayAppeared(pid, "sleep 30"))
+        self._agenda.after(self._milliseconds(1, 5000), lambda: self._tell(StrayExited(pid, ExitStatus(code=0))))
+
+    def kill_some(self, name: str) -> None:
+        """The OOM killer, or a colleague, picks a process of the unit."""
+        tree = self.trees.get(name)
+        if tree:
+            self._deliver(self._rng.choice(list(tree.values())), SIGKILL)
+
+    def cure(self) -> None:
+        """End all trouble: what hangs gets on, what was signalled in vain ends, and new processes behave."""
+        self._calm = True
+        for process in self.alive():
+            process.ignores_term = False
+            process.unkillable = False
+            spawn = process.spawn
+            if process.signalled or process.dying:
+                self._agenda.after(self._milliseconds(0, 50), partial(self._end, process, ExitStatus(signal=SIGTERM)))
+            elif spawn is not None and spawn.unfinished is not None and process is spawn.main:
+                self._agenda.after(self._milliseconds(0, 50), spawn.unfinished)
+
+    def alive(self) -> list[Process]:
+        return [process for tree in self.trees.values() for process in tree.values()]

@@ -1,0 +1,146 @@
+"""Events and effects in words: one line each, for failure reports and golden scripts.
+
+The words are for people who review a diff of a story: names instead of numbers where there is a name, and only what
+matters.
+"""
+
+from typing import Any
+
+from supervisord_py.core.actions import (
+    AnyAction,
+    Effects,
+    ExitSupervisor,
+    KillTree,
+    ReleaseUnit,
+    Reply,
+    SignalProcesses,
+    SpawnProcess,
+    Whom,
+)
+from supervisord_py.core.events import (
+    ClockChanged,
+    CommandRequested,
+    DeadlineReached,
+    Event,
+    ExitStatus,
+    NotifyReceived,
+    ProcessExited,
+    ProcessSpawned,
+    RequesterGone,
+    ShutdownForced,
+    ShutdownRequested,
+    SpawnFailed,
+    StrayAppeared,
+    StrayExited,
+    TreeEmptied,
+    UnitsLoaded,
+)
+from supervisord_py.model.records import Record
+from supervisord_py.model.values import format_signal
+
+
+def status_words(status: ExitStatus) -> str:
+    if status.signal is not None:
+        return f"{format_signal(status.signal)}{' (core dumped)' if status.core_dumped else ''}"
+    return "unknown status" if status.code is None else f"code {status.code}"
+
+
+def event_line(event: Event) -> str:
+    """Say an event in one line."""
+    match event:
+        case ProcessSpawned():
+            return f"spawned #{event.spawn_id} (pid {event.pid})"
+        case SpawnFailed():
+            return f"spawn-failed #{event.spawn_id}: {event.step} (errno {event.errno})"
+        case ProcessExited():
+            former = "" if event.main else " (a former main process)"
+            left = "" if event.tree_empty else ", processes left"
+            return f"exited #{event.spawn_id}{former}: {status_words(event.status)}{left}"
+        case TreeEmptied():
+            return f"tree-empty {event.unit}"
+        case NotifyReceived():
+            sender = "a descendant" if event.spawn_id is None else f"#{event.spawn_id}"
+            return f"notify {event.unit} from {sender}: {' '.join(f'{k}={v}' for k, v in event.fields.items())}"
+        case StrayAppeared() | StrayExited():
+            return f"{'stray' if isinstance(event, StrayAppeared) else 'stray-exited'} pid {event.pid}"
+        case CommandRequested():
+            flags = [word for word, is_on in (("plan", event.plan), ("no-wait", not event.wait)) if is_on]
+            flags += [event.mode.value] if event.mode.value != "replace" else []
+            flags += [event.token] if event.token else []
+            flags += [f"{key}={value}" for key, value in event.arguments.items()]
+            return " ".join(
+                [f"request {event.request_id}:", event.verb, *event.units, *(f"[{flag}]" for flag in flags)]
+            )
+        case RequesterGone():
+            return f"request {event.request_id}: the client is gone"
+        case UnitsLoaded():
+            return f"units loaded: {' '.join(event.units.units)}"
+        case ShutdownRequested():
+            return f"shutdown within {event.timeout_ns / 1e9:g} s"
+        case ShutdownForced():
+            return "shutdown forced"
+        case DeadlineReached():
+            return "deadline"
+        case ClockChanged():
+            return "clock changed"
+        case _:
+            raise AssertionError(f"internal error: no words for {type(event).__name__}")
+
+
+def action_line(action: AnyAction) -> str:
+    """Say an action in one line."""
+    match action:
+        case SpawnProcess():
+            return f"spawn #{action.spawn_id} {action.unit} {action.role.value}: {' '.join(action.command.words)}"
+        case SignalProcesses():
+            whom = "all of it" if action.whom is Whom.ALL else f"#{action.spawn_id}"
+            then = ", then SIGCONT" if action.then_continue else ""
+            return f"signal {action.unit}: {format_signal(action.signal)} to {whom}{then}"
+        case KillTree():
+            return f"kill {action.unit}: {format_signal(action.signal)} until nothing is left"
+        case ReleaseUnit():
+            return f"release {action.unit}"
+        case ExitSupervisor():
+            return f"exit the supervisor with {action.code}"
+
+
+def record_line(record: Record) -> str:
+    """Say a record in one line: its event, its unit, and those of its fields that are not noise in a story."""
+    words = [record.event, *([record.unit] if record.unit else [])]
+    words += [f"{key}={_field(value)}" for key, value in record.fields.items() if not _is_noise(key, value)]
+    return " ".join(words)
+
+
+def _is_noise(key: str, value: Any) -> bool:
+    """What tells nothing in a story: numbers that differ in every run, what is not set, what is as always."""
+    return key in _NOISE or value is False or value in (None, "", {}, []) or (key, value) == ("origin", "command")
+
+
+_NOISE = frozenset({"rusage", "runtime_ms", "pid", "core", "invocation", "program", "job"})
+
+
+def _field(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value))
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return f"\u201c{text}\u201d" if " " in text else text
+
+
+def reply_line(reply: Reply) -> str:
+    """Say an answer in one line."""
+    if reply.refusal is not None:
+        return f"reply {reply.request_id}: refused, {reply.refusal.error}: {reply.refusal.message}"
+    outcomes = [
+        f"{outcome.unit} {outcome.job_type} {outcome.result}{f' ({outcome.message})' if outcome.message else ''}"
+        for outcome in reply.outcomes
+    ]
+    return f"reply {reply.request_id}: {'; '.join(outcomes) if outcomes else 'nothing to do'}"
+
+
+def effect_lines(effects: Effects) -> list[str]:
+    """Say what one event decided, in the order in which the shell carries it out."""
+    return [
+        *(f"- {record_line(record)}" for record in effects.records),
+        *(f"> {action_line(action)}" for action in effects.actions),
+        *(f"< {reply_line(reply)}" for reply in effects.replies),
+    ]

@@ -1,0 +1,232 @@
+"""What an observer at the border of the core knows: units' lives, kept from events and actions alone.
+
+The checkers compare the core with this, never with the core's own state: a wrong belief of the core would agree with
+itself. The observer is told each event before the checkers judge the step, and the step's actions after.
+"""
+
+from supervisord_py.core.actions import Effects, KillTree, SignalProcesses, SpawnProcess
+from supervisord_py.core.events import (
+    CommandRequested,
+    Event,
+    ExitStatus,
+    NotifyReceived,
+    Now,
+    ProcessExited,
+    ProcessSpawned,
+    ShutdownForced,
+    ShutdownRequested,
+    SpawnFailed,
+    TreeEmptied,
+    UnitsLoaded,
+)
+from supervisord_py.model.states import JobMode, KillMode, Role, ServiceType, Until
+from supervisord_py.model.unit import Dependency, Unit, UnitSet
+
+CLEAN_SIGNALS = frozenset({1, 2, 13, 15})
+STARTING_VERBS = frozenset({"start", "restart", "try-restart", "reload-or-restart"})
+
+
+class Life:
+    """One invocation of a unit: its processes as they were asked for and told of."""
+
+    def __init__(self, unit: Unit, invocation: str, now: Now) -> None:
+        self.unit = unit
+        self.invocation = invocation
+        self.begun_ns = now.mono_ns
+        self.pending: dict[int, Role] = {}
+        """Asked for, not told of yet."""
+        self.running: dict[int, Role] = {}
+        self.leftovers = False
+        self.mains = 0
+        self.main_failed = False
+        self.started = False
+        """The main program runs or has run (of a oneshot: the first of its commands)."""
+        self.ready = False
+        self.main_gone = False
+        self.main_status: ExitStatus | None = None
+        self.stop_signal_ns: int | None = None
+        """When the present attempt to end it began: the first signal of ours."""
+        self.ignores_order = False
+        """A request with ignore-dependencies was about it."""
+        self.ending = False
+        """A stop command was asked for, or something was signalled."""
+
+    @property
+    def alive(self) -> bool:
+        return bool(self.pending or self.running or self.leftovers)
+
+    @property
+    def main_running(self) -> bool:
+        return Role.MAIN in self.running.values()
+
+    @property
+    def main_exists(self) -> bool:
+        return self.main_running or Role.MAIN in self.pending.values()
+
+    @property
+    def oneshot(self) -> bool:
+        return self.unit.service is not None and self.unit.service.type is ServiceType.ONESHOT
+
+    def is_clean(self, status: ExitStatus) -> bool:
+        """Whether this is a good end of the main process: a daemon may be ended by a signal, a command may not."""
+        return status.code == 0 or (status.signal in CLEAN_SIGNALS and not self.oneshot)
+
+    @property
+    def succeeded(self) -> bool:
+        """A oneshot has run all of its commands, each with success."""
+        service = self.unit.service
+        commands = len(service.exec_start) if service else 0
+        return self.mains == commands and not self.main_exists and self.main_status == ExitStatus(code=0)
+
+    def fulfils(self, edge: Dependency) -> bool:
+        """Whether the life has been as far as ``until`` asks, and (but for ``exited``) is still there."""
+        match edge.until:
+            case Until.EXITED:
+                return self.main_gone and not self.main_exists
+            case Until.STARTED:
+                return self.started and (self.main_exists or not self.main_failed)
+            case Until.READY | Until.HEALTHY:
+                if self.oneshot:
+                    return self.succeeded
+                if self.unit.service is not None and self.unit.service.remain_after_exit and self.main_gone:
+                    return not self.main_failed
+                if self.unit.service is not None and self.unit.service.type is ServiceType.NOTIFY and not self.ready:
+                    return False
+                return self.main_running
+
+
+class Observer:
+    """All units' lives, and what people have asked for."""
+
+    def __init__(self) -> None:
+        self.units = UnitSet()
+        self.texts: dict[str, Unit] = {}
+        self.lives: dict[str, Life] = {}
+        self.spawned: dict[int, SpawnProcess] = {}
+        self.ignoring: set[str] = set()
+        """Units with a job that was asked for with ignore-dependencies: its order promises nothing."""
+        self.left_behind: set[str] = set()
+        """Units that have had a life with kill mode ``process``: what it left may still be there."""
+        self.targets: set[str] = set()
+        """Names that were a target at some time: a life of one has no process to judge it by."""
+        self.shutdown: ShutdownRequested | None = None
+        self.shutdown_ns = 0
+        self.forced = False
+
+    def text(self, name: str) -> Unit:
+        """What the next life of a unit runs by: the newest text, or, when its file is gone, the one it runs by now."""
+        if name not in self.units.units and name in self.lives:
+            return self.lives[name].unit
+        return self.texts[name]
+
+    def life_of(self, spawn_id: int) -> Life | None:
+        action = self.spawned.get(spawn_id)
+        life = self.lives.get(action.unit) if action else None
+        return life if life is not None and action is not None and life.invocation == action.invocation else None
+
+    def see_event(self, event: Event, now: Now) -> None:
+        match event:
+            case ProcessSpawned() | SpawnFailed() | ProcessExited():
+                self._see_process(event, now)
+            case TreeEmptied():
+                if (life := self.lives.get(event.unit)) is not None:
+                    life.leftovers = False
+            case NotifyReceived():
+                self._see_notification(event, now)
+            case UnitsLoaded():
+                self.units = event.units
+                self.texts.update(event.units.units)
+                self.targets.update(name for name, unit in event.units.units.items() if unit.service is None)
+            case CommandRequested() if event.mode is JobMode.IGNORE_DEPENDENCIES and not event.plan:
+                self.ignoring.update(event.units)
+                for name in event.units:
+                    if name in self.lives:
+                        self.lives[name].ignores_order = True
+            case ShutdownRequested():
+                if self.shutdown is None:
+                    self.shutdown, self.shutdown_ns = event, now.mono_ns
+            case ShutdownForced():
+                self.forced = True
+            case _:
+                pass
+
+    def _see_process(self, event: ProcessSpawned | SpawnFailed | ProcessExited, now: Now) -> None:
+        life = self.life_of(event.spawn_id)
+        if life is None:
+            return
+        role = self.spawned[event.spawn_id].role
+        if isinstance(event, ProcessSpawned):
+            if life.pending.pop(event.spawn_id, None) is not None:
+                life.running[event.spawn_id] = role
+                life.started = life.started or role is Role.MAIN
+            return
+        if isinstance(event, ProcessExited):
+            life.leftovers = not event.tree_empty and not (set(life.running) | set(life.pending)) - {event.spawn_id}
+            if not event.main:
+                return
+        life.pending.pop(event.spawn_id, None)
+        life.running.pop(event.spawn_id, None)
+        if role is Role.MAIN:
+            life.main_gone = True
+            life.ready = False
+            life.main_status = event.status if isinstance(event, ProcessExited) else None
+            life.main_failed = isinstance(event, SpawnFailed) or not life.is_clean(event.status)
+
+    def _see_notification(self, event: NotifyReceived, now: Now) -> None:
+        life = self.life_of(event.spawn_id) if event.spawn_id is not None else self.lives.get(event.unit)
+        if life is None or life.main_gone:
+            return
+        if event.fields.get("READY") == "1" and life.main_running:
+            life.ready = True
+        if event.fields.get("STOPPING") == "1" and life.stop_signal_ns is None:
+            life.stop_signal_ns = now.mono_ns
+
+    def see_records(self, effects: Effects) -> None:
+        """What the core says that it begins to do: at the end of a shutdown's time it forces by itself."""
+        for record in effects.records:
+            if record.event == "daemon.stopping" and record.fields.get("forced"):
+                self.forced = True
+
+    def see_effects(self, event: Event, effects: Effects, now: Now) -> None:
+        is_kill = isinstance(event, CommandRequested) and event.verb == "kill"
+        if not (isinstance(event, CommandRequested) and event.mode is JobMode.IGNORE_DEPENDENCIES):
+            self.ignoring.difference_update(r.unit for r in effects.records if r.event == "job.finished" and r.unit)
+        for action in effects.actions:
+            match action:
+                case SpawnProcess():
+                    self.spawned[action.spawn_id] = action
+                    life = self.lives.get(action.unit)
+                    if life is None or life.invocation != action.invocation:
+                        if self.may_leave_processes(action.unit):
+                            self.left_behind.add(action.unit)
+                        life = self.lives[action.unit] = Life(self.text(action.unit), action.invocation, now)
+                        life.ignores_order = action.unit in self.ignoring
+                    life.pending[action.spawn_id] = action.role
+                    life.mains += action.role is Role.MAIN
+                    life.ending = life.ending or action.role in (Role.STOP, Role.STOP_POST)
+                    if action.role is Role.MAIN:
+                        life.main_gone = False
+                case SignalProcesses() | KillTree():
+                    life = self.lives.get(action.unit)
+                    if life is not None and self.is_end(action) and not is_kill:
+                        life.ending = True
+                        if life.stop_signal_ns is None:
+                            life.stop_signal_ns = now.mono_ns
+                case _:
+                    pass
+
+    def is_end(self, action: SignalProcesses | KillTree) -> bool:
+        """Whether a signal is meant to end the unit: one for a reload command alone is not."""
+        if isinstance(action, KillTree) or action.spawn_id is None or action.spawn_id not in self.spawned:
+            return True
+        return self.spawned[action.spawn_id].role is not Role.RELOAD
+
+    def may_leave_processes(self, name: str) -> bool:
+        """Kill mode ``process``, now or in the text that the present life began with, leaves whatever is not the main
+        process.
+        """
+        if name in self.left_behind:
+            return True
+        texts = [life.unit for life in (self.lives.get(name),) if life is not None]
+        texts += [self.texts[name]] if name in self.texts else []
+        return any(text.service is not None and text.service.kill.mode is KillMode.PROCESS for text in texts)

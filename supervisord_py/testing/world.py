@@ -1,0 +1,547 @@
+"""The simulated world that judges the core: a fake kernel, a fake keeper, fake clients, virtual time, one seed.
+
+Theory of operation
+-------------------
+A seed draws a fault profile, a unit set and everything that happens. The world is a loop over virtual time: the
+kernel's processes live and die, clients ask, and whenever there is something to tell (or a deadline has passed) the
+manager gets one batch, as ``host.driver`` gives it: facts in their order, then requests, then deadlines. The batch
+ends in one commit. The manager may die
+
+* in the batch: nothing of it ever happened; facts are told again, requests are lost,
+* after the commit: it all holds, but journal lines (in custody) and replies are not out yet,
+* after the replies.
+
+Whether a batch is doomed is drawn before it runs, so that checkers only ever see what becomes true. A new manager
+restores the committed state.
+
+Every run has four acts: trouble, calm (faults end, everything has to settle and belief has to equal the kernel),
+mending (an operator starts what has failed), shutdown. Some seeds shut down in the middle of the trouble. Run it:
+``python -m supervisord_py.testing.world --seeds 200``.
+"""
+
+import argparse
+import hashlib
+import sys
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from random import Random
+
+import msgspec
+from msgspec import Struct
+
+from supervisord_py.core.actions import Effects, SpawnProcess
+from supervisord_py.core.events import (
+    ClockChanged,
+    CommandRequested,
+    DeadlineReached,
+    Event,
+    RequesterGone,
+    ShutdownForced,
+    ShutdownRequested,
+    SpawnFailed,
+    UnitsLoaded,
+)
+from supervisord_py.core.manager import Manager
+from supervisord_py.core.view import list_units, unit_status
+from supervisord_py.model.records import UNNUMBERED, Record
+from supervisord_py.model.unit import Service, UnitSet
+from supervisord_py.testing.checkers import Checkers, Step, Violation
+from supervisord_py.testing.clients import Clients
+from supervisord_py.testing.clock import MILLISECOND_NS, SECOND_NS, Agenda, Clock
+from supervisord_py.testing.kernel import Kernel
+from supervisord_py.testing.narrative import effect_lines, event_line
+from supervisord_py.testing.observer import Observer
+from supervisord_py.testing.population import draw_units, mutate_units
+from supervisord_py.testing.profile import Profile, draw_profile
+from supervisord_py.testing.replay import FlightLog
+
+STEPS_MAX = 30_000
+"""More events than any honest run needs: beyond it the world says that the core is not settling."""
+
+CALM_NS = 3 * 3600 * SECOND_NS
+SHUTDOWN_NS = 30 * SECOND_NS
+FAILURES_SHOWN = 10
+DEADLINES_MAX = 200
+"""Deadlines at one instant in one batch: more is a busy loop."""
+
+
+class Outcome(Struct, frozen=True):
+    """How a run ended: ``violation`` None is a pass; ``digest`` covers every event and effect."""
+
+    seed: int
+    profile: Profile
+    steps: int
+    deaths: int
+    simulated_ns: int
+    digest: str
+    violation: str | None
+    checker: str | None
+    tail: tuple[str, ...]
+
+    def report(self) -> str:
+        """What a person needs to begin: the seed, what was switched on, what broke, and what led there."""
+        return "\n".join(
+            [
+                f"seed {self.seed}: {self.checker}: {self.violation}",
+                f"  profile: {' '.join(self.profile.switched_on())}",
+                *(f"  {line}" for line in self.tail),
+                f"  again: python -m supervisord_py.testing.world --seed {self.seed} --verbose",
+            ]
+        )
+
+
+class World:
+    """One simulated machine with one supervisor on it.
+
+    Args:
+        seed: Decides everything, unless ``rng`` is given (Hypothesis gives its own, and shrinks it).
+        profile: The faults; None draws one from the seed.
+        manager_type: The core under test (a mutant, to test the checkers).
+        flight: Where to write every input of every manager, for ``replay``.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        profile: Profile | None = None,
+        *,
+        rng: Random | None = None,
+        manager_type: type[Manager] = Manager,
+        flight: FlightLog | None = None,
+        trace: Callable[[str], None] | None = None,
+    ) -> None:
+        self.seed = seed
+        self.rng = rng or Random(seed)
+        self.profile = profile or draw_profile(self.rng)
+        self.clock = Clock()
+        self.agenda = Agenda(self.clock)
+        self.seen = Observer()
+        self.checkers = Checkers(self)
+        self.kernel = Kernel(self.rng, self.profile, self.clock, self.agenda, self._service_of, self.checkers)
+        self.clients = Clients(self.rng, self.profile)
+        self.journal: list[tuple[int, Record]] = []
+        self.state: dict[str, str] = {}
+        self.units = UnitSet()
+        self.calm = False
+        self.steps = 0
+        self.deaths = 0
+        self.manager_type = manager_type
+        self._flight = flight
+        self._trace = trace
+        self._digest = hashlib.sha256()
+        self._tail: deque[str] = deque(maxlen=40)
+        self._custody: list[tuple[int, Record]] = []
+        self.next_seq = 1
+        self._told = 0
+        self._inbox: deque[Event] = deque()
+        self._down_until_ns: int | None = None
+        self._work_ns: int | None = None
+        self._deadline_ns: int | None = None
+        self._deadline_wake_ns: int | None = None
+        self._clock_changed = False
+        self._loaded = False
+        self._forced = False
+        self._stopping: ShutdownRequested | None = None
+        self._requests_left = self.profile.requests
+        self.manager = self._new_manager()
+
+    # acts
+
+    def run(self) -> Outcome:
+        """Play all acts; never raises for what the core does wrong."""
+        violation: Violation | None = None
+        try:
+            self._play()
+        except Violation as found:
+            violation = found
+        except Exception as bug:  # noqa: BLE001 - whatever the core raises, in the simulation or in a checker's hands, is a finding
+            violation = Violation("no-exception", f"{type(bug).__name__}: {bug} (in {_where(bug)})")
+        return Outcome(
+            seed=self.seed,
+            profile=self.profile,
+            steps=self.steps,
+            deaths=self.deaths,
+            simulated_ns=self.clock.mono_ns,
+            digest=self._digest.hexdigest(),
+            violation=str(violation) if violation else None,
+            checker=violation.checker if violation else None,
+            tail=tuple(self._tail),
+        )
+
+    def _play(self) -> None:
+        self.submit(UnitsLoaded(draw_units(self.rng, self.profile), start_enabled=True))
+        self.agenda.after(self._gap_ns(), self._next_request)
+        self._run_until(lambda: self._requests_left <= 0)
+        if not self.kernel.exit_codes:
+            self.calm = True
+            self.kernel.cure()
+            limit_ns = self.clock.mono_ns + CALM_NS
+            self._run_until(lambda: self.clock.mono_ns >= limit_ns)
+        if not self.kernel.exit_codes and not self._stopping:
+            self.checkers.settled()
+            self._mend()
+            self._run_until(lambda: self.clock.mono_ns >= limit_ns)
+            self.checkers.settled()
+            self.order_stop(ShutdownRequested(SHUTDOWN_NS))
+            limit_ns = self.clock.mono_ns + CALM_NS
+            self._run_until(lambda: self.clock.mono_ns >= limit_ns)
+        self.checkers.ended()
+
+    def _run_until(self, is_over: Callable[[], bool]) -> None:
+        while not self.kernel.exit_codes and not is_over():
+            next_ns = self._next_ns()
+            if next_ns is None:
+                return
+            self.clock.advance_to(max(next_ns, self.clock.mono_ns))
+            self.agenda.run_due()
+            if self._down_until_ns is not None:
+                if self.clock.mono_ns >= self._down_until_ns:
+                    self._start_manager()
+            elif self._is_due():
+                self._run_batch()
+
+    def _next_ns(self) -> int | None:
+        times = [self.agenda.next_ns()]
+        if self._down_until_ns is not None:
+            times.append(self._down_until_ns)
+        else:
+            self._arm()
+            times += [self._work_ns, self._deadline_wake_ns]
+        return min((at_ns for at_ns in times if at_ns is not None), default=None)
+
+    def _mend(self) -> None:
+        """An operator starts what has failed: whatever waits for it has to come back by itself."""
+        for name in sorted(self.manager_units()):
+            if unit_status(self.manager, name).active_state == "failed":
+                self.submit(self.clients.enter("start", name))
+
+    # people
+
+    def submit(self, event: Event) -> None:
+        """Queue an event that does not come from the keeper."""
+        self._inbox.append(event)
+
+    def order_stop(self, event: ShutdownRequested) -> None:
+        """Stop everything; the keeper remembers the order and gives it to every later manager."""
+        self._stopping = event
+        self.submit(event)
+
+    def _gap_ns(self) -> int:
+        return self.rng.randint(0, self.profile.gap_max_ms) * MILLISECOND_NS
+
+    def _next_request(self) -> None:
+        self._requests_left -= 1
+        if self._requests_left > 0:
+            self.agenda.after(self._gap_ns(), self._next_request)
+        self._disturb()
+        names = sorted(self.units.units)
+        if not names:
+            return
+        event = self.clients.ask(names, bool(self.units.bad))
+        self.submit(event)
+        if self._chance("client_gone"):
+            self.agenda.after(self._gap_ns(), lambda: self._hang_up(event))
+
+    def _hang_up(self, event: CommandRequested) -> None:
+        request = self.clients.waiting.get(event.request_id)
+        if request is not None and request.event is event and not request.answered:
+            request.gone = True
+            self.submit(RequesterGone(event.request_id))
+
+    def _disturb(self) -> None:
+        """Something happens to the machine, or somebody edits unit files."""
+        if self._chance("daemon_reload"):
+            self.submit(UnitsLoaded(mutate_units(self.rng, self.profile, self.units), start_enabled=True))
+        if self._chance("wall_jump"):
+            self.clock.set_wall(self.rng.randint(-86_400, 86_400) * SECOND_NS)
+            self._clock_changed = True
+        if self._chance("suspend"):
+            self.clock.suspend(self.rng.randint(1, 36_000) * SECOND_NS)
+            self._clock_changed = True
+        if self._chance("stray"):
+            self.kernel.add_stray()
+        if self._chance("crash") and self.units.units:
+            self.kernel.kill_some(self.rng.choice(sorted(self.units.units)))
+        if self._chance("early_deadline"):
+            self.submit(DeadlineReached())
+        if self._chance("shutdown") and self._stopping is None:
+            self.order_stop(ShutdownRequested(self.rng.choice((SECOND_NS, SHUTDOWN_NS))))
+        elif self._stopping is not None and self._chance("forced"):
+            self._forced = True
+            self.submit(ShutdownForced())
+
+    def _chance(self, name: str) -> bool:
+        return not self.calm and self.rng.random() < float(getattr(self.profile, name))
+
+    # the manager's life
+
+    def _new_manager(self) -> Manager:
+        if self._flight is not None:
+            self._flight.began(self.seed)
+        return self.manager_type(self.seed)
+
+    def _start_manager(self) -> None:
+        self._down_until_ns = None
+        if self._loaded:
+            self.manager = self.manager_type.restore(dict(self.state), self.units)
+            if self._flight is not None:
+                self._flight.restored(self.state, self.units)
+        else:
+            self.manager = self._new_manager()
+            self.submit(UnitsLoaded(draw_units(self.rng, self.profile), start_enabled=True))
+        self._note("-- a new manager")
+        self.journal += self._custody
+        self._custody = []
+        self.checkers.manager_started()
+        if self._stopping is not None:
+            self.submit(self._stopping)
+        if self._forced:
+            self.submit(ShutdownForced())
+
+    def _die(self, when: str) -> None:
+        self.deaths += 1
+        self._note(f"-- the manager dies {when}")
+        self._inbox.clear()
+        self._told = self.kernel.acknowledged
+        self._work_ns = self._deadline_ns = self._deadline_wake_ns = None
+        downtime_ns = self.rng.choice((1, 50, 3000)) * MILLISECOND_NS
+        self._down_until_ns = self.clock.mono_ns + downtime_ns
+        for event in self.clients.manager_died():
+            self.agenda.after(downtime_ns + self._gap_ns() // 4, partial(self._ask_again, event))
+
+    def _ask_again(self, event: CommandRequested) -> None:
+        self.submit(self.clients.ask_again(event))
+
+    # batches
+
+    def _arm(self) -> None:
+        """Draw when the manager wakes: at once as a rule, late when it is busy or the machine is."""
+        if self._inbox or self.kernel.unacknowledged(self._told) or self._clock_changed:
+            if self._work_ns is None:
+                self._work_ns = self.clock.mono_ns + self._latency_ns()
+        else:
+            self._work_ns = None
+        deadline_ns = self.manager.deadline_ns()
+        if deadline_ns != self._deadline_ns:
+            self._deadline_ns = deadline_ns
+            self._deadline_wake_ns = None
+            if deadline_ns is not None:
+                self._deadline_wake_ns = max(deadline_ns, self.clock.mono_ns) + self._latency_ns()
+
+    def _latency_ns(self) -> int:
+        return (
+            self.rng.randint(1, 3000) * MILLISECOND_NS
+            if self._chance("late")
+            else self.rng.randint(0, 2) * MILLISECOND_NS
+        )
+
+    def _is_due(self) -> bool:
+        now_ns = self.clock.mono_ns
+        self._arm()
+        return any(at_ns is not None and at_ns <= now_ns for at_ns in (self._work_ns, self._deadline_wake_ns))
+
+    def _run_batch(self) -> None:
+        self._work_ns = self._deadline_ns = self._deadline_wake_ns = None
+        batch = _Batch(seq=0 if self._chance("records_lost") else self.next_seq, doomed=self._chance("death_in_batch"))
+        size = 10_000 if self._chance("large_batch") else self.rng.randint(1, 3)
+        if self._clock_changed:
+            self._clock_changed = False
+            self._take(batch, ClockChanged())
+        for number, fact in self.kernel.unacknowledged(self._told)[:size]:
+            if batch.doomed and self.rng.random() < 0.3:
+                break
+            self._told = number
+            batch.ack = number
+            self._take(batch, fact)
+        facts_done = not self.kernel.unacknowledged(self._told)
+        while self._inbox and batch.handled < size and facts_done:
+            self._take(batch, self._inbox.popleft())
+        if facts_done and not self._inbox:
+            self._take_deadlines(batch)
+        if batch.doomed:
+            self._die("in the batch")
+            return
+        self._commit(batch)
+
+    def _take_deadlines(self, batch: "_Batch") -> None:
+        for _ in range(DEADLINES_MAX):
+            deadline_ns = self.manager.deadline_ns()
+            if deadline_ns is None or deadline_ns > self.clock.mono_ns:
+                break
+            self._take(batch, DeadlineReached())
+        else:
+            if not batch.doomed:
+                raise Violation("deadline", f"{DEADLINES_MAX} deadlines at one instant: a busy loop")
+        if self._chance("repeated_deadline"):
+            self._take(batch, DeadlineReached())
+
+    def _take(self, batch: "_Batch", event: Event) -> None:
+        """Let the core decide one event of a batch."""
+        self.steps += 1
+        if self.steps > STEPS_MAX:
+            raise Violation("settles", f"{STEPS_MAX} events and no end")
+        batch.handled += 1
+        now = self.clock.now(batch.seq)
+        self._show(f"{now.mono_ns / SECOND_NS:.3f} {event_line(event)}")
+        if self._flight is not None:
+            self._flight.took(now, event)
+        if not batch.doomed:
+            self.seen.see_event(event, now)
+        effects = self.manager.handle(event, now)
+        changes = self.manager.take_changes()
+        lines = msgspec.json.encode((now, event, effects))
+        self._digest.update(lines)
+        for line in effect_lines(effects):
+            self._show(f"    {line}")
+        if self._flight is not None:
+            self._flight.decided(effects)
+        if batch.doomed:
+            return
+        numbered: list[tuple[int, Record]] = []
+        for record in effects.records:
+            if record.event in UNNUMBERED or not batch.seq:
+                numbered.append((0, record))
+            else:
+                numbered.append((batch.seq, record))
+                batch.seq += 1
+        if isinstance(event, CommandRequested):
+            self.clients.waiting[event.request_id].taken = True
+        if isinstance(event, UnitsLoaded):
+            batch.units = event.units
+        self.seen.see_records(effects)
+        self.checkers.step(Step(event, now, effects, numbered, changes))
+        self.seen.see_effects(event, effects, now)
+        batch.absorb(effects, numbered, changes)
+        self._refuse_spawns(batch, effects)
+
+    def _refuse_spawns(self, batch: "_Batch", effects: Effects) -> None:
+        """The host itself cannot prepare a spawn (no such user, say): it fails inside the batch that asked for it."""
+        for action in effects.actions:
+            if isinstance(action, SpawnProcess) and self._chance("spawn_refused"):
+                batch.refused.add(action.spawn_id)
+                self._take(batch, SpawnFailed(action.spawn_id, "user", 217, 0, detail="no such user"))
+
+    def _commit(self, batch: "_Batch") -> None:
+        for key, text in batch.changes.items():
+            if text is None:
+                self.state.pop(key, None)
+            else:
+                self.state[key] = text
+        if batch.seq:
+            self.next_seq = batch.seq
+        if batch.units is not None:
+            self.units = batch.units
+            self._loaded = True
+        self.kernel.acknowledge(batch.ack)
+        actions = [
+            a for a in batch.effects.actions if not (isinstance(a, SpawnProcess) and a.spawn_id in batch.refused)
+        ]
+        self.checkers.committing(actions)
+        self.kernel.apply(actions)
+        if self._chance("repeated_spawn"):
+            self.kernel.apply([action for action in actions if isinstance(action, SpawnProcess)])
+        self._custody += batch.numbered
+        if self._chance("death_after_commit"):
+            self._die("after the commit")
+            return
+        self.journal += self._custody
+        self._custody = []
+        for reply in batch.effects.replies:
+            self.checkers.replied(reply)
+        if self._chance("death_after_replies"):
+            self._die("after the replies")
+            return
+        self.checkers.committed()
+
+    def _service_of(self, action: SpawnProcess) -> Service | None:
+        life = self.seen.life_of(action.spawn_id)
+        assert life is not None, "a spawn without a life"
+        return life.unit.service
+
+    def manager_units(self) -> frozenset[str]:
+        """The names that the core knows now."""
+        return frozenset(list_units(self.manager))
+
+    # telling
+
+    def _note(self, line: str) -> None:
+        self._show(f"{self.clock.mono_ns / SECOND_NS:.3f} {line}")
+
+    def _show(self, line: str) -> None:
+        self._tail.append(line)
+        if self._trace is not None:
+            self._trace(line)
+
+
+class _Batch:
+    """What one batch decided so far."""
+
+    def __init__(self, seq: int, doomed: bool) -> None:
+        self.seq = seq
+        self.doomed = doomed
+        self.handled = 0
+        self.ack = 0
+        self.effects = Effects()
+        self.numbered: list[tuple[int, Record]] = []
+        self.changes: dict[str, str | None] = {}
+        self.refused: set[int] = set()
+        self.units: UnitSet | None = None
+
+    def absorb(self, effects: Effects, numbered: Sequence[tuple[int, Record]], changes: dict[str, str | None]) -> None:
+        self.effects.records += effects.records
+        self.effects.actions += effects.actions
+        self.effects.replies += effects.replies
+        self.numbered += numbered
+        self.changes |= changes
+
+
+def _where(bug: BaseException) -> str:
+    frames = traceback.extract_tb(bug.__traceback__)
+    return " < ".join(f"{frame.name}:{frame.lineno}" for frame in reversed(frames[-4:]))
+
+
+def run_seeds(seeds: Iterable[int], manager_type: type[Manager] = Manager) -> Iterator[Outcome]:
+    """Run one world a seed."""
+    for seed in seeds:
+        yield World(seed, manager_type=manager_type).run()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run seeds and print what fails; the exit status is 1 when something does."""
+    parser = argparse.ArgumentParser(prog="python -m supervisord_py.testing.world", description=__doc__.split("\n")[0])
+    parser.add_argument("--seeds", type=int, default=200, help="how many seeds to run (default 200)")
+    parser.add_argument("--start", type=int, default=0, help="the first seed (default 0)")
+    parser.add_argument("--seed", type=int, help="run this seed alone")
+    parser.add_argument("--verbose", action="store_true", help="print every event and effect")
+    parser.add_argument("--keep-going", action="store_true", help="do not stop after ten failures")
+    options = parser.parse_args(arguments)
+    seeds = [options.seed] if options.seed is not None else range(options.start, options.start + options.seeds)
+    began_s = time.perf_counter()
+    failed = steps = deaths = simulated_ns = 0
+    for seed in seeds:
+        outcome = World(seed, trace=print if options.verbose else None).run()
+        steps, deaths, simulated_ns = (
+            steps + outcome.steps,
+            deaths + outcome.deaths,
+            simulated_ns + outcome.simulated_ns,
+        )
+        if outcome.violation is not None:
+            failed += 1
+            print(outcome.report(), file=sys.stderr)
+            if failed >= FAILURES_SHOWN and not options.keep_going:
+                print(f"stopped after {failed} failures (--keep-going runs on)", file=sys.stderr)
+                break
+    hours = simulated_ns / SECOND_NS / 3600
+    took_s = time.perf_counter() - began_s
+    print(
+        f"{len(seeds)} seeds, {failed} failed: {steps} events, {deaths} manager deaths, "
+        f"{hours:.0f} simulated hours in {took_s:.1f} s"
+    )
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

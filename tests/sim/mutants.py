@@ -1,0 +1,356 @@
+"""Planted bugs: each is one plausible slip in the core, applied in this process while a ``with`` block runs.
+
+A checker that has never found anything proves nothing. Every bug here names the checker that has to find it
+(sometimes several are close enough that whichever looks first is right). A bug is a replacement of one name in one
+module of the core; the replacement calls the original where it can, so that the rest of the core stays what it is.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from supervisord_py.core import demand, engine, ledger, life, transaction
+from supervisord_py.core.actions import Effects, ExitSupervisor, KillTree, ReleaseUnit, SignalProcesses, SpawnProcess
+from supervisord_py.core.events import CommandRequested, DeadlineReached, Event, Now, ShutdownRequested
+from supervisord_py.core.jobs import STOP_LIKE
+from supervisord_py.core.manager import Manager
+from supervisord_py.core.service import TRANSITIONS, Input
+from supervisord_py.core.state import Ending
+from supervisord_py.model.states import Role, SubState
+
+
+class Mutant(Struct, frozen=True):
+    """A planted bug: what is wrong, and which checkers may find it; the first of them has to."""
+
+    what: str
+    checkers: tuple[str, ...]
+    plant: Callable[[], Any]
+    """A context manager that plants it; what it gives is the manager class to test."""
+
+
+MUTANTS: dict[str, Mutant] = {}
+
+
+def mutant(what: str, *checkers: str) -> Callable[[Callable[[], Iterator[type[Manager]]]], None]:
+    """Register a planted bug under its function's name."""
+
+    def register(plant: Callable[[], Iterator[type[Manager]]]) -> None:
+        MUTANTS[plant.__name__] = Mutant(what, checkers, contextmanager(plant))
+
+    return register
+
+
+@contextmanager
+def swapped(owner: Any, name: str, made: Callable[[Any], Any]) -> Iterator[type[Manager]]:
+    """Replace ``owner.name`` by what ``made`` makes of it (an item, when the owner is a table)."""
+    is_table = isinstance(owner, dict)
+    original = owner[name] if is_table else getattr(owner, name)
+    put = owner.__setitem__ if is_table else (lambda key, value: setattr(owner, key, value))
+    put(name, made(original))
+    try:
+        yield Manager
+    finally:
+        put(name, original)
+
+
+# processes
+
+
+@mutant("a life that ended by itself counts as over although something of it is left", "no-overlap", "stop-wins")
+def forgets_leftovers() -> Iterator[type[Manager]]:
+    def made(original: Any) -> Any:
+        def is_gone(book: ledger.Ledger, name: str) -> bool:
+            state = book.state(name)
+            if state.ending is Ending.ITSELF and state.main is None and state.control is None:
+                return True
+            return bool(original(book, name))
+
+        return is_gone
+
+    with swapped(life, "is_gone", made) as manager:
+        yield manager
+
+
+@mutant("SIGKILL is sent at once instead of the stop signal", "kill-timeout")
+def kills_at_once() -> Iterator[type[Manager]]:
+    with swapped(life, "_signal", lambda _: lambda book, name, signal: book.act(KillTree(name, 9))) as manager:
+        yield manager
+
+
+@mutant("the stop time-out is half of what it should be", "kill-timeout")
+def kills_early() -> Iterator[type[Manager]]:
+    def made(original: Any) -> Any:
+        def stop_timeout_ns(book: ledger.Ledger, timeout_ns: int | None) -> int | None:
+            value: int | None = original(book, timeout_ns)
+            return value // 2 if value else value
+
+        return stop_timeout_ns
+
+    with swapped(life, "stop_timeout_ns", made) as manager:
+        yield manager
+
+
+@mutant("a stop does not wait for the stops of those that come after it", "stop-order")
+def ignores_stop_order() -> Iterator[type[Manager]]:
+    def made(original: Any) -> Any:
+        return lambda book, job: None if job.type in STOP_LIKE else original(book, job)
+
+    with swapped(demand, "first_blocker", made) as manager:
+        yield manager
+
+
+@mutant("a strict dependency need not be there when its dependent's turn comes", "start-order")
+def starts_without_dependency() -> Iterator[type[Manager]]:
+    with swapped(demand, "missing", lambda _: lambda book, name: None) as manager:
+        yield manager
+
+
+@mutant("a start neither stops nor looks at what it conflicts with", "conflicts")
+def ignores_conflicts() -> Iterator[type[Manager]]:
+    def made(original: Any) -> Any:
+        return lambda self, key, other, pull: None if pull.conflict else original(self, key, other, pull)
+
+    with (
+        swapped(transaction._Builder, "_pull_stop", made) as manager,
+        swapped(demand, "standing_conflict", lambda _: lambda book, name: None),
+    ):
+        yield manager
+
+
+@mutant("a notifying service is up as soon as its program runs", "status-truth", "start-order")
+def says_ready_too_early() -> Iterator[type[Manager]]:
+    def made(original: Any) -> Any:
+        return lambda book, name, ended: life.became_up(book, name)
+
+    with swapped(TRANSITIONS, (SubState.START, Input.SPAWNED), made) as manager:
+        yield manager
+
+
+@mutant("the exits of commands that are not main are not recorded", "exit-recorded")
+def forgets_control_exits() -> Iterator[type[Manager]]:
+    class Forgetful(Manager):
+        def handle(self, event: Event, now: Now) -> Effects:
+            effects = super().handle(event, now)
+            effects.records = [
+                record
+                for record in effects.records
+                if record.event != "unit.exited" or record.fields["role"] == Role.MAIN.value
+            ]
+            return effects
+
+    yield Forgetful
+
+
+@mutant("a second main process is made beside the first, for a reload", "one-main")
+def spawns_a_second_main() -> Iterator[type[Manager]]:
+    class Twice(Manager):
+        def handle(self, event: Event, now: Now) -> Effects:
+            effects = super().handle(event, now)
+            effects.actions = [
+                replace(action, role=Role.MAIN)
+                if isinstance(action, SpawnProcess) and action.role is Role.RELOAD
+                else action
+                for action in effects.actions
+            ]
+            return effects
+
+    yield Twice
+
+
+@mutant("a spawn is not announced by its record", "spawn-ids")
+def spawns_unannounced() -> Iterator[type[Manager]]:
+    class Silent(Manager):
+        def handle(self, event: Event, now: Now) -> Effects:
+            effects = super().handle(event, now)
+            effects.records = [record for record in effects.records if record.event != "unit.starting"]
+            return effects
+
+    yield Silent
+
+
+@mutant("a unit is released while its stop is under way", "release")
+def releases_too_early() -> Iterator[type[Manager]]:
+    class Early(Manager):
+        def handle(self, event: Event, now: Now) -> Effects:
+            effects = super().handle(event, now)
+            signalled = [action.unit for action in effects.actions if isinstance(action, SignalProcesses)]
+            effects.actions += [ReleaseUnit(unit) for unit in signalled]
+            return effects
+
+    yield Early
+
+
+# restarts
+
+
+@mutant("the back-off is half of what the policy says", "restart-delay")
+def restarts_early() -> Iterator[type[Manager]]:
+    with swapped(life, "restart_delay_ns", lambda original: lambda policy, n: original(policy, n) // 2) as manager:
+        yield manager
+
+
+@mutant("the back-off never grows", "restart-delay")
+def backoff_does_not_grow() -> Iterator[type[Manager]]:
+    with swapped(life, "restart_delay_ns", lambda original: lambda policy, n: original(policy, 1)) as manager:
+        yield manager
+
+
+@mutant("the count of failures ends no restarts", "failure-count")
+def restarts_for_ever() -> Iterator[type[Manager]]:
+    with swapped(life, "is_limit_hit", lambda _: lambda policy, failures: False) as manager:
+        yield manager
+
+
+@mutant("that somebody has stopped a unit is forgotten", "stop-wins", "settled")
+def forgets_who_stopped() -> Iterator[type[Manager]]:
+    class Forgetful(Manager):
+        def handle(self, event: Event, now: Now) -> Effects:
+            effects = super().handle(event, now)
+            for name, state in list(self.ledger.states.items()):
+                if state.stopped:
+                    self.ledger.edit(name).stopped = False
+            return effects
+
+    yield Forgetful
+
+
+@mutant("a stop is done when the main process is gone, whatever else is left", "stop-wins", "no-overlap", "settled")
+def stops_half() -> Iterator[type[Manager]]:
+    def made(original: Any) -> Any:
+        def is_gone(book: ledger.Ledger, name: str) -> bool:
+            state = book.state(name)
+            if state.ending is Ending.ORDER and state.main is None and state.control is None:
+                return True
+            return bool(original(book, name))
+
+        return is_gone
+
+    with swapped(life, "is_gone", made) as manager:
+        yield manager
+
+
+@mutant("the table of transitions has a hole", "internal-error")
+def has_a_hole_in_the_table() -> Iterator[type[Manager]]:
+    handler = TRANSITIONS.pop((SubState.STOP_SIGTERM, Input.MAIN_ENDED))
+    try:
+        yield Manager
+    finally:
+        TRANSITIONS[SubState.STOP_SIGTERM, Input.MAIN_ENDED] = handler
+
+
+@mutant("the end of exec-stop-post is overlooked", "settled", "start-order")
+def overlooks_stop_post() -> Iterator[type[Manager]]:
+    def made(original: Any) -> Any:
+        return lambda book, name, ended: book.arm_phase(name, None)
+
+    with swapped(TRANSITIONS, (SubState.STOP_POST, Input.CONTROL_ENDED), made) as manager:
+        yield manager
+
+
+@mutant("what waits for a dependency is forgotten", "recovers")
+def never_recovers() -> Iterator[type[Manager]]:
+    with swapped(engine, "_recover", lambda _: lambda book, task: None) as manager:
+        yield manager
+
+
+# answers and state
+
+
+@mutant("every third waiting client is forgotten", "one-reply")
+def forgets_a_reply() -> Iterator[type[Manager]]:
+    class Forgetful(Manager):
+        def handle(self, event: Event, now: Now) -> Effects:
+            effects = super().handle(event, now)
+            if not isinstance(event, CommandRequested):
+                effects.replies = [reply for reply in effects.replies if reply.request_id % 3]
+            return effects
+
+    yield Forgetful
+
+
+@mutant("a plan is carried out", "plan")
+def plans_are_carried_out() -> Iterator[type[Manager]]:
+    class Eager(Manager):
+        def handle(self, event: Event, now: Now) -> Effects:
+            if isinstance(event, CommandRequested) and event.plan:
+                event = replace(event, plan=False)
+            return super().handle(event, now)
+
+    yield Eager
+
+
+@mutant("a repeated token makes new jobs", "token")
+def forgets_tokens() -> Iterator[type[Manager]]:
+    class Tokenless(Manager):
+        def handle(self, event: Event, now: Now) -> Effects:
+            if isinstance(event, CommandRequested):
+                event = replace(event, token="")
+            return super().handle(event, now)
+
+    yield Tokenless
+
+
+@mutant("a deadline is looked at and not taken off", "deadline")
+def keeps_old_deadlines() -> Iterator[type[Manager]]:
+    class Stale(Manager):
+        def handle(self, event: Event, now: Now) -> Effects:
+            if isinstance(event, DeadlineReached):
+                return Effects()
+            return super().handle(event, now)
+
+    yield Stale
+
+
+@mutant("that a key of the state is gone is never told", "fold")
+def forgets_to_tell_what_is_gone() -> Iterator[type[Manager]]:
+    class Silent(Manager):
+        def take_changes(self) -> dict[str, str | None]:
+            return {key: text for key, text in super().take_changes().items() if text is not None}
+
+    yield Silent
+
+
+@mutant("a restored manager has no deadlines", "twin", "settled")
+def restores_without_deadlines() -> Iterator[type[Manager]]:
+    class Amnesiac(Manager):
+        _deaf = False
+
+        @classmethod
+        def restore(cls, state: Any, units: Any, **more: Any) -> "Manager":
+            manager = super().restore(state, units, **more)
+            assert isinstance(manager, Amnesiac)
+            manager._deaf = True
+            return manager
+
+        def deadline_ns(self) -> int | None:
+            return None if self._deaf else super().deadline_ns()
+
+    yield Amnesiac
+
+
+@mutant("a record names itself as its cause", "causes")
+def causes_point_forward() -> Iterator[type[Manager]]:
+    class Forward(Manager):
+        def handle(self, event: Event, now: Now) -> Effects:
+            effects = super().handle(event, now)
+            if now.seq and effects.records:
+                effects.records[0] = replace(effects.records[0], cause=now.seq)
+            return effects
+
+    yield Forward
+
+
+@mutant("the supervisor ends while processes are left", "shutdown")
+def ends_too_early() -> Iterator[type[Manager]]:
+    class Hasty(Manager):
+        def handle(self, event: Event, now: Now) -> Effects:
+            effects = super().handle(event, now)
+            if isinstance(event, ShutdownRequested):
+                effects.actions = [a for a in effects.actions if not isinstance(a, ExitSupervisor)]
+                effects.actions.append(ExitSupervisor(0))
+            return effects
+
+    yield Hasty

@@ -1,0 +1,248 @@
+"""A hand-driven world for one manager: the test says what happens, the rig keeps the time, the numbers and the laws.
+
+After every event three laws are checked: the folded changes are the snapshot, a manager restored from the changes
+before the event decides the same, and nothing is decided without a record for each spawn.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from supervisord_py.core import view
+from supervisord_py.core.actions import Effects, Reply, SpawnProcess
+from supervisord_py.core.events import (
+    CommandRequested,
+    DeadlineReached,
+    Event,
+    ExitStatus,
+    NotifyReceived,
+    Now,
+    ProcessExited,
+    ProcessSpawned,
+    ShutdownRequested,
+    SpawnFailed,
+    TreeEmptied,
+    UnitsLoaded,
+)
+from supervisord_py.core.manager import Manager
+from supervisord_py.model.records import UNNUMBERED, Record
+from supervisord_py.model.states import Role, ServiceType
+from supervisord_py.model.status import UnitStatus
+from supervisord_py.model.unit import SECOND_NS, Command, Dependency, RestartPolicy, Service, Unit, UnitKind, UnitSet
+
+WALL_NS = 1_700_000_000 * SECOND_NS
+NO_JITTER = RestartPolicy(jitter=0.0)
+
+
+def commands(*words: str) -> tuple[Command, ...]:
+    return tuple(Command((word,)) for word in words)
+
+
+def service(name: str, *, relations: Mapping[str, Any] | None = None, **keys: Any) -> Unit:
+    """Make a unit with a service: ``relations`` are keys of ``Unit``, the rest keys of ``Service``."""
+    keys.setdefault("exec_start", commands(f"/bin/{name}"))
+    keys.setdefault("restart", NO_JITTER)
+    return Unit(name, UnitKind.SERVICE, Service(**keys), **(relations or {}))
+
+
+def notify(name: str, *, relations: Mapping[str, Any] | None = None, **keys: Any) -> Unit:
+    return service(name, relations=relations, type=ServiceType.NOTIFY, **keys)
+
+
+def oneshot(name: str, *, relations: Mapping[str, Any] | None = None, **keys: Any) -> Unit:
+    from supervisord_py.model.states import Restart
+
+    keys.setdefault("restart", RestartPolicy(restart=Restart.NO, jitter=0.0))
+    return service(name, relations=relations, type=ServiceType.ONESHOT, **keys)
+
+
+def target(name: str, **relations: Any) -> Unit:
+    return Unit(name, UnitKind.TARGET, **relations)
+
+
+def needs(*names: str, **how: Any) -> dict[str, tuple[Dependency, ...]]:
+    """``requires`` of these units, as a relation."""
+    return {"requires": tuple(Dependency(name, **how) for name in names)}
+
+
+def unit_set(*units: Unit) -> UnitSet:
+    return UnitSet(units={unit.name: unit for unit in sorted(units, key=lambda unit: unit.name)})
+
+
+class Rig:
+    """A manager, its time, and everything it has said."""
+
+    def __init__(self, *units: Unit, start: bool = False, manager: Manager | None = None) -> None:
+        self.manager = manager if manager is not None else Manager(7)
+        self.units = UnitSet()
+        self.mono_ns = 1000 * SECOND_NS
+        self.seq = 1
+        self.records: list[Record] = []
+        self.actions: list[Any] = []
+        self.replies: dict[int, Reply] = {}
+        self.spawns: list[SpawnProcess] = []
+        self.state: dict[str, str] = {}
+        self.last = Effects()
+        self._pid = 100
+        self._request = 0
+        self._living: dict[int, int] = {}
+        self._fold()
+        if units:
+            self.load(*units, start=start)
+
+    # what happens
+
+    def happen(self, event: Event) -> Effects:
+        """Let one event happen now, and check the laws."""
+        now = Now(self.mono_ns, self.mono_ns, WALL_NS + self.mono_ns, self.seq)
+        twin = Manager.restore(self.state, self.units)
+        effects = self.manager.handle(event, now)
+        if isinstance(event, UnitsLoaded):
+            self.units = event.units
+        copied = twin.handle(event, now)
+        assert copied.records == effects.records, "a restored manager decides the same"
+        assert copied.actions == effects.actions, "a restored manager decides the same"
+        assert twin.deadline_ns() == self.manager.deadline_ns()
+        self._fold()
+        assert self.state == self.manager.snapshot() == twin.snapshot()
+        self._check_records(effects)
+        self.records += effects.records
+        self.actions += effects.actions
+        self.spawns += [action for action in effects.actions if isinstance(action, SpawnProcess)]
+        self.replies |= {reply.request_id: reply for reply in effects.replies}
+        self.seq += sum(record.event not in UNNUMBERED for record in effects.records)
+        self.last = effects
+        return effects
+
+    def _fold(self) -> None:
+        for key, text in self.manager.take_changes().items():
+            if text is None:
+                del self.state[key]
+            else:
+                self.state[key] = text
+
+    def _check_records(self, effects: Effects) -> None:
+        starting = [r.fields["spawn_id"] for r in effects.records if r.event == "unit.starting"]
+        assert starting == [a.spawn_id for a in effects.actions if isinstance(a, SpawnProcess)]
+        for record in effects.records:
+            assert "internal error" not in str(record.fields)
+            assert record.cause is None or record.cause < self.seq + len(effects.records)
+
+    def load(self, *units: Unit, start: bool = False, bad: UnitSet | None = None) -> Effects:
+        loaded = unit_set(*units)
+        if bad is not None:
+            loaded = UnitSet(units=loaded.units, bad=bad.bad)
+        return self.happen(UnitsLoaded(loaded, start_enabled=start))
+
+    def ask(self, verb: str, *units: str, **how: Any) -> int:
+        """Ask for something; returns the request's number."""
+        self._request += 1
+        how.setdefault("cause", None)
+        self.happen(CommandRequested(self._request, verb, units, **how))
+        return self._request
+
+    def spawned(self, name: str) -> int:
+        """The latest process of the unit runs its program; returns its spawn id."""
+        spawn = self.spawn_of(name)
+        self._pid += 1
+        self._living[spawn.spawn_id] = self._pid
+        self.happen(ProcessSpawned(spawn.spawn_id, self._pid))
+        return spawn.spawn_id
+
+    def failed_to_spawn(self, name: str, step: str = "exec", code: int = 203, errno: int = 2) -> None:
+        self.happen(SpawnFailed(self.spawn_of(name).spawn_id, step, code, errno))
+
+    def exited(
+        self,
+        name: str,
+        code: int | None = None,
+        *,
+        signal: int | None = None,
+        core: bool = False,
+        empty: bool = True,
+        role: Role | None = None,
+        main: bool = True,
+    ) -> Effects:
+        """The latest process of the unit (of the role) ends."""
+        spawn_id = self.spawn_of(name, role).spawn_id
+        pid = self._living.get(spawn_id, 1)
+        status = ExitStatus(code, signal, core)
+        return self.happen(ProcessExited(spawn_id, pid, status, main, empty, runtime_ms=5, rusage={"user_us": 1}))
+
+    def emptied(self, name: str) -> None:
+        self.happen(TreeEmptied(name))
+
+    def says(self, name: str, **fields: str) -> Effects:
+        spawn_id = self.spawn_of(name, Role.MAIN).spawn_id
+        return self.happen(NotifyReceived(name, spawn_id, self._living.get(spawn_id, 1), fields))
+
+    def up(self, name: str) -> None:
+        """The unit's main process runs and, where that matters, says READY."""
+        self.spawned(name)
+        unit = self.manager.ledger.unit(name)
+        assert unit is not None and unit.service is not None
+        if unit.service.type is ServiceType.NOTIFY:
+            self.says(name, READY="1")
+
+    def crash(self, name: str, code: int = 1) -> Effects:
+        return self.exited(name, code, role=Role.MAIN)
+
+    def later(self, seconds: float) -> None:
+        """Let time pass; every deadline on the way is met on time."""
+        end_ns = self.mono_ns + round(seconds * 1000) * SECOND_NS // 1000
+        for _ in range(1000):
+            deadline_ns = self.manager.deadline_ns()
+            if deadline_ns is None or deadline_ns > end_ns:
+                break
+            self.mono_ns = max(self.mono_ns, deadline_ns)
+            self.happen(DeadlineReached())
+        else:
+            raise AssertionError("the deadlines never end")
+        self.mono_ns = end_ns
+
+    def shut_down(self, seconds: int = 90) -> None:
+        self.happen(ShutdownRequested(seconds * SECOND_NS))
+
+    # what can be seen
+
+    def spawn_of(self, name: str, role: Role | None = None) -> SpawnProcess:
+        for action in reversed(self.spawns):
+            if action.unit == name and role in (None, action.role):
+                return action
+        raise AssertionError(f"{name} was never spawned")
+
+    def status(self, name: str) -> UnitStatus:
+        return view.unit_status(self.manager, name)
+
+    def shown(self, name: str) -> str:
+        """Active state, sub state and result, as one word."""
+        status = self.status(name)
+        return f"{status.active_state}/{status.sub_state}/{status.result}"
+
+    def events(self, name: str | None = None) -> list[str]:
+        return [record.event for record in self.records if name is None or record.unit == name]
+
+    def record(self, event: str, name: str | None = None) -> Record:
+        """The latest record of this event."""
+        for record in reversed(self.records):
+            if record.event == event and name in (None, record.unit):
+                return record
+        raise AssertionError(f"no {event} of {name}")
+
+    def outcome(self, request: int) -> dict[str, str]:
+        """Result by unit of an answered request."""
+        reply = self.replies[request]
+        assert reply.refusal is None, reply.refusal
+        return {outcome.unit: outcome.result for outcome in reply.outcomes}
+
+    def refusal(self, request: int) -> str:
+        refusal = self.replies[request].refusal
+        assert refusal is not None
+        return refusal.error
+
+    def did(self, kind: type) -> list[Any]:
+        """The actions of this kind in the last effects."""
+        return [action for action in self.last.actions if isinstance(action, kind)]
+
+    def launched(self) -> list[str]:
+        """The units of all spawns of main processes so far."""
+        return [action.unit for action in self.spawns if action.role is Role.MAIN]

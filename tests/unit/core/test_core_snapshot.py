@@ -1,0 +1,107 @@
+"""The state as text: restore, counters over a cold start, times of another boot."""
+
+from core_rig import Rig, service
+
+from supervisord_py.core.manager import Manager
+from supervisord_py.core.timers import DeadlineKind, Timers
+from supervisord_py.model.unit import SECOND_NS, RestartPolicy
+
+
+def test_units_at_rest_have_no_text() -> None:
+    """A thousand loaded units that nothing happened to cost nothing in custody."""
+    rig = Rig(*(service(f"u{number}") for number in range(50)))
+    assert list(rig.state) == ["global"]
+
+
+def test_a_change_is_told_once() -> None:
+    """What has been taken is not told again, and an unchanged text is not told at all."""
+    manager = Manager(1)
+    assert list(manager.take_changes()) == ["global"]
+    assert manager.take_changes() == {}
+
+
+def test_restored_deadlines_can_be_moved_to_another_clock() -> None:
+    """``shift_ns`` is added to every time."""
+    rig = Rig(service("web", restart=RestartPolicy(delay_ns=5 * SECOND_NS, jitter=0.0)))
+    rig.ask("start", "web")
+    rig.spawned("web")
+    rig.crash("web")
+    deadline_ns = rig.manager.deadline_ns()
+    assert deadline_ns is not None
+    moved = Manager.restore(rig.state, rig.units, shift_ns=-100 * SECOND_NS)
+    assert moved.deadline_ns() == deadline_ns - 100 * SECOND_NS
+    assert moved.take_changes()
+
+
+def test_keys_of_others_are_left_alone() -> None:
+    """What the host keeps beside the core's state is neither read nor dropped."""
+    rig = Rig(service("web"))
+    restored = Manager.restore({**rig.state, "host/files": "{}"}, rig.units)
+    assert restored.take_changes() == {}
+
+
+def test_counters_survive_the_supervisor() -> None:
+    """A cold start keeps failures and back-off; enabled units start again, and one more failure is one too many."""
+    rig = Rig(service("web"), start=True)
+    for _ in range(5):
+        rig.spawned("web")
+        rig.crash("web")
+        rig.later(5)
+    assert rig.shown("web") == "failed/failed/exit-code"
+    cold = Manager(9)
+    cold.restore_counters(rig.state)
+    again = Rig(manager=cold)
+    again.load(service("web"), start=True)
+    assert again.launched() == ["web"]
+    assert again.spawns[0].spawn_id > rig.spawns[-1].spawn_id
+    again.spawned("web")
+    again.crash("web")
+    assert again.shown("web") == "failed/failed/exit-code"
+    assert again.status("web").failures == 6
+
+
+def test_a_life_whose_end_nobody_saw_is_told_as_unknown() -> None:
+    """After a cold start the next life knows that the last one's end is not known."""
+    rig = Rig(service("web"), start=True)
+    rig.spawned("web")
+    cold = Manager(9)
+    cold.restore_counters(rig.state)
+    again = Rig(manager=cold)
+    again.load(service("web"), start=True)
+    assert '"result":"unknown"' in dict(again.spawns[0].environment)["SUPERVISORD_PY_LAST_LIFE"]
+
+
+def test_001_the_signal_of_an_exit_survives_a_restore() -> None:
+    """A main process that died of a signal can be restored (simulated seed 5)."""
+    rig = Rig(service("web"))
+    rig.ask("start", "web")
+    rig.spawned("web")
+    rig.exited("web", signal=9)
+    restored = Manager.restore(rig.state, rig.units)
+    assert restored.snapshot() == rig.state
+
+
+def test_counters_of_units_that_are_gone_are_dropped() -> None:
+    """A unit whose file went while the supervisor was down leaves nothing in the state."""
+    rig = Rig(service("web"), start=True)
+    rig.spawned("web")
+    rig.crash("web")
+    cold = Manager(9)
+    cold.restore_counters(rig.state)
+    again = Rig(manager=cold)
+    again.load(service("other"), start=True)
+    assert "unit/web" not in again.state
+
+
+def test_extending_all_day_does_not_grow_the_heap() -> None:
+    """Deadlines that were moved are forgotten: the heap stays within a few times what is armed."""
+    held: dict[str, int] = {}
+    timers = Timers(lambda at_ns, owner, kind: held.get(owner) == at_ns)
+    for moment in range(10_000):
+        name = f"u{moment % 10}"
+        held[name] = 1_000_000 - moment
+        timers.arm(held[name], name, DeadlineKind.PHASE)
+    assert len(timers._heap) < 200
+    assert timers.first_ns() == 1_000_000 - 9_999
+    fired = [timers.pop_due(1_000_000) for _ in range(10)]
+    assert [entry[0] for entry in fired if entry] == sorted(held.values())

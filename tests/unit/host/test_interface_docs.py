@@ -1,0 +1,71 @@
+"""docs/interface.md: every method has an example, and every example runs and answers what the page says."""
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from tests.integration.control_rig import INTERFACES, drive, running
+
+PAGE = Path(__file__).parents[3] / "docs" / "interface.md"
+EXAMPLES = [
+    (json.loads(call), json.loads(reply))
+    for call, reply in re.findall(r"```json\n(.*?)\n```\n```json\n(.*?)\n```", PAGE.read_text(), re.DOTALL)
+]
+CUT = ("settings", "commands", "allowed", "problems", "by_event", "by_unit")
+"""Lists that the page shows the beginning of."""
+
+
+def shape(value: Any) -> Any:
+    """Reduce a value to what the page promises: names, types, and the words that do not change with every run."""
+    if isinstance(value, dict):
+        return {
+            key: None if key in ("since", "description", "ts", "pid") else [] if key in CUT else shape(entry)
+            for key, entry in value.items()
+        }
+    if isinstance(value, list):
+        return [shape(entry) for entry in value]
+    if isinstance(value, str):
+        value = re.sub(r"\S*/units/", "", value)
+        return re.sub(r"[0-9a-f]{32}", "", value)
+    return value
+
+
+def test_every_method_has_an_example() -> None:
+    """Nothing that can be called is missing from the page."""
+    shown = {call["method"] for call, _ in EXAMPLES}
+    every = {f"{interface.name}.{method}" for interface in INTERFACES.values() for method in interface.methods}
+    assert shown == every
+
+
+def test_every_error_is_told() -> None:
+    """Nothing that can be answered is missing from the page."""
+    text = PAGE.read_text()
+    for name in ("py.supervisord.Manager", "py.supervisord.Journal"):
+        for error in INTERFACES[name].errors:
+            assert error in text, error
+
+
+def test_the_examples_run(tmp_path: Path) -> None:
+    """In the order of the page, each call gets the reply that stands below it."""
+
+    async def main() -> None:
+        async with running(tmp_path, own_uid=os.getuid()) as rig:
+            rig.supervisor.lines["web"] = ["listening on 8080", "GET /"]
+            start = {"wait": True, "plan": False}
+            await rig.call("Start", units=["web"], **start)
+            await rig.call("Stop", units=["web"], **start)
+            await rig.call("Start", units=["web"], **start)
+            await rig.call("Start", units=["slow"], wait=False, plan=False)
+            for call, promised in EXAMPLES:
+                client = await rig.connect()
+                client.send(call["method"], more=call.get("more", False), **call["parameters"])
+                reply = await client.reply()
+                told = {"error": reply.error} if reply.error is not None else {}
+                told |= {"parameters": reply.parameters}
+                told |= {"continues": True} if reply.continues else {}
+                assert shape(told) == shape(promised), call
+                await client.close()
+
+    drive(main())

@@ -1,0 +1,143 @@
+"""``supervisord.toml``: values, rules, presets."""
+
+from itertools import pairwise
+
+import pytest
+from unitset_rig import KEY_TABLE
+
+from supervisord_py.model.commands import COMMANDS, PRESETS, command_set
+from supervisord_py.model.problems import Problem
+from supervisord_py.model.settings import AllowRule, Settings, parse_settings
+
+
+def parse(text: str) -> tuple[Settings, tuple[Problem, ...]]:
+    return parse_settings(text, "s.toml", KEY_TABLE)
+
+
+def good(text: str) -> Settings:
+    settings, problems = parse(text)
+    assert not problems, [problem.text() for problem in problems]
+    return settings
+
+
+def test_everything_that_is_built() -> None:
+    """Each key lands in its field."""
+    settings = good(
+        """\
+[supervisor]
+name = "main-2"
+allowed-commands = ["operator", "daemon-reload"]
+shutdown-timeout-sec = "2min"
+pass-environment = ["LANG", "TZ"]
+[control]
+socket-group = "adm"
+socket-mode = "0666"
+require-reason = true
+[[control.allow]]
+group = "operators"
+commands = "operator"
+units = ["web*", "@backend"]
+[[control.allow]]
+uid = 1000
+commands = ["restart", "monitoring"]
+[[control.allow]]
+unit = "planner"
+commands = "run-as-self"
+[journal]
+max-bytes = "1G"
+max-age = "infinity"
+payload-max = 100
+reserve = 0
+when-full = "refuse-commands"
+sync = "always"
+keep-last = { "unit.heartbeat" = 0 }
+"""
+    )
+    assert settings.supervisor.allowed_commands == ("operator", "daemon-reload")
+    assert settings.supervisor.shutdown_timeout_ns == 120_000_000_000
+    assert settings.supervisor.pass_environment == ("LANG", "TZ")
+    assert (settings.control.socket_group, settings.control.socket_mode) == ("adm", 0o666)
+    assert settings.control.require_reason
+    assert settings.control.allow == (
+        AllowRule("operator", group="operators", units=("web*", "@backend")),
+        AllowRule(("restart", "monitoring"), uid=1000),
+        AllowRule(("run-as-self",), unit="planner"),
+    )
+    journal = settings.journal
+    assert (journal.max_bytes, journal.max_age_ns, journal.payload_max, journal.reserve) == (1 << 30, None, 100, 0)
+    assert (journal.when_full, journal.sync, journal.keep_last) == ("refuse-commands", "always", {"unit.heartbeat": 0})
+    assert settings.path == "s.toml"
+    assert good('[supervisor]\npass-environment = "all"\n').supervisor.pass_environment == "all"
+
+
+def test_an_empty_list_of_commands_allows_nothing() -> None:
+    """In the settings ``[]`` is a value and no reset: a locked door is not opened by reading it wrong."""
+    settings = good("[supervisor]\nallowed-commands = []\n[[control.allow]]\nuid = 5\ncommands = []\n")
+    assert settings.supervisor.allowed_commands == ()
+    assert settings.control.allow[0].commands == ()
+    assert command_set(()) == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        ("[[control.allow]]\nuid = 1\n", "a rule without the key 'commands'", None),
+        (
+            '[[control.allow]]\ncommands = "admin"\n',
+            "a rule has one of group, user, uid, gid, unit",
+            "say whom it is for",
+        ),
+        (
+            '[[control.allow]]\nuid = 1\ngid = 2\ncommands = "admin"\n',
+            "a rule has one of group, user, uid, gid, unit",
+            "make a rule each for uid and gid",
+        ),
+        (
+            '[[control.allow]]\nuid = 1\ncommands = ["operater"]\n',
+            "there is no command or preset 'operater'",
+            "did you mean 'operator'?",
+        ),
+        ('[[control.allow]]\nuid = -1\ncommands = "admin"\n', "-1 is too small", None),
+        ("[control.allow]\nuid = 1\n", "[[control.allow]] is a list of tables", None),
+        ('[supervisor]\nmode = "until-empty"\n', "'until-empty' is not supported yet", "possible are daemon"),
+        ("[supervisor]\nmax-workers = 3\n", "max-workers is not supported yet", None),
+        ("[bus]\nqueue = 5\n", "[bus] is not supported yet", None),
+        ("[[hooks]]\nevent = 'x'\n", "[[hooks]] is not supported yet", None),
+        ("[pools.x]\nmax-workers = 1\n", "[pools.NAME] is not supported yet", None),
+        ("[control.remote]\naddress = 'x'\n", "[control.remote] is not supported yet", None),
+        ('[journal]\nkeep-last = { "unit.exited" = 5 }\n', "'unit.exited' cannot be kept in a ring", None),
+        ("[control]\nsocket-mode = 660\n", "a mode is written as text", None),
+        ("[service]\n", "unknown table [service]", None),
+    ],
+)
+def test_wrong_settings(text: str, message: str, hint: str | None) -> None:
+    """Each is an error with its place."""
+    _, problems = parse(text)
+    assert [problem.message for problem in problems] == [message]
+    assert problems[0].line > 0 and problems[0].severity == "error"
+    if hint is not None:
+        assert problems[0].hint == hint
+
+
+def test_a_rule_for_a_group_that_cannot_open_the_socket_is_a_warning() -> None:
+    """Unless it is the socket's group, or the mode lets everybody in."""
+    rule = '[[control.allow]]\ngroup = "ops"\ncommands = "operator"\n'
+    settings, problems = parse(rule)
+    assert len(settings.control.allow) == 1
+    assert [problem.severity for problem in problems] == ["warning"]
+    assert problems[0].hint == 'write socket-group = "ops" or socket-mode = "0666" into [control]'
+    good('[control]\nsocket-group = "ops"\n' + rule)
+    good('[control]\nsocket-mode = "0666"\n' + rule)
+
+
+def test_presets_are_a_chain_and_admin_is_everything() -> None:
+    """monitoring < read-only < operator < admin, as the contract lists them."""
+    sizes = [PRESETS[name] for name in ("monitoring", "read-only", "operator", "admin")]
+    assert all(less < more for less, more in pairwise(sizes))
+    assert PRESETS["admin"] == COMMANDS
+    assert {"ping", "list", "wait"} <= PRESETS["monitoring"] and "show" not in PRESETS["monitoring"]
+    assert "stop" in PRESETS["operator"] and "set" not in PRESETS["operator"]
+    assert command_set("read-only") == PRESETS["read-only"]
+    assert command_set(("restart", "monitoring")) == PRESETS["monitoring"] | {"restart"}
+    with pytest.raises(KeyError):
+        command_set("nobody")
