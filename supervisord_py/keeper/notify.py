@@ -125,9 +125,9 @@ class Notify:
             return spawn is not None and spawn.unit is unit and spawn.role == "main" and pid == spawn.main_pid
         if spawn is not None or access == "exec":
             return spawn is not None and spawn.unit is unit
-        if read_stat(pid) is None:
-            return uid == unit.uid
-        return self._inventory.whose(pid)[0] is unit
+        owner = self._inventory.whose(pid)[0] if read_stat(pid) is not None else None
+        # Who is gone by now, before or while we looked, is told by the mailbox that it knew and by its user.
+        return owner is unit or (owner is None and read_stat(pid) is None and uid == unit.uid)
 
     def _receive(self, unit: Unit, data: bytes, pid: int, uid: int) -> None:
         self._before_put(unit)

@@ -6,6 +6,7 @@ import select
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -51,7 +52,7 @@ class RunningSupervisor:
     def wait_started(self) -> None:
         """Return when the control socket answers."""
         until(
-            lambda: self.process.poll() is not None or (self.socket.exists() and _listens(self.socket)),
+            lambda: self.process.poll() is not None or _listener(self.socket) == self.keeper_pid,
             f"the control socket: {self.output()}",
             START_S,
         )
@@ -136,9 +137,13 @@ class RunningSupervisor:
         return self.process.wait(STOP_S)
 
 
-def _listens(path: Path) -> bool:
+def _listener(path: Path) -> int | None:
+    """Return who made the socket: what is left of a killed keeper may still hold the one before."""
     with socket.socket(socket.AF_UNIX) as client:
-        return client.connect_ex(str(path)) == 0
+        if client.connect_ex(str(path)) != 0:
+            return None
+        pid, _, _ = struct.unpack("=iII", client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        return int(pid)
 
 
 @contextmanager
