@@ -206,8 +206,9 @@ def supervisor(
                 try:
                     process.wait(STOP_S)
                 except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.wait()
+                    # Forced, so that a test that fails leaves no process behind.
+                    process.send_signal(signal.SIGINT)
+                    process.wait(STOP_S)
                     raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -219,7 +219,7 @@ def test_logs_follow_and_survive_the_manager() -> None:
 
 def test_killed_keeper_takes_the_manager_with_it_and_nothing_is_started_twice() -> None:
     """Without its keeper a manager ends at once; the next run ends what was left and starts one copy of each."""
-    with supervisor({"a": SLEEP, "deaf": DEAF}) as running:
+    with supervisor({"a": SLEEP, "deaf": f'{DEAF}timeout-stop-sec = "1s"\n'}) as running:
         until(lambda: "deaf" in running.supctl("logs", "deaf").stdout, "a deaf process")
         pids = [running.wait_state(unit, "active")["pid"] for unit in ("a", "deaf")]
         manager = running.manager_pid()
