@@ -3,7 +3,9 @@ out.
 
 The counterpart of actions are the events. An action that can fail has exactly one completing event:
 ``SpawnProcess`` is answered by ``ProcessSpawned`` (and later ``ProcessExited``) or by ``SpawnFailed``. Signals have
-none: that a process is gone already is normal, and its exit is told anyway.
+none: that a process is gone already is normal, and its exit is told anyway. ``FollowMain`` is answered by
+``MainFollowed``, ``CheckConditions`` by ``ConditionsChecked``; both are asked again by a new manager (their answers
+are not in the keeper's stream before they are asked for).
 """
 
 from enum import Enum
@@ -13,7 +15,7 @@ from msgspec import Struct
 
 from supervisord_py.model.records import Record
 from supervisord_py.model.states import Role
-from supervisord_py.model.unit import Command
+from supervisord_py.model.unit import Command, Condition
 
 
 class Action(Struct, frozen=True, tag=True):
@@ -35,6 +37,34 @@ class SpawnProcess(Action, frozen=True):
     invocation: str
     environment: tuple[tuple[str, str], ...] = ()
     main_spawn: int | None = None
+
+
+class FollowMain(Action, frozen=True):
+    """Find the daemon that a forking unit left behind and follow it as ``spawn_id``.
+
+    With ``pid_file`` it is the process that the file names, and the file is waited for; without one (``guess``) it is
+    the only process of the unit that is a direct child of the keeper.
+    """
+
+    unit: str
+    spawn_id: int
+    pid_file: str | None = None
+
+
+class StopFollowing(Action, frozen=True):
+    """Wait no longer for the pid file of ``spawn_id``."""
+
+    unit: str
+    spawn_id: int
+
+
+class CheckConditions(Action, frozen=True):
+    """Evaluate ``condition-*`` and ``assert-*`` of a unit, now."""
+
+    check_id: int
+    unit: str
+    conditions: tuple[Condition, ...] = ()
+    asserts: tuple[Condition, ...] = ()
 
 
 class Whom(Enum):
@@ -75,7 +105,16 @@ class ExitSupervisor(Action, frozen=True):
     code: int = 0
 
 
-AnyAction = SpawnProcess | SignalProcesses | KillTree | ReleaseUnit | ExitSupervisor
+AnyAction = (
+    SpawnProcess
+    | FollowMain
+    | StopFollowing
+    | CheckConditions
+    | SignalProcesses
+    | KillTree
+    | ReleaseUnit
+    | ExitSupervisor
+)
 
 
 class Refusal(Struct, frozen=True):

@@ -81,6 +81,30 @@ class ProcessExited(Event, frozen=True):
     rusage: dict[str, int] = {}
 
 
+class MainFollowed(Event, frozen=True):
+    """Completes ``FollowMain``: the keeper follows process ``pid`` as ``spawn_id`` from now on, and will tell its end.
+
+    Without a ``pid`` there is none to follow, and ``refused`` says why (a pid file that names a process of another
+    unit, no single process that could be meant, ...). A pid file that is not there yet completes nothing: the host
+    waits for it until ``StopFollowing``.
+    """
+
+    unit: str
+    spawn_id: int
+    pid: int | None = None
+    refused: str | None = None
+
+
+class ConditionsChecked(Event, frozen=True):
+    """Completes ``CheckConditions``: the first condition and the first assertion that do not hold, as written
+    (``condition-path-exists = "!/run/x"``); None where all of them do."""
+
+    check_id: int
+    unit: str
+    condition: str | None = None
+    assertion: str | None = None
+
+
 class TreeEmptied(Event, frozen=True):
     """The last process of ``unit`` that was nobody's main process (a grandchild) is gone."""
 
@@ -158,6 +182,18 @@ class RequesterGone(Event, frozen=True):
     request_id: int
 
 
+class Adopted(Struct, frozen=True):
+    """A life that a lost keeper left and that the new one follows: its main process ``pid`` is ``spawn_id`` from now
+    on. ``ready``: the journal says that this life was up. ``leftover``: there are more processes of the unit."""
+
+    unit: str
+    spawn_id: int
+    pid: int
+    invocation: str
+    ready: bool
+    leftover: bool = False
+
+
 class UnitsLoaded(Event, frozen=True):
     """A validated unit set: the first one at start, later ones by ``daemon-reload``.
 
@@ -167,6 +203,8 @@ class UnitsLoaded(Event, frozen=True):
 
     units: UnitSet
     start_enabled: bool = False
+    adopted: tuple[Adopted, ...] = ()
+    """With the first set of a start after a lost keeper; they are up before anything is started."""
     cause: int | None = None
 
 
@@ -195,6 +233,8 @@ AnyEvent = (
     ProcessSpawned
     | SpawnFailed
     | ProcessExited
+    | MainFollowed
+    | ConditionsChecked
     | TreeEmptied
     | NotifyReceived
     | StrayAppeared

@@ -48,10 +48,14 @@ def service_of(ledger: Ledger, name: str) -> Service:
 
 def commands_of(service: Service, role: Role) -> tuple[Command, ...]:
     match role:
+        case Role.CONDITION:
+            return service.exec_condition
         case Role.START_PRE:
             return service.exec_start_pre
-        case Role.MAIN:
+        case Role.MAIN | Role.START:
             return service.exec_start
+        case Role.START_POST:
+            return service.exec_start_post
         case Role.RELOAD:
             return service.exec_reload
         case Role.STOP:

@@ -34,6 +34,7 @@ class SubState(Enum):
     """The low-level state of a unit; the words after ``FAILED`` are ours."""
 
     DEAD = "dead"
+    CONDITION = "condition"
     START_PRE = "start-pre"
     START = "start"
     START_POST = "start-post"
@@ -131,8 +132,12 @@ class OnDependencyFailure(Enum):
 class Role(Enum):
     """Which command of the unit a process runs (``unit.exited`` names it)."""
 
+    CONDITION = "condition"
     START_PRE = "start-pre"
+    START = "start"
+    """The command of a forking unit: it ends when the daemon that it leaves behind has started."""
     MAIN = "main"
+    START_POST = "start-post"
     RELOAD = "reload"
     STOP = "stop"
     STOP_POST = "stop-post"
@@ -153,8 +158,11 @@ class JobType(Enum):
 class JobMode(Enum):
     REPLACE = "replace"
     FAIL = "fail"
+    REPLACE_IRREVERSIBLY = "replace-irreversibly"
     ISOLATE = "isolate"
+    FLUSH = "flush"
     IGNORE_DEPENDENCIES = "ignore-dependencies"
+    IGNORE_REQUIREMENTS = "ignore-requirements"
     RESTART_DEPENDENCIES = "restart-dependencies"
 
 
@@ -171,6 +179,7 @@ class JobResult(Enum):
     DEPENDENCY = "dependency"
     SKIPPED = "skipped"
     INVALID = "invalid"
+    ASSERT = "assert"
 
 
 class Severity(Enum):

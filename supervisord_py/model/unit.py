@@ -51,6 +51,33 @@ class Limit(Struct, frozen=True):
     hard: int | None
 
 
+class ExitStatuses(Struct, frozen=True):
+    """A set of ways to end: exit codes, and signals by number."""
+
+    codes: tuple[int, ...] = ()
+    signals: tuple[int, ...] = ()
+
+
+class StartLimit(Struct, frozen=True):
+    """systemd's plain limit: more than ``burst`` automatic starts within ``interval_ns`` are refused; an interval or a
+    burst of 0 is no limit."""
+
+    interval_ns: int | None
+    burst: int
+
+
+class Condition(Struct, frozen=True):
+    """One ``condition-*`` or ``assert-*`` entry: ``kind`` is the key without that prefix (``path-exists``).
+
+    With ``trigger`` (written ``|``) one of all that have it must hold; ``negate`` is written ``!``.
+    """
+
+    kind: str
+    parameter: str
+    trigger: bool = False
+    negate: bool = False
+
+
 class LoadedFrom(Struct, frozen=True):
     """Where a unit came from: the main file and its drop-ins, in the order they were merged."""
 
@@ -68,6 +95,11 @@ class RestartPolicy(Struct, frozen=True):
     reset_ns: int | None = 600 * SECOND_NS
     failures: int = 5
     """So many counted failures end the restarts (``[quarantine] failures``); 0: never."""
+    prevent: ExitStatuses = ExitStatuses()
+    """``restart-prevent-exit-status``: never restarted after these ends of the main process."""
+    force: ExitStatuses = ExitStatuses()
+    """``restart-force-exit-status``: always restarted after these."""
+    limit: StartLimit | None = None
 
 
 class KillPolicy(Struct, frozen=True):
@@ -76,6 +108,9 @@ class KillPolicy(Struct, frozen=True):
     final_signal: int = 9
     watchdog_signal: int = 6
     send_sigkill: bool = True
+    restart_signal: int | None = None
+    """In place of ``signal`` when the stop is for a restart."""
+    send_sighup: bool = False
 
 
 class ExecContext(Struct, frozen=True):
@@ -106,6 +141,8 @@ class Service(Struct, frozen=True):
     type: ServiceType = ServiceType.SIMPLE
     exec_start: tuple[Command, ...] = ()
     exec_start_pre: tuple[Command, ...] = ()
+    exec_condition: tuple[Command, ...] = ()
+    exec_start_post: tuple[Command, ...] = ()
     exec_reload: tuple[Command, ...] = ()
     exec_stop: tuple[Command, ...] = ()
     exec_stop_post: tuple[Command, ...] = ()
@@ -114,6 +151,14 @@ class Service(Struct, frozen=True):
     timeout_start_ns: int | None = 90 * SECOND_NS
     timeout_stop_ns: int | None = 90 * SECOND_NS
     timeout_abort_ns: int | None = 90 * SECOND_NS
+    runtime_max_ns: int | None = None
+    success: ExitStatuses = ExitStatuses()
+    """``success-exit-status``: ends of any command that count as clean, besides the usual ones."""
+    pid_file: str | None = None
+    """Absolute path of the file that a forking unit writes its main pid to."""
+    guess_main_pid: bool = True
+    reload_signal: int = 1
+    """Asks a ``notify-reload`` unit to reload."""
     remain_after_exit: bool = False
     notify_access: NotifyAccess = NotifyAccess.NONE
     context: ExecContext = ExecContext()
@@ -139,10 +184,18 @@ class Unit(Struct, frozen=True):
     documentation: tuple[str, ...] = ()
     requires: tuple[Dependency, ...] = ()
     wants: tuple[Dependency, ...] = ()
+    requisite: tuple[Dependency, ...] = ()
     binds_to: tuple[Dependency, ...] = ()
+    part_of: tuple[str, ...] = ()
+    upholds: tuple[Dependency, ...] = ()
     conflicts: tuple[str, ...] = ()
     after: tuple[Dependency, ...] = ()
     before: tuple[str, ...] = ()
+    on_failure: tuple[str, ...] = ()
+    on_success: tuple[str, ...] = ()
+    conditions: tuple[Condition, ...] = ()
+    asserts: tuple[Condition, ...] = ()
+    job_timeout_ns: int | None = None
     enabled: bool = True
     groups: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()

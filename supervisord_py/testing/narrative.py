@@ -8,21 +8,26 @@ from typing import Any
 
 from supervisord_py.core.actions import (
     AnyAction,
+    CheckConditions,
     Effects,
     ExitSupervisor,
+    FollowMain,
     KillTree,
     ReleaseUnit,
     Reply,
     SignalProcesses,
     SpawnProcess,
+    StopFollowing,
     Whom,
 )
 from supervisord_py.core.events import (
     ClockChanged,
     CommandRequested,
+    ConditionsChecked,
     DeadlineReached,
     Event,
     ExitStatus,
+    MainFollowed,
     NotifyReceived,
     ProcessExited,
     ProcessSpawned,
@@ -56,6 +61,12 @@ def event_line(event: Event) -> str:
             former = "" if event.main else " (a former main process)"
             left = "" if event.tree_empty else ", processes left"
             return f"exited #{event.spawn_id}{former}: {status_words(event.status)}{left}"
+        case MainFollowed():
+            found = f"pid {event.pid}" if event.pid is not None else f"nothing: {event.refused}"
+            return f"followed #{event.spawn_id} {event.unit}: {found}"
+        case ConditionsChecked():
+            broken = [text for text in (event.condition, event.assertion) if text is not None]
+            return f"conditions of {event.unit}: {'does not hold: ' + ', '.join(broken) if broken else 'hold'}"
         case TreeEmptied():
             return f"tree-empty {event.unit}"
         case NotifyReceived():
@@ -74,7 +85,8 @@ def event_line(event: Event) -> str:
         case RequesterGone():
             return f"request {event.request_id}: the client is gone"
         case UnitsLoaded():
-            return f"units loaded: {' '.join(event.units.units)}"
+            adopted = "".join(f"; adopted {each.unit} (#{each.spawn_id})" for each in event.adopted)
+            return f"units loaded: {' '.join(event.units.units)}{adopted}"
         case ShutdownRequested():
             return f"shutdown within {event.timeout_ns / 1e9:g} s"
         case ShutdownForced():
@@ -92,6 +104,13 @@ def action_line(action: AnyAction) -> str:
     match action:
         case SpawnProcess():
             return f"spawn #{action.spawn_id} {action.unit} {action.role.value}: {' '.join(action.command.words)}"
+        case FollowMain():
+            how = f"of {action.pid_file}" if action.pid_file is not None else "by guess"
+            return f"follow {action.unit} as #{action.spawn_id}, the main process {how}"
+        case StopFollowing():
+            return f"stop following {action.unit} as #{action.spawn_id}"
+        case CheckConditions():
+            return f"check the conditions of {action.unit}"
         case SignalProcesses():
             whom = "all of it" if action.whom is Whom.ALL else f"#{action.spawn_id}"
             then = ", then SIGCONT" if action.then_continue else ""
