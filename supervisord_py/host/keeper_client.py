@@ -17,6 +17,7 @@ from msgspec import Struct
 from supervisord_py.core.events import (
     Event,
     ExitStatus,
+    MainFollowed,
     NotifyReceived,
     ProcessExited,
     ProcessSpawned,
@@ -92,6 +93,8 @@ def fact_to_event(fact: dict[str, Any]) -> Event:
                 runtime_ms=fact["runtime_ms"],
                 rusage=fact["rusage"],
             )
+        case "followed":
+            return MainFollowed(unit=fact["unit"], spawn_id=fact["id"], pid=fact["pid"], refused=fact["refused"])
         case "tree-empty":
             return TreeEmptied(fact["unit"])
         case "notify":

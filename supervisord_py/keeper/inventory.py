@@ -143,9 +143,13 @@ class Inventory:
         self._own_groups = set(read("/proc/self/cgroup").splitlines())
         self._ids, self._ids_in_order = set[int](), deque[int]()
 
+    def has_seen(self, spawn_id: int) -> bool:
+        """Say whether this id was asked for before."""
+        return spawn_id in self._ids or (len(self._ids) >= SPAWN_IDS_KEPT and spawn_id < self._ids_in_order[0])
+
     def is_known(self, spawn_id: int) -> bool:
         """Say whether this id was asked for before, and remember it."""
-        if spawn_id in self._ids or (len(self._ids) >= SPAWN_IDS_KEPT and spawn_id < self._ids_in_order[0]):
+        if self.has_seen(spawn_id):
             return True
         self._ids.add(spawn_id)
         self._ids_in_order.append(spawn_id)

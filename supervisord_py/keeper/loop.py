@@ -40,10 +40,13 @@ class Loop:
         self.lag_ns = 0
         """How much later than asked the last turn woke: the keeper itself was stopped, so nobody else is to blame."""
 
-    def watch(self, fd: int, priority: int, callback: Callable[[], None], *, output: bool = False) -> None:
-        """Call ``callback`` when ``fd`` is readable, with ``output`` also when it is writable; again to change it."""
+    def watch(
+        self, fd: int, priority: int, callback: Callable[[], None], *, output: bool = False, hang_up: bool = False
+    ) -> None:
+        """Call ``callback`` when ``fd`` is readable, with ``output`` also when it is writable, with ``hang_up`` when
+        its other end is gone and not before; again to change it."""
         self._timers.pop(f"again {fd}", None)
-        events = select.EPOLLIN | (select.EPOLLOUT if output else 0)
+        events = (0 if hang_up else select.EPOLLIN) | (select.EPOLLOUT if output else 0)
         (self._epoll.modify if fd in self._watched else self._epoll.register)(fd, events)
         self._watched[fd] = (priority, callback)
 
@@ -58,6 +61,9 @@ class Loop:
         self._timers.pop(name, None)
         if at_ns is not None:
             self._timers[name] = (at_ns, callback)
+
+    def has_timer(self, name: str) -> bool:
+        return name in self._timers
 
     def turn(self, busy: bool) -> None:
         """Wait, not at all when ``busy``, and call what is due."""

@@ -11,8 +11,9 @@ from functools import partial
 from typing import Any
 
 from supervisord_py.keeper.child import close_elsewhere
-from supervisord_py.keeper.inventory import Inventory, Spawn, Unit, read, read_stat
-from supervisord_py.keeper.loop import NOTIFY, PIDFD, Loop
+from supervisord_py.keeper.follow import Follower
+from supervisord_py.keeper.inventory import Inventory, Unit, read, read_stat
+from supervisord_py.keeper.loop import NOTIFY, Loop
 from supervisord_py.keeper.protocol import NOTIFY_QUEUE_MAX
 
 DATAGRAM_MAX = 4096
@@ -40,14 +41,14 @@ class Mailbox:
 
 
 class Notify:
-    """Reads the mailboxes: ``put`` queues facts, ``before_put`` tells who runs before that, ``on_pidfd`` who ended."""
+    """Reads the mailboxes: ``put`` queues facts, ``before_put`` tells who runs before that."""
 
     def __init__(
         self, folder: str, loop: Loop, inventory: Inventory,
-        put: Callable[..., bool], before_put: Callable[[Unit], None], on_pidfd: Callable[[Spawn, int], None],
+        put: Callable[..., bool], before_put: Callable[[Unit], None], follower: Follower,
     ) -> None:  # fmt: skip
         self._folder, self._loop, self._inventory = folder, loop, inventory
-        self._put, self._before_put, self._on_pidfd = put, before_put, on_pidfd
+        self._put, self._before_put, self._follower = put, before_put, follower
         self._foreign: list[int] = []
         """Descriptors that came with notifications."""
 
@@ -148,29 +149,8 @@ class Notify:
 
     def _follow(self, unit: Unit, named: str, uid: int) -> str | None:
         """Let the unit's main process be the one that ``MAINPID=`` named; return why not."""
-        main, pid = unit.main, int(named) if named.isascii() and named.isdigit() and len(named) < 10 else 0
-        seen = read_stat(pid) if pid > 1 else None
-        if pid <= 1 or pid == os.getpid() or pid in self._inventory.managers:
+        if not (named.isascii() and named.isdigit() and len(named) < 10):
             return f"MAINPID={named[:20]} is not a process that can be a main process"
-        if main is None:
-            return f"MAINPID={pid} replaces no running main process"
-        if seen is None or seen.state in "ZX":
-            return f"process {pid} is not alive"
-        owner, stray, _ = self._inventory.whose(pid)
-        if owner is not unit and (uid != 0 or owner is not None or stray):
-            return f"process {pid} belongs to {f'unit {owner.name}' if owner else 'no unit'}, not to {unit.name}"
-        if self._inventory.spawns.get(pid, main) is not main:
-            return f"process {pid} is another command of the unit"
-        if pid not in self._inventory.children and pid not in unit.followed:
-            try:
-                pidfd = os.pidfd_open(pid)
-            except OSError:
-                return f"process {pid} is not alive"
-            if (again := read_stat(pid)) is None or again.start != seen.start:
-                os.close(pidfd)
-                return f"process {pid} is not alive"
-            unit.followed[pid] = pidfd
-            self._loop.watch(pidfd, PIDFD, lambda: self._on_pidfd(main, pid))
-        self._inventory.spawns[pid] = main
-        main.main_pid = pid
-        return None
+        if unit.main is None:
+            return f"MAINPID={named} replaces no running main process"
+        return self._follower.move(unit.main, int(named), is_trusted=uid == 0)

@@ -32,6 +32,10 @@ Requests (``do``)
         ``pid_env`` (``WATCHDOG_PID``). Standard input is /dev/null, output and error the unit's pipe. Ids grow; a
         known id is ignored, and so is one more than ``SPAWN_IDS_KEPT`` below the newest.
     {"do": "signal", "unit": NAME, "id": SPAWN_ID or null, "whom": "main|all", "signal": INT, "cont": BOOL}
+    {"do": "follow", "unit": NAME, "id": SPAWN_ID, "pid": INT or null, "trusted": BOOL}
+        Let process ``pid`` of the unit be its main process under a new id. Null: the only child of the keeper that
+        belongs to the unit and is no command of it. ``trusted`` (may be missing) as a ``MAINPID`` of root: it may also
+        be a process of no unit. Always answered by ``followed``; a known id is told again, or ignored if it has ended.
     {"do": "kill", "unit": NAME, "signal": INT}
         Every process of the unit, in rounds until none is left or until the unit's next spawn; SIGKILL each round,
         another signal once a process.
@@ -44,9 +48,11 @@ Facts, numbered from 1 without a hole, sent in order, kept until acknowledged
     {"facts": [[N, FACT]...]} with FACT one of
     {"fact": "spawned", "id", "pid", "tagged": BOOL}    false: the hard RLIMIT_RTTIME is too low for the tag
     {"fact": "spawn-failed", "id", "step", "code", "errno", "detail"}
+    {"fact": "followed", "unit", "id", "pid": INT or null, "refused": TEXT or null}     exactly one of both
     {"fact": "exited", "id", "pid", "code": INT or null, "signal": INT or null, "core": BOOL, "main": BOOL,
      "tree_empty": BOOL, "runtime_ms": INT, "rusage": {..}}
-        Code and signal null: a ``MAINPID`` process that was never our child. ``main`` false: the process that
+        Code and signal null: a followed process that was never our child, and the kernel (before 6.15) or its parent
+        (it does not reap) keeps its status to itself. ``main`` false: the process that
         ``MAINPID`` replaced. ``tree_empty``: no process is left, and no exit of the unit is still to be told.
     {"fact": "tree-empty", "unit"}                      a later end than those that ``exited`` told made it empty
     {"fact": "notify", "unit", "id": SPAWN_ID or null, "pid", "fields": {..}, "main_pid": INT or null,

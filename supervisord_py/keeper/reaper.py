@@ -16,6 +16,7 @@ from resource import struct_rusage
 from typing import Any
 
 from supervisord_py.keeper.child import EXIT_CODES, Spawner, SpawnError, read_report
+from supervisord_py.keeper.follow import Follower
 from supervisord_py.keeper.inventory import Inventory, Spawn, Unit, read_stat, walk
 from supervisord_py.keeper.loop import SPAWN, Loop
 from supervisord_py.keeper.notify import Notify
@@ -30,7 +31,8 @@ class Reaper:
     ) -> None:  # fmt: skip
         self._loop, self._inventory, self._spawner, self._put = loop, inventory, spawner, put
         self._send_outputs, self._manager_ended = send_outputs, manager_ended
-        self.notify = Notify(folder, loop, inventory, put, self._resolve_all, self._followed_ended)
+        self.follower = Follower(loop, inventory, self._followed_ended)
+        self.notify = Notify(folder, loop, inventory, put, self._resolve_all, self.follower)
         self._ended: list[tuple[Unit, dict[str, Any]]] = []
         self.is_behind = False
         """More exits wait than one turn takes."""
@@ -41,6 +43,9 @@ class Reaper:
             case "spawn":
                 if not self._inventory.is_known(do["id"]):
                     self._spawn(do)
+            case "follow":
+                if (fact := self.follower.request(do)) is not None:
+                    self._put(fact, do["unit"])
             case "signal" if unit is not None:
                 self._signal(unit, do)
             case "kill" if unit is not None:
@@ -227,13 +232,14 @@ class Reaper:
             # Of others no exit is told that a notification could come too late for; their unit's queue has its bound.
             self.notify.drain(self._inventory.children[pid], full=spawn is not None)
 
-    def _followed_ended(self, spawn: Spawn, pid: int) -> None:
-        """A ``MAINPID`` process has ended: it is reaped if it became our child, else nobody tells its status."""
+    def _followed_ended(self, spawn: Spawn, pid: int, status: int | None) -> None:
+        """A process that we follow has ended: it is reaped if it became our child, else its status is as good as
+        the kernel tells."""
         try:
             os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:
             self._loop.guard(partial(self.notify.drain, spawn.unit), of_unit=True)
-            self._end(pid, spawn.unit, None, None)
+            self._end(pid, spawn.unit, status, None)
         else:
             self.reap()
 
@@ -256,9 +262,7 @@ class Reaper:
             fact["runtime_ms"] = (time.monotonic_ns() - spawn.started_ns) // 1_000_000
             fact["rusage"] = _rusage(usage) if usage is not None else {}
             self._ended.append((unit, fact))
-        if (pidfd := unit.followed.pop(pid, None)) is not None:
-            self._loop.unwatch(pidfd)
-            os.close(pidfd)
+        self.follower.let_go(unit, pid)
 
     def settle(self) -> None:
         """Find the new orphans, tell the exits with whether their tree is empty, and go on killing.
