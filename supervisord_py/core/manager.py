@@ -12,7 +12,7 @@ everything, ``loading`` takes over unit files, ``view`` shows it all.
 from collections.abc import Callable, Mapping
 
 from supervisord_py.core import engine, loading, requests, service, shutdown, snapshot
-from supervisord_py.core.actions import Effects, ReleaseUnit
+from supervisord_py.core.actions import AnyAction, CheckConditions, Effects, FollowMain, ReleaseUnit
 from supervisord_py.core.events import (
     ClockChanged,
     CommandRequested,
@@ -129,6 +129,20 @@ class Manager:
             answer()
         self._requests.settle()
         return ledger.end()
+
+    def pending_actions(self) -> list[AnyAction]:
+        """Return what the manager before asked of the host itself and never heard of: a restored one asks it again."""
+        ledger = self._ledger
+        pending: list[AnyAction] = []
+        for name, state in sorted(ledger.states.items()):
+            service = ledger.service(name)
+            if state.following is not None and service is not None:
+                pending.append(FollowMain(name, state.following, service.pid_file))
+        for job in ledger.jobs.values():
+            unit = ledger.set.units.get(job.unit)
+            if job.checking and unit is not None:
+                pending.append(CheckConditions(job.id, job.unit, unit.conditions, unit.asserts))
+        return pending
 
     def deadline_ns(self) -> int | None:
         """Return when ``DeadlineReached`` is due at the latest, None when nothing is scheduled [CLOCK_MONOTONIC ns]."""

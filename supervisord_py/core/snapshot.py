@@ -109,6 +109,8 @@ def _index(ledger: Ledger) -> None:
         for process in (state.main, state.control):
             if process is not None:
                 ledger.unit_of_spawn[process.spawn_id] = name
+        if state.following is not None:
+            ledger.unit_of_spawn[state.following] = name
         for former in state.former:
             ledger.unit_of_spawn[former.spawn_id] = name
         if state.timeout_at_ns is not None:

@@ -102,6 +102,8 @@ class UnitState(Struct, omit_defaults=True):
     main: Process | None = None
     control: Process | None = None
     leftover: bool = False
+    following: int | None = None
+    """The spawn id that ``FollowMain`` was asked for and that nothing runs as yet."""
     held: bool = False
     """Something was spawned since the last ``ReleaseUnit``."""
     sweeping: bool = False
@@ -184,6 +186,8 @@ class Job(Struct, omit_defaults=True):
     """A stop because a unit it is bound to went away."""
     told: bool = False
     """``unit.queued`` has been written."""
+    checking: bool = False
+    """``CheckConditions`` was asked with this job's number and is not answered yet."""
     reason: str = ""
     """Why it exists, where nobody asked for it by name."""
     cause: int | None = None

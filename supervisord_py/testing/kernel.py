@@ -11,6 +11,9 @@ The processes' side is random by profile: how long exec takes, whether it works,
 a signal does, who is left behind. ``cure`` ends all trouble: what hangs gets on, what ignored its signal obeys, and
 from then on every new process is well behaved. That is what lets a checker say "after the faults stop, everything
 settles".
+
+A forking unit's command leaves a daemon in the tree and ends. The daemon is nobody's until the keeper is told to
+follow it (``follow``); its pid file is written in time, late, never, or names somebody else.
 """
 
 from collections import deque
@@ -21,6 +24,7 @@ from random import Random
 from supervisord_py.core.actions import (
     AnyAction,
     ExitSupervisor,
+    FollowMain,
     KillTree,
     ReleaseUnit,
     SignalProcesses,
@@ -30,6 +34,7 @@ from supervisord_py.core.actions import (
 from supervisord_py.core.events import (
     Event,
     ExitStatus,
+    MainFollowed,
     NotifyReceived,
     ProcessExited,
     ProcessSpawned,
@@ -50,6 +55,8 @@ FAILED_STEPS: tuple[tuple[str, int, int], ...] = (
     ("exec", 203, 2), ("exec", 203, 13), ("limits", 205, 1), ("chdir", 200, 2), ("user", 217, 1), ("fork", 71, 11),
 )  # fmt: skip
 """(step, systemd's exit code, errno) of a spawn that fails."""
+
+NOTIFYING = frozenset({ServiceType.NOTIFY, ServiceType.NOTIFY_RELOAD})
 
 KILL_ROUND_NS = 200 * MILLISECOND_NS
 
@@ -73,6 +80,10 @@ class Process:
         self.unkillable = False
         self.killed = False
         """SIGKILL was sent: if it is still there, nothing more can be done."""
+        self.parent: Process | None = None
+        """Who forked it; None for a child of the keeper."""
+        self.daemon_of: Spawn | None = None
+        """The command of a forking unit that left it behind as the daemon of the unit."""
         self.dying = False
         self.signalled = False
         self.status_unknown = False
@@ -81,17 +92,19 @@ class Process:
 class Spawn:
     """One spawn id: its request, the process that stands for it, and whether its program runs yet."""
 
-    def __init__(self, action: SpawnProcess, service: Service | None, process: Process) -> None:
-        self.spawn_id = action.spawn_id
-        self.unit = action.unit
-        self.role = action.role
-        self.invocation = action.invocation
+    def __init__(self, spawn_id: int, role: Role, service: Service | None, process: Process) -> None:
+        self.spawn_id = spawn_id
+        self.unit = process.unit
+        self.role = role
+        self.invocation = process.invocation
         self.service = service
         self.main = process
         self.pending = True
         self.over = False
         self.ready_sent = False
         self.held_signals: list[int] = []
+        self.followed_pid: int | None = None
+        """Set for a process that was not made for this spawn id but is followed as it."""
         self.unfinished: Callable[[], None] | None = None
         """What ``cure`` does for a process that hangs: say READY, or end."""
 
@@ -101,6 +114,9 @@ class Watcher:
 
     def born(self, process: Process) -> None:
         """A process exists from now on (its program may not run yet)."""
+
+    def followed(self, process: Process) -> None:
+        """A process that was nobody's is followed as a main one from now on."""
 
     def exited(self, process: Process, spawn_id: int | None) -> None:
         """A process is gone; ``spawn_id`` when an exit fact was queued for it."""
@@ -136,6 +152,9 @@ class Kernel:
         self.strays: dict[int, int] = {}
         self.facts: deque[tuple[int, Event]] = deque()
         self.exit_codes: list[int] = []
+        self.pid_files: dict[str, int] = {}
+        self.pid_file_written: Callable[[str], None] = lambda path: None
+        """Told after each change of a pid file."""
 
     # the keeper: custody
 
@@ -181,6 +200,8 @@ class Kernel:
                     self._signal(action)
                 case KillTree():
                     self._kill_tree(action)
+                case FollowMain() if action.pid_file is None:
+                    self.follow(action.unit, action.spawn_id, None)
                 case ReleaseUnit():
                     self._watcher.released(action.unit)
                     self._killing.pop(action.unit, None)
@@ -194,7 +215,7 @@ class Kernel:
             return
         self._killing.pop(action.unit, None)
         process = self._new_process(action.unit, action.invocation)
-        spawn = Spawn(action, self._service_of(action), process)
+        spawn = Spawn(action.spawn_id, action.role, self._service_of(action), process)
         process.spawn = spawn
         self.spawns[action.spawn_id] = spawn
         self._watcher.born(process)
@@ -222,6 +243,47 @@ class Kernel:
         self._begin(spawn)
         for signal in spawn.held_signals:
             self._deliver(spawn.main, signal)
+
+    def follow(self, unit: str, spawn_id: int, pid: int | None) -> bool:
+        """Follow the process ``pid`` (None: the only child of the keeper that nobody follows) as ``spawn_id``.
+
+        Returns:
+            False when ``pid`` names nothing that runs, so that another one may still come.
+        """
+        known = self.spawns.get(spawn_id)
+        if known is not None:
+            self._tell(MainFollowed(unit, spawn_id, known.followed_pid))
+            return True
+        tree = self.trees.get(unit, {})
+        if pid is None:
+            mine = [each for each in tree.values() if each.spawn is None and self._is_child(each)]
+            if len(mine) != 1:
+                self._tell(MainFollowed(unit, spawn_id, refused=f"{len(mine)} processes could be meant"))
+                return True
+            process = mine[0]
+        elif pid in tree and tree[pid].spawn is None:
+            process = tree[pid]
+        elif pid in tree or any(pid in other for other in self.trees.values()):
+            self._tell(MainFollowed(unit, spawn_id, refused=f"process {pid} is not one of {unit} that is free"))
+            return True
+        else:
+            return False
+        command = process.daemon_of
+        service = command.service if command is not None else self._service_in(tree)
+        process.spawn = spawn = Spawn(spawn_id, Role.MAIN, service, process)
+        spawn.pending, spawn.followed_pid = False, process.pid
+        self.spawns[spawn_id] = spawn
+        self._watcher.followed(process)
+        self._tell(MainFollowed(unit, spawn_id, process.pid))
+        self._begin_daemon(spawn)
+        return True
+
+    def _is_child(self, process: Process) -> bool:
+        """Whether it is a direct child of the keeper: who made it is gone."""
+        return process.parent is None or not process.parent.alive
+
+    def _service_in(self, tree: dict[int, Process]) -> Service | None:
+        return next((each.daemon_of.service for each in tree.values() if each.daemon_of is not None), None)
 
     def _signal(self, action: SignalProcesses) -> None:
         if action.whom is Whom.ALL:
@@ -281,6 +343,9 @@ class Kernel:
         return process
 
     def _begin(self, spawn: Spawn) -> None:
+        if spawn.role is Role.START:
+            self._begin_start(spawn)
+            return
         if spawn.role is not Role.MAIN:
             self._begin_command(spawn)
             return
@@ -288,19 +353,75 @@ class Kernel:
         oneshot = service is not None and service.type is ServiceType.ONESHOT
         if oneshot:
             self._begin_command(spawn)
-        elif service is not None and service.type is ServiceType.NOTIFY:
+        elif service is not None and service.type in NOTIFYING:
             self._begin_notify(spawn)
+        if not oneshot:
+            self._draw_end(spawn.unit, lambda: spawn.main)
+        self._begin_daemon(spawn)
+
+    def _begin_daemon(self, spawn: Spawn) -> None:
+        """What a main process may do besides its work: fork, talk, hand its place over."""
         if self._fault("grandchild"):
             for _ in range(self._rng.randint(1, 2)):
                 self._agenda.after(self._milliseconds(0, 30), lambda: self._fork(spawn))
-        if not oneshot:
-            self._draw_end(spawn)
-            for _ in range(self._rng.randint(1, 4) if self._fault("chatter") else 0):
-                self._agenda.after(self._milliseconds(1, 20_000), lambda: self._chat(spawn))
-            if self._fault("watchdog_trigger"):
-                self._agenda.after(self._milliseconds(50, 10_000), lambda: self._notify(spawn, {"WATCHDOG": "trigger"}))
-            if self._fault("main_pid"):
-                self._agenda.after(self._milliseconds(5, 3000), lambda: self._hand_over(spawn))
+        if spawn.service is not None and spawn.service.type is ServiceType.ONESHOT:
+            return
+        for _ in range(self._rng.randint(1, 4) if self._fault("chatter") else 0):
+            self._agenda.after(self._milliseconds(1, 20_000), lambda: self._chat(spawn))
+        if self._fault("watchdog_trigger"):
+            self._agenda.after(self._milliseconds(50, 10_000), lambda: self._notify(spawn, {"WATCHDOG": "trigger"}))
+        if self._fault("main_pid"):
+            self._agenda.after(self._milliseconds(5, 3000), lambda: self._hand_over(spawn))
+
+    def _begin_start(self, spawn: Spawn) -> None:
+        """The command of a forking unit: it leaves a daemon behind, or fails to."""
+        spawn.unfinished = lambda: self._daemonize(spawn)
+        if self._fault("command_hung"):
+            return
+        delay_ns = self._milliseconds(1, 800)
+        if self._fault("command_failed"):
+            status = self._rng.choice((ExitStatus(code=1), ExitStatus(signal=11, core_dumped=True)))
+            self._agenda.after(delay_ns, lambda: self._end(spawn.main, status))
+        else:
+            self._agenda.after(delay_ns, spawn.unfinished)
+
+    def _daemonize(self, spawn: Spawn) -> None:
+        if spawn.over or not spawn.main.alive or spawn.main.dying:
+            return
+        if not self._fault("no_daemon"):
+            daemon = self._fork_daemon(spawn)
+            if self._fault("two_daemons"):
+                self._fork_daemon(spawn)
+            path = spawn.service.pid_file if spawn.service is not None else None
+            if path is not None:
+                self._plan_pid_file(path, daemon)
+        self._end(spawn.main, ExitStatus(code=0))
+
+    def _fork_daemon(self, spawn: Spawn) -> Process:
+        daemon = self._new_process(spawn.unit, spawn.invocation)
+        daemon.parent, daemon.daemon_of, daemon.outlives_main = spawn.main, spawn, True
+        self._watcher.born(daemon)
+        self._catch_up(daemon)
+        self._draw_end(spawn.unit, lambda: daemon)
+        return daemon
+
+    def _plan_pid_file(self, path: str, daemon: Process) -> None:
+        """Decide when the daemon names itself in its pid file, and whether it gets that right."""
+        if self._fault("pid_file_never"):
+            return
+        pid = daemon.pid
+        if self._fault("pid_file_wrong"):
+            others = [each.pid for each in self.alive() if each is not daemon]
+            pid = self._rng.choice([4_000_000, *others])
+        if self._fault("pid_file_late"):
+            self._agenda.after(self._milliseconds(1, 8000), lambda: self._write_pid_file(path, daemon, pid))
+        else:
+            self._write_pid_file(path, daemon, pid)
+
+    def _write_pid_file(self, path: str, daemon: Process, pid: int) -> None:
+        if daemon.alive:
+            self.pid_files[path] = pid
+            self.pid_file_written(path)
 
     def _begin_command(self, spawn: Spawn) -> None:
         code = self._rng.choice((1, 2, 100, 255)) if self._fault("command_failed") else 0
@@ -326,9 +447,9 @@ class Kernel:
         if self._fault("double_ready"):
             self._agenda.after(delay_ns + self._milliseconds(0, 500), lambda: self._say_ready(spawn))
 
-    def _draw_end(self, spawn: Spawn) -> None:
-        if spawn.unit in SHORT_LIVED:
-            self._agenda.after(self._milliseconds(100, 3000), lambda: self._end(spawn.main, ExitStatus(code=0)))
+    def _draw_end(self, unit: str, process: Callable[[], Process]) -> None:
+        if unit in SHORT_LIVED:
+            self._agenda.after(self._milliseconds(100, 3000), lambda: self._end(process(), ExitStatus(code=0)))
             return
         failures = (
             ExitStatus(code=1),
@@ -338,26 +459,30 @@ class Kernel:
         )
         if self._fault("crash_at_once"):
             status = self._rng.choice(failures)
-            self._agenda.after(self._milliseconds(0, 60), lambda: self._end(spawn.main, status))
+            self._agenda.after(self._milliseconds(0, 60), lambda: self._end(process(), status))
         elif self._fault("crash"):
             status = self._rng.choice(failures)
-            self._agenda.after(self._milliseconds(100, 30_000), lambda: self._end(spawn.main, status))
+            self._agenda.after(self._milliseconds(100, 30_000), lambda: self._end(process(), status))
         elif self._fault("clean_exit"):
             status = self._rng.choice((ExitStatus(code=0), ExitStatus(signal=SIGTERM)))
-            self._agenda.after(self._milliseconds(100, 30_000), lambda: self._end(spawn.main, status))
+            self._agenda.after(self._milliseconds(100, 30_000), lambda: self._end(process(), status))
 
     def _fork(self, spawn: Spawn) -> None:
         if spawn.over or not spawn.main.alive:
             return
         child = self._new_process(spawn.unit, spawn.invocation)
+        child.parent = spawn.main
         child.outlives_main = self._rng.random() < 0.6
         child.ignores_term = self._fault("grandchild_ignores")
         self._watcher.born(child)
-        if (signal := self._killing.get(spawn.unit)) is not None:
-            # the keeper kills in rounds until nothing is left: what is forked meanwhile does not escape
-            self._deliver(child, signal)
+        self._catch_up(child)
         if self._rng.random() < 0.3:
             self._agenda.after(self._milliseconds(10, 20_000), lambda: self._end(child, ExitStatus(code=0)))
+
+    def _catch_up(self, child: Process) -> None:
+        """The keeper kills in rounds until nothing is left: what is forked meanwhile does not escape."""
+        if (signal := self._killing.get(child.unit)) is not None:
+            self._deliver(child, signal)
 
     def _hand_over(self, spawn: Spawn) -> None:
         """The main process makes another, names it with MAINPID= and goes: the classic daemon."""
@@ -366,6 +491,7 @@ class Kernel:
         old = spawn.main
         new = self._new_process(spawn.unit, spawn.invocation)
         new.spawn = spawn
+        new.parent = old
         # who takes the place of one that was asked to end knows that
         new.signalled = old.signalled
         self._watcher.born(new)
@@ -412,7 +538,7 @@ class Kernel:
         if service is None:
             return False
         access = service.notify_access
-        if access is NotifyAccess.NONE and service.type is ServiceType.NOTIFY:
+        if access is NotifyAccess.NONE and service.type in NOTIFYING:
             access = NotifyAccess.MAIN
         if access is NotifyAccess.MAIN:
             return spawn.role is Role.MAIN and process is spawn.main
@@ -429,7 +555,7 @@ class Kernel:
             if signal == SIGKILL and not process.unkillable:
                 self._exec(process.spawn, None)
             return
-        if signal == SIGCONT:
+        if signal == SIGCONT or (signal != SIGKILL and self._reloads(process, signal)):
             return
         if signal != SIGKILL:
             process.signalled = True
@@ -445,6 +571,34 @@ class Kernel:
                 return
         process.dying = True
         self._agenda.after(delay_ns, lambda: self._end(process, status))
+
+    def _reloads(self, process: Process, signal: int) -> bool:
+        """Whether this signal asks a ``notify-reload`` service to read its settings again; it says what it does."""
+        spawn = process.spawn
+        service = spawn.service if spawn is not None and spawn.main is process else None
+        if spawn is None or service is None or service.type is not ServiceType.NOTIFY_RELOAD:
+            return False
+        if signal != service.reload_signal:
+            return False
+        self._agenda.after(self._milliseconds(0, 20), lambda: self._reload(spawn, process))
+        return True
+
+    def _reload(self, spawn: Spawn, process: Process) -> None:
+        if spawn.over or spawn.main is not process or process.dying:
+            return
+        spawn.unfinished = lambda: self._say_reloaded(spawn)
+        if self._fault("reload_deaf"):
+            return
+        self._say_reloading(spawn)
+        if not self._fault("never_ready"):
+            self._agenda.after(self._milliseconds(1, 2000), lambda: self._say_ready(spawn))
+
+    def _say_reloading(self, spawn: Spawn) -> None:
+        self._notify(spawn, {"RELOADING": "1", "MONOTONIC_USEC": str(self._clock.mono_ns // 1000)})
+
+    def _say_reloaded(self, spawn: Spawn) -> None:
+        self._say_reloading(spawn)
+        self._say_ready(spawn)
 
     def _end(self, process: Process, status: ExitStatus) -> None:
         spawn = process.spawn
@@ -507,6 +661,12 @@ class Kernel:
                 self._agenda.after(self._milliseconds(0, 50), partial(self._end, process, ExitStatus(signal=SIGTERM)))
             elif spawn is not None and spawn.unfinished is not None and process is spawn.main:
                 self._agenda.after(self._milliseconds(0, 50), spawn.unfinished)
+            elif spawn is None and process.daemon_of is not None and process.daemon_of.service is not None:
+                path = process.daemon_of.service.pid_file
+                if path is not None:
+                    self._agenda.after(
+                        self._milliseconds(0, 50), partial(self._write_pid_file, path, process, process.pid)
+                    )
 
     def alive(self) -> list[Process]:
         return [process for tree in self.trees.values() for process in tree.values()]

@@ -4,11 +4,15 @@ The checkers compare the core with this, never with the core's own state: a wron
 itself. The observer is told each event before the checkers judge the step, and the step's actions after.
 """
 
-from supervisord_py.core.actions import Effects, KillTree, SignalProcesses, SpawnProcess
+from msgspec import Struct
+
+from supervisord_py.core.actions import Effects, FollowMain, KillTree, SignalProcesses, SpawnProcess
 from supervisord_py.core.events import (
+    Adopted,
     CommandRequested,
     Event,
     ExitStatus,
+    MainFollowed,
     NotifyReceived,
     Now,
     ProcessExited,
@@ -26,6 +30,14 @@ CLEAN_SIGNALS = frozenset({1, 2, 13, 15})
 STARTING_VERBS = frozenset({"start", "restart", "try-restart", "reload-or-restart"})
 
 
+class Asked(Struct, frozen=True):
+    """A spawn id that the core has given: for a process to be made, followed or adopted."""
+
+    unit: str
+    role: Role
+    invocation: str
+
+
 class Life:
     """One invocation of a unit: its processes as they were asked for and told of."""
 
@@ -39,6 +51,8 @@ class Life:
         self.leftovers = False
         self.mains = 0
         self.main_failed = False
+        self.forked = False
+        """The command of a forking unit has ended with success: the unit may be up without a main process."""
         self.started = False
         """The main program runs or has run (of a oneshot: the first of its commands)."""
         self.ready = False
@@ -102,7 +116,7 @@ class Observer:
         self.units = UnitSet()
         self.texts: dict[str, Unit] = {}
         self.lives: dict[str, Life] = {}
-        self.spawned: dict[int, SpawnProcess] = {}
+        self.spawned: dict[int, Asked] = {}
         self.ignoring: set[str] = set()
         """Units with a job that was asked for with ignore-dependencies: its order promises nothing."""
         self.left_behind: set[str] = set()
@@ -131,12 +145,16 @@ class Observer:
             case TreeEmptied():
                 if (life := self.lives.get(event.unit)) is not None:
                     life.leftovers = False
+            case MainFollowed():
+                self._see_followed(event)
             case NotifyReceived():
                 self._see_notification(event, now)
             case UnitsLoaded():
                 self.units = event.units
                 self.texts.update(event.units.units)
                 self.targets.update(name for name, unit in event.units.units.items() if unit.service is None)
+                for adopted in event.adopted:
+                    self._see_adopted(adopted, now)
             case CommandRequested() if event.mode is JobMode.IGNORE_DEPENDENCIES and not event.plan:
                 self.ignoring.update(event.units)
                 for name in event.units:
@@ -166,11 +184,28 @@ class Observer:
                 return
         life.pending.pop(event.spawn_id, None)
         life.running.pop(event.spawn_id, None)
+        if role is Role.START:
+            life.forked = isinstance(event, ProcessExited) and life.is_clean(event.status)
         if role is Role.MAIN:
             life.main_gone = True
             life.ready = False
             life.main_status = event.status if isinstance(event, ProcessExited) else None
             life.main_failed = isinstance(event, SpawnFailed) or not life.is_clean(event.status)
+
+    def _see_followed(self, event: MainFollowed) -> None:
+        life = self.life_of(event.spawn_id)
+        if life is not None and event.pid is not None and life.pending.pop(event.spawn_id, None) is not None:
+            life.running[event.spawn_id] = Role.MAIN
+            life.started, life.main_gone = True, False
+
+    def _see_adopted(self, adopted: Adopted, now: Now) -> None:
+        text = self.texts.get(adopted.unit)
+        if text is None:
+            return
+        self.spawned[adopted.spawn_id] = Asked(adopted.unit, Role.MAIN, adopted.invocation)
+        life = self.lives[adopted.unit] = Life(text, adopted.invocation, now)
+        life.running[adopted.spawn_id] = Role.MAIN
+        life.mains, life.started, life.ready, life.leftovers = 1, True, adopted.ready, adopted.leftover
 
     def _see_notification(self, event: NotifyReceived, now: Now) -> None:
         life = self.life_of(event.spawn_id) if event.spawn_id is not None else self.lives.get(event.unit)
@@ -194,7 +229,7 @@ class Observer:
         for action in effects.actions:
             match action:
                 case SpawnProcess():
-                    self.spawned[action.spawn_id] = action
+                    self.spawned[action.spawn_id] = Asked(action.unit, action.role, action.invocation)
                     life = self.lives.get(action.unit)
                     if life is None or life.invocation != action.invocation:
                         if self.may_leave_processes(action.unit):
@@ -206,6 +241,10 @@ class Observer:
                     life.ending = life.ending or action.role in (Role.STOP, Role.STOP_POST)
                     if action.role is Role.MAIN:
                         life.main_gone = False
+                case FollowMain():
+                    if action.spawn_id not in self.spawned and (life := self.lives.get(action.unit)) is not None:
+                        self.spawned[action.spawn_id] = Asked(action.unit, Role.MAIN, life.invocation)
+                        life.pending[action.spawn_id] = Role.MAIN
                 case SignalProcesses() | KillTree():
                     life = self.lives.get(action.unit)
                     if life is not None and self.is_end(action) and not is_kill:

@@ -19,13 +19,16 @@ from msgspec import Struct
 
 from supervisord_py.core.actions import (
     AnyAction,
+    CheckConditions,
     Effects,
     ExitSupervisor,
+    FollowMain,
     KillTree,
     ReleaseUnit,
     Reply,
     SignalProcesses,
     SpawnProcess,
+    StopFollowing,
 )
 from supervisord_py.core.events import Event, ExitStatus, ShutdownForced, ShutdownRequested, TreeEmptied
 from supervisord_py.model.records import Record
@@ -191,6 +194,19 @@ def exited(unit: str, end: int | str = 0, *, left: bool = False, role: Role | No
     return Told(f"exited {unit} {end}{' (processes left)' if left else ''}", play)
 
 
+def followed(unit: str, refused: str | None = None) -> Told:
+    """The daemon that a forking unit left behind is found, or not."""
+    words = f"followed {unit}{f' refused: {refused}' if refused else ''}"
+    return _once(words, lambda scene: scene.followed(unit, refused))
+
+
+def conditions(unit: str, *, condition: str | None = None, assertion: str | None = None) -> Told:
+    """The conditions of the unit were looked at; what is named does not hold."""
+    broken = " and ".join(text for text in (condition, assertion) if text)
+    words = f"conditions {unit}: {f'{broken} does not hold' if broken else 'hold'}"
+    return _once(words, lambda scene: scene.checked(unit, condition, assertion))
+
+
 def tree_empty(unit: str) -> Told:
     """The last process that was left behind is gone."""
     return _once(f"tree-empty {unit}", lambda scene: TreeEmptied(unit))
@@ -259,6 +275,20 @@ def signal(unit: str, name: str = "SIGTERM") -> Wanted:
 def kill(unit: str) -> Wanted:
     """Everything of the unit is killed until nothing is left."""
     return _action(f"kill {unit}", KillTree, unit=unit)
+
+
+def follow(unit: str, pid_file: str | None = None) -> Wanted:
+    """The daemon that the unit left behind is looked for."""
+    return _action(f"follow {unit}", FollowMain, unit=unit, pid_file=pid_file)
+
+
+def stop_following(unit: str) -> Wanted:
+    return _action(f"stop following {unit}", StopFollowing, unit=unit)
+
+
+def check(unit: str) -> Wanted:
+    """The conditions of the unit are asked for."""
+    return _action(f"check the conditions of {unit}", CheckConditions, unit=unit)
 
 
 def release(unit: str) -> Wanted:

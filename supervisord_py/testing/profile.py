@@ -43,6 +43,12 @@ class Profile(Struct, frozen=True):
     unkillable: float = 0.0
     command_failed: float = 0.0
     command_hung: float = 0.0
+    no_daemon: float = 0.0
+    two_daemons: float = 0.0
+    pid_file_late: float = 0.0
+    pid_file_never: float = 0.0
+    pid_file_wrong: float = 0.0
+    reload_deaf: float = 0.0
     chatter: float = 0.0
     watchdog_trigger: float = 0.0
     unknown_status: float = 0.0
@@ -80,6 +86,9 @@ class Profile(Struct, frozen=True):
     # machine
     wall_jump: float = 0.0
     suspend: float = 0.0
+    condition_fails: float = 0.0
+    conditions_change: float = 0.0
+    check_slow: float = 0.0
     shutdown: float = 0.0
     forced: float = 0.0
 

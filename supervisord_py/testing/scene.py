@@ -9,12 +9,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from msgspec import Struct
 
-from supervisord_py.core.actions import Effects, SpawnProcess
+from supervisord_py.core.actions import AnyAction, CheckConditions, Effects, FollowMain, SpawnProcess, StopFollowing
 from supervisord_py.core.events import (
+    Adopted,
     CommandRequested,
+    ConditionsChecked,
     DeadlineReached,
     Event,
     ExitStatus,
+    MainFollowed,
     NotifyReceived,
     ProcessExited,
     ProcessSpawned,
@@ -39,6 +42,8 @@ class Cast(Struct):
     role: Role
     pid: int
     running: bool = False
+    followed: bool = False
+    """It was not made for this spawn id: the command of a forking unit left it behind."""
 
 
 class Happened(Struct, frozen=True):
@@ -63,6 +68,8 @@ class Scene:
         self.units = UnitSet()
         self.cast: dict[int, Cast] = {}
         self._unit_of: dict[int, str] = {}
+        self._checks: dict[str, CheckConditions] = {}
+        """By unit: the question about its conditions that is not answered yet."""
         self._former: dict[str, tuple[int, int]] = {}
         """By unit: spawn id and pid of the process that handed its place over with MAINPID= and is still there."""
         self._seq = 1
@@ -92,12 +99,7 @@ class Scene:
         if isinstance(event, UnitsLoaded):
             self.units = event.units
         self._follow(event)
-        for action in effects.actions:
-            if isinstance(action, SpawnProcess):
-                self._unit_of[action.spawn_id] = action.unit
-                self.cast[action.spawn_id] = Cast(
-                    action.spawn_id, action.unit, action.role, FIRST_PID + action.spawn_id
-                )
+        self._carry_out(effects.actions)
         return Happened(event, now.mono_ns, effects, self._changed_states())
 
     def load(self, units: Iterable[Unit], *, start_enabled: bool = False) -> Happened:
@@ -117,6 +119,27 @@ class Scene:
     def manager_dies(self) -> None:
         """A new manager restores the state of the last commit."""
         self.manager = Manager.restore(dict(self._committed), self.units)
+        self._checks.clear()
+        self._carry_out(self.manager.pending_actions())
+
+    def keeper_dies(self, survivors: Sequence[str], *, ready: bool = True) -> Happened:
+        """The keeper is killed, and the next start adopts the main processes of ``survivors``; of what else ran
+        nobody saw the end. Counters are all that the new manager knows (and, unless ``ready``, no unit's READY).
+        """
+        adopted = []
+        for name in survivors:
+            process = self._process(name, running=True, role=Role.MAIN)
+            others = any(each.unit == name and each is not process for each in self.cast.values())
+            invocation = unit_status(self.manager, name).invocation or ""
+            adopted.append(Adopted(name, process.spawn_id, process.pid, invocation, ready, leftover=others))
+        kept = {each.spawn_id for each in adopted}
+        self.cast = {number: process for number, process in self.cast.items() if number in kept}
+        self._former.clear()
+        self._checks.clear()
+        state, self._committed = self._committed, {}
+        self.manager = Manager(0)
+        self.manager.restore_counters(state)
+        return self.handle(UnitsLoaded(self.units, start_enabled=True, adopted=tuple(adopted)))
 
     # what people and processes do
 
@@ -136,6 +159,19 @@ class Scene:
         process = self._process(unit, running=True, role=role)
         others = any(other.unit == unit and other is not process for other in self.cast.values())
         return ProcessExited(process.spawn_id, process.pid, status, tree_empty=not left and not others)
+
+    def followed(self, unit: str, refused: str | None = None) -> MainFollowed:
+        """The daemon that the unit's command left behind is found (or not, and ``refused`` says why)."""
+        process = self._process(unit, running=False, role=Role.MAIN)
+        if not process.followed:
+            raise StoryError(f"{unit} is not asked to be followed")
+        return MainFollowed(unit, process.spawn_id, None if refused else process.pid, refused)
+
+    def checked(self, unit: str, condition: str | None = None, assertion: str | None = None) -> ConditionsChecked:
+        """Somebody has looked at the conditions of the unit; ``condition`` and ``assertion`` are what does not hold."""
+        if unit not in self._checks:
+            raise StoryError(f"nobody has asked for the conditions of {unit}")
+        return ConditionsChecked(self._checks[unit].check_id, unit, condition, assertion)
 
     def former_exited(self, unit: str, status: ExitStatus) -> ProcessExited:
         """The process that handed its place to another ends."""
@@ -174,8 +210,36 @@ class Scene:
             for process in self.cast.values()
         )
 
+    def _carry_out(self, actions: Sequence[AnyAction]) -> None:
+        for action in actions:
+            match action:
+                case SpawnProcess():
+                    self._unit_of[action.spawn_id] = action.unit
+                    self.cast[action.spawn_id] = Cast(
+                        action.spawn_id, action.unit, action.role, FIRST_PID + action.spawn_id
+                    )
+                case FollowMain() if action.spawn_id not in self.cast:
+                    self._unit_of[action.spawn_id] = action.unit
+                    self.cast[action.spawn_id] = Cast(
+                        action.spawn_id, action.unit, Role.MAIN, FIRST_PID + action.spawn_id, followed=True
+                    )
+                case StopFollowing():
+                    process = self.cast.get(action.spawn_id)
+                    if process is not None and not process.running:
+                        del self.cast[action.spawn_id]
+                case CheckConditions():
+                    self._checks[action.unit] = action
+                case _:
+                    pass
+
     def _follow(self, event: Event) -> None:
         match event:
+            case MainFollowed() if event.pid is not None:
+                self.cast[event.spawn_id].running = True
+            case MainFollowed():
+                del self.cast[event.spawn_id]
+            case ConditionsChecked():
+                self._checks.pop(event.unit, None)
             case ProcessSpawned():
                 self.cast[event.spawn_id].running = True
             case SpawnFailed():

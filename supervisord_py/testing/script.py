@@ -12,13 +12,26 @@ since the story began at which a deadline was reached, ``$`` the command, where 
 define units, with ``key=value`` words as in a unit file; the first other command loads them. The default of
 ``restart-jitter`` is 0 here, so that the times can be checked by hand.
 
-Commands unit NAME [target] KEY=VALUE...      define a unit (dependencies: ``requires=db,setup:exited,log:unordered``)
-drop NAME                            remove its definition; ``load`` then tells the core load [start] give the core
-all definitions (``start``: start the enabled ones) VERB UNIT... [no-wait] [plan] [mode=MODE] [token=TEXT]
-[signal=NAME] [whom=main|all]      a request of the control interface cancel JOB spawned UNIT | spawn- failed UNIT
-STEP | exited UNIT [CODE|SIGNAL|unknown] [left] [role=ROLE] | tree-empty UNIT ready UNIT | notify UNIT KEY=VALUE... |
-main-pid UNIT | former-exited UNIT wait SPAN | suspend SPAN | shutdown SPAN | force manager-dies | lost COMMAND...
-the manager dies; dies with this command's event in its hands status | why UNIT | jobs
+Commands::
+
+    unit NAME [target] KEY=VALUE...      define a unit (dependencies: ``requires=db,setup:exited,log:unordered``; a
+                                         condition: ``condition-path-exists=!/run/x``)
+    drop NAME                            remove its definition; ``load`` then tells the core
+    load [start]                         give the core all definitions (``start``: start the enabled ones)
+    VERB UNIT... [no-wait] [plan] [mode=MODE] [token=TEXT] [reason=TEXT] [signal=NAME] [whom=main|all]
+                                         a request of the control interface
+    cancel JOB
+    spawned UNIT | spawn-failed UNIT [STEP]
+    exited UNIT [CODE|SIGNAL|unknown] [left] [role=ROLE] | tree-empty UNIT
+    ready UNIT | notify UNIT KEY=VALUE... | main-pid UNIT | former-exited UNIT
+    followed UNIT [refused REASON]       the daemon that a forking unit left is found (its pid file appears), or not
+    conditions UNIT [hold | condition-KIND=TEXT | assert-KIND=TEXT]
+                                         somebody has looked: all hold, or this one does not
+    wait SPAN | suspend SPAN | shutdown SPAN | force
+    manager-dies | lost COMMAND...       the manager dies; dies with this command's event in its hands
+    keeper-dies [UNIT...] [unready]      the keeper is killed and started again: it adopts the main processes of UNIT
+                                         (``unready``: that had not said READY yet)
+    status | why UNIT | jobs
 """
 
 import argparse
@@ -40,16 +53,21 @@ from supervisord_py.model.states import (
     Until,
 )
 from supervisord_py.model.unit import (
+    SECOND_NS,
     Command,
+    Condition,
     Dependency,
+    ExitStatuses,
     KillPolicy,
     LoadedFrom,
     RestartPolicy,
     Service,
+    StartLimit,
     Unit,
     UnitKind,
 )
 from supervisord_py.model.values import parse_signal, parse_timespan
+from supervisord_py.testing.kernel import NOTIFYING
 from supervisord_py.testing.narrative import effect_lines
 from supervisord_py.testing.scene import Happened, Scene, StoryError, seconds
 
@@ -94,6 +112,9 @@ class Script:
         if verb == "manager-dies":
             self.scene.manager_dies()
             return []
+        if verb == "keeper-dies":
+            survivors = [word for word in words if word != "unready"]
+            return self._told(self.scene.keeper_dies(survivors, ready="unready" not in words))
         if verb in _QUERIES:
             return _QUERIES[verb](self.scene, words)
         if verb == "lost":
@@ -146,8 +167,8 @@ def _request(scene: Scene, verb: str, words: Sequence[str]) -> Event:
             fields["wait" if word == "no-wait" else "plan"] = word == "plan"
         elif key == "mode" and value:
             fields["mode"] = JobMode(value)
-        elif key == "token" and value:
-            fields["token"] = value
+        elif key in ("token", "reason") and value:
+            fields[key] = value
         elif value:
             arguments[key] = parse_signal(value) if key == "signal" else value
         elif verb == "cancel":
@@ -162,6 +183,25 @@ def _exited(scene: Scene, unit: str, words: Sequence[str]) -> Event:
     ends = [word for word in words if word != "left" and not word.startswith("role=")]
     role = Role(roles[0]) if roles else None
     return scene.exited(unit, _status(ends[0] if ends else "0"), left="left" in words, role=role)
+
+
+def _followed(scene: Scene, unit: str, words: Sequence[str]) -> Event:
+    if words and words[0] != "refused":
+        raise StoryError(f"followed {unit} refused REASON, not {words[0]}")
+    return scene.followed(unit, " ".join(words[1:]) or "no process could be meant" if words else None)
+
+
+def _conditions(scene: Scene, unit: str, words: Sequence[str]) -> Event:
+    broken: dict[str, str] = {}
+    for word in words:
+        if word == "hold":
+            continue
+        key, _, parameter = word.partition("=")
+        table = key.partition("-")[0]
+        if table not in ("condition", "assert") or not parameter:
+            raise StoryError(f"{word} is no condition: hold, condition-KIND=TEXT or assert-KIND=TEXT")
+        broken[table] = f'{key} = "{parameter}"'
+    return scene.checked(unit, broken.get("condition"), broken.get("assert"))
 
 
 def _status(word: str) -> ExitStatus:
@@ -181,6 +221,8 @@ _FACTS: dict[str, Callable[[Scene, str, Sequence[str]], Event]] = {
     "ready": lambda scene, unit, words: scene.notified(unit, {"READY": "1"}),
     "notify": lambda scene, unit, words: scene.notified(unit, dict(word.split("=", 1) for word in words)),
     "main-pid": lambda scene, unit, words: scene.handed_over(unit),
+    "followed": _followed,
+    "conditions": _conditions,
     "former-exited": lambda scene, unit, words: scene.former_exited(unit, ExitStatus(code=0)),
 }
 
@@ -238,8 +280,16 @@ def parse_unit(name: str, words: Sequence[str]) -> Unit:
         wants=_edges(values.pop("wants", "")),
         binds_to=_edges(values.pop("binds-to", "")),
         after=_edges(values.pop("after", "")),
-        before=tuple(filter(None, values.pop("before", "").split(","))),
-        conflicts=tuple(filter(None, values.pop("conflicts", "").split(","))),
+        before=_names(values.pop("before", "")),
+        conflicts=_names(values.pop("conflicts", "")),
+        requisite=_edges(values.pop("requisite", "")),
+        part_of=_names(values.pop("part-of", "")),
+        upholds=_edges(values.pop("upholds", "")),
+        on_failure=_names(values.pop("on-failure", "")),
+        on_success=_names(values.pop("on-success", "")),
+        conditions=_conditions_of("condition", values),
+        asserts=_conditions_of("assert", values),
+        job_timeout_ns=parse_timespan(values.pop("job-timeout-sec", "infinity")),
         enabled=_is_yes(values.pop("enabled", "true")),
         on_dependency_failure=OnDependencyFailure(values.pop("on-dependency-failure", "wait")),
         source=LoadedFrom(f"units/{name}.toml"),
@@ -265,10 +315,16 @@ def _service(name: str, values: dict[str, str]) -> Service:
             for index in range(abs(count))
         )
 
+    start_limit = None
+    if "start-limit-burst" in values or "start-limit-interval-sec" in values:
+        interval_ns = span("start-limit-interval-sec", 10 * SECOND_NS)
+        start_limit = StartLimit(interval_ns, int(values.pop("start-limit-burst", "5")))
     return Service(
         type=kind,
         exec_start=commands("exec-start"),
         exec_start_pre=commands("exec-start-pre"),
+        exec_condition=commands("exec-condition"),
+        exec_start_post=commands("exec-start-post"),
         exec_reload=commands("exec-reload"),
         exec_stop=commands("exec-stop"),
         exec_stop_post=commands("exec-stop-post"),
@@ -280,18 +336,57 @@ def _service(name: str, values: dict[str, str]) -> Service:
             jitter=float(values.pop("restart-jitter", 0)),
             reset_ns=span("restart-reset-sec", restart.reset_ns),
             failures=int(values.pop("failures", restart.failures)),
+            prevent=_statuses(values.pop("restart-prevent-exit-status", "")),
+            force=_statuses(values.pop("restart-force-exit-status", "")),
+            limit=start_limit,
         ),
         kill=KillPolicy(
             mode=KillMode(values.pop("kill-mode", kill.mode.value)),
             signal=parse_signal(values.pop("kill-signal", "SIGTERM")),
             send_sigkill=_is_yes(values.pop("send-sigkill", "true")),
+            final_signal=parse_signal(values.pop("final-kill-signal", "SIGKILL")),
+            watchdog_signal=parse_signal(values.pop("watchdog-signal", "SIGABRT")),
+            restart_signal=parse_signal(values.pop("restart-kill-signal")) if "restart-kill-signal" in values else None,
+            send_sighup=_is_yes(values.pop("send-sighup", "false")),
         ),
         timeout_start_ns=span("timeout-start-sec", None if kind is ServiceType.ONESHOT else default.timeout_start_ns),
         timeout_stop_ns=span("timeout-stop-sec", default.timeout_stop_ns),
         timeout_abort_ns=span("timeout-abort-sec", default.timeout_abort_ns),
+        runtime_max_ns=span("runtime-max-sec", None),
+        success=_statuses(values.pop("success-exit-status", "")),
+        pid_file=values.pop("pid-file", None),
+        guess_main_pid=_is_yes(values.pop("guess-main-pid", "true")),
+        reload_signal=parse_signal(values.pop("reload-signal", "SIGHUP")),
         remain_after_exit=_is_yes(values.pop("remain-after-exit", "false")),
-        notify_access=NotifyAccess(values.pop("notify-access", "main" if kind is ServiceType.NOTIFY else "none")),
+        notify_access=NotifyAccess(values.pop("notify-access", "main" if kind in NOTIFYING else "none")),
     )
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(filter(None, text.split(",")))
+
+
+def _conditions_of(table: str, values: dict[str, str]) -> tuple[Condition, ...]:
+    """``condition-path-exists=|!/run/x``, several parted by commas."""
+    found = []
+    for key in [key for key in values if key.startswith(f"{table}-")]:
+        for text in _names(values.pop(key)):
+            bare = text.removeprefix("|")
+            found.append(
+                Condition(
+                    key.removeprefix(f"{table}-"),
+                    bare.removeprefix("!"),
+                    trigger=bare != text,
+                    negate=bare.startswith("!"),
+                )
+            )
+    return tuple(found)
+
+
+def _statuses(text: str) -> ExitStatuses:
+    """``1,SIGKILL``: codes and signals."""
+    codes = tuple(int(word) for word in _names(text) if word.isdigit())
+    return ExitStatuses(codes, tuple(parse_signal(word) for word in _names(text) if not word.isdigit()))
 
 
 def _is_yes(word: str) -> bool:

@@ -32,7 +32,7 @@ from random import Random
 import msgspec
 from msgspec import Struct
 
-from supervisord_py.core.actions import Effects, SpawnProcess
+from supervisord_py.core.actions import AnyAction, Effects, SpawnProcess
 from supervisord_py.core.events import (
     ClockChanged,
     CommandRequested,
@@ -51,6 +51,7 @@ from supervisord_py.model.unit import Service, UnitSet
 from supervisord_py.testing.checkers import Checkers, Step, Violation
 from supervisord_py.testing.clients import Clients
 from supervisord_py.testing.clock import MILLISECOND_NS, SECOND_NS, Agenda, Clock
+from supervisord_py.testing.hands import Hands
 from supervisord_py.testing.kernel import Kernel
 from supervisord_py.testing.narrative import effect_lines, event_line
 from supervisord_py.testing.observer import Observer
@@ -121,6 +122,7 @@ class World:
         self.seen = Observer()
         self.checkers = Checkers(self)
         self.kernel = Kernel(self.rng, self.profile, self.clock, self.agenda, self._service_of, self.checkers)
+        self.hands = Hands(self.rng, self.profile, self.agenda, self.kernel, self.submit, self.seen.texts.get)
         self.clients = Clients(self.rng, self.profile)
         self.journal: list[tuple[int, Record]] = []
         self.state: dict[str, str] = {}
@@ -176,7 +178,7 @@ class World:
         self.agenda.after(self._gap_ns(), self._next_request)
         self._run_until(lambda: self._requests_left <= 0)
         if not self.kernel.exit_codes:
-            self.calm = True
+            self.calm = self.hands.calm = True
             self.kernel.cure()
             limit_ns = self.clock.mono_ns + CALM_NS
             self._run_until(lambda: self.clock.mono_ns >= limit_ns)
@@ -261,6 +263,8 @@ class World:
         if self._chance("suspend"):
             self.clock.suspend(self.rng.randint(1, 36_000) * SECOND_NS)
             self._clock_changed = True
+        if self._chance("conditions_change"):
+            self.hands.change()
         if self._chance("stray"):
             self.kernel.add_stray()
         if self._chance("crash") and self.units.units:
@@ -289,6 +293,7 @@ class World:
             self.manager = self.manager_type.restore(dict(self.state), self.units)
             if self._flight is not None:
                 self._flight.restored(self.state, self.units)
+            self._carry_out(self.manager.pending_actions())
         else:
             self.manager = self._new_manager()
             self.submit(UnitsLoaded(draw_units(self.rng, self.profile), start_enabled=True))
@@ -305,6 +310,7 @@ class World:
         self.deaths += 1
         self._note(f"-- the manager dies {when}")
         self._inbox.clear()
+        self.hands.drop()
         self._told = self.kernel.acknowledged
         self._work_ns = self._deadline_ns = self._deadline_wake_ns = None
         downtime_ns = self.rng.choice((1, 50, 3000)) * MILLISECOND_NS
@@ -440,7 +446,7 @@ class World:
             a for a in batch.effects.actions if not (isinstance(a, SpawnProcess) and a.spawn_id in batch.refused)
         ]
         self.checkers.committing(actions)
-        self.kernel.apply(actions)
+        self._carry_out(actions)
         if self._chance("repeated_spawn"):
             self.kernel.apply([action for action in actions if isinstance(action, SpawnProcess)])
         self._custody += batch.numbered
@@ -455,6 +461,10 @@ class World:
             self._die("after the replies")
             return
         self.checkers.committed()
+
+    def _carry_out(self, actions: Sequence[AnyAction]) -> None:
+        self.kernel.apply(actions)
+        self.hands.apply(actions)
 
     def _service_of(self, action: SpawnProcess) -> Service | None:
         life = self.seen.life_of(action.spawn_id)
