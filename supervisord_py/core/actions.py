@@ -42,13 +42,15 @@ class SpawnProcess(Action, frozen=True):
 class FollowMain(Action, frozen=True):
     """Find the daemon that a forking unit left behind and follow it as ``spawn_id``.
 
-    With ``pid_file`` it is the process that the file names, and the file is waited for; without one (``guess``) it is
-    the only process of the unit that is a direct child of the keeper.
+    With ``pid_file`` it is the process that the file names, and the file is waited for (unless ``wait`` is false: then
+    a file that is not there, or names nobody that lives, is refused at once); without one (``guess``) it is the only
+    process of the unit that is a direct child of the keeper.
     """
 
     unit: str
     spawn_id: int
     pid_file: str | None = None
+    wait: bool = True
 
 
 class StopFollowing(Action, frozen=True):
