@@ -1,0 +1,253 @@
+"""What a reload changes: per unit and key, and what a running life needs to take it over."""
+
+import enum
+import types
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from msgspec.structs import fields, replace
+
+from supervisord_py.model.changes import (
+    ELSEWHERE,
+    FAMILIES,
+    KEYS,
+    Change,
+    Effect,
+    compare_units,
+    effect_of,
+    is_same,
+    plan,
+    restart_keys,
+    take_live,
+    texts_of,
+)
+from supervisord_py.model.keys import parse_key_table
+from supervisord_py.model.states import Restart, ServiceType
+from supervisord_py.model.unit import (
+    BadUnit,
+    Command,
+    Condition,
+    Dependency,
+    ExecContext,
+    KillPolicy,
+    Limit,
+    LoadedFrom,
+    RestartPolicy,
+    Service,
+    StartLimit,
+    Unit,
+    UnitKind,
+    UnitSet,
+)
+
+TABLE = parse_key_table((Path(__file__).parents[3] / "docs" / "keys.toml").read_text())
+BUILT = {f"{table.name}.{key}": spec for table in TABLE.of("unit") for key, spec in table.keys.items() if spec.built}
+BASE = Unit(
+    "web",
+    UnitKind.SERVICE,
+    Service(
+        exec_start=(Command(("/bin/web",)),),
+        # Distinct from the time-out that it follows, so that each is seen alone.
+        timeout_abort_ns=70 * 10**9,
+        kill=KillPolicy(restart_signal=12),
+        restart=RestartPolicy(limit=StartLimit(10**10, 5)),
+        context=ExecContext(nice=1),
+        pid_file="/run/web.pid",
+    ),
+)
+
+
+def web(**service: Any) -> Unit:
+    """The unit of these tests with some keys of its service changed."""
+    assert BASE.service is not None
+    return replace(BASE, service=replace(BASE.service, **service))
+
+
+def units(*all_units: Unit, **more: Any) -> UnitSet:
+    return UnitSet(units={unit.name: unit for unit in all_units}, **more)
+
+
+def leaves(struct: type[msgspec.Struct], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every field of a struct and of the structs in it, with its type."""
+    hints = typing.get_type_hints(struct)
+    for field in fields(struct):
+        inner = [hint for hint in (hints[field.name], *typing.get_args(hints[field.name])) if _is_group(hint)]
+        if inner:
+            yield from leaves(inner[0], (*path, field.name))
+        else:
+            yield (*path, field.name), hints[field.name]
+
+
+def _is_group(hint: Any) -> bool:
+    """Whether a field holds keys of its own (a policy), not a value."""
+    return isinstance(hint, type) and issubclass(hint, msgspec.Struct) and hint not in (Command, Condition, Dependency)
+
+
+def value_at(unit: Unit, path: tuple[str, ...]) -> Any:
+    value: Any = unit
+    for step in path:
+        value = getattr(value, step)
+    return value
+
+
+def changed_at(struct: Any, path: tuple[str, ...], value: Any) -> Any:
+    if len(path) == 1:
+        return replace(struct, **{path[0]: value})
+    return replace(struct, **{path[0]: changed_at(getattr(struct, path[0]), path[1:], value)})
+
+
+def another(value: Any, hint: Any, name: str) -> Any:
+    """A value of this type that is not ``value``."""
+    choices = {
+        "environment": (("A", "1"),),
+        "rlimits": (("nofile", Limit(7, 7)),),
+        "codes": (3,),
+        "signals": (10,),
+        "enforce": "best-effort",
+        "signal": 10,
+    }
+    if name in choices and value != choices[name]:
+        return choices[name]
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    plain = next(option for option in options if option is not type(None))
+    if typing.get_origin(plain) is tuple:
+        (item, _) = typing.get_args(plain)
+        made = {Command: Command(("/bin/other",)), Dependency: Dependency("other"), str: "other"}
+        return (Condition("path-exists", "/x"),) if item is Condition else (made[item],)
+    if plain is bool:
+        return not value
+    if plain is int:
+        return (value or 0) + (1024 * 1024 if name == "max_bytes" else 10**9 if name.endswith("_ns") else 1)
+    if plain is float:
+        return 0.5
+    if issubclass(plain, enum.Enum):
+        return next(item for item in plain if item is not value)
+    return "/other"
+
+
+FIELDS = [
+    (path, hint)
+    for path, hint in leaves(Unit)
+    if path[0] not in ("name", "kind", "source") and path != ("service", "type")
+]
+
+
+@pytest.mark.parametrize(("path", "hint"), FIELDS, ids=[".".join(path) for path, _ in FIELDS])
+def test_every_field_of_a_unit_is_a_key(path: tuple[str, ...], hint: Any) -> None:
+    """What can differ between two units is told by exactly one key, and a life takes over exactly what is live."""
+    other = changed_at(BASE, path, another(value_at(BASE, path), hint, path[-1]))
+    (change,) = compare_units(BASE, other)
+    assert change.effect is effect_of(change.key)
+    assert change.old != change.new
+    taken = take_live(BASE, other)
+    source = other if change.effect is Effect.LIVE else BASE
+    assert texts_of(taken) == texts_of(source)
+    assert restart_keys(taken, other) == ((change.key,) if change.effect is Effect.RESTART else ())
+
+
+def test_every_built_key_has_an_effect_and_none_is_made_up() -> None:
+    """The table of changes and docs/keys.toml hold the same keys."""
+    every = {f"{table.name}.{key}" for table in TABLE.of("unit") for key in table.keys}
+    assert [key for key in BUILT if effect_of(key) is None] == []
+    assert [key.name for key in KEYS if key.name not in every] == []
+    assert [key for key in ELSEWHERE if key not in every] == []
+    assert [family for family in FAMILIES if not any(key.startswith(family) for key in every)] == []
+    assert len({key.name for key in KEYS}) == len(KEYS)
+
+
+def test_values_are_told_as_the_file_has_them() -> None:
+    """Spans, signals, commands and dependencies read as people wrote them."""
+    other = replace(
+        web(
+            exec_start=(Command(("/bin/web", "a b"), ignore_failure=True),),
+            exec_stop=(Command(("echo", "$HOME"), expand=True),),
+            timeout_stop_ns=90_000_000_000 + 90_000_000_000,
+        ),
+        requires=(Dependency("db", ordered=False), Dependency("cache")),
+    )
+    told = {change.key: (change.old, change.new) for change in compare_units(BASE, other)}
+    assert told == {
+        "unit.requires": (None, "db (not ordered), cache"),
+        "service.exec-start": ('["/bin/web"]', '["-/bin/web", "a b"]'),
+        "service.exec-stop": (None, "echo '$HOME'"),
+        "service.timeout-stop-sec": ("1min 30s", "3min"),
+    }
+
+
+def test_another_type_waits_for_the_next_start_as_a_whole() -> None:
+    """A simple service that becomes a oneshot on disk is restarted after a crash by the policy that it was started
+    with.
+    """
+    other = web(type=ServiceType.ONESHOT, restart=RestartPolicy(restart=Restart.NO), timeout_start_ns=None)
+    other = replace(other, description="new")
+    taken = take_live(BASE, other)
+    assert taken.service == BASE.service
+    assert taken.description == "new"
+    assert "service.restart" in restart_keys(taken, other)
+    assert take_live(BASE, Unit("web", UnitKind.TARGET)).service == BASE.service
+
+
+def test_only_the_place_and_the_comments_changed() -> None:
+    """The unit is named without keys, and nothing follows."""
+    moved = replace(BASE, source=LoadedFrom("/other/web.toml", digest="1"))
+    (change,) = plan(units(BASE), units(moved), {"web": BASE})
+    assert (change.change, change.effect, change.keys, change.path) == (
+        Change.CHANGED, Effect.NONE, (), "/other/web.toml",
+    )  # fmt: skip
+    assert is_same(BASE, moved)
+    assert plan(units(BASE), units(BASE), {}) == ()
+
+
+def test_plan_names_what_follows_for_each_unit() -> None:
+    """New ones start, live keys hold at once, others need a restart, what is gone or broken runs on."""
+    names = ["gone", "keep", "live", "off", "restart"]
+    old = units(*(replace(BASE, name=name) for name in names), bad={"mended": BadUnit("mended", "m", "x")})
+    new = units(
+        replace(BASE, name="new"),
+        replace(BASE, name="new-disabled", enabled=False),
+        replace(BASE, name="mended"),
+        replace(web(timeout_stop_ns=1), name="live"),
+        replace(web(exec_start=(Command(("/n",)),), timeout_stop_ns=1), name="restart"),
+        replace(web(exec_start=(Command(("/n",)),)), name="off"),
+        bad={"keep": BadUnit("keep", "keep.toml", "keep.toml:1:1: no")},
+    )
+    lives = {name: replace(BASE, name=name) for name in ("gone", "keep", "live", "restart")}
+    told = {each.unit: (each.change.value, each.effect.value) for each in plan(old, new, lives)}
+    assert told == {
+        "gone": ("removed", "keep"),
+        "keep": ("broken", "keep"),
+        "live": ("changed", "live"),
+        "mended": ("added", "start"),
+        "new": ("added", "start"),
+        "new-disabled": ("added", "none"),
+        "off": ("changed", "none"),
+        "restart": ("changed", "restart"),
+    }
+    (broken,) = (each for each in plan(old, new, lives) if each.change is Change.BROKEN)
+    assert broken.message == "keep.toml:1:1: no"
+
+
+def test_a_change_that_goes_back_to_what_runs_needs_no_restart() -> None:
+    """Two edits before a restart, the second takes the first back: the life has that text already."""
+    edited = web(exec_start=(Command(("/new",)),))
+    (change,) = plan(units(edited), units(BASE), {"web": BASE})
+    assert [each.effect for each in change.keys] == [Effect.NONE]
+    assert change.effect is Effect.NONE
+
+
+def test_a_unit_that_is_unmasked_is_not_started() -> None:
+    """Taking a mask away is no order to start."""
+    (change,) = plan(units(masked=("web",)), units(BASE), {})
+    assert (change.change, change.effect) == (Change.ADDED, Effect.NONE)
+
+
+def test_environment_is_told_by_variable() -> None:
+    """Each variable is a key, and only those that changed are named."""
+    one = web(context=ExecContext(environment=(("A", "1"), ("B", "1"))))
+    other = web(context=ExecContext(environment=(("A", "1"), ("B", "2"), ("C", "3"))))
+    told = [(each.key, each.old, each.new) for each in compare_units(one, other)]
+    assert told == [("service.environment.B", "1", "2"), ("service.environment.C", None, "3")]
