@@ -11,7 +11,7 @@ everything, ``loading`` takes over unit files, ``view`` shows it all.
 
 from collections.abc import Callable, Mapping
 
-from supervisord_py.core import engine, loading, requests, service, shutdown, snapshot
+from supervisord_py.core import engine, installing, loading, requests, service, shutdown, snapshot
 from supervisord_py.core.actions import AnyAction, CheckConditions, Effects, FollowMain, ReleaseUnit
 from supervisord_py.core.events import (
     ClockChanged,
@@ -183,7 +183,7 @@ class Manager:
             except RefusedError as error:
                 # Jobs that are queued already contradict each other in the new order; nobody asked who could be told.
                 transaction = Transaction(goal, [], dict.fromkeys(sorted(names), error.refusal))
-            engine.apply(ledger, transaction)
+            installing.apply(ledger, transaction)
 
     def _fire(self) -> None:
         """Fire every deadline that has passed, before anything follows from them: what is due together is ordered."""

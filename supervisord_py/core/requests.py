@@ -15,8 +15,8 @@ from msgspec import Struct
 
 from supervisord_py.core import service
 from supervisord_py.core.actions import Refusal, Reply, SignalProcesses, UnitOutcome, Whom
-from supervisord_py.core.engine import apply, finish
 from supervisord_py.core.events import CommandRequested
+from supervisord_py.core.installing import apply, finish
 from supervisord_py.core.jobs import is_redundant
 from supervisord_py.core.ledger import Ledger
 from supervisord_py.core.service import Input

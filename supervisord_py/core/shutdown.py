@@ -10,8 +10,8 @@ from collections import deque
 
 from supervisord_py.core import life, service
 from supervisord_py.core.actions import ExitSupervisor, KillTree
-from supervisord_py.core.engine import apply, finish
 from supervisord_py.core.events import ShutdownRequested
+from supervisord_py.core.installing import apply, finish
 from supervisord_py.core.ledger import Ledger
 from supervisord_py.core.state import BETWEEN_LIVES, STOPPING, Ending, JobOrigin, Shutdown
 from supervisord_py.core.timers import DeadlineKind

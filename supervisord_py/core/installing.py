@@ -1,0 +1,176 @@
+"""Jobs come and go: a transaction is installed whole, and every job ends in exactly one ``job.finished``.
+
+Law: what was asked for is never undone by what follows automatically.
+
+Source: systemd, core/job.c (job_install, job_finish_and_invalidate).
+"""
+
+from supervisord_py.core import demand, jobs, service
+from supervisord_py.core.ledger import Intent, Ledger, Task
+from supervisord_py.core.service import Input
+from supervisord_py.core.state import REST, Job, JobOrigin
+from supervisord_py.core.transaction import Goal, Node, RefusedError, Transaction, build
+from supervisord_py.model.states import (
+    JobMode,
+    JobResult,
+    JobState,
+    JobType,
+    OnDependencyFailure,
+    Result,
+    Severity,
+    SubState,
+)
+
+_ORIGINS = tuple(JobOrigin)
+_STARTS = demand.STARTS
+
+
+def apply(ledger: Ledger, transaction: Transaction) -> dict[str, Job]:
+    """Install a transaction whole; returns the jobs of its anchors by unit."""
+    anchors: dict[str, Job] = {}
+    for node in transaction.nodes:
+        job = _install(ledger, transaction.goal, node)
+        if node.anchor:
+            anchors[node.unit] = job
+    for unit, refusal in transaction.dropped.items():
+        _refuse_optional(ledger, transaction.goal, unit, refusal.error, refusal.message)
+    return anchors
+
+
+def start_automatically(ledger: Ledger, name: str, cause: int | None) -> str | None:
+    """Queue a start that nobody asked for; returns why that is not possible, None when it is queued."""
+    try:
+        transaction = build(ledger, Goal(((name, JobType.START),), JobOrigin.AUTOMATIC, cause=cause))
+    except RefusedError as error:
+        return error.refusal.message
+    apply(ledger, transaction)
+    return None
+
+
+def _install(ledger: Ledger, goal: Goal, node: Node) -> Job:
+    existing = ledger.job_of.get(node.unit)
+    if existing is not None:
+        merged = jobs.merge(existing.type, node.type)
+        if merged is not None:
+            return _merge_into(ledger, existing, jobs.collapse(merged, ledger.state(node.unit).sub), goal, node)
+        finish(
+            ledger, existing, JobResult.CANCELED, f"{node.type.value} {node.unit} was asked for instead", spread=False
+        )
+    job = Job(
+        id=ledger.new_job_id(),
+        unit=node.unit,
+        type=node.type,
+        origin=goal.origin,
+        named=_is_named(goal, node),
+        ignore_order=goal.mode is JobMode.IGNORE_DEPENDENCIES,
+        bound=goal.bound,
+        reason=_reason(goal, node),
+    )
+    ledger.jobs[job.id] = ledger.job_of[node.unit] = ledger.edit_job(job)
+    fields = {"job": job.id, "type": job.type.value, "origin": job.origin.value}
+    puller = next((pull.by[0] for pull in node.pulls if pull.by is not None), None)
+    if puller is not None and not node.anchor:
+        fields["pulled_in_by"] = puller
+    job.cause = ledger.record("job.queued", node.unit, cause=goal.cause, fields=fields, chain=False, asked=True)
+    ledger.runnable[job.id] = None
+    return job
+
+
+def _reason(goal: Goal, node: Node) -> str:
+    """Say why a unit is stopped that nobody named."""
+    pull = next((pull for pull in node.pulls if pull.by is not None), None)
+    if goal.reason or node.anchor or pull is None or pull.by is None:
+        return goal.reason
+    other, kind = pull.by
+    if pull.conflict:
+        return f"{other}, which conflicts with it, is started"
+    words = {JobType.STOP: "stopped", JobType.RESTART: "restarted"}
+    return f"{other}, which it needs, is {words[kind]}" if kind in words else ""
+
+
+def _is_named(goal: Goal, node: Node) -> bool:
+    return node.anchor and goal.origin is JobOrigin.COMMAND
+
+
+def _merge_into(ledger: Ledger, job: Job, merged: JobType, goal: Goal, node: Node) -> Job:
+    ledger.edit_job(job)
+    origin = max(job.origin, goal.origin, key=_ORIGINS.index)
+    # A stop that followed from something, and is now asked for, is ordered again: it must keep the unit down.
+    if merged is not job.type or (merged is JobType.STOP and origin is not job.origin):
+        job.type = merged
+        job.state = JobState.WAITING
+    job.origin = origin
+    job.named = job.named or _is_named(goal, node)
+    job.bound = job.bound and goal.bound
+    if job.named or not job.reason:
+        job.reason = _reason(goal, node)
+    # Whoever asked for the order to be kept gets it.
+    job.ignore_order = job.ignore_order and goal.mode is JobMode.IGNORE_DEPENDENCIES
+    ledger.runnable[job.id] = None
+    return job
+
+
+def _refuse_optional(ledger: Ledger, goal: Goal, unit: str, error: str, message: str) -> None:
+    """An enabled unit cannot be started with the others: it says so, and waits if that can help."""
+    ledger.record(
+        "job.finished",
+        unit,
+        severity=Severity.ERROR,
+        cause=goal.cause,
+        fields={"job": None, "type": JobType.START.value, "result": JobResult.DEPENDENCY.value, "message": message},
+    )
+    # A unit whose file was gone for a while may be running: it waits for nothing.
+    if error in ("NoSuchUnit", "BadUnit") and unit in ledger.set.units and ledger.state(unit).sub in REST:
+        wait_for_dependency(ledger, unit, message)
+
+
+def finish(ledger: Ledger, job: Job, result: JobResult, message: str = "", *, spread: bool = True) -> None:
+    """End a job: record it, free the unit's slot, and fail what required a start that did not happen."""
+    name = job.unit
+    del ledger.jobs[job.id]
+    del ledger.job_of[name]
+    ledger.cursors.pop(job.id, None)
+    ledger.edit_job(job)
+    fields = {"job": job.id, "type": job.type.value, "result": result.value}
+    if message:
+        fields["message"] = message
+    good = result in (JobResult.DONE, JobResult.SKIPPED, JobResult.CANCELED)
+    cause = ledger.state(name).cause if job.state is JobState.RUNNING else job.cause
+    ledger.record(
+        "job.finished",
+        name,
+        severity=Severity.INFO if good else Severity.WARNING,
+        cause=cause,
+        fields=fields,
+        chain=False,
+    )
+    ledger.finished.append((job, result.value, message))
+    ledger.changed[name] = None
+    if result is JobResult.DONE or not spread or job.type not in (*_STARTS, JobType.RESTART):
+        return
+    sub = ledger.state(name).sub
+    if result is JobResult.DEPENDENCY:
+        if sub in REST or sub is SubState.AUTO_RESTART_QUEUED:
+            wait_for_dependency(ledger, name, message)
+    elif sub is SubState.AUTO_RESTART_QUEUED:
+        # The job that the restart consisted of is gone: the unit must not wait for it for ever.
+        if result is JobResult.CANCELED:
+            ledger.edit(name).stopped = True
+        service.feed(ledger, name, Input.STOP)
+    for other in ledger.graph[name].required_by:
+        ledger.intents.append(Task(Intent.FAIL_DEPENDENT, other, name, ledger.state(name).cause))
+    for other in ledger.graph[name].bound_by:
+        ledger.intents.append(Task(Intent.STOP_BOUND, other, name, ledger.state(name).cause))
+
+
+def wait_for_dependency(ledger: Ledger, name: str, message: str) -> None:
+    """A unit could not start because of another: it waits for that one to recover, or fails if it is told to."""
+    unit = ledger.unit(name)
+    waits = unit is None or unit.on_dependency_failure is OnDependencyFailure.WAIT
+    state = ledger.set_sub(name, SubState.DEPENDENCY if waits else SubState.FAILED)
+    ledger.arm_phase(name, None)
+    state.result, state.message = Result.DEPENDENCY, message
+    ledger.intents.append(Task(Intent.RECOVERED, name, name, state.cause))
+    if not waits:
+        fields = {"result": state.result.value, "message": message, "failures": state.failures, "limit_hit": False}
+        ledger.record("unit.failed", name, severity=Severity.ERROR, fields=fields)
