@@ -120,7 +120,7 @@ def _refuse_optional(ledger: Ledger, goal: Goal, unit: str, error: str, message:
         fields={"job": None, "type": JobType.START.value, "result": JobResult.DEPENDENCY.value, "message": message},
     )
     # A unit whose file was gone for a while may be running: it waits for nothing.
-    if error in ("NoSuchUnit", "BadUnit") and unit in ledger.set.units and ledger.state(unit).sub in REST:
+    if error in ("NoSuchUnit", "BadUnit", "UnitMasked") and unit in ledger.set.units and ledger.state(unit).sub in REST:
         wait_for_dependency(ledger, unit, message)
 
 

@@ -34,7 +34,7 @@ def take_over(ledger: Ledger, units: UnitSet, cause: int | None) -> None:
         if now is None and (before is not None or name in ledger.texts):
             vanished[name] = None
             ledger.touch_unit(name)
-        elif now is None and bad is None and name not in ledger.globals.vanished:
+        elif now is None and bad is None and name not in units.masked and name not in ledger.globals.vanished:
             # Counters that survived the supervisor, of a unit that did not.
             ledger.states.pop(name, None)
             ledger.touch_unit(name)
@@ -75,6 +75,7 @@ def _loosened(unit: Unit, lives_on: Mapping[str, Unit], *, within: bool) -> Unit
     return replace(
         unit,
         requires=loose(unit.requires),
+        requisite=loose(unit.requisite),
         wants=loose(unit.wants),
         binds_to=loose(unit.binds_to),
         after=tuple(edge for edge in unit.after if holds(edge.unit)),
@@ -93,7 +94,7 @@ def forget_if_vanished(ledger: Ledger, name: str) -> None:
         return
     ledger.edit_globals().vanished.pop(name)
     ledger.drop_text(name)
-    if name not in ledger.set.bad:
+    if name not in ledger.set.bad and name not in ledger.set.masked:
         ledger.record("unit.removed", name)
         ledger.states.pop(name, None)
         ledger.touch_unit(name)

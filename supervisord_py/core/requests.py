@@ -202,7 +202,7 @@ class Requests:
         """Refuse the whole request if one of its units does not exist."""
         ledger = self._ledger
         for unit in event.units:
-            if unit in ledger.set.units or unit in ledger.set.bad or unit in ledger.texts:
+            if unit in ledger.set.units or unit in ledger.set.bad or unit in ledger.texts or unit in ledger.set.masked:
                 continue
             near = get_close_matches(unit, sorted(ledger.set.units), n=3)
             hint = f"did you mean {near[0]}?" if near else "see supctl list"

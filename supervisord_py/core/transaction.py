@@ -163,6 +163,8 @@ class _Builder:
                 f"{cannot}: the file of {unit} is invalid: {bad.reason}",
                 {"unit": unit, "problem": bad.reason},
             )
+        if unit in ledger.set.masked:
+            return Refusal("UnitMasked", f"{cannot}: {unit} is masked; supctl unmask {unit}", {"unit": unit})
         return Refusal(
             "NoSuchUnit",
             f"{cannot}: no file defines {unit}; write one and reload, or correct the name",

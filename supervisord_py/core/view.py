@@ -55,7 +55,7 @@ def unit_status(manager: Manager, name: str) -> UnitStatus:
         exit=_exit(state),
         status_text=state.status_text,
         path=path or None,
-        enabled=unit.enabled if unit is not None else False,
+        enabled=_is_enabled(ledger, name),
         why=_sentence(why(manager, name)),
     )
 
@@ -136,9 +136,20 @@ def _edges_of(ledger: Ledger, name: str, reverse: bool) -> list[tuple[str, str, 
     return edges + [(other, "conflicts", None) for other in relations.conflicts]
 
 
+def _is_enabled(ledger: Ledger, name: str) -> bool:
+    """Whether the unit will start with the supervisor: what was loaded last counts, not what its life runs by."""
+    loaded = ledger.set.units.get(name)
+    if loaded is not None:
+        return loaded.enabled
+    living = ledger.texts.get(name)
+    return living is not None and living.enabled and name in ledger.set.bad
+
+
 def _load_state(ledger: Ledger, name: str) -> LoadState:
     if name in ledger.set.bad:
         return LoadState.BAD_SETTING
+    if name in ledger.set.masked:
+        return LoadState.MASKED
     return LoadState.LOADED if ledger.unit(name) is not None else LoadState.NOT_FOUND
 
 
@@ -171,6 +182,8 @@ def _reasons(ledger: Ledger, name: str) -> list[WhyLine]:
     job = ledger.job_of.get(name)
     if bad is not None and state.sub in REST:
         return [WhyLine("bad-setting", f"its file is invalid: {bad.reason}", advice=f"supervisord-py check {bad.path}")]
+    if name in ledger.set.masked and state.sub in REST:
+        return [WhyLine("disabled", "it is masked: nothing starts it", advice=f"supctl unmask {name}")]
     if unit is None:
         return [WhyLine("bad-setting", f"no file defines {name}", advice="supctl list")]
     if job is not None and job.state is JobState.WAITING and job.type is not JobType.NOP:

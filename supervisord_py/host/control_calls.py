@@ -90,7 +90,7 @@ class BadUnitError(MethodError):
 
 class UnitMaskedError(MethodError):
     def __init__(self, unit: str) -> None:
-        message = f"{unit} is masked: its file is empty or a link to /dev/null, write one to start it"
+        message = f"{unit} is masked, so nothing starts it: supctl unmask {unit}"
         super().__init__(f"{MANAGER}.UnitMasked", {"unit": unit, "message": message})
 
 

@@ -25,6 +25,11 @@ class Places:
         return self.state / "journal"
 
     @property
+    def control(self) -> Path:
+        """What ``enable``, ``disable`` and ``mask`` write: the first folder of every unit path."""
+        return self.state / "control"
+
+    @property
     def snapshot(self) -> Path:
         return self.state / "snapshot.json"
 

@@ -3,7 +3,8 @@
 The folders of the unit path (or the paths that were typed) are read from the highest priority to the lowest:
 ``NAME.toml`` is a unit or a template, ``NAME.toml.d/*.toml`` are its drop-ins, ``defaults.toml`` is laid under every
 unit of its folder. All else in a folder is left alone. What cannot be read, or may not be believed
-(``host.trusted_files``), becomes a bad unit and never stops the others.
+(``host.trusted_files``), becomes a bad unit and never stops the others. Before all of them comes the control folder
+(``host.control_folder``), where ``supctl`` writes.
 
 What was read (``UnitSources``) can be kept and built again: a manager that follows another sees the same units without
 looking at the disk.
@@ -31,6 +32,8 @@ from supervisord_py.model.unitset import LoadResult, UnitFile, UnitFileKind, bui
 DEFAULTS_NAME = "defaults.toml"
 _SUFFIX = ".toml"
 _DROP_IN_SUFFIX = ".toml.d"
+CONTROL_PRIORITY = -1
+"""The control folder stands before every other one, whether the unit path or typed paths are read."""
 
 
 class UnitSources(Struct, frozen=True):
@@ -59,6 +62,8 @@ def build(sources: UnitSources) -> LoadResult:
 def read_sources(paths: Sequence[str] | None, places: Places) -> UnitSources:
     """Read all unit files; see ``load``."""
     scan = _Scan(TrustedReader(trusted_uids(os.environ, typed=paths is not None)))
+    if os.path.lexists(places.control):
+        scan.folder(str(places.control), CONTROL_PRIORITY)
     if paths is None:
         for priority, folder in enumerate(places.unit_path):
             if os.path.lexists(folder):
@@ -66,7 +71,22 @@ def read_sources(paths: Sequence[str] | None, places: Places) -> UnitSources:
     else:
         for priority, path in enumerate(paths):
             scan.typed(path, priority)
-    return UnitSources(tuple(scan.files), tuple(scan.problems), specifier_context(os.environ))
+    return UnitSources(_without_orphans(scan.files), tuple(scan.problems), specifier_context(os.environ))
+
+
+def _without_orphans(files: Sequence[UnitFile]) -> tuple[UnitFile, ...]:
+    """Leave out drop-ins of the control folder for units that are not here: they wait until their unit comes back, and
+    nobody wrote them by hand who would have to be warned."""
+    names = {file.name for file in files if file.kind is UnitFileKind.UNIT}
+
+    def has_unit(name: str) -> bool:
+        return name in names or (parse_unit_name(name).template or name) in names
+
+    return tuple(
+        file
+        for file in files
+        if file.priority != CONTROL_PRIORITY or file.kind is not UnitFileKind.DROP_IN or has_unit(file.name)
+    )
 
 
 def load_settings(path: Path, *, required: bool = False) -> tuple[Settings, tuple[Problem, ...]]:

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from msgspec.structs import asdict, replace
+from msgspec.structs import asdict
 
 from supervisord_py.core import view
 from supervisord_py.host.facade import Supervisor, Usage
@@ -18,7 +18,6 @@ from supervisord_py.store.redact import redact_text, redact_words
 
 _ENUMS = ("load_state", "active_state", "sub_state", "result")
 _RECORDS_PER_LIFE = 12
-_MASKED = "it is masked: its file is empty, or a link to /dev/null"
 
 LIFE_EVENTS = ("unit.starting", "unit.exited", "unit.restart-scheduled", "unit.stopped", "unit.failed")
 """The events that a life is told by."""
@@ -60,15 +59,11 @@ class UnitViews:
 
     def is_running_on(self, unit: str) -> bool:
         """Whether a unit without a usable file is supervised all the same, by the text that it was started with."""
-        return self.status(unit).load_state != "masked"
+        return self.status(unit).active_state != "inactive"
 
     def status(self, unit: str) -> UnitStatus:
-        """Return the core's word for a unit; one whose file is empty is ``masked`` where the core knows nothing of
-        it."""
-        status = view.unit_status(self._supervisor.manager, unit)
-        if status.load_state == "not-found" and self.is_masked(unit):
-            return replace(status, load_state="masked", enabled=False, why=_MASKED)
-        return status
+        """Return the core's word for a unit."""
+        return view.unit_status(self._supervisor.manager, unit)
 
     def wire_unit(
         self,
@@ -134,8 +129,6 @@ class UnitViews:
 
     def causes(self, unit: str, *, secrets: bool) -> list[dict[str, Any]]:
         """Return what keeps a unit from being plainly active as the type ``Cause``, nearest first."""
-        if self.status(unit).load_state == "masked":
-            return [{"kind": "disabled", "message": _MASKED, "unit": None, "seq": None, "advice": "write its file"}]
         causes = []
         for line in view.why(self._supervisor.manager, unit):
             cause = asdict(line) | {"kind": to_wire(line.kind)}
