@@ -4,20 +4,26 @@ Relations are left as written (``RawDependency``); the unit set resolves groups 
 Source: contract, section 3; systemd src/core/service.c (service_verify, service_add_extras, service_fix_stop_timeout).
 """
 
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
+
+from msgspec.structs import replace
 
 from supervisord_py.model.names import UnitName
 from supervisord_py.model.parse import Decoded, Merged
 from supervisord_py.model.problems import Problem
 from supervisord_py.model.states import KillMode, NotifyAccess, OnDependencyFailure, Restart, ServiceType
 from supervisord_py.model.unit import (
+    SECOND_NS,
     Command,
+    Condition,
     ExecContext,
+    ExitStatuses,
     KillPolicy,
     LoadedFrom,
     LogPolicy,
     RestartPolicy,
     Service,
+    StartLimit,
     Unit,
     UnitKind,
 )
@@ -25,6 +31,9 @@ from supervisord_py.model.unit import (
 Value = TypeVar("Value")
 
 _NOTIFYING = frozenset({ServiceType.NOTIFY, ServiceType.NOTIFY_RELOAD})
+_DEFAULT_LIMIT = StartLimit(10 * SECOND_NS, 5)
+"""systemd's, for the one of its two keys that is not written."""
+_NO_STATUSES = ExitStatuses()
 _OF_PROCESSES = ("limits", "log", "quarantine")
 # The defaults that stand in model.unit.
 _SERVICE = Service()
@@ -57,12 +66,13 @@ class _Fields:
         value: Any = default if decoded is None else decoded.value
         return cast(Value, value)
 
-    def problem(self, table: str, key: str, message: str, hint: str = "") -> Problem:
+    def problem(self, table: str, key: str, message: str, hint: str = "", *, warning: bool = False) -> Problem:
         """A problem at the key, or at its table when the key is not written."""
         decoded = self.decoded(table, key)
+        severity: Literal["error", "warning"] = "warning" if warning else "error"
         if decoded is not None:
-            return decoded.entry.problem(message, hint)
-        return self.merged.problem((table,), message, hint)
+            return decoded.entry.problem(message, hint, severity=severity)
+        return replace(self.merged.problem((table,), message, hint), severity=severity)
 
 
 def assemble(name: UnitName, merged: Merged, source: LoadedFrom) -> tuple[Unit | None, list[Problem]]:
@@ -74,7 +84,7 @@ def assemble(name: UnitName, merged: Merged, source: LoadedFrom) -> tuple[Unit |
         source: Where the unit comes from.
 
     Returns:
-        The unit without its relations, or None when there are problems.
+        The unit without its relations, None when there are errors; and the problems, warnings among them.
     """
     fields = _Fields(merged)
     problems: list[Problem] = []
@@ -96,7 +106,11 @@ def assemble(name: UnitName, merged: Merged, source: LoadedFrom) -> tuple[Unit |
                 hint = f"take [{table}] out, or make the unit a [service]"
                 problems.append(merged.problem((table,), "a target has no process", hint))
     service = _service(fields, problems) if fields.has("service") else None
-    if problems:
+    if service is None:
+        for key in _START_LIMIT:
+            if fields.decoded("unit", key) is not None:
+                problems.append(fields.problem("unit", key, "a target has no automatic starts", "take it out"))
+    if any(problem.severity == "error" for problem in problems):
         return None, problems
     unit = Unit(
         name=str(name),
@@ -104,13 +118,22 @@ def assemble(name: UnitName, merged: Merged, source: LoadedFrom) -> tuple[Unit |
         service=service,
         description=fields.get("unit", "description", ""),
         documentation=fields.get("unit", "documentation", ()),
+        conditions=_conditions(fields, "condition-"),
+        asserts=_conditions(fields, "assert-"),
+        job_timeout_ns=fields.get("unit", "job-timeout-sec", None),
         enabled=fields.get("unit", "enabled", True),
         groups=_unique(fields.get("unit", "groups", ())),
         tags=_unique(fields.get("unit", "tags", ())),
         on_dependency_failure=OnDependencyFailure(fields.get("unit", "on-dependency-failure", "wait")),
         source=source,
     )
-    return unit, []
+    return unit, problems
+
+
+def _conditions(fields: _Fields, prefix: str) -> tuple[Condition, ...]:
+    """All conditions of a unit, in the order in which they are written."""
+    written = fields.merged.tables.get(("unit",), {})
+    return tuple(condition for key, decoded in written.items() if key.startswith(prefix) for condition in decoded.value)
 
 
 def _unique(items: tuple[str, ...]) -> tuple[str, ...]:
@@ -127,6 +150,8 @@ def _service(fields: _Fields, problems: list[Problem]) -> Service:
         type=kind,
         exec_start=commands["exec-start"],
         exec_start_pre=commands["exec-start-pre"],
+        exec_condition=commands["exec-condition"],
+        exec_start_post=commands["exec-start-post"],
         exec_reload=commands["exec-reload"],
         exec_stop=commands["exec-stop"],
         exec_stop_post=commands["exec-stop-post"],
@@ -137,10 +162,17 @@ def _service(fields: _Fields, problems: list[Problem]) -> Service:
             final_signal=fields.get("service", "final-kill-signal", _KILL.final_signal),
             watchdog_signal=fields.get("service", "watchdog-signal", _KILL.watchdog_signal),
             send_sigkill=fields.get("service", "send-sigkill", _KILL.send_sigkill),
+            restart_signal=fields.get("service", "restart-kill-signal", _KILL.restart_signal),
+            send_sighup=fields.get("service", "send-sighup", _KILL.send_sighup),
         ),
         timeout_start_ns=fields.get("service", "timeout-start-sec", None if oneshot else _SERVICE.timeout_start_ns),
         timeout_stop_ns=timeout_stop,
         timeout_abort_ns=fields.get("service", "timeout-abort-sec", timeout_stop),
+        runtime_max_ns=fields.get("service", "runtime-max-sec", _SERVICE.runtime_max_ns),
+        success=fields.get("service", "success-exit-status", _NO_STATUSES),
+        pid_file=fields.get("service", "pid-file", None),
+        guess_main_pid=fields.get("service", "guess-main-pid", _SERVICE.guess_main_pid),
+        reload_signal=fields.get("service", "reload-signal", _SERVICE.reload_signal),
         remain_after_exit=fields.get("service", "remain-after-exit", False),
         notify_access=_notify_access(fields, kind),
         context=_context(fields),
@@ -150,10 +182,77 @@ def _service(fields: _Fields, problems: list[Problem]) -> Service:
         ),
     )
     _check_commands(service, fields, problems)
+    _check_type(service, fields, problems)
     return service
 
 
-_COMMAND_KEYS = ("exec-start", "exec-start-pre", "exec-reload", "exec-stop", "exec-stop-post")
+_COMMAND_KEYS = (
+    "exec-condition", "exec-start-pre", "exec-start", "exec-start-post", "exec-reload", "exec-stop", "exec-stop-post",
+)  # fmt: skip
+_START_LIMIT = ("start-limit-interval-sec", "start-limit-burst")
+
+
+def _check_type(service: Service, fields: _Fields, problems: list[Problem]) -> None:
+    """Keys that mean nothing, or something else than they say, for this type of unit."""
+
+    def complain(key: str, message: str, hint: str, *, warning: bool = False) -> None:
+        if fields.decoded("service", key) is not None:
+            problems.append(fields.problem("service", key, message, hint, warning=warning))
+
+    kind = service.type
+    if service.runtime_max_ns == 0:
+        complain("runtime-max-sec", "the unit would be ended at once", 'for no limit write "infinity"')
+    elif kind is ServiceType.ONESHOT and service.runtime_max_ns is not None:
+        complain(
+            "runtime-max-sec",
+            "a oneshot does not run on, so this limits nothing",
+            "write timeout-start-sec: that is how long its commands may take",
+            warning=True,
+        )
+    if kind is not ServiceType.FORKING:
+        hint = 'take it out, or write type = "forking" if the program goes into the background'
+        complain("pid-file", f"of a unit of type {kind.value} the main process is known without it", hint, warning=True)
+        complain("guess-main-pid", f"nothing is guessed for a unit of type {kind.value}", hint, warning=True)
+    elif service.pid_file is None:
+        problems.append(
+            fields.problem(
+                "service",
+                "type",
+                "a forking unit without pid-file: "
+                + (
+                    "its main process is guessed, which fails where several are left"
+                    if service.guess_main_pid
+                    else "its main process stays unknown, so its end is seen by an empty process tree only"
+                ),
+                'write pid-file, or better: run the program in the foreground with type = "exec"',
+                warning=True,
+            )
+        )
+    if kind is not ServiceType.NOTIFY_RELOAD:
+        complain(
+            "reload-signal",
+            f"a unit of type {kind.value} is not reloaded by a signal",
+            'write type = "notify-reload", or exec-reload with a kill command',
+            warning=True,
+        )
+    if kind is ServiceType.FORKING and service.remain_after_exit:
+        complain(
+            "remain-after-exit",
+            "a forking unit that stays active when its daemon is gone",
+            "take it out: a dead daemon would be shown as active",
+            warning=True,
+        )
+    if 0 in service.success.codes:
+        complain("success-exit-status", "0 is success anyway", "take it out", warning=True)
+    prevent: ExitStatuses = fields.get("service", "restart-prevent-exit-status", _NO_STATUSES)
+    force: ExitStatuses = fields.get("service", "restart-force-exit-status", _NO_STATUSES)
+    if set(prevent.codes) & set(force.codes) or set(prevent.signals) & set(force.signals):
+        complain(
+            "restart-force-exit-status",
+            "one of these is in restart-prevent-exit-status too, which wins",
+            "leave it in one of them",
+            warning=True,
+        )
 
 
 def _check_commands(service: Service, fields: _Fields, problems: list[Problem]) -> None:
@@ -206,6 +305,7 @@ def _restart(fields: _Fields, oneshot: bool, problems: list[Problem]) -> Restart
                 )
             )
         longest = delay
+    limit = _start_limit(fields, problems)
     return RestartPolicy(
         restart=restart,
         delay_ns=delay,
@@ -213,7 +313,24 @@ def _restart(fields: _Fields, oneshot: bool, problems: list[Problem]) -> Restart
         max_delay_ns=longest,
         jitter=fields.get("service", "restart-jitter", _RESTART.jitter),
         reset_ns=fields.get("service", "restart-reset-sec", _RESTART.reset_ns),
-        failures=fields.get("quarantine", "failures", _RESTART.failures),
+        failures=0 if limit is not None else fields.get("quarantine", "failures", _RESTART.failures),
+        prevent=fields.get("service", "restart-prevent-exit-status", _NO_STATUSES),
+        force=fields.get("service", "restart-force-exit-status", _NO_STATUSES),
+        limit=limit,
+    )
+
+
+def _start_limit(fields: _Fields, problems: list[Problem]) -> StartLimit | None:
+    """systemd's plain window, where one of its keys is written; it takes the place of the quarantine."""
+    written = [key for key in _START_LIMIT if fields.decoded("unit", key) is not None]
+    if not written:
+        return None
+    if fields.merged.tables.get(("quarantine",)):
+        hint = "leave one of them: [quarantine] counts failures, this counts automatic starts in a window"
+        problems.append(fields.problem("unit", written[0], f"{written[0]} together with [quarantine]", hint))
+    return StartLimit(
+        fields.get("unit", "start-limit-interval-sec", _DEFAULT_LIMIT.interval_ns),
+        fields.get("unit", "start-limit-burst", _DEFAULT_LIMIT.burst),
     )
 
 

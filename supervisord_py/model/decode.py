@@ -8,17 +8,20 @@ modes, signals and enums.
 import re
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
+from typing import cast
 
 from msgspec import Struct
 
 from supervisord_py.model.command import Expand, parse_commands
 from supervisord_py.model.commands import COMMANDS, PRESETS
+from supervisord_py.model.conditions import parse_condition
+from supervisord_py.model.exit_status import join_exit_statuses, parse_exit_statuses
 from supervisord_py.model.keys import KeySpec
 from supervisord_py.model.names import Reference, parse_group_name, parse_reference
 from supervisord_py.model.problems import BadValue, raise_all
 from supervisord_py.model.records import UNNUMBERED
 from supervisord_py.model.states import Until
-from supervisord_py.model.unit import Limit
+from supervisord_py.model.unit import ExitStatuses, Limit
 from supervisord_py.model.values import (
     parse_boolean,
     parse_fraction,
@@ -124,6 +127,25 @@ def _directory(value: object, spec: KeySpec, expand: Expand) -> object:
     if path != "~" and not path.startswith("/"):
         raise BadValue(f"{text!r} is a relative path", "write an absolute path, or ~ for the user's home")
     return text
+
+
+def _runtime_path(value: object, expand: Expand) -> str:
+    """A path, relative ones below the runtime folder (``/run``)."""
+    text = _text(value, expand)
+    path = text if text.startswith("/") else f"{expand('%t')}/{text}"
+    parts = path.split("/")
+    if not text or text.endswith("/") or ".." in parts or not path.isprintable():
+        raise BadValue(f"{text!r} is not the path of a file", "write an absolute path, or one below the runtime folder")
+    return "/" + "/".join(part for part in parts if part not in ("", "."))
+
+
+def _conditions(value: object, spec: KeySpec, expand: Expand) -> object:
+    return _each(value, lambda item, _: parse_condition(spec.values[0], item, expand))
+
+
+def _exit_statuses(value: object, spec: KeySpec, expand: Expand) -> object:
+    parts = _each(value, lambda item, _: parse_exit_statuses(_text(item, expand) if isinstance(item, str) else item))
+    return join_exit_statuses(cast("tuple[ExitStatuses, ...]", parts))
 
 
 def _label(value: object, expand: Expand) -> str:
@@ -316,6 +338,9 @@ DECODERS: Mapping[str, Decoder] = {
     "account": lambda value, spec, expand: _account(value, expand),
     "accounts": lambda value, spec, expand: _each(value, lambda item, _: _account(item, expand)),
     "directory": _directory,
+    "runtime-path": lambda value, spec, expand: _runtime_path(value, expand),
+    "conditions": _conditions,
+    "exit-statuses": _exit_statuses,
     "environment": _environment,
     "environment-names": _environment_names,
     "limit-count": lambda value, spec, expand: parse_limit(value, "count"),

@@ -15,7 +15,7 @@ FileKind = Literal["unit", "settings"]
 _EXPANDING = frozenset(
     {
     "string", "strings", "command", "commands", "dependencies", "ordering", "names", "labels", "account", "accounts",
-    "directory", "environment",
+    "directory", "environment", "conditions", "exit-statuses", "runtime-path",
     }
 )  # fmt: skip
 """The types that are text; numbers, spans, sizes, modes, signals and enums are read as they stand."""
@@ -26,7 +26,7 @@ class KeySpec(Struct, frozen=True, forbid_unknown_fields=True):
 
     ``default`` None: nothing is set when it is not written. ``values`` are those of an enum, ``pending`` the ones that
     are not built yet; of an environment ``values`` are the names that no variable may have, because a key slipped in
-    there (the keys of its table).
+    there (the keys of its table); of conditions it is their kind.
     """
 
     type: str
@@ -107,4 +107,6 @@ def parse_key_table(text: str) -> KeyTable:
         for key, spec in table.keys.items():
             if spec.type == "environment":
                 table.keys[key] = replace(spec, values=tuple(table.keys))
+            elif spec.type == "conditions":
+                table.keys[key] = replace(spec, values=(key.partition("-")[2],))
     return KeyTable(tables)

@@ -98,6 +98,9 @@ _FRAGMENTS: dict[str, Fragment] = {
     "account": _ACCOUNT,
     "accounts": _one_or_list(_ACCOUNT),
     "directory": {"type": "string", "pattern": "^-?(/|~$|%)"},
+    "runtime-path": {"type": "string", "minLength": 1},
+    "conditions": _one_or_list({"type": ["string", "integer", "boolean"]}),
+    "exit-statuses": _one_or_list({"anyOf": [{"type": "integer", "minimum": 0, "maximum": 255}, _TEXT]}),
     "environment": {
         "type": "object",
         "additionalProperties": {

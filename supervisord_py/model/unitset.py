@@ -7,8 +7,9 @@ Theory of operation
    of one file name once.
 2. *Build*: each unit is decoded from its layers (``defaults.toml`` of its folder, its file, its drop-ins) with its own
    specifiers. A template is built once for each instance: numbered from 1 by ``[instances] count``, named by a file
-   ``NAME@INSTANCE.toml``, or needed by another unit (requires, wants, binds-to); so building goes on until nothing new
-   is needed.
+   ``NAME@INSTANCE.toml``, or named by another unit (requires, requisite, wants, binds-to, upholds, on-failure,
+   on-success); so building goes on until nothing new is named. An instance that no unit starts with itself (one of
+   requisite, or of the last three) is not started with the supervisor, unless it says so.
 3. *Resolve* (``model.verify``): groups and templates in relations become names; what does not exist is a problem;
    cycles are broken or refused.
 
@@ -43,7 +44,7 @@ from supervisord_py.model.problems import Problem
 from supervisord_py.model.specifiers import SpecifierContext, Specifiers
 from supervisord_py.model.unit import BadUnit, LoadedFrom, Unit, UnitSet
 from supervisord_py.model.values import format_timespan
-from supervisord_py.model.verify import ORDERING, RELATIONS, Candidate, Universe, verify
+from supervisord_py.model.verify import ORDERING, RELATIONS, TRIGGERED, Candidate, Universe, verify
 
 SAMPLE_INSTANCE = "1"
 """The instance as which a template is checked when it has none."""
@@ -203,6 +204,8 @@ class _Builder:
         self._built: dict[str, _Built] = {}
         self._templates: dict[str, _Built] = {}
         """Each template as its first instance: to be shown, not to run."""
+        self._pulled: set[str] = set()
+        """Units that have a file or a number, or that another unit starts with itself."""
         self._masked: set[str] = set()
         self._mains: dict[str, UnitFile] = {}
         self._defaults: dict[str, UnitFile] = {}
@@ -221,6 +224,7 @@ class _Builder:
         wanted = sorted(self._mains.keys() - templates)
         for template in sorted(templates):
             wanted += self._numbered(template)
+        self._pulled.update(wanted)
         while wanted:
             name = wanted.pop(0)
             if name not in self._built and name not in self._masked:
@@ -260,13 +264,15 @@ class _Builder:
         if built.unit is None:
             return []
         needed: list[str] = []
-        for key in ORDERING:
+        for key in (*ORDERING, *TRIGGERED):
             decoded = built.merged.tables.get(("unit",), {}).get(key)
             for dependency in decoded.value if decoded is not None else ():
                 if dependency.reference.kind is ReferenceKind.UNIT:
                     template = parse_unit_name(dependency.reference.name).template
                     if template in self._mains:
                         needed.append(dependency.reference.name)
+                        if key in ORDERING and key != "requisite":
+                            self._pulled.add(dependency.reference.name)
         return needed
 
     def _layer(self, name: UnitName) -> _Built:
@@ -324,7 +330,10 @@ class _Builder:
         for name, built in self._built.items():
             if built.unit is not None:
                 written = built.merged.tables.get(("unit",), {})
-                candidates[name] = Candidate(built.unit, {key: written[key] for key in RELATIONS if key in written})
+                unit = built.unit
+                if name not in self._pulled and "enabled" not in written:
+                    unit = replace(unit, enabled=False)
+                candidates[name] = Candidate(unit, {key: written[key] for key in RELATIONS if key in written})
             else:
                 assert built.first_problem is not None, "a unit is missing without a problem"
                 bad[name] = BadUnit(name, built.path, built.first_problem.public())

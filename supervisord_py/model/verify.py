@@ -4,9 +4,9 @@ Theory of operation
 -------------------
 Relations come as they are written. A name stays a name, whether a file defines it or not (the core gives it
 ``not-found``); ``@group`` and ``template@`` become their members, without the unit itself. Then the ordering graph is
-built: requires, binds-to and wants order unless ``ordered = false``, after and before always do. A cycle of hard edges
-makes its units, and all that require them, ``bad-setting``; in any other cycle the order of a ``wants`` is dropped,
-with a warning. Whatever ``until`` says, an edge is an edge.
+built: requires, requisite, binds-to and wants order unless ``ordered = false``, after and before always do. A cycle of
+hard edges makes its units, and all that require them, ``bad-setting``; in any other cycle the order of a ``wants`` is
+dropped, with a warning. Whatever ``until`` says, an edge is an edge.
 
 A required unit that no file defines is an error of ``check``; the unit is loaded all the same and its start fails with
 ``dependency``.
@@ -25,12 +25,14 @@ from supervisord_py.model.parse import Decoded
 from supervisord_py.model.problems import Problem
 from supervisord_py.model.unit import BadUnit, Dependency, Unit
 
-ORDERING = ("requires", "wants", "binds-to")
+ORDERING = ("requires", "requisite", "wants", "binds-to")
 """Relations that order as well."""
-REQUIRING = ("requires", "binds-to")
+REQUIRING = ("requires", "requisite", "binds-to")
+TRIGGERED = ("upholds", "on-failure", "on-success")
+"""Relations whose units are started when something happens."""
 CYCLE_SHOWN = 12
 """So many units of a dropped cycle are named."""
-RELATIONS = (*ORDERING, "conflicts", "after", "before")
+RELATIONS = (*ORDERING, *TRIGGERED, "part-of", "conflicts", "after", "before")
 
 
 class Candidate(Struct, frozen=True):
@@ -127,7 +129,7 @@ class _Resolver:
         name = candidate.unit.name
         resolved = {key: self._resolve_key(candidate, key) for key in RELATIONS}
         hostile = {dependency.unit for dependency in resolved["conflicts"]}
-        for key in ORDERING:
+        for key in (*ORDERING, "upholds", "part-of"):
             for dependency in resolved[key]:
                 if dependency.unit in hostile:
                     self._refuse(
@@ -136,17 +138,22 @@ class _Resolver:
                             key,
                             self.places[name, key, dependency.unit],
                             f"{dependency.unit} is in conflicts too",
-                            "a unit cannot need what it stops",
+                            "a unit cannot need what it stops, or follow what stops it",
                         ),
                     )
         self.units[name] = replace(
             candidate.unit,
             requires=resolved["requires"],
             wants=resolved["wants"],
+            requisite=resolved["requisite"],
             binds_to=resolved["binds-to"],
+            upholds=tuple(replace(dependency, ordered=False) for dependency in resolved["upholds"]),
             after=resolved["after"],
-            conflicts=tuple(dependency.unit for dependency in resolved["conflicts"]),
-            before=tuple(dependency.unit for dependency in resolved["before"]),
+            part_of=_names(resolved["part-of"]),
+            conflicts=_names(resolved["conflicts"]),
+            before=_names(resolved["before"]),
+            on_failure=_names(resolved["on-failure"]),
+            on_success=_names(resolved["on-success"]),
         )
 
     def _refuse(self, candidate: Candidate, problem: Problem) -> None:
@@ -170,7 +177,9 @@ class _Resolver:
         reference, own = dependency.reference, candidate.unit.name
         if reference.kind is ReferenceKind.UNIT:
             if reference.name == own:
-                self._refuse(candidate, candidate.problem(key, dependency.index, f"{own} names itself", "take it out"))
+                inherited = candidate.relations[key].entry.source.path.endswith("/defaults.toml")
+                hint = f"write {key} = [] into {own}.toml" if inherited else "take it out"
+                self._refuse(candidate, candidate.problem(key, dependency.index, f"{own} names itself", hint))
                 return []
             if reference.name in self._universe.masked and key in REQUIRING:
                 self._missing(
@@ -208,6 +217,10 @@ class _Resolver:
         return f"did you mean {near[0]}?" if near else ""
 
 
+def _names(dependencies: Iterable[Dependency]) -> tuple[str, ...]:
+    return tuple(dependency.unit for dependency in dependencies)
+
+
 def instance_order(name: str) -> tuple[str, int, str]:
     """Sorts ``worker@2`` before ``worker@10``."""
     prefix, _, instance = name.partition("@")
@@ -227,6 +240,7 @@ def _edges(unit: Unit, places: Mapping[tuple[str, str, str], int | None]) -> lis
     edges: list[Edge] = []
     for key, dependencies in (
         ("requires", unit.requires),
+        ("requisite", unit.requisite),
         ("wants", unit.wants),
         ("binds-to", unit.binds_to),
         ("after", unit.after),
@@ -269,7 +283,8 @@ def _spread(
     """Units that require a unit of a cycle go with it."""
     requirers: dict[str, list[tuple[str, str]]] = {}
     for unit in units.values():
-        for key, dependencies in (("requires", unit.requires), ("binds-to", unit.binds_to)):
+        needed = (("requires", unit.requires), ("requisite", unit.requisite), ("binds-to", unit.binds_to))
+        for key, dependencies in needed:
             for dependency in dependencies:
                 requirers.setdefault(dependency.unit, []).append((unit.name, key))
     queue = list(members)

@@ -108,7 +108,6 @@ def test_unknown_keys_get_what_was_meant(line: str, hint: str) -> None:
         (SLEEP + "[socket]\nname = 'x'\n", "[[socket]] is a list of tables", "write [[socket]], in double brackets"),
         (SLEEP + "[[socket]]\nx = 1\n[[socket]]\n", "[[socket]] is not supported yet", ""),
         (SLEEP + "watchdog-sec = 5\n", "watchdog-sec is not supported yet", ""),
-        (SLEEP + "type = 'forking'\n", "'forking' is not supported yet", "possible are simple, exec, notify, oneshot"),
         (
             "[unit]\nwants = { unit = 'db', until = 'healthy' }\n" + SLEEP,
             "'healthy' is not supported yet",

@@ -108,7 +108,7 @@ GOOD = [
 BAD = [
     SLEEP + "umask = 22\n",
     SLEEP + "watchdog-sec = 5\n",
-    SLEEP + 'type = "forking"\n',
+    SLEEP + "success-exit-status = 256\n",
     SLEEP + "environment = { user = 'x' }\n",
     SLEEP + "environment = { A = 1.5 }\n",
     SLEEP + "[limits]\nnice = 20\n",
