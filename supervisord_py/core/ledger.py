@@ -23,6 +23,7 @@ from supervisord_py.core.graph import Graph
 from supervisord_py.core.restart import next_random
 from supervisord_py.core.state import (
     ACTIVE_STATES,
+    FORMAT,
     REST,
     GlobalState,
     Job,
@@ -75,7 +76,7 @@ class Ledger:
         self.jobs: dict[int, Job] = {}
         self.tokens: dict[int, TokenEntry] = {}
         self.ends: dict[int, JobEnd] = {}
-        self.globals = GlobalState(random=seed & ((1 << 64) - 1))
+        self.globals = GlobalState(random=seed & ((1 << 64) - 1), format=FORMAT)
         self.job_of: dict[str, Job] = {}
         self.alive: dict[str, None] = {}
         """Units that are not at rest."""

@@ -3,6 +3,9 @@
 Keys: ``unit/NAME`` runtime state, ``text/NAME`` the text that a life runs by, ``job/ID``, ``token/SLOT``, ``end/JOB``,
 ``global``. What has nothing to tell has no key.
 
+The format has a number (``GlobalState.format``): an older state is read and goes on in the present format, a newer one
+is refused whole, before anything of it is believed.
+
 Laws (held by property tests): folding ``Manager.take_changes`` from the start gives ``Manager.snapshot``;
 ``restore(snapshot)`` decides as the original for ever.
 """
@@ -10,13 +13,34 @@ Laws (held by property tests): folding ``Manager.take_changes`` from the start g
 from collections.abc import Mapping
 
 import msgspec
+from msgspec import Struct
 
 from supervisord_py.core.ledger import Ledger
 from supervisord_py.core.loading import rebuild_graph
-from supervisord_py.core.state import REST, GlobalState, Job, JobEnd, LastLife, TokenEntry, UnitState
+from supervisord_py.core.state import FORMAT, REST, GlobalState, Job, JobEnd, LastLife, TokenEntry, UnitState
 from supervisord_py.core.timers import DeadlineKind
+from supervisord_py.errors import SupervisordError
 from supervisord_py.model.states import ActiveState, Result, SubState
 from supervisord_py.model.unit import Unit, UnitSet
+
+
+class NewerFormatError(SupervisordError):
+    """The state was written by a newer version, in a format that this one does not know."""
+
+    def __init__(self, found: int, known: int) -> None:
+        super().__init__(found, known)
+        self.found, self.known = found, known
+
+    def __str__(self) -> str:
+        return (
+            f"the state of the supervisor is of format {self.found}, and this version knows {self.known} and older: "
+            "install the version that wrote it, or a newer one"
+        )
+
+
+class _FormatOnly(Struct):
+    format: int = 1
+
 
 _AT_REST = msgspec.json.encode(UnitState())
 
@@ -58,6 +82,7 @@ def keys(ledger: Ledger) -> list[str]:
 
 def load(ledger: Ledger, state: Mapping[str, str], units: UnitSet, shift_ns: int) -> None:
     """Fill an empty ledger; ``shift_ns`` is added to every time (0 within a boot)."""
+    check_format(state)
     ledger.set = units
     for key in sorted(state):
         kind, _, name = key.partition("/")
@@ -76,6 +101,8 @@ def load(ledger: Ledger, state: Mapping[str, str], units: UnitSet, shift_ns: int
                 ledger.ends[int(name)] = msgspec.json.decode(text, type=JobEnd)
             case "global":
                 ledger.globals = msgspec.json.decode(text, type=GlobalState)
+    if ledger.globals.format != FORMAT:
+        ledger.edit_globals().format = FORMAT
     ledger.jobs = dict(sorted(ledger.jobs.items()))
     gone = [name for name in sorted(ledger.texts) if name not in units.units and name not in ledger.globals.vanished]
     if gone:
@@ -84,6 +111,18 @@ def load(ledger: Ledger, state: Mapping[str, str], units: UnitSet, shift_ns: int
         _shift(ledger, shift_ns)
     _index(ledger)
     rebuild_graph(ledger)
+
+
+def check_format(state: Mapping[str, str]) -> None:
+    """Look at the format of a state and at nothing else of it.
+
+    Raises:
+        NewerFormatError: It is newer than ours.
+    """
+    text = state.get("global")
+    found = msgspec.json.decode(text, type=_FormatOnly).format if text is not None else 1
+    if found > FORMAT:
+        raise NewerFormatError(found, FORMAT)
 
 
 def _shift(ledger: Ledger, shift_ns: int) -> None:
@@ -128,7 +167,11 @@ def load_counters(ledger: Ledger, state: Mapping[str, str]) -> None:
     absence of reuse.
 
     Processes, jobs, deadlines and what people stopped do not: enabled units start again.
+
+    Raises:
+        NewerFormatError: A newer version wrote it; nothing was taken over.
     """
+    check_format(state)
     for key in sorted(state):
         kind, _, name = key.partition("/")
         if kind == "unit":

@@ -234,11 +234,19 @@ class Shutdown(Struct, omit_defaults=True):
     cause: int | None = None
 
 
+FORMAT = 2
+"""The format of the state as text. A field that is added with a default needs no new one; 2 began with the relations,
+types and conditions of the complete engine.
+"""
+
+
 class GlobalState(Struct, omit_defaults=True):
     """What belongs to no unit."""
 
     random: int
     """State of the generator behind jitter and invocation ids."""
+    format: int = 1
+    """The format of the whole state; 1 did not say so."""
     next_job: int = 1
     next_spawn: int = 1
     next_token: int = 0

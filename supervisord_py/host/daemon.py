@@ -24,6 +24,7 @@ from supervisord_py import __version__
 from supervisord_py.core.actions import Refusal, Reply
 from supervisord_py.core.events import CommandRequested, Origin, ShutdownForced, ShutdownRequested, UnitsLoaded
 from supervisord_py.core.manager import Manager
+from supervisord_py.core.snapshot import NewerFormatError
 from supervisord_py.core.view import is_over, unit_status
 from supervisord_py.host.accounts import Accounts
 from supervisord_py.host.cgroups import UnitGroups, find_place
@@ -319,9 +320,13 @@ class Daemon:
 
     def _first_manager(self) -> Manager:
         manager = Manager(int.from_bytes(os.urandom(8)))
-        snapshot = read_snapshot(self._places.snapshot)
-        if snapshot is not None:
-            manager.restore_counters(snapshot.state)
+        try:
+            snapshot = read_snapshot(self._places.snapshot)
+            if snapshot is not None:
+                manager.restore_counters(snapshot.state)
+        except NewerFormatError as newer:
+            # After a downgrade: units run, their counters begin anew.
+            print(f"manager: {self._places.snapshot} is not used: {newer}", file=sys.stderr)
         return manager
 
     def _next_manager(self, welcome: Welcome) -> Manager:
@@ -494,7 +499,12 @@ async def _main() -> None:
     loop.set_exception_handler(_stop_on_bug)
     keeper = KeeperClient(socket.socket(fileno=int(os.environ.pop(KEEPER_FD))), loop)
     welcome = await keeper.hello()
-    await Daemon(keeper, welcome).serve()
+    try:
+        daemon = Daemon(keeper, welcome)
+    except NewerFormatError as newer:
+        print(f"manager: {newer}", file=sys.stderr)
+        sys.exit(newer.exit_status)
+    await daemon.serve()
 
 
 def _stop_on_bug(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

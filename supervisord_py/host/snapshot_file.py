@@ -12,7 +12,10 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from supervisord_py.core.snapshot import NewerFormatError
+
 VERSION = 1
+"""The format of the file; that of the state in it has a number of its own (``core.state.FORMAT``)."""
 
 
 class Snapshot(Struct, frozen=True):
@@ -27,12 +30,18 @@ def boot_id() -> str:
 
 
 def read_snapshot(path: Path) -> Snapshot | None:
-    """Return the last copy; None when there is none, or none that can be used."""
+    """Return the last copy; None when there is none, or none that can be used.
+
+    Raises:
+        NewerFormatError: A newer version wrote it.
+    """
     try:
         snapshot = msgspec.json.decode(path.read_bytes(), type=Snapshot)
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
         return None
-    return snapshot if snapshot.version == VERSION else None
+    if snapshot.version > VERSION:
+        raise NewerFormatError(snapshot.version, VERSION)
+    return snapshot
 
 
 def write_snapshot(path: Path, state: dict[str, str], gid: int | None) -> bool:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 FOLD_EVERY = 16
 """Commits between two comparisons of the folded changes with a whole snapshot."""
 
+TWIN_EVERY = 48
+"""Commits between two twins."""
+
 
 class OneReply(Checker):
     """Each request gets exactly one reply (unless its client or the manager is gone), and nobody else gets one."""
@@ -469,7 +472,7 @@ class Twin(Checker):
 
     def committed(self) -> None:
         self._commits += 1
-        if self._commits % (FOLD_EVERY * 3) == 5:
+        if self._commits % TWIN_EVERY == TWIN_EVERY // 8:
             world = self.world
             self._twin = world.manager_type.restore(world.manager.snapshot(), world.units)
             self._known = frozenset(world.clients.waiting)
