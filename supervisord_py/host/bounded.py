@@ -1,0 +1,68 @@
+"""Calls that may hang (a path on a file server that is gone), made beside the event loop and not waited for in vain.
+
+Each call has a daemon thread of its own: one that hangs keeps neither the others nor the end of the process waiting.
+So that a dead file server cannot fill the process with them, only so many may hang at a time.
+"""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+Result = TypeVar("Result")
+
+HANGING_MAX = 32
+"""More calls than this are not begun while as many have not come back."""
+
+_under_way: set[threading.Thread] = set()
+
+
+class HangsError(Exception):
+    """A call that did not come back in time, or was not begun because too many others have not."""
+
+
+async def call_bounded(function: Callable[[], Result], timeout_s: float) -> Result:
+    """Call ``function`` in a thread and return what it returns.
+
+    Raises:
+        HangsError: It did not come back within ``timeout_s``; the thread is left to itself.
+        Exception: What the function raised.
+    """
+    if len(_under_way) >= HANGING_MAX:
+        raise HangsError(f"{HANGING_MAX} earlier looks have not come back")
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Result] = loop.create_future()
+
+    def settle(result: Result | None, error: BaseException | None) -> None:
+        if future.done():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)  # type: ignore[arg-type]  # None only where Result is
+
+    def run() -> None:
+        result: Result | None = None
+        error: BaseException | None = None
+        try:
+            result = function()
+        except BaseException as raised:  # handed to whoever waits
+            error = raised
+        finally:
+            _under_way.discard(threading.current_thread())
+        # The loop may be closed by now: then nobody waits.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(settle, result, error)
+
+    thread = threading.Thread(target=run, name="bounded", daemon=True)
+    _under_way.add(thread)
+    try:
+        thread.start()
+    except RuntimeError as error:
+        _under_way.discard(thread)
+        raise HangsError(f"no thread could be made: {error}") from None
+    try:
+        return await asyncio.wait_for(future, timeout_s)
+    except TimeoutError:
+        raise HangsError(f"no answer within {timeout_s:g} s") from None
