@@ -183,21 +183,26 @@ class Ledger:
     # deadlines
 
     def arm_phase(self, name: str, timeout_ns: int | None) -> None:
-        """Bound the present phase; None is for ever."""
+        """Begin to bound the present phase; None is for ever."""
         state = self.edit(name)
+        state.phase_at_ns = None if state.sub in REST else self.now.mono_ns
         state.timeout_at_ns = None if timeout_ns is None else self.now.mono_ns + timeout_ns
         if state.timeout_at_ns is not None:
             self.timers.arm(state.timeout_at_ns, name, DeadlineKind.PHASE)
 
-    def arm_phase_at(self, name: str, at_ns: int) -> None:
+    def arm_phase_at(self, name: str, at_ns: int | None) -> None:
+        """Move the end of the present phase."""
         self.edit(name).timeout_at_ns = at_ns
-        self.timers.arm(at_ns, name, DeadlineKind.PHASE)
+        if at_ns is not None:
+            self.timers.arm(at_ns, name, DeadlineKind.PHASE)
 
     def arm_healthy(self, name: str, after_ns: int | None) -> None:
-        state = self.edit(name)
-        state.healthy_at_ns = None if after_ns is None else self.now.mono_ns + after_ns
-        if state.healthy_at_ns is not None:
-            self.timers.arm(state.healthy_at_ns, name, DeadlineKind.HEALTHY)
+        self.arm_healthy_at(name, None if after_ns is None else self.now.mono_ns + after_ns)
+
+    def arm_healthy_at(self, name: str, at_ns: int | None) -> None:
+        self.edit(name).healthy_at_ns = at_ns
+        if at_ns is not None:
+            self.timers.arm(at_ns, name, DeadlineKind.HEALTHY)
 
     def _holds(self, at_ns: int, owner: str, kind: DeadlineKind) -> bool:
         match kind:

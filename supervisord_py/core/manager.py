@@ -168,21 +168,19 @@ class Manager:
 
     def _load(self, event: UnitsLoaded) -> None:
         ledger = self._ledger
-        known = ledger.set.units
-        first = not known and not ledger.set.bad
-        loading.take_over(ledger, event.units, event.cause)
+        first = not ledger.set.units and not ledger.set.bad
+        names = loading.take_over(ledger, event.units, event.cause)
         if not event.start_enabled or ledger.globals.shutdown is not None:
             return
-        names = [name for name, unit in event.units.units.items() if unit.enabled and name not in known]
         if names:
-            anchors = tuple((name, JobType.START) for name in sorted(names))
+            anchors = tuple((name, JobType.START) for name in names)
             origin = JobOrigin.BOOT if first else JobOrigin.COMMAND
             goal = Goal(anchors, origin, optional=True, cause=event.cause)
             try:
                 transaction = build(ledger, goal)
             except RefusedError as error:
                 # Jobs that are queued already contradict each other in the new order; nobody asked who could be told.
-                transaction = Transaction(goal, [], dict.fromkeys(sorted(names), error.refusal))
+                transaction = Transaction(goal, [], dict.fromkeys(names, error.refusal))
             installing.apply(ledger, transaction)
 
     def _fire(self) -> None:
@@ -212,6 +210,8 @@ class Manager:
                     ledger.act(ReleaseUnit(name))
                 if name in ledger.set.units and name not in ledger.job_of:
                     ledger.drop_text(name)
+            if name in ledger.globals.pending_texts:
+                loading.take_live(ledger, name)
             if ledger.globals.vanished:
                 loading.forget_if_vanished(ledger, name)
             shown = ledger.shown_active(name)

@@ -129,7 +129,7 @@ def _shift(ledger: Ledger, shift_ns: int) -> None:
     for name in sorted(ledger.states):
         state = ledger.edit(name)
         state.began_ns += shift_ns
-        for field in ("timeout_at_ns", "healthy_at_ns", "beat_at_ns", "refused_at_ns"):
+        for field in ("phase_at_ns", "timeout_at_ns", "healthy_at_ns", "beat_at_ns", "refused_at_ns"):
             at_ns = getattr(state, field)
             if at_ns is not None:
                 setattr(state, field, at_ns + shift_ns)

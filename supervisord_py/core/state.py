@@ -126,6 +126,8 @@ class UnitState(Struct, omit_defaults=True):
     """Somebody stopped it: nothing automatic starts it again."""
     index: int = 0
     """The command of the present phase that runs or ran last."""
+    phase_at_ns: int | None = None
+    """Beginning of the present phase: a reload that changes its time-out counts from there."""
     timeout_at_ns: int | None = None
     """End of the present phase (of the back-off in ``auto-restart``)."""
     healthy_at_ns: int | None = None
@@ -253,3 +255,5 @@ class GlobalState(Struct, omit_defaults=True):
     shutdown: Shutdown | None = None
     vanished: dict[str, None] = {}
     """Units whose file is gone and that are not at rest yet."""
+    pending_texts: dict[str, None] = {}
+    """Units whose life has not taken over all of the loaded text that it can: something goes on by the old one."""

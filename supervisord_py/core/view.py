@@ -5,12 +5,14 @@ from datetime import UTC, datetime, timedelta
 
 from supervisord_py.core import demand, life
 from supervisord_py.core.ledger import Ledger
+from supervisord_py.core.loading import plan_of, restart_needed
 from supervisord_py.core.manager import Manager
 from supervisord_py.core.restart import is_limit_hit
 from supervisord_py.core.state import BETWEEN_LIVES, REST, STARTING, STOPPING, Ending, LastLife, UnitState
+from supervisord_py.model.changes import UnitChange
 from supervisord_py.model.states import ActiveState, JobState, JobType, LoadState, Result, SubState
 from supervisord_py.model.status import Exit, JobStatus, UnitStatus, WhyLine
-from supervisord_py.model.unit import Unit
+from supervisord_py.model.unit import Unit, UnitSet
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -57,7 +59,18 @@ def unit_status(manager: Manager, name: str) -> UnitStatus:
         path=path or None,
         enabled=_is_enabled(ledger, name),
         why=_sentence(why(manager, name)),
+        needs_restart=bool(restart_needed(ledger, name)),
     )
+
+
+def restart_keys(manager: Manager, name: str) -> tuple[str, ...]:
+    """Return the keys (``TABLE.KEY``) in which a unit's life differs from the text that is loaded."""
+    return restart_needed(manager.ledger, name)
+
+
+def reload_plan(manager: Manager, units: UnitSet) -> tuple[UnitChange, ...]:
+    """Return what loading ``units`` would change, and what follows for each unit."""
+    return plan_of(manager.ledger, units)
 
 
 def jobs(manager: Manager) -> list[JobStatus]:
@@ -150,7 +163,7 @@ def _load_state(ledger: Ledger, name: str) -> LoadState:
         return LoadState.BAD_SETTING
     if name in ledger.set.masked:
         return LoadState.MASKED
-    return LoadState.LOADED if ledger.unit(name) is not None else LoadState.NOT_FOUND
+    return LoadState.LOADED if name in ledger.set.units else LoadState.NOT_FOUND
 
 
 def _sub_state(state: UnitState, active: ActiveState) -> SubState:

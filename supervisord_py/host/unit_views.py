@@ -93,6 +93,7 @@ class UnitViews:
         if not secrets and status.why is not None:
             shown["why"] = redact_text(status.why)
         shown["exec"] = self._exec(unit, secrets=secrets) if arguments else None
+        shown["restart_keys"] = list(view.restart_keys(self._supervisor.manager, unit)) if arguments else None
         shown["lines"] = None if lines is None else list(lines)
         shown["groups"] = list(self.groups(unit))
         return shown

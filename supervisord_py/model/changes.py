@@ -75,7 +75,7 @@ class KeyChange(Struct, frozen=True):
 
 class UnitChange(Struct, frozen=True):
     """One unit. ``keys`` are those that mean something else now; a changed unit without keys has other comments,
-    another order or another place. ``message`` says why a file is broken."""
+    another order or another place. ``message`` says more where there is more to say (why a file is broken)."""
 
     unit: str
     change: Change
@@ -316,6 +316,7 @@ def is_same(old: Unit, new: Unit) -> bool:
 
 
 _NOWHERE = LoadedFrom("")
+_NONE: Mapping[str, Unit] = {}
 
 
 def _type_of(unit: Unit) -> Any:
@@ -348,26 +349,30 @@ def restart_keys(running: Unit, loaded: Unit) -> tuple[str, ...]:
     return tuple(each.key for each in compare_units(running, loaded) if each.effect is Effect.RESTART)
 
 
-def plan(old: UnitSet, new: UnitSet, lives: Mapping[str, Unit]) -> tuple[UnitChange, ...]:
+def plan(
+    old: UnitSet, new: UnitSet, lives: Mapping[str, Unit], between: Mapping[str, Unit] = _NONE
+) -> tuple[UnitChange, ...]:
     """Say what loading ``new`` changes, unit by unit in the order of their names.
 
     Args:
         old: The set that is loaded.
         new: The one that would take its place.
         lives: The text of every unit that has a life.
+        between: The same of those that wait for their next life: it will begin by the new text, if there is one.
     """
     changes: list[UnitChange] = []
     for name in sorted({**old.units, **old.bad, **new.units, **new.bad}):
         life, bad, now = lives.get(name), new.bad.get(name), new.units.get(name)
         if bad is not None:
             if bad != old.bad.get(name):
-                changes.append(_broken(bad, life))
+                changes.append(_broken(bad, life or between.get(name)))
         elif now is None:
             known = old.units.get(name) or old.bad[name]
             path = known.source.path if isinstance(known, Unit) else known.path
-            effect = Effect.NONE if life is None else Effect.KEEP
-            changes.append(UnitChange(name, Change.REMOVED, effect, path=path))
-        elif (change := _loaded(old.units.get(name) or life, now, life, old)) is not None:
+            effect = Effect.KEEP if name in lives or name in between else Effect.NONE
+            message = "it is masked" if name in new.masked else ""
+            changes.append(UnitChange(name, Change.REMOVED, effect, path=path, message=message))
+        elif (change := _loaded(old.units.get(name) or life or between.get(name), now, life, old)) is not None:
             changes.append(change)
     return tuple(changes)
 

@@ -15,7 +15,8 @@ class UnitStatus(Struct, frozen=True):
 
     ``since`` is the time of the last change of the active state (RFC 3339); ``memory_bytes``, ``cpu_ns`` and
     ``tasks`` are of the whole tree, filled in by the host, None when nothing runs. ``why`` says in a sentence what
-    keeps the unit from being plainly active.
+    keeps the unit from being plainly active. ``needs_restart``: its life runs by another text than the loaded one, in a
+    key that only a restart brings; ``needs_reload`` (the host's): its files are others than those that were loaded.
     """
 
     name: str
@@ -37,6 +38,8 @@ class UnitStatus(Struct, frozen=True):
     path: str | None = None
     enabled: bool = True
     why: str | None = None
+    needs_restart: bool = False
+    needs_reload: bool = False
 
 
 class JobStatus(Struct, frozen=True):

@@ -1,10 +1,20 @@
 """daemon-reload: what is new, changed, gone, bad."""
 
-from core_rig import NO_JITTER, Rig, commands, needs, notify, service, target
+import pytest
+from core_rig import NO_JITTER, Rig, commands, needs, notify, oneshot, service, target
 
 from supervisord_py.core import view
 from supervisord_py.core.manager import Manager
-from supervisord_py.model.unit import BadUnit, Dependency, UnitSet
+from supervisord_py.model.states import KillMode, Restart, Role
+from supervisord_py.model.unit import (
+    SECOND_NS,
+    BadUnit,
+    Dependency,
+    KillPolicy,
+    LoadedFrom,
+    RestartPolicy,
+    UnitSet,
+)
 
 
 def test_each_change_is_recorded() -> None:
@@ -34,20 +44,178 @@ def test_new_units_are_started_when_that_is_asked_for() -> None:
     assert rig.launched() == ["a", "b"]
 
 
-def test_a_changed_unit_runs_by_its_old_text_until_its_next_start() -> None:
-    """The stop command of the text that it was started with is the one that stops it."""
-    rig = Rig(service("web", exec_stop=commands("old")))
-    rig.ask("start", "web")
+def test_a_life_goes_on_by_the_live_keys_and_needs_a_restart_for_the_others() -> None:
+    """The new stop command ends the life that the old start command began; status names what a restart is needed for,
+    and no longer when it has happened.
+    """
+    rig = Rig(service("web", exec_stop=commands("old")), start=True)
     rig.spawned("web")
     rig.load(service("web", exec_start=commands("/new"), exec_stop=commands("new")))
+    assert rig.status("web").needs_restart
+    assert view.restart_keys(rig.manager, "web") == ("service.exec-start",)
+    loaded = rig.record("unit.loaded", "web")
+    assert loaded.fields["keys"] == ["service.exec-start", "service.exec-stop"]
+    assert loaded.fields["needs_restart"] == ["service.exec-start"]
     rig.ask("restart", "web")
-    assert rig.spawns[-1].command.words == ("old",)
-    rig.exited("web", 0, empty=False)
-    rig.exited("web", signal=15, role=None) if rig.spawns[-1].role.value == "main" else None
-    from supervisord_py.model.states import Role
-
+    assert rig.spawns[-1].command.words == ("new",)
+    rig.exited("web", 0, role=Role.STOP, empty=False)
     rig.exited("web", signal=15, role=Role.MAIN)
     assert rig.spawns[-1].command.words == ("/new",)
+    assert not rig.status("web").needs_restart
+
+
+def test_only_comments_changed_and_nothing_follows() -> None:
+    """The file is another, the unit the same: recorded without keys, and no restart is asked for."""
+    rig = Rig(service("web"), start=True)
+    rig.spawned("web")
+    rig.load(service("web", relations={"source": LoadedFrom("web.toml", digest="2")}))
+    assert "keys" not in rig.record("unit.loaded", "web").fields
+    assert not rig.status("web").needs_restart
+
+
+def test_a_unit_between_two_lives_needs_no_restart() -> None:
+    """Its next life begins by the new text anyway."""
+    rig = Rig(service("web"), start=True)
+    rig.spawned("web")
+    rig.crash("web")
+    rig.load(service("web", exec_start=commands("/new")))
+    assert rig.shown("web").startswith("activating/auto-restart")
+    assert not rig.status("web").needs_restart
+    rig.later(1)
+    assert rig.spawns[-1].command.words == ("/new",)
+
+
+def test_the_restart_policy_of_a_running_unit_can_be_changed() -> None:
+    """restart = "no" after a reload holds for the life that runs already, across a manager's death too."""
+    rig = Rig(service("web"), start=True)
+    rig.spawned("web")
+    rig.load(service("web", restart=RestartPolicy(restart=Restart.NO)))
+    rig.manager = Manager.restore(rig.state, rig.units)
+    rig.crash("web")
+    assert rig.shown("web") == "failed/failed/exit-code"
+    assert rig.launched() == ["web"]
+
+
+def test_another_type_changes_nothing_in_the_life_that_runs() -> None:
+    """A oneshot's policy does not judge the life of a simple service."""
+    rig = Rig(service("web"), start=True)
+    rig.spawned("web")
+    rig.load(oneshot("web"))
+    assert "service.restart" in view.restart_keys(rig.manager, "web")
+    rig.crash("web")
+    assert rig.shown("web").startswith("activating/auto-restart")
+
+
+@pytest.mark.parametrize(("timeout_s", "over_s"), [(5, 5), (30, 30), (1, 2)])
+def test_a_stop_time_out_that_changes_is_counted_from_the_signal(timeout_s: int, over_s: int) -> None:
+    """A unit that hangs in its stop is forced after the new time-out, at once when that is over already."""
+    rig = Rig(service("web", timeout_stop_ns=10 * SECOND_NS), start=True)
+    rig.spawned("web")
+    rig.ask("stop", "web")
+    rig.later(2)
+    rig.load(service("web", timeout_stop_ns=timeout_s * SECOND_NS))
+    rig.later(max(over_s - 2 - 0.1, 0))
+    assert rig.status("web").sub_state == ("stop-sigterm" if over_s > 2 else "stop-sigkill")
+    rig.later(0.2)
+    assert rig.status("web").sub_state == "stop-sigkill"
+
+
+def test_a_stop_without_a_time_out_gets_one() -> None:
+    """timeout-stop-sec = "infinity" was a mistake: the operator corrects it while the stop hangs, and back."""
+    rig = Rig(service("web", timeout_stop_ns=None), start=True)
+    rig.spawned("web")
+    rig.ask("stop", "web")
+    rig.later(2)
+    rig.load(service("web", timeout_stop_ns=10 * SECOND_NS))
+    rig.later(7)
+    rig.load(service("web", timeout_stop_ns=None))
+    rig.later(3600)
+    assert rig.status("web").sub_state == "stop-sigterm"
+
+
+def test_a_time_out_that_the_process_extended_stays() -> None:
+    """EXTEND_TIMEOUT_USEC was promised; a reload does not take it back."""
+    rig = Rig(notify("web", timeout_start_ns=10 * SECOND_NS), start=True)
+    rig.spawned("web")
+    rig.says("web", EXTEND_TIMEOUT_USEC=str(60 * 10**6))
+    rig.load(notify("web", timeout_start_ns=5 * SECOND_NS))
+    rig.later(59)
+    assert rig.status("web").sub_state == "start"
+
+
+def test_the_time_until_failures_are_forgotten_changes_at_once() -> None:
+    """restart-reset-sec counts from when the unit came up."""
+    rig = Rig(service("web"), start=True)
+    rig.spawned("web")
+    rig.crash("web")
+    rig.later(1)
+    rig.spawned("web")
+    rig.later(100)
+    rig.load(service("web", restart=RestartPolicy(jitter=0.0, reset_ns=101 * SECOND_NS)))
+    assert rig.status("web").failures == 1
+    rig.later(2)
+    assert rig.status("web").failures == 0
+
+
+def test_a_command_list_that_is_being_run_is_finished_as_it_began() -> None:
+    """The second reload command is the old one, although the list changed while the first ran; the next reload runs
+    the new list.
+    """
+    rig = Rig(service("web", exec_reload=commands("one", "two")), start=True)
+    rig.spawned("web")
+    rig.ask("reload", "web")
+    rig.load(service("web", exec_reload=commands("new"), timeout_stop_ns=SECOND_NS))
+    rig.exited("web", 0, role=Role.RELOAD, empty=False)
+    assert rig.spawns[-1].command.words == ("two",)
+    rig.exited("web", 0, role=Role.RELOAD, empty=False)
+    rig.ask("reload", "web")
+    assert rig.spawns[-1].command.words == ("new",)
+
+
+def test_a_stop_keeps_the_kill_mode_that_it_began_with() -> None:
+    """With kill-mode process nobody would wait for what is left, and the stop that waits for it would never end."""
+    rig = Rig(service("web"), start=True)
+    rig.spawned("web")
+    stop = rig.ask("stop", "web")
+    rig.exited("web", signal=15, empty=False)
+    rig.load(service("web", kill=KillPolicy(mode=KillMode.PROCESS)))
+    rig.emptied("web")
+    assert rig.outcome(stop) == {"web": "done"}
+
+
+def test_a_vanished_unit_that_runs_is_not_found_and_says_so() -> None:
+    """Its load state tells that no file defines it, the journal that it runs on."""
+    rig = Rig(service("web"), service("a"), start=True)
+    rig.spawned("web")
+    rig.load(service("a"))
+    status = rig.status("web")
+    assert (status.load_state, status.active_state) == ("not-found", "active")
+    assert rig.record("unit.loaded", "web").fields["change"] == "vanished"
+
+
+def test_supervisor_720_what_was_stopped_stays_stopped_when_its_file_is_mended() -> None:
+    """A file that broke and is whole again is no new unit: neither a stopped one nor one that has done its work is
+    started by a reload.
+    """
+    once = oneshot("once")
+    rig = Rig(service("web"), once, start=True)
+    rig.spawned("web")
+    rig.spawned("once")
+    rig.exited("once", 0)
+    rig.ask("stop", "web")
+    rig.exited("web", signal=15)
+    bad = UnitSet(bad={name: BadUnit(name, f"{name}.toml", "no") for name in ("once", "web")})
+    rig.load(bad=bad, start=True)
+    rig.load(service("web"), once, start=True)
+    assert sorted(rig.launched()) == ["once", "web"]
+
+
+def test_a_bad_file_that_is_mended_before_anything_ran_is_a_new_unit() -> None:
+    """The first start of a unit whose file was bad from the beginning comes with the reload."""
+    rig = Rig()
+    rig.load(bad=UnitSet(bad={"web": BadUnit("web", "web.toml", "no")}), start=True)
+    rig.load(service("web"), start=True)
+    assert rig.launched() == ["web"]
 
 
 def test_relations_hold_from_the_reload_on() -> None:
