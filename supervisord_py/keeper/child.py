@@ -104,13 +104,13 @@ class Plan:
 class Spawner:
     """Knows what the keeper inherited and can do; makes processes by the cheapest way that is right."""
 
-    def __init__(self, instance: int, way: str) -> None:
+    def __init__(self, instance: int, way: str, given: dict[str, tuple[int, int]] | None = None) -> None:
         self.instance = instance
         self._null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
         self._errors, self._errors_in = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         # The keeper's and the manager's own need; units get the soft limits back that the keeper was given.
-        self._given = {name: resource.getrlimit(LIMITS[name]) for name in ("nofile", "fsize")}
-        for name, (_, hard) in self._given.items():
+        self.given = given or {name: resource.getrlimit(LIMITS[name]) for name in ("nofile", "fsize")}
+        for name, (_, hard) in self.given.items():
             resource.setrlimit(LIMITS[name], (hard, hard))
         self._can_raise = _may_raise_limits()
         self._fork_exec: Any = getattr(importlib.import_module("_posixsubprocess"), "fork_exec", None)
@@ -127,7 +127,7 @@ class Spawner:
         tagged = lower(tag, hard) == tag
         if tagged:
             plan.limits["rttime"] = (tag, hard)
-        plan.limits = self._given | plan.limits
+        plan.limits = self.given | plan.limits
         around = self._limits_around(plan)
         if around is None:
             return Made(*self._fork(plan), tagged)

@@ -36,6 +36,16 @@ class Custody:
         self._open_notify: dict[str, tuple[int, dict[str, Any]]] = {}
         """By unit: its newest fact, when that is a notification that a later one may coalesce with."""
 
+    def pack(self) -> dict[str, Any]:
+        facts = {"facts": list(self._facts), "last": self._last, "acknowledged": self.acknowledged}
+        return {"state": self.state, "lines": list(self.lines), **facts}
+
+    def unpack(self, packed: dict[str, Any]) -> None:
+        self.state, self._last = packed["state"], packed["last"]
+        self.lines = deque((seq, text) for seq, text in packed["lines"])
+        self._facts = deque((number, fact) for number, fact in packed["facts"])
+        self._sent = self.acknowledged = packed["acknowledged"]
+
     def put(self, fact: dict[str, Any], unit: str | None = None) -> bool:
         """Queue a fact (of ``unit``); return False when it coalesced with one that is not sent yet."""
         coalesces = fact["fact"] == "notify" and fact["fields"].keys() <= {"WATCHDOG", "STATUS"}
@@ -126,6 +136,33 @@ class Managers:
         self._quick, self.count = 0, 0
         self.pids: set[int] = keeper.inventory.managers
 
+    def pack(self) -> dict[str, Any]:
+        """Return what the next image needs: one manager at most, to whom nothing was said yet."""
+        now = self.current
+        packed = None if now is None else [now.pid, now.channel.sock.fileno(), now.started_ns, now.is_greeted]
+        orders = [order for manager in (now,) if manager is not None for order, _ in manager.orders]
+        return {
+            "current": packed, "orders": [*orders, *self._orders], "count": self.count, "quick": self._quick,
+            "pids": sorted(self.pids),
+        }  # fmt: skip
+
+    def unpack(self, packed: dict[str, Any]) -> None:
+        """Take over what the image before packed; ``resume`` begins to speak."""
+        self.pids |= set(packed["pids"])
+        self.count, self._quick, self._orders = packed["count"], packed["quick"], deque(packed["orders"])
+        if packed["current"] is not None:
+            pid, fd, started_ns, is_greeted = packed["current"]
+            self.current = manager = Manager(pid, Channel(socket.socket(fileno=fd)))
+            manager.started_ns, manager.is_greeted = started_ns, is_greeted
+            self._loop.watch(fd, MANAGER, lambda: self._exchange(manager))
+
+    def resume(self) -> None:
+        """Go on after an exec, or one that failed."""
+        if self.current is None:
+            self.start()
+        elif self.current.is_greeted:
+            self._converse(self.current, self._welcome)
+
     def start(self) -> None:
         self.current = self._launch()
         if self.current is None:
@@ -167,15 +204,23 @@ class Managers:
             return
         self._next = self._launch()
         if self._next is None:
-            self._send({"preflight-failed": f"cannot start {self._argv[0]}"})
+            self._refuse(f"cannot start {self._argv[0]}")
         else:
             pid = self._next.pid
             self._loop.set_timer("preflight", time.monotonic_ns() + PREFLIGHT_TIMEOUT_NS, lambda: self._kill(pid))
+
+    def _refuse(self, reason: str) -> None:
+        self._send({"preflight-failed": reason})
+        self._keeper.not_replaced(reason)
 
     def order(self, order: str) -> None:
         """Tell the manager of a signal, now or when there is one again."""
         self._orders.append(order)
         self.flush()
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Tell the manager of now, if one listens, what no other needs to know."""
+        self._send(message)
 
     def _send(self, message: dict[str, Any], fds: list[int] | None = None) -> None:
         if self.current is not None and self.current.is_greeted and not self.current.is_ending:
@@ -282,7 +327,7 @@ class Managers:
                     raise ValueError(f"protocol {message['protocol']}, this keeper speaks {PROTOCOL}")
                 manager.is_greeted = True
                 if manager is self.current:
-                    self._welcome(manager)
+                    self._begin(manager)
                 elif self.current is not None:
                     self.end(self.current)
             case "commit" if manager is self.current:
@@ -296,6 +341,11 @@ class Managers:
                 manager.orders.popleft()
             case op:
                 raise ValueError(f"unexpected {op!r}")
+
+    def _begin(self, manager: Manager) -> None:
+        """The turn of a manager that has greeted has come, unless the keeper wants to be another before."""
+        if not self._keeper.is_leaving():
+            self._welcome(manager)
 
     def _welcome(self, manager: Manager) -> None:
         self._loop.set_timer("preflight", None, self.preflight)
@@ -322,12 +372,12 @@ class Managers:
         if manager is self._next:
             self._next = None
             self._loop.set_timer("preflight", None, self.preflight)
-            self._send({"preflight-failed": f"the new manager ended before it was ready ({how})"})
+            self._refuse(f"the new manager ended before it was ready ({how})")
             return
         self._orders.extendleft(order for order, _ in reversed(manager.orders))
         self.current, self._next = self._next, None
         if self.current is not None and self.current.is_greeted:
-            self._converse(self.current, self._welcome)
+            self._converse(self.current, self._begin)
         elif self.current is None and not self._keeper.is_ending:
             say(f"the manager (pid {pid}) has ended ({how}); starting another")
             self._start_again(lived_ns < QUICK_NS and not manager.is_useful)

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from supervisord_py.keeper.child import SpawnError
 from supervisord_py.keeper.protocol import SPAWN_IDS_KEPT, TAG_BASE, TAG_INSTANCE_SHIFT
 
 ME = os.getpid()
@@ -143,6 +144,36 @@ class Inventory:
         self._own_groups = set(read("/proc/self/cgroup").splitlines())
         self._ids, self._ids_in_order = set[int](), deque[int]()
 
+    def pack(self) -> dict[str, Any]:
+        """Return everything for the next image of this process; descriptors stay what they are."""
+        spawns = {id(spawn): spawn for spawn in self.spawns.values()}
+        return {
+            "units": [_pack_unit(unit) for unit in self.units.values()], "strays": sorted(self.strays.children),
+            "spawns": [_pack_spawn(spawn) for spawn in spawns.values()],
+            "pids": [[pid, spawn.id] for pid, spawn in self.spawns.items()],
+            "touched": [name for name in self.touched if not name or name in self.units],
+            "ids": list(self._ids_in_order),
+        }  # fmt: skip
+
+    def unpack(self, packed: dict[str, Any]) -> None:
+        """Take over what the image before packed; mailboxes are the notifier's to open, pidfds the follower's."""
+        for given in packed["units"]:
+            unit = self.units[given["name"]] = _unpack_unit(given)
+            self.children |= dict.fromkeys(unit.children, unit)
+            self._tags |= dict.fromkeys(unit.tags, unit)
+            self._invocations |= dict.fromkeys(unit.invocations, unit)
+            self._groups |= dict.fromkeys(unit.groups, unit)
+        self.strays.children = set(packed["strays"])
+        self.children |= dict.fromkeys(packed["strays"], self.strays)
+        spawns = {spawn.id: spawn for spawn in (_unpack_spawn(given, self.units) for given in packed["spawns"])}
+        self.spawns = {pid: spawns[spawn_id] for pid, spawn_id in packed["pids"]}
+        for given in packed["units"]:
+            self.units[given["name"]].main = spawns.get(given["main"])
+        for name in packed["touched"]:
+            self.touched[name] = self.units.get(name) or self.strays
+        self._ids_in_order = deque(packed["ids"])
+        self._ids = set(packed["ids"])
+
     def has_seen(self, spawn_id: int) -> bool:
         """Say whether this id was asked for before."""
         return spawn_id in self._ids or (len(self._ids) >= SPAWN_IDS_KEPT and spawn_id < self._ids_in_order[0])
@@ -261,3 +292,44 @@ class Inventory:
 
     def roots(self, unit: Unit) -> set[int]:
         return unit.children | unit.followed.keys()
+
+
+def _pack_unit(unit: Unit) -> dict[str, Any]:
+    box = unit.notify
+    return {
+        "name": unit.name, "output": unit.output, "uid": unit.uid, "cgroups": unit.cgroups,
+        "notify": None if box is None else [box.path, box.socket.fileno(), box.access, box.unacknowledged],
+        "main": None if unit.main is None else unit.main.id, "children": sorted(unit.children),
+        "followed": list(unit.followed.items()), "killing": unit.killing, "signalled": sorted(unit.signalled),
+        "told_empty": unit.told_empty, "tags": list(unit.tags), "invocations": list(unit.invocations),
+        "groups": [os.fsdecode(line) for line in unit.groups],
+    }  # fmt: skip
+
+
+def _unpack_unit(given: dict[str, Any]) -> Unit:
+    unit = Unit(given["name"])
+    unit.output = None if given["output"] is None else (given["output"][0], given["output"][1])
+    unit.uid, unit.cgroups, unit.killing = given["uid"], given["cgroups"], given["killing"]
+    unit.children, unit.followed = set(given["children"]), dict(given["followed"])
+    unit.signalled = {(pid, start) for pid, start in given["signalled"]}
+    unit.told_empty, unit.tags = given["told_empty"], deque(given["tags"])
+    unit.invocations, unit.groups = deque(given["invocations"]), [os.fsencode(line) for line in given["groups"]]
+    return unit
+
+
+def _pack_spawn(spawn: Spawn) -> dict[str, Any]:
+    return {
+        "id": spawn.id, "unit": spawn.unit.name, "role": spawn.role, "pid": spawn.pid, "main_pid": spawn.main_pid,
+        "started_ns": spawn.started_ns, "report": spawn.report, "cgroups": spawn.cgroups, "tagged": spawn.tagged,
+        "failure": None if spawn.failure is None else spawn.failure.args,
+    }  # fmt: skip
+
+
+def _unpack_spawn(given: dict[str, Any], units: dict[str, Unit]) -> Spawn:
+    spawn = Spawn(given["id"], units[given["unit"]], given["role"], given["pid"], given["started_ns"])
+    spawn.main_pid, spawn.report, spawn.cgroups = given["main_pid"], given["report"], given["cgroups"]
+    spawn.tagged = given["tagged"]
+    spawn.failure = None if given["failure"] is None else SpawnError(*given["failure"])
+    if spawn.report is not None:
+        spawn.unit.starting.append(spawn)
+    return spawn

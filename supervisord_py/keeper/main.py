@@ -24,6 +24,7 @@ sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(
 import supervisord_py
 from supervisord_py.keeper.child import Spawner
 from supervisord_py.keeper.custody import SECOND_NS, Custody, Managers
+from supervisord_py.keeper.handover import Handover, end_check, read_state
 from supervisord_py.keeper.inventory import Inventory, walk
 from supervisord_py.keeper.loop import PAUSE_NS, SIGNAL, Loop, say
 from supervisord_py.keeper.protocol import CONFIG_DEFAULTS, PROTOCOL
@@ -42,35 +43,51 @@ ORDERS: dict[int, str] = {signal.SIGHUP: "reload", signal.SIGUSR1: "reopen"}
 
 
 class Keeper:
-    def __init__(self, config: dict[str, Any]) -> None:
+    """All of it; with ``state`` it goes on with what an image of this process before it held (``handover``)."""
+
+    def __init__(self, config: dict[str, Any], state: dict[str, Any] | None = None) -> None:
+        # The locks of the state and log folder, which ``run`` took for as long as we live.
+        self._kept = state["kept"] if state is not None else _open_files()
         self._config = {**CONFIG_DEFAULTS, **config}
         self._given = config
         self._runtime: str = config["runtime_dir"]
         self._socket_path: str = self._config["socket"] or f"{self._runtime}/control.sock"
-        self._lock = _prepare_folder(self._runtime)
-        self._listener = self._listen()
+        if state is None:
+            self._lock = _prepare_folder(self._runtime)
+            self._listener = self._listen()
+            self._instance = int.from_bytes(os.urandom(4), "big") & 0xFFFFF
+            # For the next `run`, should this keeper be killed: the processes it leaves carry this number in their tag.
+            os.write(self._lock, b"%d\n" % self._instance)
+        else:
+            self._lock, self._listener = state["lock"], socket.socket(fileno=state["listener"])
+            self._socket_inode, self._instance = state["socket_inode"], state["instance"]
         self._become_reaper()
         self._loop = Loop()
         self._custody = Custody()
-        self._instance = int.from_bytes(os.urandom(4), "big") & 0xFFFFF
-        # For the next `run`, should this keeper be killed: the processes that it leaves carry this number in their tag.
-        os.write(self._lock, b"%d\n" % self._instance)
-        spawner = Spawner(self._instance, self._config["spawner"])
+        given = None if state is None else {name: (soft, hard) for name, (soft, hard) in state["limits"].items()}
+        self._spawner = spawner = Spawner(self._instance, self._config["spawner"], given)
         self.inventory = Inventory(self._instance, self._custody.put)
         self._managers = Managers(self._config, self._loop, spawner, self._custody, self)
         self._reaper = Reaper(
             self._loop, self.inventory, spawner, self._custody.put, f"{self._runtime}/n",
             self._managers.send_outputs, self._managers.reaped,
         )  # fmt: skip
+        self._handover = Handover(self._loop, config, self.inventory.managers, self._pack, self._replacement_checked)
         self._requests: deque[dict[str, Any]] = deque()
         self._stopping: str | None = None
+        self._shutdown_ns: int | None = None
         self._exit_code: int | None = None
+        self._is_leaving = False
         self._wake, wake_in = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(wake_in, warn_on_full_buffer=False)
         # SIGXFSZ: a limit on files is an error of our memfds, not our death; handled, for that ends at exec.
         for number in (signal.SIGCHLD, signal.SIGUSR2, signal.SIGXFSZ, *STOPS, *ORDERS):
             signal.signal(number, lambda *_: None)
         self._loop.watch(self._wake, SIGNAL, self._signalled)
+        if state is not None:
+            self._unpack(state)
+            os.write(wake_in, bytes(state.get("signals", [])))
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
     @property
     def is_ending(self) -> bool:
@@ -78,7 +95,7 @@ class Keeper:
 
     def run(self) -> int:
         """Keep until the end; return the exit code."""
-        self._managers.start()
+        self._managers.resume()
         gc.collect()
         gc.freeze()
         while not (self.is_ending and self._is_alone()):
@@ -90,6 +107,8 @@ class Keeper:
             self._loop.guard(self._carry_out)
             if not self._loop.guard(self._reaper.settle, of_unit=True) or self.inventory.touched:
                 self._loop.set_timer("settle", time.monotonic_ns() + PAUSE_NS, lambda: None)
+            if self._is_leaving and not self.is_ending:
+                self._loop.guard(self._replace)
             if self._loop.is_broken:
                 self._end(EXIT_SOFTWARE)
         assert self._exit_code is not None
@@ -111,13 +130,16 @@ class Keeper:
         elif number in STOPS and self._stopping is None:
             self._stopping = "stop"
             if (timeout_s := self._config["shutdown_timeout_s"]) is not None:
-                at_ns = time.monotonic_ns() + int(timeout_s * SECOND_NS) + GRACE_NS
-                self._loop.set_timer("shutdown", at_ns, self._give_up)
+                self._give_up_at(time.monotonic_ns() + int(timeout_s * SECOND_NS) + GRACE_NS)
             self._managers.order("stop")
         elif number == signal.SIGINT and self._stopping == "stop":
             self._stopping = "kill"
-            self._loop.set_timer("shutdown", time.monotonic_ns() + 2 * GRACE_NS, self._give_up)
+            self._give_up_at(time.monotonic_ns() + 2 * GRACE_NS)
             self._managers.order("kill")
+
+    def _give_up_at(self, at_ns: int) -> None:
+        self._shutdown_ns = at_ns
+        self._loop.set_timer("shutdown", at_ns, self._give_up)
 
     def _give_up(self) -> None:
         say("the shutdown took too long: killing every process")
@@ -166,6 +188,8 @@ class Keeper:
                 self._end(do.get("code", EXIT_SOFTWARE))
             elif do["do"] == "restart-manager":
                 self._managers.preflight()
+            elif do["do"] == "reexec":
+                self._handover.begin()
             else:
                 self._loop.guard(partial(self._reaper.request, do), of_unit=True)
 
@@ -204,6 +228,60 @@ class Keeper:
         }  # fmt: skip
         return welcome, [self._listener.fileno()], outputs
 
+    # A new image of ourselves
+
+    def _pack(self) -> dict[str, Any]:
+        inventory = self.inventory.pack()
+        held = [self._lock, self._listener.fileno(), *self._kept]
+        for unit in inventory["units"]:
+            held += [*(unit["output"] or ()), *(unit["notify"] or ())[1:2], *(fd for _, fd in unit["followed"])]
+        managers = self._managers.pack()
+        held += [spawn["report"] for spawn in inventory["spawns"] if spawn["report"] is not None]
+        held += (managers["current"] or ())[1:2]
+        return {
+            "fds": held, "kept": self._kept, "lock": self._lock, "listener": self._listener.fileno(),
+            "socket_inode": self._socket_inode, "instance": self._instance, "limits": self._spawner.given,
+            "old": _VERSION, "stopping": self._stopping, "shutdown_ns": self._shutdown_ns,
+            "custody": self._custody.pack(), "managers": managers, "inventory": inventory,
+            "ended": self._reaper.pack(), "requests": list(self._requests),
+        }  # fmt: skip
+
+    def _unpack(self, state: dict[str, Any]) -> None:
+        self._custody.unpack(state["custody"])
+        self.inventory.unpack(state["inventory"])
+        self._managers.unpack(state["managers"])
+        self._reaper.unpack(state["inventory"], state["ended"])
+        self._requests += state["requests"]
+        self._stopping = state["stopping"]
+        if state["shutdown_ns"] is not None:
+            self._give_up_at(state["shutdown_ns"])
+        self._custody.put({"fact": "reexecuted", "old": state["old"], "new": _VERSION, "refused": None})
+
+    def _replacement_checked(self, refused: str | None) -> None:
+        self._managers.send({"reexec": refused})
+        if refused is not None:
+            self._custody.put({"fact": "reexecuted", "old": _VERSION, "new": None, "refused": refused})
+        else:
+            self._managers.preflight()
+
+    def not_replaced(self, reason: str) -> None:
+        """No new manager took over: then we do not leave either."""
+        if self._handover.is_wanted:
+            self._handover.is_wanted = False
+            self._custody.put({"fact": "reexecuted", "old": _VERSION, "new": None, "refused": reason})
+
+    def is_leaving(self) -> bool:
+        """Say whether a new image of ours welcomes the manager whose turn has come; at the end of this turn it does."""
+        self._is_leaving = self._handover.is_wanted and not self.is_ending
+        return self._is_leaving
+
+    def _replace(self) -> None:
+        self._is_leaving = False
+        reason = self._handover.exec(self._wake)
+        say(f"cannot replace myself, going on: {reason}")
+        self._custody.put({"fact": "reexecuted", "old": _VERSION, "new": None, "refused": reason})
+        self._managers.resume()
+
     # Beginning and end
 
     def _listen(self) -> socket.socket:
@@ -223,11 +301,8 @@ class Keeper:
         return listener
 
     def _become_reaper(self) -> None:
-        for fd in map(int, os.listdir("/proc/self/fd")):
-            if fd > 2:
-                with contextlib.suppress(OSError):  # the descriptor of the listing itself
-                    os.set_inheritable(fd, False)
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        for fd in _open_files():
+            os.set_inheritable(fd, False)
         for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGKILL, signal.SIGSTOP}:
             if signal.getsignal(number) == signal.SIG_IGN:
                 signal.signal(number, signal.SIG_DFL)
@@ -285,6 +360,16 @@ def _prepare_folder(runtime: str) -> int:
     return lock
 
 
+def _open_files() -> list[int]:
+    """Return our descriptors but for the standard ones."""
+    found = []
+    for fd in map(int, os.listdir("/proc/self/fd")):
+        with contextlib.suppress(OSError):  # the descriptor of the listing itself
+            os.fstat(fd)
+            found.append(fd)
+    return sorted(fd for fd in found if fd > 2)
+
+
 def _empty_folder(folder: str) -> None:
     for name in os.listdir(folder):
         _unlink(f"{folder}/{name}")
@@ -301,4 +386,9 @@ if __name__ == "__main__":
             os.fstat(standard)
         except OSError:
             os.open("/dev/null", os.O_RDWR)
-    sys.exit(Keeper(json.loads(sys.argv[sys.argv.index("--config") + 1])).run())
+    given = dict(zip(sys.argv[1:-1], sys.argv[2:], strict=True))
+    resumed = read_state(int(given["--resume"])) if "--resume" in given else None
+    keeper = Keeper(json.loads(given["--config"]), resumed)
+    if "--check" in sys.argv:
+        end_check(_VERSION)
+    sys.exit(keeper.run())

@@ -6,7 +6,7 @@ import os
 import socket
 import stat
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -22,13 +22,17 @@ _ROOM = socket.CMSG_SPACE(12) + socket.CMSG_SPACE(4 * 253)
 
 
 class Mailbox:
-    def __init__(self, folder: str) -> None:
-        # 96 random bits: who does not know the name cannot send. No more, because a socket's path has 107 bytes.
-        self.path = f"{folder}/{os.urandom(12).hex()}"
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        self.socket.bind(self.path)
-        os.chmod(self.path, 0o666)
+    """A bound socket; with ``fd`` the one that an image of the keeper before this one has bound."""
+
+    def __init__(self, path: str, fd: int | None = None) -> None:
+        self.path = path
+        if fd is not None:
+            self.socket = socket.socket(fileno=fd)
+        else:
+            self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+            self.socket.bind(path)
+            os.chmod(path, 0o666)
         self.access = "none"
         self.depth = int(read("/proc/sys/net/unix/max_dgram_qlen") or 1000) + 2
         """No more datagrams can wait in it: reading as many reads all that was sent before, whoever goes on sending."""
@@ -61,10 +65,18 @@ class Notify:
             # A logout may have taken the folder with everything in it.
             os.makedirs(os.path.dirname(self._folder), 0o755 if os.geteuid() == 0 else 0o700, exist_ok=True)
             os.makedirs(self._folder, 0o711, exist_ok=True)
-            unit.notify = Mailbox(self._folder)
+            # 96 random bits: who does not know the name cannot send. No more, because a socket's path has 107 bytes.
+            unit.notify = Mailbox(f"{self._folder}/{os.urandom(12).hex()}")
             self.resume(unit)
         unit.notify.access = access
         return unit.notify.path  # type: ignore[no-any-return]
+
+    def unpack(self, unit: Unit, packed: Sequence[Any]) -> None:
+        """Take over the mailbox that the image before had for the unit."""
+        path, fd, access, unacknowledged = packed
+        unit.notify = Mailbox(path, fd)
+        unit.notify.access, unit.notify.unacknowledged = access, unacknowledged
+        self.resume(unit)
 
     def close(self, unit: Unit) -> None:
         box, unit.notify = unit.notify, None

@@ -42,6 +42,8 @@ Requests (``do``)
     {"do": "release", "unit": NAME}
         Close output pipe and notify socket, remove its cgroups; ignored while a process is left.
     {"do": "restart-manager"}       pre-flight a new manager, then end this one (else ``preflight-failed`` is told)
+    {"do": "reexec"}                replace the keeper itself in place, and the manager (``keeper/handover.py``); what
+                                    became of it is told by ``{"reexec": ..}`` and ``reexecuted``
     {"do": "exit", "code": INT}     kill what is left, end the manager, exit
 
 Facts, numbered from 1 without a hole, sent in order, kept until acknowledged
@@ -57,6 +59,7 @@ Facts, numbered from 1 without a hole, sent in order, kept until acknowledged
     {"fact": "tree-empty", "unit"}                      a later end than those that ``exited`` told made it empty
     {"fact": "notify", "unit", "id": SPAWN_ID or null, "pid", "fields": {..}, "main_pid": INT or null,
      "refused": TEXT or null}
+    {"fact": "reexecuted", "old": VERSION, "new": VERSION or null, "refused": TEXT or null}     exactly one of both
     {"fact": "stray", "pid", "command"}, {"fact": "stray-exited", "pid", "code", "signal", "core"}
 A unit's notify socket is drained before an exit of that unit is queued: READY is never overtaken by the exit of its
 sender, and never comes before ``spawned``. ``WATCHDOG=1`` and ``STATUS=`` that are still unsent coalesce with the last
@@ -74,6 +77,7 @@ Other messages of the keeper
     {"order": "stop" | "kill" | "reload" | "reopen"}
         A signal came: TERM/INT/QUIT/RTMIN+3, second INT, HUP, USR1. (USR2 is ``restart-manager``.)
     {"preflight-failed": TEXT}
+    {"reexec": TEXT or null}        why no new image of the keeper can take over; null: it can, a new manager is started
     {"answer": Q, "unit": NAME or null, "stray": BOOL, "descendant": BOOL}   to {"op": "whose", "pid", "question": Q}
     {"answer": Q, "trees": {UNIT: [PID..]}}         to {"op": "trees", "units": [..] or null, "question": Q}
 
@@ -128,7 +132,7 @@ CONFIG_DEFAULTS: dict[str, Any] = {
     "spawner": "auto",  # or "fork": never vfork
 }
 _PACKET_MAX = INLINE_MAX + 1024
-_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 
 def keeper_argv(config: dict[str, Any]) -> list[str]:
@@ -158,7 +162,7 @@ class Channel:
                 held.append(os.memfd_create("supervisord-py", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING))
                 with open(held[0], "wb", closefd=False) as file:
                     file.write(body)
-                fcntl.fcntl(held[0], fcntl.F_ADD_SEALS, _SEALS)
+                fcntl.fcntl(held[0], fcntl.F_ADD_SEALS, SEALS)
                 body = b'{"memfd":%d}' % len(body)
             for fd in fds:
                 held.append(os.dup(fd))

@@ -37,6 +37,23 @@ class Reaper:
         self.is_behind = False
         """More exits wait than one turn takes."""
 
+    def pack(self) -> list[tuple[str, dict[str, Any]]]:
+        """Return the exits that are reaped and not told yet."""
+        return [(unit.name, fact) for unit, fact in self._ended]
+
+    def unpack(self, packed: dict[str, Any], ended: list[tuple[str, dict[str, Any]]]) -> None:
+        """Go on with the inventory that an image before this one ``packed``."""
+        units = self._inventory.units
+        for given in packed["units"]:
+            if given["notify"] is not None:
+                self.notify.unpack(units[given["name"]], given["notify"])
+            for pid, pidfd in list(units[given["name"]].followed.items()):
+                self.follower.watch(self._inventory.spawns[pid], pid, pidfd)
+        for spawn in [spawn for unit in units.values() for spawn in unit.starting]:
+            self._watch_report(spawn)
+        self._ended = [(units.get(name) or Unit(name), fact) for name, fact in ended]
+        self.is_behind = True
+
     def request(self, do: dict[str, Any]) -> None:
         unit = self._inventory.units.get(do["unit"])
         match do["do"]:
@@ -82,6 +99,10 @@ class Reaper:
             self._spawned(spawn)
             return
         unit.starting.append(spawn)
+        self._watch_report(spawn)
+
+    def _watch_report(self, spawn: Spawn) -> None:
+        assert spawn.report is not None
         watch = partial(self._loop.watch, spawn.report, SPAWN, lambda: self._resolve(spawn))
         if not self._loop.guard(watch, of_unit=True):
             os.kill(spawn.pid, signal.SIGKILL)  # it could start without our knowing: its end is known
