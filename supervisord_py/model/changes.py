@@ -184,6 +184,7 @@ KEYS: tuple[Key, ...] = (
     _unit("requisite", lambda unit: _edges(unit.requisite)),
     _unit("binds-to", lambda unit: _edges(unit.binds_to)),
     _unit("part-of", lambda unit: _names(unit.part_of)),
+    _unit("propagates-stop-to", lambda unit: _names(unit.propagates_stop_to)),
     _unit("upholds", lambda unit: _edges(unit.upholds)),
     _unit("conflicts", lambda unit: _names(unit.conflicts)),
     _unit("after", lambda unit: _edges(unit.after)),

@@ -187,6 +187,7 @@ class Unit(Struct, frozen=True):
     requisite: tuple[Dependency, ...] = ()
     binds_to: tuple[Dependency, ...] = ()
     part_of: tuple[str, ...] = ()
+    propagates_stop_to: tuple[str, ...] = ()
     upholds: tuple[Dependency, ...] = ()
     conflicts: tuple[str, ...] = ()
     after: tuple[Dependency, ...] = ()

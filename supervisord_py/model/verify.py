@@ -32,7 +32,7 @@ TRIGGERED = ("upholds", "on-failure", "on-success")
 """Relations whose units are started when something happens."""
 CYCLE_SHOWN = 12
 """So many units of a dropped cycle are named."""
-RELATIONS = (*ORDERING, *TRIGGERED, "part-of", "conflicts", "after", "before")
+RELATIONS = (*ORDERING, *TRIGGERED, "part-of", "propagates-stop-to", "conflicts", "after", "before")
 
 
 class Candidate(Struct, frozen=True):
@@ -150,6 +150,7 @@ class _Resolver:
             upholds=tuple(replace(dependency, ordered=False) for dependency in resolved["upholds"]),
             after=resolved["after"],
             part_of=_names(resolved["part-of"]),
+            propagates_stop_to=_names(resolved["propagates-stop-to"]),
             conflicts=_names(resolved["conflicts"]),
             before=_names(resolved["before"]),
             on_failure=_names(resolved["on-failure"]),

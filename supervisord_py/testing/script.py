@@ -284,6 +284,7 @@ def parse_unit(name: str, words: Sequence[str]) -> Unit:
         conflicts=_names(values.pop("conflicts", "")),
         requisite=_edges(values.pop("requisite", "")),
         part_of=_names(values.pop("part-of", "")),
+        propagates_stop_to=_names(values.pop("propagates-stop-to", "")),
         upholds=_edges(values.pop("upholds", "")),
         on_failure=_names(values.pop("on-failure", "")),
         on_success=_names(values.pop("on-success", "")),
