@@ -1,7 +1,8 @@
 """Calls that may hang (a path on a file server that is gone), made beside the event loop and not waited for in vain.
 
 Each call has a daemon thread of its own: one that hangs keeps neither the others nor the end of the process waiting.
-So that a dead file server cannot fill the process with them, only so many may hang at a time.
+So that a dead file server cannot fill the process with them, only so many may hang at a time, and only so many are
+under way at a time (the others wait for their turn).
 """
 
 import asyncio
@@ -9,13 +10,17 @@ import contextlib
 import threading
 from collections.abc import Callable
 from typing import TypeVar
+from weakref import WeakKeyDictionary
 
 Result = TypeVar("Result")
 
 HANGING_MAX = 32
-"""More calls than this are not begun while as many have not come back."""
+"""No call is begun while as many were given up and have not come back."""
 
-_under_way: set[threading.Thread] = set()
+AT_A_TIME = 8
+
+_hanging: set[threading.Thread] = set()
+_turns: "WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore]" = WeakKeyDictionary()
 
 
 class HangsError(Exception):
@@ -29,9 +34,11 @@ async def call_bounded(function: Callable[[], Result], timeout_s: float) -> Resu
         HangsError: It did not come back within ``timeout_s``; the thread is left to itself.
         Exception: What the function raised.
     """
-    if len(_under_way) >= HANGING_MAX:
+    _hanging.intersection_update([thread for thread in _hanging if thread.is_alive()])
+    if len(_hanging) >= HANGING_MAX:
         raise HangsError(f"{HANGING_MAX} earlier looks have not come back")
     loop = asyncio.get_running_loop()
+    turns = _turns.setdefault(loop, asyncio.Semaphore(AT_A_TIME))
     future: asyncio.Future[Result] = loop.create_future()
 
     def settle(result: Result | None, error: BaseException | None) -> None:
@@ -47,22 +54,21 @@ async def call_bounded(function: Callable[[], Result], timeout_s: float) -> Resu
         error: BaseException | None = None
         try:
             result = function()
-        except BaseException as raised:  # handed to whoever waits
+        except Exception as raised:  # noqa: BLE001  handed to whoever waits
             error = raised
-        finally:
-            _under_way.discard(threading.current_thread())
         # The loop may be closed by now: then nobody waits.
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(settle, result, error)
 
     thread = threading.Thread(target=run, name="bounded", daemon=True)
-    _under_way.add(thread)
-    try:
-        thread.start()
-    except RuntimeError as error:
-        _under_way.discard(thread)
-        raise HangsError(f"no thread could be made: {error}") from None
-    try:
-        return await asyncio.wait_for(future, timeout_s)
-    except TimeoutError:
-        raise HangsError(f"no answer within {timeout_s:g} s") from None
+    async with turns:
+        try:
+            thread.start()
+        except RuntimeError as error:
+            raise HangsError(f"no thread could be made: {error}") from None
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await future
+        except TimeoutError:
+            _hanging.add(thread)
+            raise HangsError(f"no answer within {timeout_s:g} s") from None
