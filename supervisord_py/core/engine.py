@@ -57,9 +57,25 @@ def work(ledger: Ledger) -> None:
             job = ledger.jobs.get(job_id)
             if job is not None and job.state is JobState.WAITING:
                 _run(ledger, job)
+        elif (idle := _next_idle(ledger)) is not None:
+            service.feed(ledger, idle, Input.IDLE)
         else:
             return
     raise AssertionError("internal error: the job engine does not come to rest")
+
+
+def _next_idle(ledger: Ledger) -> str | None:
+    """Return an idle unit whose program may run: no job is left but those of idle units, or that wait for one."""
+    for name in [name for name in ledger.idling if not life.is_idling(ledger, name)]:
+        del ledger.idling[name]
+    if not ledger.idling:
+        return None
+    for job in ledger.jobs.values():
+        if job.unit in ledger.idling:
+            continue
+        if job.state is JobState.RUNNING or not any(each in ledger.idling for each in demand.blockers(ledger, job)):
+            return None
+    return min(ledger.idling)
 
 
 def _look_at(ledger: Ledger, name: str) -> None:
@@ -123,8 +139,9 @@ def _settle(ledger: Ledger, job: Job) -> None:
 def _settle_ended_start(ledger: Ledger, job: Job) -> None:
     """The life that a start began is over: that is the success of a oneshot, and the failure of anything else."""
     state = ledger.state(job.unit)
-    if state.result is Result.SUCCESS and state.ending is Ending.ITSELF:
-        finish(ledger, job, JobResult.DONE)
+    if state.result in (Result.SUCCESS, Result.EXEC_CONDITION) and state.ending is Ending.ITSELF:
+        skipped = f"{job.unit} was skipped: {state.message}" if state.result is Result.EXEC_CONDITION else ""
+        finish(ledger, job, JobResult.DONE, skipped)
         return
     message = f"{job.unit} failed ({state.result.value})" if state.result is not Result.SUCCESS else f"{job.unit} ended"
     if state.message:
@@ -187,10 +204,13 @@ def _run_start(ledger: Ledger, job: Job) -> None:
         _tell_queued(ledger, job)
     elif (refusal := _refuse_start(ledger, job)) is not None:
         finish(ledger, job, *refusal)
+    elif job.origin is JobOrigin.AUTOMATIC and (reason := life.refuse_automatic_start(ledger, name)) is not None:
+        finish(ledger, job, JobResult.FAILED, f"{name} failed (start-limit-hit): {reason}")
     else:
         edited = ledger.edit(name)
         if asked and (job.named or state.sub in REST):
             edited.failures = edited.backoff = edited.restarts = 0
+            edited.starts_ns = []
         _begin(ledger, job)
         service.feed(ledger, name, Input.START)
 
@@ -206,6 +226,8 @@ def _refuse_start(ledger: Ledger, job: Job) -> tuple[JobResult, str] | None:
     if job.origin is JobOrigin.AUTOMATIC:
         if state.stopped:
             return JobResult.CANCELED, f"{name} was stopped"
+        if state.sub is SubState.FAILED and state.result is Result.START_LIMIT_HIT:
+            return JobResult.FAILED, f"{name} is not started automatically any more: {state.message}"
         if (
             state.sub is SubState.FAILED
             and unit.service is not None
@@ -255,7 +277,7 @@ def _run_reload(ledger: Ledger, job: Job) -> None:
         return
     if sub not in UP:
         finish(ledger, job, JobResult.INVALID, f"{name} is not running; start it")
-    elif own is None or not own.exec_reload:
+    elif own is None or not life.can_reload(own):
         finish(ledger, job, JobResult.INVALID, f"{name} has no exec-reload; restart it")
     else:
         _begin(ledger, job)

@@ -29,6 +29,7 @@ from supervisord_py.core.state import (
     Job,
     JobEnd,
     Process,
+    Rollout,
     TokenEntry,
     UnitState,
 )
@@ -51,6 +52,12 @@ class Intent(Enum):
     """Something it is bound to is gone: stop it."""
     FAIL_DEPENDENT = "fail-dependent"
     """Something it requires could not be started: its start ends too."""
+    UPHOLD = "uphold"
+    """It is down: start it if a unit that is up upholds it."""
+    FAILED = "failed"
+    """It has failed, for good or in a job: start what its on-failure names."""
+    SUCCEEDED = "succeeded"
+    """It has ended well and is at rest: start what its on-success names."""
 
 
 class Task(Struct, frozen=True):
@@ -76,6 +83,7 @@ class Ledger:
         self.jobs: dict[int, Job] = {}
         self.tokens: dict[int, TokenEntry] = {}
         self.ends: dict[int, JobEnd] = {}
+        self.rollout: Rollout | None = None
         self.globals = GlobalState(random=seed & ((1 << 64) - 1), format=FORMAT)
         self.job_of: dict[str, Job] = {}
         self.alive: dict[str, None] = {}
@@ -93,6 +101,8 @@ class Ledger:
         """Jobs to be looked at."""
         self.cursors: dict[int, int] = {}
         """Where the search for what blocks a job goes on: an index that saves time and decides nothing."""
+        self.idling: dict[str, None] = {}
+        """Units whose start may be waiting for the other jobs (``life.is_idling`` tells)."""
         self.intents: deque[Task] = deque()
         self.finished: list[tuple[Job, str, str]] = []
         """Jobs that ended in this event, with result and message: what requests are answered from."""
@@ -159,6 +169,7 @@ class Ledger:
     def set_sub(self, name: str, sub: SubState) -> UnitState:
         """Enter a low-level state; everybody who may wait for that is looked at."""
         state = self.edit(name)
+        self._note_rest(name, state.sub, sub, state.cause)
         state.sub = sub
         self.changed[name] = None
         if sub in REST:
@@ -166,6 +177,21 @@ class Ledger:
         else:
             self.alive[name] = None
         return state
+
+    def _note_rest(self, name: str, old: SubState, new: SubState, cause: int | None) -> None:
+        """Note what others may want to do about a unit that comes to rest."""
+        if new is old or new not in REST:
+            return
+        ended = old not in REST
+        if self.graph[name].upheld_by and (ended or new is SubState.DEAD):
+            self.intents.append(Task(Intent.UPHOLD, name, name, cause))
+        unit = self.unit(name)
+        if unit is None:
+            return
+        if new is SubState.FAILED and unit.on_failure:
+            self.intents.append(Task(Intent.FAILED, name, name, cause))
+        elif new is SubState.DEAD and ended and unit.on_success:
+            self.intents.append(Task(Intent.SUCCEEDED, name, name, cause))
 
     def shown_active(self, name: str) -> ActiveState:
         """Return the high-level state as people see it: a waiting start makes a unit at rest ``queued``."""
@@ -210,6 +236,14 @@ class Ledger:
                 return self.state(owner).timeout_at_ns == at_ns
             case DeadlineKind.HEALTHY:
                 return self.state(owner).healthy_at_ns == at_ns
+            case DeadlineKind.JOB:
+                job = self.job_of.get(owner)
+                return job is not None and job.timeout_at_ns == at_ns
+            case DeadlineKind.UPHOLD:
+                return self.state(owner).uphold_at_ns == at_ns
+            case DeadlineKind.ROLLOUT:
+                unit = None if self.rollout is None else self.rollout.units.get(owner)
+                return unit is not None and unit.good_at_ns == at_ns
             case DeadlineKind.SHUTDOWN:
                 shutdown = self.globals.shutdown
                 return (
@@ -218,6 +252,17 @@ class Ledger:
                     and at_ns in (shutdown.force_at_ns, shutdown.give_up_at_ns)
                     and (at_ns == shutdown.give_up_at_ns or not shutdown.forced)
                 )
+
+    def arm_job(self, job: Job, timeout_ns: int | None) -> None:
+        """Bound the whole time of a job; None is for ever."""
+        self.edit_job(job).timeout_at_ns = None if timeout_ns is None else self.now.mono_ns + timeout_ns
+        if job.timeout_at_ns is not None:
+            self.timers.arm(job.timeout_at_ns, job.unit, DeadlineKind.JOB)
+
+    def arm_uphold(self, name: str, at_ns: int | None) -> None:
+        self.edit(name).uphold_at_ns = at_ns
+        if at_ns is not None:
+            self.timers.arm(at_ns, name, DeadlineKind.UPHOLD)
 
     # jobs
 
@@ -236,6 +281,16 @@ class Ledger:
     def edit_globals(self) -> GlobalState:
         self.touched["global"] = None
         return self.globals
+
+    def set_rollout(self, rollout: Rollout | None) -> None:
+        self.rollout = rollout
+        self.touched["rollout"] = None
+
+    def edit_rollout(self) -> Rollout:
+        """Return the rollout that is under way, to change it."""
+        assert self.rollout is not None, "internal error: there is no rollout"
+        self.touched["rollout"] = None
+        return self.rollout
 
     def draw(self) -> int:
         """Return a 64-bit random number."""

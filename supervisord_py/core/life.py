@@ -2,10 +2,13 @@
 
 Theory of operation
 -------------------
-A life runs exec-start-pre, exec-start, [exec-reload]*, exec-stop (only after a full start), the kill sequence, exec-
-stop-post (always), one command at a time; ``service`` says which event leads from one to the next, this module says
-what each step does. Any end goes through the same kill sequence, so whatever began it, the life is over only when no
-process of it is left (``kill-mode = "process"``: when main is gone).
+A life runs exec-condition, exec-start-pre, exec-start, exec-start-post, [exec-reload]*, exec-stop (only after a full
+start), the kill sequence, exec-stop-post (always), one command at a time; ``service`` says which event leads from one
+to the next, this module says what each step does. Any end goes through the same kill sequence, so whatever began it,
+the life is over only when no process of it is left (``kill-mode = "process"``: when main is gone).
+
+The main process of a forking unit is made by its start command and *followed* afterwards: until ``MainFollowed`` there
+is none. Where none can be told from the others, the unit is up while any process of it is left.
 
 Laws: the first failure of a life is its result; a process is asked for only when its ``unit.starting`` is written; no
 life begins while a process of the old one is left; ``exec-stop-post`` runs exactly once a life (a forced shutdown
@@ -16,12 +19,14 @@ Source: systemd, core/service.c (service_enter_*); system-anchors 1.6.
 
 from msgspec import json
 
-from supervisord_py.core.actions import KillTree, SignalProcesses, SpawnProcess, Whom
+from supervisord_py.core.actions import FollowMain, KillTree, SignalProcesses, SpawnProcess, StopFollowing, Whom
+from supervisord_py.core.events import Adopted, ExitStatus
 from supervisord_py.core.ledger import Intent, Ledger, Task
-from supervisord_py.core.restart import is_limit_hit, jitter_ns, restart_delay_ns, wants_restart
+from supervisord_py.core.restart import admit_start, is_limit_hit, jitter_ns, restart_delay_ns, wants_restart
 from supervisord_py.core.state import STOPPING, Ending, LastLife, Process, UnitState
 from supervisord_py.model.states import (
     JobState,
+    JobType,
     KillMode,
     OnDependencyFailure,
     Result,
@@ -31,7 +36,12 @@ from supervisord_py.model.states import (
     SubState,
 )
 from supervisord_py.model.unit import Command, Service, Unit
-from supervisord_py.model.values import format_signal
+from supervisord_py.model.values import format_signal, format_timespan, parse_signal
+
+IDLE_NS = 5_000_000_000
+"""How long the start of an ``idle`` unit waits for the other jobs at most."""
+
+SIGHUP = 1
 
 FORCED_KILL_NS = 5_000_000_000
 """How long a forced shutdown waits for the kernel after SIGKILL."""
@@ -72,6 +82,31 @@ def is_gone(ledger: Ledger, name: str) -> bool:
     return not state.leftover or service_of(ledger, name).kill.mode is KillMode.PROCESS
 
 
+def has_no_known_main(ledger: Ledger, name: str) -> bool:
+    """Tell whether the unit's main process is one that nobody knows, so that its whole tree stands for it."""
+    state = ledger.state(name)
+    return service_of(ledger, name).type is ServiceType.FORKING and state.main is None and not state.main_ended
+
+
+def is_alive(ledger: Ledger, name: str) -> bool:
+    """Tell whether what a unit is up for still runs: its main process, or any where that one is not known."""
+    state = ledger.state(name)
+    return state.main is not None or (state.leftover and has_no_known_main(ledger, name))
+
+
+def is_idling(ledger: Ledger, name: str) -> bool:
+    """Tell whether the unit waits for the other jobs before its program is run."""
+    state, service = ledger.state(name), ledger.service(name)
+    return (
+        state.sub is SubState.START and state.main is None and service is not None and service.type is ServiceType.IDLE
+    )
+
+
+def can_reload(service: Service) -> bool:
+    """Tell whether there is a way to make the unit read its settings again."""
+    return bool(service.exec_reload) or service.type is ServiceType.NOTIFY_RELOAD
+
+
 def stop_timeout_ns(ledger: Ledger, timeout_ns: int | None) -> int | None:
     """Return a stop time-out as it holds now: a shutdown scales all of them [ns]."""
     shutdown = ledger.globals.shutdown
@@ -109,14 +144,21 @@ def begin(ledger: Ledger, name: str) -> None:
     state.ending = Ending.ITSELF
     state.sweeping = state.notify_reloading = False
     state.reload_failed = state.status_text = state.errno = state.progress = state.beat_at_ns = None
-    state.refused_at_ns = None
+    state.refused_at_ns = state.error_at_ns = state.runtime_end_ns = state.reload_asked_ns = None
     state.errors = state.refusals = 0
     state.began_ns = ledger.now.mono_ns
     ledger.arm_healthy(name, None)
     if unit.service is None:
         became_started(ledger, name)
         became_up(ledger, name)
-    elif unit.service.exec_start_pre:
+    elif unit.service.exec_condition:
+        run_command(ledger, name, SubState.CONDITION, Role.CONDITION, 0)
+    else:
+        begin_pre(ledger, name)
+
+
+def begin_pre(ledger: Ledger, name: str) -> None:
+    if service_of(ledger, name).exec_start_pre:
         run_command(ledger, name, SubState.START_PRE, Role.START_PRE, 0)
     else:
         begin_main(ledger, name)
@@ -126,10 +168,119 @@ def begin_main(ledger: Ledger, name: str) -> None:
     service = service_of(ledger, name)
     if not service.exec_start:
         # A oneshot may consist of its stop commands alone.
-        became_started(ledger, name)
-        complete(ledger, name)
+        begin_post(ledger, name)
+    elif service.type is ServiceType.IDLE:
+        # The engine says when the other jobs are done, in this very event if there are none.
+        ledger.set_sub(name, SubState.START)
+        ledger.arm_phase(name, IDLE_NS)
+        ledger.idling[name] = None
+    else:
+        run_main(ledger, name)
+
+
+def run_main(ledger: Ledger, name: str) -> None:
+    is_forking = service_of(ledger, name).type is ServiceType.FORKING
+    run_command(ledger, name, SubState.START, Role.START if is_forking else Role.MAIN, 0)
+
+
+def follow(ledger: Ledger, name: str, *, wait: bool) -> None:
+    """Ask for the main process that a start command has left behind."""
+    state = ledger.edit(name)
+    state.following = ledger.new_spawn_id()
+    ledger.unit_of_spawn[state.following] = name
+    ledger.act(FollowMain(name, state.following, service_of(ledger, name).pid_file, wait))
+
+
+def waits_for_pid_file(ledger: Ledger, name: str) -> bool:
+    """Tell whether the unit's pid file may still come; before ``exec-start-post``, which may write it, it need not."""
+    return ledger.state(name).sub is SubState.START_POST or not service_of(ledger, name).exec_start_post
+
+
+def begin_post(ledger: Ledger, name: str) -> None:
+    """The main process has started (it is ready, if it says so; it is done, if it is a oneshot's)."""
+    became_started(ledger, name)
+    if service_of(ledger, name).exec_start_post:
+        run_command(ledger, name, SubState.START_POST, Role.START_POST, 0)
+    else:
+        finish_start(ledger, name)
+
+
+def finish_start(ledger: Ledger, name: str) -> None:
+    """All commands of the start are done: the unit is up, unless what it is up for is over already."""
+    state, service = ledger.state(name), service_of(ledger, name)
+    if state.result is not Result.SUCCESS:
+        enter_signal(ledger, name, state.message or "its main process has failed", quiet=True)
+    elif is_alive(ledger, name):
+        became_up(ledger, name)
+        if state.notify_reloading:
+            enter_own_reload(ledger, name)
+    elif service.remain_after_exit:
+        became_up(ledger, name, SubState.EXITED)
+    else:
+        is_oneshot = service.type is ServiceType.ONESHOT
+        ledger.edit(name).was_up = True
+        if is_oneshot:
+            ledger.record("unit.ready", name)
+        enter_stop(ledger, name, "its work is done" if is_oneshot else "no process of it is left", quiet=True)
+
+
+def enter_own_reload(ledger: Ledger, name: str) -> None:
+    """The process says that it reads its settings again."""
+    state = ledger.set_sub(name, SubState.RELOAD)
+    state.notify_reloading = True
+    state.reload_failed = None
+    ledger.arm_phase(name, service_of(ledger, name).timeout_start_ns)
+    ledger.record("unit.reloading", name, fields={"itself": True})
+
+
+def adopt(ledger: Ledger, adopted: Adopted) -> None:
+    """Go on with a life that a lost keeper left: with its main process and its counters, before anything is started."""
+    name = adopted.unit
+    unit = ledger.set.units.get(name)
+    if unit is None or unit.service is None:
+        # No text says how to supervise it, and it must not be left behind.
+        ledger.act(KillTree(name))
         return
-    run_command(ledger, name, SubState.START, Role.MAIN, 0)
+    ledger.keep_text(name, unit)
+    needs_ready = unit.service.type in (ServiceType.NOTIFY, ServiceType.NOTIFY_RELOAD, ServiceType.ONESHOT)
+    state = ledger.edit(name)
+    state.invocation = adopted.invocation
+    state.main = Process(adopted.spawn_id, Role.MAIN, pid=adopted.pid)
+    ledger.unit_of_spawn[adopted.spawn_id] = name
+    state.result, state.message = Result.SUCCESS, None
+    state.held = state.started = True
+    state.leftover = adopted.leftover
+    state.began_ns = ledger.now.mono_ns
+    if state.last_life == LastLife(result=Result.UNKNOWN):
+        # So it was noted when the counters were taken over; this life has not ended.
+        state.last_life = None
+    fields = {"spawn_id": adopted.spawn_id, "pid": adopted.pid, "ready": adopted.ready or not needs_ready}
+    ledger.record("unit.adopted", name, fields=fields)
+    if adopted.ready or not needs_ready:
+        enter_running(ledger, name)
+    else:
+        ledger.set_sub(name, SubState.START)
+        ledger.arm_phase(name, unit.service.timeout_start_ns)
+
+
+def refuse_automatic_start(ledger: Ledger, name: str) -> str | None:
+    """Count an automatic start; one too many fails the unit instead, and the reason is returned."""
+    service, state = ledger.service(name), ledger.edit(name)
+    limit = service.restart.limit if service is not None else None
+    if limit is None:
+        return None
+    counted = admit_start(state.starts_ns, limit, ledger.now.boot_ns)
+    if counted is not None:
+        state.starts_ns = counted
+        return None
+    span = "" if limit.interval_ns is None else f" within {format_timespan(limit.interval_ns)}"
+    ledger.set_sub(name, SubState.FAILED)
+    ledger.arm_phase(name, None)
+    state.result, state.ending = Result.START_LIMIT_HIT, Ending.ITSELF
+    state.message = f"it was started automatically {limit.burst} times{span}; start it when it is mended"
+    fields = {"result": state.result.value, "message": state.message, "failures": state.failures, "limit_hit": True}
+    ledger.record("unit.failed", name, severity=Severity.ERROR, fields=fields)
+    return state.message
 
 
 def run_command(ledger: Ledger, name: str, sub: SubState, role: Role, index: int) -> None:
@@ -181,7 +332,7 @@ def _environment(name: str, state: UnitState, role: Role) -> tuple[tuple[str, st
         end = {"code": life.code} if life.code is not None else {"signal": life.signal} if life.signal else None
         told = {"result": life.result.value, "exit": end, "runtime_ms": life.runtime_ms}
         variables.append(("SUPERVISORD_PY_LAST_LIFE", json.encode(told).decode()))
-    if role is Role.STOP_POST:
+    if role in (Role.STOP, Role.STOP_POST):
         variables.append(("SERVICE_RESULT", state.result.value))
         if state.main_ended:
             variables += _exit_variables(state)
@@ -211,24 +362,29 @@ def became_started(ledger: Ledger, name: str) -> None:
 def became_up(ledger: Ledger, name: str, sub: SubState = SubState.RUNNING) -> None:
     """The unit is fully started; from now on it counts as healthy."""
     became_started(ledger, name)
+    enter_running(ledger, name, sub)
+    ledger.record("unit.ready", name)
+
+
+def enter_running(ledger: Ledger, name: str, sub: SubState = SubState.RUNNING) -> None:
+    """The unit is up from now on: its time begins to count."""
+    service = ledger.service(name)
     state = ledger.set_sub(name, sub)
     state.was_up = True
-    ledger.arm_phase(name, None)
-    service = ledger.service(name)
+    if service is not None and service.runtime_max_ns is not None and service.type is not ServiceType.ONESHOT:
+        state.runtime_end_ns = ledger.now.mono_ns + service.runtime_max_ns
+    arm_running(ledger, name)
     if service is not None and (state.failures or state.backoff):
         ledger.arm_healthy(name, service.restart.reset_ns)
-    ledger.record("unit.ready", name)
 
 
-def complete(ledger: Ledger, name: str) -> None:
-    """All commands of a oneshot have done their work."""
-    if service_of(ledger, name).remain_after_exit:
-        became_up(ledger, name, SubState.EXITED)
-        return
-    state = ledger.edit(name)
-    state.was_up = True
-    ledger.record("unit.ready", name)
-    enter_stop(ledger, name, "its work is done", quiet=True)
+def arm_running(ledger: Ledger, name: str) -> None:
+    """Bound the time in which the unit is running, if it has a bound."""
+    state = ledger.state(name)
+    if state.sub is SubState.RUNNING and state.runtime_end_ns is not None:
+        ledger.arm_phase_at(name, state.runtime_end_ns)
+    else:
+        ledger.arm_phase(name, None)
 
 
 def forget_failures(ledger: Ledger, name: str) -> None:
@@ -251,6 +407,10 @@ def _begin_stopping(ledger: Ledger, name: str, reason: str, quiet: bool) -> None
     """Write ``unit.stopping`` once a life, unless the life ended by itself and nothing is left to stop."""
     state = ledger.edit(name)
     state.sweeping = False
+    if state.following is not None:
+        ledger.act(StopFollowing(name, state.following))
+        ledger.unit_of_spawn.pop(state.following, None)
+        state.following = None
     if state.sub in STOPPING or (quiet and is_gone(ledger, name)):
         return
     ledger.record("unit.stopping", name, fields={"reason": reason})
@@ -288,10 +448,7 @@ def _signal_phase(ledger: Ledger, name: str, sub: SubState) -> None:
         enter_kill(ledger, name)
         return
     ledger.arm_phase(name, stop_timeout_ns(ledger, service.timeout_stop_ns))
-    if _only_leftover(state):
-        ledger.act(SignalProcesses(name, service.kill.signal, Whom.ALL, then_continue=True))
-    else:
-        _signal(ledger, name, service.kill.signal)
+    _ask_to_end(ledger, name)
 
 
 def enter_watchdog(ledger: Ledger, name: str, message: str) -> None:
@@ -373,7 +530,7 @@ def process_ended(ledger: Ledger, name: str) -> None:
         enter_kill(ledger, name)
     elif service.kill.mode is not KillMode.PROCESS:
         # What was made after the signal has not heard it (and where nothing may be killed, the rest was spared so far).
-        ledger.act(SignalProcesses(name, service.kill.signal, Whom.ALL, then_continue=True))
+        _ask_to_end(ledger, name)
 
 
 def _kills_leftover(service: Service) -> bool:
@@ -398,14 +555,27 @@ def _is_forced(ledger: Ledger) -> bool:
     return shutdown is not None and shutdown.forced
 
 
-def _signal(ledger: Ledger, name: str, signal: int) -> None:
+def _ask_to_end(ledger: Ledger, name: str) -> None:
+    """Send the signal that the unit is stopped with, or restarted with."""
+    kill, job = service_of(ledger, name).kill, ledger.job_of.get(name)
+    if job is not None and job.type is JobType.RESTART and ledger.state(name).sub is SubState.STOP_SIGTERM:
+        _signal(ledger, name, kill.signal if kill.restart_signal is None else kill.restart_signal)
+    else:
+        _signal(ledger, name, kill.signal, and_hangup=kill.send_sighup and kill.signal != SIGHUP)
+
+
+def _signal(ledger: Ledger, name: str, signal: int, *, and_hangup: bool = False) -> None:
+    """Signal the processes that the kill mode names, and let stopped ones go on; what is only left, all of it."""
     state = ledger.state(name)
-    if service_of(ledger, name).kill.mode is KillMode.CONTROL_GROUP:
-        ledger.act(SignalProcesses(name, signal, Whom.ALL, then_continue=True))
-        return
-    for process in (state.main, state.control):
-        if process is not None:
-            ledger.act(SignalProcesses(name, signal, Whom.MAIN, process.spawn_id, then_continue=True))
+    targets: list[tuple[Whom, int | None]] = [
+        (Whom.MAIN, process.spawn_id) for process in (state.main, state.control) if process is not None
+    ]
+    if not targets or service_of(ledger, name).kill.mode is KillMode.CONTROL_GROUP:
+        targets = [(Whom.ALL, None)]
+    for whom, spawn_id in targets:
+        ledger.act(SignalProcesses(name, signal, whom, spawn_id, then_continue=not and_hangup))
+        if and_hangup:
+            ledger.act(SignalProcesses(name, SIGHUP, whom, spawn_id, then_continue=True))
 
 
 def kill_now(ledger: Ledger, name: str) -> None:
@@ -430,7 +600,7 @@ def end(ledger: Ledger, name: str) -> None:
     service = unit.service
     if state.healthy_at_ns is not None and state.healthy_at_ns <= ledger.now.mono_ns:
         forget_failures(ledger, name)
-    state.healthy_at_ns = state.timeout_at_ns = None
+    state.healthy_at_ns = state.timeout_at_ns = state.runtime_end_ns = None
     good = state.result is Result.SUCCESS
     state.succeeded = good and state.was_up and state.ending is Ending.ITSELF
     state.last_life = LastLife(
@@ -445,7 +615,7 @@ def end(ledger: Ledger, name: str) -> None:
     state.accomplished = oneshot and state.succeeded
     if state.accomplished:
         forget_failures(ledger, name)
-    if not good and state.ending is Ending.ITSELF:
+    if not good and state.result is not Result.EXEC_CONDITION and state.ending is Ending.ITSELF:
         state.failures += 1
     if service is not None and _is_restarted(ledger, name, state, service, oneshot):
         _schedule_restart(ledger, name, state, service)
@@ -462,7 +632,15 @@ def _is_restarted(ledger: Ledger, name: str, state: UnitState, service: Service,
         return False
     if state.result is not Result.SUCCESS and is_limit_hit(service.restart, state.failures):
         return False
-    return wants_restart(service.restart, state.result, oneshot=oneshot)
+    return wants_restart(service.restart, state.result, oneshot=oneshot, main=_main_status(state))
+
+
+def _main_status(state: UnitState) -> ExitStatus | None:
+    """Return how the main process of this life ended, None without one."""
+    if not state.main_ended:
+        return None
+    signal = None if state.exit_signal is None else parse_signal(state.exit_signal)
+    return ExitStatus(state.exit_code, signal, state.exit_dumped)
 
 
 def _schedule_restart(ledger: Ledger, name: str, state: UnitState, service: Service) -> None:
@@ -494,7 +672,8 @@ def _rest(ledger: Ledger, name: str, unit: Unit, state: UnitState) -> None:
         # What it is bound to may be back already: nothing else would tell it.
         ledger.intents.append(Task(Intent.RECOVERED, name, name, state.cause))
     else:
-        ledger.set_sub(name, SubState.DEAD if state.result is Result.SUCCESS else SubState.FAILED)
+        is_good = state.result in (Result.SUCCESS, Result.EXEC_CONDITION)
+        ledger.set_sub(name, SubState.DEAD if is_good else SubState.FAILED)
     fields = {"result": state.result.value, "runtime_ms": state.last_life.runtime_ms if state.last_life else 0}
     if state.message:
         fields["message"] = state.message

@@ -11,13 +11,14 @@ everything, ``loading`` takes over unit files, ``view`` shows it all.
 
 from collections.abc import Callable, Mapping
 
-from supervisord_py.core import engine, installing, loading, requests, service, shutdown, snapshot
+from supervisord_py.core import engine, installing, loading, requests, rollout, service, shutdown, snapshot
 from supervisord_py.core.actions import AnyAction, CheckConditions, Effects, FollowMain, ReleaseUnit
 from supervisord_py.core.events import (
     ClockChanged,
     CommandRequested,
     DeadlineReached,
     Event,
+    MainFollowed,
     NotifyReceived,
     Now,
     ProcessExited,
@@ -32,15 +33,17 @@ from supervisord_py.core.events import (
     UnitsLoaded,
 )
 from supervisord_py.core.ledger import Ledger
-from supervisord_py.core.life import forget_failures
+from supervisord_py.core.life import adopt, forget_failures, waits_for_pid_file
 from supervisord_py.core.notify import notify_received
 from supervisord_py.core.service import Input
-from supervisord_py.core.state import REST, JobOrigin
+from supervisord_py.core.state import ACTIVE_STATES, REST, UP, JobOrigin
 from supervisord_py.core.timers import DeadlineKind
 from supervisord_py.core.transaction import Goal, RefusedError, Transaction, build
 from supervisord_py.model.states import JobType, Severity
 from supervisord_py.model.unit import UnitSet
 from supervisord_py.model.values import format_signal
+
+_UP_STATES = frozenset(ACTIVE_STATES[sub] for sub in UP)
 
 
 class Manager:
@@ -96,6 +99,8 @@ class Manager:
                 service.spawn_failed(ledger, event)
             case ProcessExited():
                 service.process_exited(ledger, event)
+            case MainFollowed():
+                service.main_followed(ledger, event)
             case TreeEmptied():
                 service.tree_emptied(ledger, event)
             case NotifyReceived():
@@ -123,6 +128,8 @@ class Manager:
             case _:
                 raise AssertionError(f"internal error: no event {type(event).__name__}")
         engine.work(ledger)
+        while rollout.advance(ledger):
+            engine.work(ledger)
         self._settle()
         shutdown.exit_if_done(ledger)
         if answer is not None:
@@ -137,11 +144,14 @@ class Manager:
         for name, state in sorted(ledger.states.items()):
             service = ledger.service(name)
             if state.following is not None and service is not None:
-                pending.append(FollowMain(name, state.following, service.pid_file))
+                waits = waits_for_pid_file(ledger, name)
+                pending.append(FollowMain(name, state.following, service.pid_file, waits))
         for job in ledger.jobs.values():
             unit = ledger.set.units.get(job.unit)
             if job.checking and unit is not None:
                 pending.append(CheckConditions(job.id, job.unit, unit.conditions, unit.asserts))
+        if (revert := rollout.pending_action(ledger)) is not None:
+            pending.append(revert)
         return pending
 
     def deadline_ns(self) -> int | None:
@@ -170,6 +180,8 @@ class Manager:
         ledger = self._ledger
         first = not ledger.set.units and not ledger.set.bad
         names = loading.take_over(ledger, event.units, event.cause)
+        for adopted in event.adopted:
+            adopt(ledger, adopted)
         if not event.start_enabled or ledger.globals.shutdown is not None:
             return
         if names:
@@ -194,6 +206,8 @@ class Manager:
                     service.feed(ledger, name, Input.DEADLINE)
                 case DeadlineKind.HEALTHY:
                     forget_failures(ledger, name)
+                case DeadlineKind.ROLLOUT:
+                    rollout.deadline(ledger, name)
                 case DeadlineKind.SHUTDOWN:
                     shutdown.deadline(ledger)
 
@@ -217,11 +231,14 @@ class Manager:
             shown = ledger.shown_active(name)
             if shown is not ledger.state(name).active:
                 changed = ledger.edit(name)
-                changed.active, changed.since_wall_ns = shown, ledger.now.wall_ns
+                # A unit that reloads is active all the while.
+                if not (shown in _UP_STATES and changed.active in _UP_STATES):
+                    changed.since_wall_ns = ledger.now.wall_ns
+                changed.active = shown
 
 
 def _is_own(key: str) -> bool:
-    return key == "global" or key.partition("/")[0] in ("unit", "text", "job", "token", "end")
+    return key in ("global", "rollout") or key.partition("/")[0] in ("unit", "text", "job", "token", "end")
 
 
 def _stray_fields(event: StrayExited) -> dict[str, object]:

@@ -11,7 +11,6 @@ from supervisord_py.core.events import NotifyReceived
 from supervisord_py.core.ledger import Ledger
 from supervisord_py.core.service import Input, feed
 from supervisord_py.core.state import STARTING, STOPPING, Former
-from supervisord_py.core.timers import DeadlineKind
 from supervisord_py.model.states import Severity, SubState
 
 BEAT_NS = 1_000_000_000
@@ -23,8 +22,11 @@ REFUSAL_NS = 60_000_000_000
 EXTENSION_MAX_NS = 100 * 365 * 86_400 * 1_000_000_000
 """A century: no time-out of ours leaves 64 bits, whatever a process says."""
 
+ERROR_NS = 1_000_000_000
+"""At most one ``unit.error`` record about errors that the process reports in this time; its count tells the others."""
+
 STATUS_MAX = 16_384
-_EXTENDED = STARTING | STOPPING | {SubState.RELOAD}
+_EXTENDED = STARTING | STOPPING | {SubState.RELOAD, SubState.RUNNING}
 
 
 def notify_received(ledger: Ledger, event: NotifyReceived) -> None:
@@ -46,12 +48,22 @@ def notify_received(ledger: Ledger, event: NotifyReceived) -> None:
     _note_work(ledger, name, fields)
     if fields.get("STOPPING") == "1":
         feed(ledger, name, Input.STOPPING)
-    elif fields.get("READY") == "1":
-        feed(ledger, name, Input.READY)
-    elif fields.get("RELOADING") == "1":
-        feed(ledger, name, Input.RELOADING)
+    else:
+        # Both in one datagram: it has reloaded at once.
+        reloads = fields.get("RELOADING") == "1"
+        if reloads and (fields.get("READY") != "1" or state.reload_asked_ns is not None):
+            _note_reloading(ledger, name, _integer(fields.get("MONOTONIC_USEC")))
+        if fields.get("READY") == "1":
+            feed(ledger, name, Input.READY)
     if fields.get("WATCHDOG") == "trigger":
         feed(ledger, name, Input.WATCHDOG)
+
+
+def _note_reloading(ledger: Ledger, name: str, since_us: int | None) -> None:
+    """RELOADING=1 answers our signal only if it says that it began after that: an older reload read older settings."""
+    asked_ns = ledger.state(name).reload_asked_ns
+    if asked_ns is None or (since_us is not None and since_us >= asked_ns // 1000):
+        feed(ledger, name, Input.RELOADING)
 
 
 def _note_main_pid(ledger: Ledger, event: NotifyReceived) -> None:
@@ -86,8 +98,10 @@ def _note_work(ledger: Ledger, name: str, fields: dict[str, str]) -> None:
     if "X_ERROR" in fields:
         state = ledger.edit(name)
         state.errors += 1
-        told = {"message": fields["X_ERROR"], "count": state.errors}
-        ledger.record("unit.error", name, severity=Severity.WARNING, fields=told, chain=False)
+        if state.error_at_ns is None or ledger.now.mono_ns - state.error_at_ns >= ERROR_NS:
+            state.error_at_ns = ledger.now.mono_ns
+            told = {"message": fields["X_ERROR"], "count": state.errors}
+            ledger.record("unit.error", name, severity=Severity.WARNING, fields=told, chain=False)
     progress = fields.get("X_PROGRESS")
     if progress is None and fields.get("WATCHDOG") != "1":
         return
@@ -110,8 +124,9 @@ def _extend(ledger: Ledger, name: str, extension_ns: int) -> None:
     if shutdown is not None:
         at_ns = min(at_ns, shutdown.force_at_ns)
     if at_ns > state.timeout_at_ns:
-        ledger.edit(name).timeout_at_ns = at_ns
-        ledger.timers.arm(at_ns, name, DeadlineKind.PHASE)
+        ledger.arm_phase_at(name, at_ns)
+        if state.sub is SubState.RUNNING:
+            ledger.edit(name).runtime_end_ns = at_ns
 
 
 def _integer(text: str | None) -> int | None:

@@ -13,12 +13,13 @@ from difflib import get_close_matches
 
 from msgspec import Struct
 
-from supervisord_py.core import service
+from supervisord_py.core import rollout, service
 from supervisord_py.core.actions import Refusal, Reply, SignalProcesses, UnitOutcome, Whom
 from supervisord_py.core.events import CommandRequested
 from supervisord_py.core.installing import apply, finish
 from supervisord_py.core.jobs import is_redundant
 from supervisord_py.core.ledger import Ledger
+from supervisord_py.core.life import can_reload
 from supervisord_py.core.service import Input
 from supervisord_py.core.state import REST, UP, JobEnd, JobOrigin, Outcome, TokenEntry
 from supervisord_py.core.transaction import Goal, Node, RefusedError, build
@@ -83,6 +84,9 @@ class Requests:
         self._requests.pop(request_id, None)
 
     def _decide(self, event: CommandRequested) -> list[Outcome]:
+        if rollout.is_rollout(event):
+            self._refuse_unknown(event)
+            return rollout.request(self._ledger, event)
         match event.verb:
             case "start" | "stop" | "restart" | "try-restart" | "reload" | "reload-or-restart":
                 return self._change(event)
@@ -137,7 +141,7 @@ class Requests:
             case _:
                 if sub in REST:
                     return JobType.START
-                return JobType.RELOAD if sub in UP and own is not None and own.exec_reload else JobType.RESTART
+                return JobType.RELOAD if sub in UP and own is not None and can_reload(own) else JobType.RESTART
 
     def _kill(self, event: CommandRequested) -> list[Outcome]:
         self._refuse_unknown(event)
@@ -166,13 +170,16 @@ class Requests:
         outcomes = []
         for unit in dict.fromkeys(event.units) or sorted(ledger.states):
             known = ledger.state(unit)
-            has_failed = known.sub is SubState.FAILED or known.failures or known.backoff or known.restarts
+            has_failed = (
+                known.sub is SubState.FAILED or known.failures or known.backoff or known.restarts or known.starts_ns
+            )
             message = "" if has_failed else "it has no failure to forget"
             outcomes.append(Outcome(unit, 0, "reset-failed", QUEUED if event.plan else JobResult.DONE.value, message))
             if not has_failed or event.plan:
                 continue
             state = ledger.edit(unit)
             state.failures = state.backoff = state.restarts = 0
+            state.starts_ns = []
             ledger.arm_healthy(unit, None)
             if state.sub is SubState.FAILED:
                 ledger.set_sub(unit, SubState.DEAD)
@@ -183,6 +190,13 @@ class Requests:
         ledger = self._ledger
         number = event.arguments.get("job")
         job = ledger.jobs.get(number) if isinstance(number, int) else None
+        if job is None and ledger.rollout is not None:
+            units = {each.job: name for name, each in ledger.rollout.units.items()}
+            if number in units:
+                outcome = Outcome(units[number], number, JobType.RESTART.value, JobResult.CANCELED.value)
+                if not event.plan:
+                    rollout.end_where_it_is(ledger, "the rollout was cancelled")
+                return [outcome]
         if job is None:
             raise RefusedError(
                 Refusal("NoSuchJob", f"there is no job {number}; it may have ended already", {"job": number})

@@ -5,13 +5,16 @@ Source: systemd.service(5), Restart=, RestartSec=, RestartSteps=, RestartMaxDela
 both are forgotten after healthy time.
 """
 
+from collections.abc import Sequence
+
 from supervisord_py.core.events import ExitStatus
 from supervisord_py.model.states import Restart, Result
-from supervisord_py.model.unit import RestartPolicy
+from supervisord_py.model.unit import ExitStatuses, RestartPolicy, StartLimit
 
 CLEAN_SIGNALS = frozenset({1, 2, 13, 15})
 """SIGHUP, SIGINT, SIGPIPE, SIGTERM: a clean end of a daemon, though not of a command or a oneshot."""
 
+_NONE = ExitStatuses()
 _MASK = (1 << 64) - 1
 _PARTS = 1_000_000
 """The jitter fraction is taken in millionths, so that no time is ever a float."""
@@ -31,8 +34,23 @@ RESTARTED: dict[Restart, frozenset[Result]] = {
 """Which results each policy restarts after."""
 
 
-def exit_result(status: ExitStatus, *, daemon: bool) -> Result:
-    """Say what an exit means; ``daemon`` is a main process that is not a oneshot's."""
+def is_among(status: ExitStatus, statuses: ExitStatuses) -> bool:
+    """Tell whether a process ended in one of these ways."""
+    return status.code in statuses.codes if status.code is not None else status.signal in statuses.signals
+
+
+def exit_result(status: ExitStatus, *, daemon: bool, success: ExitStatuses = _NONE) -> Result:
+    """Say what an exit means.
+
+    Args:
+        status: How the process ended.
+        daemon: It is meant to run until it is told to end (it is no oneshot's, and no other command's).
+        success: What counts as clean besides (``success-exit-status``), for every command of the unit.
+
+    Source: systemd, basic/exit-status.c (is_clean_exit), core/service.c (service_sigchld_event).
+    """
+    if is_among(status, success):
+        return Result.SUCCESS
     if status.code is not None:
         return Result.SUCCESS if status.code == 0 else Result.EXIT_CODE
     if status.signal is None:
@@ -42,12 +60,36 @@ def exit_result(status: ExitStatus, *, daemon: bool) -> Result:
     return Result.CORE_DUMP if status.core_dumped else Result.SIGNAL
 
 
-def wants_restart(policy: RestartPolicy, result: Result, *, oneshot: bool) -> bool:
+def wants_restart(policy: RestartPolicy, result: Result, *, oneshot: bool, main: ExitStatus | None = None) -> bool:
     """Tell whether the policy asks for another life after one that ended with ``result``.
 
-    A oneshot that did its work is never repeated: systemd refuses the policies that would.
+    ``main`` is how the main process of that life ended, None without one: what prevents a restart wins over what forces
+    it, and both over ``restart``. A oneshot that did its work is never repeated, not even by force.
     """
-    return result in RESTARTED[policy.restart] and not (oneshot and result is Result.SUCCESS)
+    if oneshot and result is Result.SUCCESS:
+        return False
+    if main is not None and is_among(main, policy.prevent):
+        return False
+    return (main is not None and is_among(main, policy.force)) or result in RESTARTED[policy.restart]
+
+
+def admit_start(starts_ns: Sequence[int], limit: StartLimit, now_ns: int) -> list[int] | None:
+    """Decide whether a unit may be started automatically now.
+
+    Args:
+        starts_ns: The automatic starts so far that may still count [CLOCK_BOOTTIME ns], ascending.
+        limit: So many of them are allowed within its interval.
+        now_ns: The moment of the decision, on the same clock [ns].
+
+    Returns:
+        The starts that count from now on, this one among them; None when it is one too many.
+
+    Source: systemd.unit(5), StartLimitIntervalSec=; basic/ratelimit.c. That a start by hand is never counted is ours.
+    """
+    if limit.interval_ns == 0 or limit.burst == 0:
+        return []
+    counted = [at_ns for at_ns in starts_ns if limit.interval_ns is None or now_ns - at_ns < limit.interval_ns]
+    return [*counted, now_ns] if len(counted) < limit.burst else None
 
 
 def is_limit_hit(policy: RestartPolicy, failures: int) -> bool:

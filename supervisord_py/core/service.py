@@ -14,11 +14,29 @@ from collections.abc import Callable
 from enum import Enum
 
 from supervisord_py.core import life, steps
-from supervisord_py.core.events import ExitStatus, ProcessExited, ProcessSpawned, SpawnFailed, TreeEmptied
+from supervisord_py.core.events import (
+    ExitStatus,
+    MainFollowed,
+    ProcessExited,
+    ProcessSpawned,
+    SpawnFailed,
+    TreeEmptied,
+)
 from supervisord_py.core.failed_spawn import describe
 from supervisord_py.core.ledger import Ledger
 from supervisord_py.core.restart import exit_result
-from supervisord_py.core.state import BETWEEN_LIVES, REST, STARTING, STOPPING, UP, Ending, Process, UnitState
+from supervisord_py.core.state import (
+    ACTIVE_STATES,
+    BETWEEN_LIVES,
+    REST,
+    STARTING,
+    STOPPING,
+    UP,
+    Ending,
+    Former,
+    Process,
+    UnitState,
+)
 from supervisord_py.core.steps import Ended
 from supervisord_py.model.states import Result, Role, ServiceType, Severity, SubState
 from supervisord_py.model.unit import Command
@@ -29,10 +47,14 @@ class Input(Enum):
     """What can happen to a service."""
 
     SPAWNED = "spawned"
+    FOLLOWED = "followed"
+    """The main process that a start command left is known, or will not be (then the input is a failure)."""
     MAIN_ENDED = "main-ended"
     CONTROL_ENDED = "control-ended"
     TREE_EMPTIED = "tree-emptied"
     DEADLINE = "deadline"
+    IDLE = "idle"
+    """No other job runs or waits."""
     READY = "ready"
     RELOADING = "reloading"
     STOPPING = "stopping"
@@ -45,6 +67,9 @@ class Input(Enum):
 Handler = Callable[[Ledger, str, Ended], None]
 
 _NOTHING = Ended(Result.SUCCESS, "", 0)
+
+FAILED_CONDITION = 255
+"""The exit code of an ``exec-condition`` that has failed; any other than 0 skips the start."""
 
 
 # entries: what the manager calls
@@ -116,11 +141,33 @@ def process_exited(ledger: Ledger, event: ProcessExited) -> None:
     _forget_spawn(ledger, state, event.spawn_id, still_main=False)
     state.leftover = not event.tree_empty
     service = life.service_of(ledger, name)
-    daemon = process.role is Role.MAIN and service.type is not ServiceType.ONESHOT
+    daemon = process.role in (Role.MAIN, Role.START) and service.type is not ServiceType.ONESHOT
     status = event.status
     what = "main process" if process.role is Role.MAIN else f"{process.role.value} command"
     message = f"its {what} {life.describe_exit(status.code, status.signal, status.core_dumped)}"
-    _process_over(ledger, name, process, status, exit_result(status, daemon=daemon), message)
+    result = exit_result(status, daemon=daemon, success=service.success)
+    if process.role is Role.CONDITION and result is Result.EXIT_CODE and status.code != FAILED_CONDITION:
+        result = Result.EXEC_CONDITION
+    _process_over(ledger, name, process, status, result, message)
+
+
+def main_followed(ledger: Ledger, event: MainFollowed) -> None:
+    """Let the process be the unit's main one; one that comes too late is booked as a process that is not any more."""
+    name = event.unit
+    state = ledger.edit(name)
+    if state.following == event.spawn_id:
+        state.following = None
+        if event.pid is None:
+            ledger.unit_of_spawn.pop(event.spawn_id, None)
+            message = f"its main process could not be found: {event.refused}"
+            feed(ledger, name, Input.FOLLOWED, Ended(Result.PROTOCOL, message, 0))
+        else:
+            state.main = Process(event.spawn_id, Role.MAIN, pid=event.pid)
+            feed(ledger, name, Input.FOLLOWED)
+    elif event.pid is not None and event.spawn_id not in ledger.unit_of_spawn:
+        state.former = [*state.former, Former(event.spawn_id, state.invocation)]
+        ledger.unit_of_spawn[event.spawn_id] = name
+        state.leftover = state.held = True
 
 
 def _former_exited(ledger: Ledger, name: str | None, event: ProcessExited) -> None:
@@ -238,17 +285,36 @@ TRANSITIONS: dict[tuple[SubState, Input], Handler] = {
     (SubState.AUTO_RESTART, Input.DEADLINE): steps.backoff_over,
     (SubState.AUTO_RESTART_QUEUED, Input.START): steps.begin,
     (SubState.AUTO_RESTART_QUEUED, Input.STOP): steps.give_up_waiting,
+    (SubState.CONDITION, Input.CONTROL_ENDED): steps.condition_ended,
+    (SubState.CONDITION, Input.TREE_EMPTIED): steps.condition_swept,
+    (SubState.CONDITION, Input.DEADLINE): steps.start_timed_out,
+    (SubState.CONDITION, Input.STOP): steps.stop_starting,
     (SubState.START_PRE, Input.CONTROL_ENDED): steps.pre_ended,
     (SubState.START_PRE, Input.TREE_EMPTIED): steps.pre_swept,
     (SubState.START_PRE, Input.DEADLINE): steps.start_timed_out,
     (SubState.START_PRE, Input.STOP): steps.stop_starting,
     (SubState.START, Input.SPAWNED): steps.main_spawned,
+    (SubState.START, Input.IDLE): steps.others_are_done,
+    (SubState.START, Input.FOLLOWED): steps.followed,
     (SubState.START, Input.MAIN_ENDED): steps.start_ended,
+    (SubState.START, Input.CONTROL_ENDED): steps.start_command_ended,
+    (SubState.START, Input.TREE_EMPTIED): steps.emptied_in_start,
     (SubState.START, Input.READY): steps.ready,
-    (SubState.START, Input.DEADLINE): steps.start_timed_out,
+    (SubState.START, Input.DEADLINE): steps.start_deadline,
     (SubState.START, Input.WATCHDOG): steps.watchdog,
     (SubState.START, Input.STOP): steps.stop_starting,
+    (SubState.START_POST, Input.FOLLOWED): steps.followed_at_last,
+    (SubState.START_POST, Input.MAIN_ENDED): steps.main_ended_in_post,
+    (SubState.START_POST, Input.CONTROL_ENDED): steps.start_post_ended,
+    (SubState.START_POST, Input.TREE_EMPTIED): steps.emptied_in_start,
+    (SubState.START_POST, Input.READY): steps.has_reloaded_itself,
+    (SubState.START_POST, Input.RELOADING): steps.also_reloads_itself,
+    (SubState.START_POST, Input.DEADLINE): steps.start_timed_out,
+    (SubState.START_POST, Input.WATCHDOG): steps.watchdog,
+    (SubState.START_POST, Input.STOP): steps.stop_starting,
     (SubState.RUNNING, Input.MAIN_ENDED): steps.main_ended,
+    (SubState.RUNNING, Input.TREE_EMPTIED): steps.emptied_while_up,
+    (SubState.RUNNING, Input.DEADLINE): steps.ran_too_long,
     (SubState.RUNNING, Input.RELOADING): steps.reloads_itself,
     (SubState.RUNNING, Input.STOPPING): steps.says_stopping,
     (SubState.RUNNING, Input.WATCHDOG): steps.watchdog,
@@ -258,6 +324,7 @@ TRANSITIONS: dict[tuple[SubState, Input], Handler] = {
     (SubState.EXITED, Input.RELOAD): steps.reload,
     (SubState.RELOAD, Input.MAIN_ENDED): steps.main_ended_in_reload,
     (SubState.RELOAD, Input.CONTROL_ENDED): steps.reload_ended,
+    (SubState.RELOAD, Input.TREE_EMPTIED): steps.emptied_in_reload,
     (SubState.RELOAD, Input.READY): steps.reload_ready,
     (SubState.RELOAD, Input.RELOADING): steps.also_reloads_itself,
     (SubState.RELOAD, Input.STOPPING): steps.says_stopping,
@@ -284,18 +351,19 @@ TRANSITIONS: dict[tuple[SubState, Input], Handler] = {
 _NOTIFIED = (Input.READY, Input.RELOADING, Input.STOPPING, Input.WATCHDOG)
 _IDLE = (*sorted(REST, key=lambda sub: sub.value), *sorted(BETWEEN_LIVES, key=lambda sub: sub.value))
 
+_BEFORE_START = (SubState.CONDITION, SubState.START_PRE)
+
 IGNORED: dict[tuple[SubState, Input], str] = {
     **{(sub, what): "a process of an old life speaks" for sub in _IDLE for what in _NOTIFIED},
     **{(sub, Input.TREE_EMPTIED): "leftovers of an old life end" for sub in _IDLE},
     **{(sub, Input.STOP): "it is down" for sub in (SubState.DEAD, SubState.FAILED)},
-    **{(sub, what): "only commands of the start run" for sub in (SubState.START_PRE,) for what in _NOTIFIED},
-    (SubState.START_PRE, Input.SPAWNED): "the end of the command matters",
-    (SubState.START, Input.TREE_EMPTIED): "the main process matters",
+    **{(sub, what): "only commands of the start run" for sub in _BEFORE_START for what in _NOTIFIED},
+    **{(sub, Input.SPAWNED): "the end of the command matters" for sub in (*_BEFORE_START, SubState.START_POST)},
     (SubState.START, Input.RELOADING): "it is not up yet",
-    (SubState.START, Input.STOPPING): "its exit will tell",
+    **{(sub, Input.STOPPING): "its exit will tell" for sub in (SubState.START, SubState.START_POST)},
     **{(sub, Input.START): "it is starting" for sub in sorted(STARTING, key=lambda sub: sub.value)},
     **{(sub, Input.START): "it is up" for sub in sorted(UP, key=lambda sub: sub.value)},
-    **{(sub, Input.TREE_EMPTIED): "the main process matters" for sub in sorted(UP, key=lambda sub: sub.value)},
+    (SubState.EXITED, Input.TREE_EMPTIED): "it is up without a process",
     (SubState.RUNNING, Input.READY): "it is up",
     **{(SubState.EXITED, what): "its main process is gone" for what in _NOTIFIED},
     (SubState.RELOAD, Input.SPAWNED): "the end of the command matters",
@@ -313,13 +381,23 @@ IGNORED: dict[tuple[SubState, Input], str] = {
 _NO_PROCESS = (*_IDLE, SubState.EXITED)
 
 IMPOSSIBLE: dict[tuple[SubState, Input], str] = {
-    **{(sub, Input.MAIN_ENDED): "there is no main process" for sub in (*_NO_PROCESS, SubState.START_PRE)},
+    **{(sub, Input.MAIN_ENDED): "there is no main process" for sub in (*_NO_PROCESS, *_BEFORE_START)},
     (SubState.STOP_POST, Input.MAIN_ENDED): "there is no main process",
-    **{(sub, Input.CONTROL_ENDED): "no command runs" for sub in (*_NO_PROCESS, SubState.START, SubState.RUNNING)},
+    **{(sub, Input.CONTROL_ENDED): "no command runs" for sub in (*_NO_PROCESS, SubState.RUNNING)},
+    **{
+        (sub, Input.FOLLOWED): "nobody asked"
+        for sub in (*_NO_PROCESS, *_BEFORE_START, SubState.RUNNING, SubState.RELOAD)
+    },
+    **{(sub, Input.FOLLOWED): "the asking was called off" for sub in sorted(STOPPING, key=lambda sub: sub.value)},
+    **{
+        (sub, Input.IDLE): "nobody waits for it"
+        for sub in sorted(ACTIVE_STATES, key=lambda sub: sub.value)
+        if sub is not SubState.START
+    },
     **{(sub, Input.SPAWNED): "no process is being made" for sub in (*_NO_PROCESS, SubState.RUNNING)},
     **{
         (sub, Input.DEADLINE): "there is no deadline"
-        for sub in (*_IDLE, SubState.RUNNING, SubState.EXITED, SubState.STUCK)
+        for sub in (*_IDLE, SubState.EXITED, SubState.STUCK)
         if sub is not SubState.AUTO_RESTART
     },
     **{(sub, Input.START): "the job waits for the end" for sub in sorted(STOPPING, key=lambda sub: sub.value)},
@@ -332,7 +410,6 @@ IMPOSSIBLE: dict[tuple[SubState, Input], str] = {
 
 NOT_ENTERED = frozenset(
     {
-        SubState.START_POST,
         SubState.WAITING,
         SubState.LISTENING,
         SubState.POOL,
@@ -340,4 +417,4 @@ NOT_ENTERED = frozenset(
         SubState.PAUSED,
     }
 )
-"""States of what this machine does not run: timers, sockets, pools, stubs, commands after the start."""
+"""States of what this machine does not run: timers, sockets, pools, stubs."""

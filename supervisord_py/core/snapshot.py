@@ -1,7 +1,7 @@
 """The state as text by key, and back: what the keeper holds for the next manager.
 
 Keys: ``unit/NAME`` runtime state, ``text/NAME`` the text that a life runs by, ``job/ID``, ``token/SLOT``, ``end/JOB``,
-``global``. What has nothing to tell has no key.
+``rollout``, ``global``. What has nothing to tell has no key.
 
 The format has a number (``GlobalState.format``): an older state is read and goes on in the present format, a newer one
 is refused whole, before anything of it is believed.
@@ -16,8 +16,9 @@ import msgspec
 from msgspec import Struct
 
 from supervisord_py.core.ledger import Ledger
+from supervisord_py.core.life import is_idling
 from supervisord_py.core.loading import rebuild_graph
-from supervisord_py.core.state import FORMAT, REST, GlobalState, Job, JobEnd, LastLife, TokenEntry, UnitState
+from supervisord_py.core.state import FORMAT, REST, GlobalState, Job, JobEnd, LastLife, Rollout, TokenEntry, UnitState
 from supervisord_py.core.timers import DeadlineKind
 from supervisord_py.errors import SupervisordError
 from supervisord_py.model.states import ActiveState, Result, SubState
@@ -43,12 +44,24 @@ class _FormatOnly(Struct):
 
 
 _AT_REST = msgspec.json.encode(UnitState())
+_TIMES = (
+    "phase_at_ns",
+    "timeout_at_ns",
+    "runtime_end_ns",
+    "healthy_at_ns",
+    "reload_asked_ns",
+    "error_at_ns",
+    "beat_at_ns",
+    "refused_at_ns",
+    "uphold_at_ns",
+)
+"""The fields of a unit's state that are a time or None."""
 
 
 def encode(ledger: Ledger, key: str) -> str | None:
     """Return the text of one key, None when there is nothing to tell."""
     kind, _, name = key.partition("/")
-    value: UnitState | Unit | Job | TokenEntry | JobEnd | GlobalState | None
+    value: UnitState | Unit | Job | TokenEntry | JobEnd | Rollout | GlobalState | None
     match kind:
         case "unit":
             value = ledger.states.get(name)
@@ -60,6 +73,8 @@ def encode(ledger: Ledger, key: str) -> str | None:
             value = ledger.tokens.get(int(name))
         case "end":
             value = ledger.ends.get(int(name))
+        case "rollout":
+            value = ledger.rollout
         case _:
             value = ledger.globals
     if value is None:
@@ -76,6 +91,7 @@ def keys(ledger: Ledger) -> list[str]:
         *(f"job/{job_id}" for job_id in ledger.jobs),
         *(f"token/{slot}" for slot in ledger.tokens),
         *(f"end/{job_id}" for job_id in ledger.ends),
+        "rollout",
         "global",
     ]
 
@@ -99,6 +115,8 @@ def load(ledger: Ledger, state: Mapping[str, str], units: UnitSet, shift_ns: int
                 ledger.tokens[int(name)] = msgspec.json.decode(text, type=TokenEntry)
             case "end":
                 ledger.ends[int(name)] = msgspec.json.decode(text, type=JobEnd)
+            case "rollout":
+                ledger.rollout = msgspec.json.decode(text, type=Rollout)
             case "global":
                 ledger.globals = msgspec.json.decode(text, type=GlobalState)
     if ledger.globals.format != FORMAT:
@@ -129,10 +147,19 @@ def _shift(ledger: Ledger, shift_ns: int) -> None:
     for name in sorted(ledger.states):
         state = ledger.edit(name)
         state.began_ns += shift_ns
-        for field in ("phase_at_ns", "timeout_at_ns", "healthy_at_ns", "beat_at_ns", "refused_at_ns"):
+        state.upheld_from_ns += shift_ns if state.upheld else 0
+        for field in _TIMES:
             at_ns = getattr(state, field)
             if at_ns is not None:
                 setattr(state, field, at_ns + shift_ns)
+        state.starts_ns = [at_ns + shift_ns for at_ns in state.starts_ns]
+    for job in ledger.jobs.values():
+        if job.timeout_at_ns is not None:
+            ledger.edit_job(job).timeout_at_ns = job.timeout_at_ns + shift_ns
+    if ledger.rollout is not None:
+        for unit in ledger.edit_rollout().units.values():
+            if unit.good_at_ns is not None:
+                unit.good_at_ns += shift_ns
     shutdown = ledger.edit_globals().shutdown
     if shutdown is not None:
         shutdown.force_at_ns += shift_ns
@@ -152,10 +179,21 @@ def _index(ledger: Ledger) -> None:
             ledger.unit_of_spawn[state.following] = name
         for former in state.former:
             ledger.unit_of_spawn[former.spawn_id] = name
+        if is_idling(ledger, name):
+            ledger.idling[name] = None
         if state.timeout_at_ns is not None:
             ledger.timers.arm(state.timeout_at_ns, name, DeadlineKind.PHASE)
         if state.healthy_at_ns is not None:
             ledger.timers.arm(state.healthy_at_ns, name, DeadlineKind.HEALTHY)
+        if state.uphold_at_ns is not None:
+            ledger.timers.arm(state.uphold_at_ns, name, DeadlineKind.UPHOLD)
+    for job in ledger.jobs.values():
+        if job.timeout_at_ns is not None:
+            ledger.timers.arm(job.timeout_at_ns, job.unit, DeadlineKind.JOB)
+    if ledger.rollout is not None:
+        for name, unit in ledger.rollout.units.items():
+            if unit.good_at_ns is not None:
+                ledger.timers.arm(unit.good_at_ns, name, DeadlineKind.ROLLOUT)
     shutdown = ledger.globals.shutdown
     if shutdown is not None:
         ledger.timers.arm(shutdown.force_at_ns, "", DeadlineKind.SHUTDOWN)

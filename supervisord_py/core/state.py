@@ -21,7 +21,7 @@ from supervisord_py.model.states import ActiveState, JobState, JobType, Result, 
 
 REST = frozenset({SubState.DEAD, SubState.FAILED, SubState.DEPENDENCY})
 BETWEEN_LIVES = frozenset({SubState.AUTO_RESTART, SubState.AUTO_RESTART_QUEUED})
-STARTING = frozenset({SubState.START_PRE, SubState.START})
+STARTING = frozenset({SubState.CONDITION, SubState.START_PRE, SubState.START, SubState.START_POST})
 UP = frozenset({SubState.RUNNING, SubState.EXITED, SubState.RELOAD})
 STOPPING = frozenset(
     {
@@ -42,8 +42,10 @@ ACTIVE_STATES: dict[SubState, ActiveState] = {
     SubState.FAILED: ActiveState.FAILED,
     SubState.AUTO_RESTART: ActiveState.ACTIVATING,
     SubState.AUTO_RESTART_QUEUED: ActiveState.ACTIVATING,
+    SubState.CONDITION: ActiveState.ACTIVATING,
     SubState.START_PRE: ActiveState.ACTIVATING,
     SubState.START: ActiveState.ACTIVATING,
+    SubState.START_POST: ActiveState.ACTIVATING,
     SubState.RUNNING: ActiveState.ACTIVE,
     SubState.EXITED: ActiveState.ACTIVE,
     SubState.RELOAD: ActiveState.RELOADING,
@@ -79,6 +81,32 @@ class LastLife(Struct, frozen=True, omit_defaults=True):
     runtime_ms: int = 0
 
 
+class Monitor(Struct, frozen=True, omit_defaults=True):
+    """The end of a unit as what its ``on-failure`` or ``on-success`` starts is told it (``MONITOR_*``)."""
+
+    unit: str
+    result: Result = Result.SUCCESS
+    code: int | None = None
+    signal: str | None = None
+    dumped: bool = False
+    invocation: str | None = None
+    ended: bool = False
+    """A main process of that life has ended: ``code`` or ``signal`` is how."""
+
+
+class Order(Struct, frozen=True, omit_defaults=True):
+    """What began or ended a life, for ``why``: who asked for it and why, or what it followed from."""
+
+    verb: str
+    """``started``, ``stopped`` or ``restarted``."""
+    by: str = ""
+    """Who asked (``root (uid 0)``); empty when nobody did, or nobody knows."""
+    note: str = ""
+    """The reason that was given."""
+    reason: str = ""
+    """What it followed from, where the unit itself was not named."""
+
+
 class Ending(Enum):
     """Who began the end of the present life."""
 
@@ -107,7 +135,7 @@ class UnitState(Struct, omit_defaults=True):
     held: bool = False
     """Something was spawned since the last ``ReleaseUnit``."""
     sweeping: bool = False
-    """Processes left by ``exec-start-pre`` are being killed before the next command."""
+    """Processes left by ``exec-condition`` or ``exec-start-pre`` are being killed before the next command."""
     started: bool = False
     """The main program of this life runs or has run."""
     main_ended: bool = False
@@ -130,6 +158,8 @@ class UnitState(Struct, omit_defaults=True):
     """Beginning of the present phase: a reload that changes its time-out counts from there."""
     timeout_at_ns: int | None = None
     """End of the present phase (of the back-off in ``auto-restart``)."""
+    runtime_end_ns: int | None = None
+    """When this life has run for ``runtime-max-sec``; the phase ends then while it is running."""
     healthy_at_ns: int | None = None
     """When failures are forgotten, if nothing happens until then."""
     began_ns: int = 0
@@ -141,11 +171,18 @@ class UnitState(Struct, omit_defaults=True):
     backoff: int = 0
     """Automatic restarts since the unit was last healthy: the level of the back-off."""
     failures: int = 0
+    starts_ns: list[int] = []
+    """The automatic starts that the start limit still counts [CLOCK_BOOTTIME ns], ascending."""
     errors: int = 0
     """Consecutive errors that the process itself reported."""
+    error_at_ns: int | None = None
+    """When one was written last."""
     reload_failed: str | None = None
     """Why the present or last reload failed."""
     notify_reloading: bool = False
+    """The process has said RELOADING=1, and not READY=1 since."""
+    reload_asked_ns: int | None = None
+    """When the reload signal was sent, until RELOADING=1 answers it."""
     status_text: str | None = None
     errno: int | None = None
     refusals: int = 0
@@ -158,6 +195,21 @@ class UnitState(Struct, omit_defaults=True):
     """What went wrong last, in words."""
     cause: int | None = None
     """The record that led to the present state."""
+    order: Order | None = None
+    """The last start or stop that was not automatic."""
+    skipped: bool = False
+    """Its last start was skipped: a condition did not hold."""
+    unmet: str | None = None
+    """The condition or assertion that did not hold when they were looked at last."""
+    checked_wall_ns: int = 0
+    """When its conditions and assertions were looked at last; 0: never."""
+    monitor: Monitor | None = None
+    """The one unit whose end started it."""
+    upheld: int = 0
+    """How often it was started again because another upholds it, since ``upheld_from_ns``."""
+    upheld_from_ns: int = 0
+    uphold_at_ns: int | None = None
+    """When that is tried again, if it has been too often."""
 
 
 class JobOrigin(Enum):
@@ -166,6 +218,10 @@ class JobOrigin(Enum):
     AUTOMATIC = "automatic"
     """A restart by policy or the recovery of a dependency: never overrides what was asked for, respects the failure
     count.
+    """
+    RELATION = "relation"
+    """Follows from what another unit says about it (on-failure, on-success, upholds): as a command, but counters are
+    kept.
     """
     BOOT = "boot"
     """Started with the supervisor: as a command, but counters are kept."""
@@ -190,6 +246,20 @@ class Job(Struct, omit_defaults=True):
     """``unit.queued`` has been written."""
     checking: bool = False
     """``CheckConditions`` was asked with this job's number and is not answered yet."""
+    checked: bool = False
+    """Its conditions and assertions hold; known for the step that follows only."""
+    ignore_needs: bool = False
+    """It runs whatever the units that it needs are in."""
+    irreversible: bool = False
+    """Nothing may replace it but a cancel and the shutdown."""
+    timeout_at_ns: int | None = None
+    """When it has taken too long."""
+    by: str = ""
+    """Who asked for it."""
+    note: str = ""
+    """The reason that they gave."""
+    monitors: list[Monitor] = []
+    """The units whose end it follows from, one entry each."""
     reason: str = ""
     """Why it exists, where nobody asked for it by name."""
     cause: int | None = None
@@ -240,6 +310,58 @@ FORMAT = 2
 """The format of the state as text. A field that is added with a default needs no new one; 2 began with the relations,
 types and conditions of the complete engine.
 """
+
+
+class RolloutStep(Enum):
+    """How far one unit of a rollout has got."""
+
+    WAITING = "waiting"
+    RESTARTING = "restarting"
+    PROBATION = "probation"
+    """It is ready, and has to stay up."""
+    DONE = "done"
+    FAILED = "failed"
+    LEFT_OUT = "left-out"
+    """It is not restarted any more, and that is no failure."""
+
+
+class RolloutPhase(Enum):
+    FORWARD = "forward"
+    REVERTING = "reverting"
+    """The host was asked for the older texts."""
+    BACK = "back"
+
+
+class RolloutUnit(Struct, omit_defaults=True):
+    """One unit of a rollout; ``job`` is its number for those who wait, ``restart_job`` the job that restarts it."""
+
+    job: int
+    before: str | None = None
+    """Its invocation when the rollout began."""
+    step: RolloutStep = RolloutStep.WAITING
+    restart_job: int | None = None
+    invocation: str | None = None
+    """The life that is watched."""
+    good_at_ns: int | None = None
+    """End of its probation."""
+    message: str = ""
+
+
+class Rollout(Struct, omit_defaults=True):
+    """Many units that are restarted so that few are down at a time; see ``core.rollout``."""
+
+    verb: str
+    units: dict[str, RolloutUnit]
+    """In the order in which they are restarted."""
+    max_unavailable: int = 0
+    """0: all at once."""
+    probation_ns: int = 0
+    reverts: bool = False
+    phase: RolloutPhase = RolloutPhase.FORWARD
+    failed: str | None = None
+    """The unit whose failure ended the way forward."""
+    message: str = ""
+    cause: int | None = None
 
 
 class GlobalState(Struct, omit_defaults=True):

@@ -4,6 +4,8 @@ A step looks at what kind of service it is and takes the next step of ``life``; 
 because the table did.
 """
 
+from collections.abc import Callable
+
 from msgspec import Struct
 
 from supervisord_py.core import life
@@ -20,6 +22,9 @@ class Ended(Struct, frozen=True):
     result: Result
     message: str
     index: int
+
+
+_OVER = Ended(Result.SUCCESS, "", 0)
 
 
 def begin(ledger: Ledger, name: str, _: Ended) -> None:
@@ -42,17 +47,40 @@ def backoff_over(ledger: Ledger, name: str, _: Ended) -> None:
     ledger.intents.append(Task(Intent.RESTART, name, name, state.cause))
 
 
-def pre_ended(ledger: Ledger, name: str, ended: Ended) -> None:
+def condition_ended(ledger: Ledger, name: str, ended: Ended) -> None:
+    """The start goes on, or is skipped, or has failed: the command's result says which."""
+    _command_before_start_ended(ledger, name, ended, next_condition)
+
+
+def next_condition(ledger: Ledger, name: str) -> None:
+    state = ledger.edit(name)
+    state.sweeping = False
+    if state.index + 1 < len(life.service_of(ledger, name).exec_condition):
+        life.run_command(ledger, name, SubState.CONDITION, Role.CONDITION, state.index + 1)
+    else:
+        life.begin_pre(ledger, name)
+
+
+def condition_swept(ledger: Ledger, name: str, _: Ended) -> None:
+    if ledger.state(name).sweeping:
+        next_condition(ledger, name)
+
+
+def _command_before_start_ended(ledger: Ledger, name: str, ended: Ended, go_on: Callable[[Ledger, str], None]) -> None:
     service = life.service_of(ledger, name)
     if ended.result is not Result.SUCCESS:
         life.fail(ledger, name, ended.result, ended.message)
         life.enter_signal(ledger, name, ended.message, quiet=True)
     elif ledger.state(name).leftover and service.kill.mode is not KillMode.PROCESS and service.kill.send_sigkill:
-        # What exec-start-pre leaves behind must not live beside the service; a spawn would cancel the killing, so wait.
+        # What the command leaves behind must not live beside the service; a spawn would cancel the killing, so wait.
         ledger.edit(name).sweeping = True
         ledger.act(KillTree(name))
     else:
-        next_pre(ledger, name)
+        go_on(ledger, name)
+
+
+def pre_ended(ledger: Ledger, name: str, ended: Ended) -> None:
+    _command_before_start_ended(ledger, name, ended, next_pre)
 
 
 def next_pre(ledger: Ledger, name: str) -> None:
@@ -72,9 +100,87 @@ def pre_swept(ledger: Ledger, name: str, _: Ended) -> None:
 def main_spawned(ledger: Ledger, name: str, _: Ended) -> None:
     service = life.service_of(ledger, name)
     if service.type in (ServiceType.SIMPLE, ServiceType.EXEC, ServiceType.IDLE):
-        life.became_up(ledger, name)
-    else:
+        life.begin_post(ledger, name)
+    elif service.type is not ServiceType.FORKING:
         life.became_started(ledger, name)
+
+
+def others_are_done(ledger: Ledger, name: str, _: Ended) -> None:
+    if life.is_idling(ledger, name):
+        life.run_main(ledger, name)
+
+
+def start_deadline(ledger: Ledger, name: str, ended: Ended) -> None:
+    """An idle unit has waited long enough for the others; any other was to be up by now."""
+    if life.is_idling(ledger, name):
+        life.run_main(ledger, name)
+    else:
+        start_timed_out(ledger, name, ended)
+
+
+def start_command_ended(ledger: Ledger, name: str, ended: Ended) -> None:
+    """The start command of a forking unit has done its part: find the daemon that it left."""
+    service = life.service_of(ledger, name)
+    is_left = ledger.state(name).leftover
+    if ended.result is not Result.SUCCESS:
+        life.fail(ledger, name, ended.result, ended.message)
+        life.enter_signal(ledger, name, ended.message, quiet=True)
+    elif service.pid_file is not None:
+        life.follow(ledger, name, wait=life.waits_for_pid_file(ledger, name))
+        if not is_left:
+            emptied_in_start(ledger, name, ended)
+    elif service.guess_main_pid and is_left:
+        life.follow(ledger, name, wait=True)
+    else:
+        life.begin_post(ledger, name)
+
+
+def emptied_in_start(ledger: Ledger, name: str, _: Ended) -> None:
+    """No process is left that could still write the pid file."""
+    waits = ledger.state(name).following is not None and life.service_of(ledger, name).pid_file is not None
+    if waits and life.waits_for_pid_file(ledger, name):
+        message = "no process of it is left that could write its pid file"
+        life.fail(ledger, name, Result.PROTOCOL, message)
+        life.enter_signal(ledger, name, message, quiet=True)
+
+
+def followed(ledger: Ledger, name: str, ended: Ended) -> None:
+    """The main process is known, or cannot be: a pid file must name one, a guess may fail."""
+    must_be = life.service_of(ledger, name).pid_file is not None and life.waits_for_pid_file(ledger, name)
+    if must_be and ended.result is not Result.SUCCESS:
+        life.fail(ledger, name, ended.result, ended.message)
+        life.enter_signal(ledger, name, ended.message)
+    else:
+        life.begin_post(ledger, name)
+
+
+def followed_at_last(ledger: Ledger, name: str, ended: Ended) -> None:
+    """The commands after the start are done, and the pid file is there."""
+    if ended.result is not Result.SUCCESS and life.service_of(ledger, name).pid_file is not None:
+        life.fail(ledger, name, ended.result, ended.message)
+        life.enter_signal(ledger, name, ended.message)
+    else:
+        life.finish_start(ledger, name)
+
+
+def start_post_ended(ledger: Ledger, name: str, ended: Ended) -> None:
+    service = life.service_of(ledger, name)
+    if ended.result is not Result.SUCCESS:
+        life.fail(ledger, name, ended.result, ended.message)
+        life.enter_signal(ledger, name, ended.message)
+    elif ended.index + 1 < len(service.exec_start_post):
+        life.run_command(ledger, name, SubState.START_POST, Role.START_POST, ended.index + 1)
+    elif life.has_no_known_main(ledger, name) and (service.pid_file is not None or service.guess_main_pid):
+        life.follow(ledger, name, wait=True)
+        if not ledger.state(name).leftover:
+            emptied_in_start(ledger, name, ended)
+    else:
+        life.finish_start(ledger, name)
+
+
+def main_ended_in_post(ledger: Ledger, name: str, ended: Ended) -> None:
+    """The command that runs is waited for: it may have more to do."""
+    life.fail(ledger, name, ended.result, ended.message)
 
 
 def start_ended(ledger: Ledger, name: str, ended: Ended) -> None:
@@ -86,19 +192,19 @@ def start_ended(ledger: Ledger, name: str, ended: Ended) -> None:
         if ended.index + 1 < len(service.exec_start):
             life.run_command(ledger, name, SubState.START, Role.MAIN, ended.index + 1)
         else:
-            life.complete(ledger, name)
+            life.begin_post(ledger, name)
         return
     elif service.type in (ServiceType.NOTIFY, ServiceType.NOTIFY_RELOAD):
         life.fail(ledger, name, Result.PROTOCOL, f"{ended.message} before it said READY=1")
     elif service.remain_after_exit:
-        life.became_up(ledger, name, SubState.EXITED)
+        life.begin_post(ledger, name)
         return
     life.enter_signal(ledger, name, ended.message, quiet=True)
 
 
 def ready(ledger: Ledger, name: str, _: Ended) -> None:
     if life.service_of(ledger, name).type in (ServiceType.NOTIFY, ServiceType.NOTIFY_RELOAD):
-        life.became_up(ledger, name)
+        life.begin_post(ledger, name)
 
 
 def start_timed_out(ledger: Ledger, name: str, _: Ended) -> None:
@@ -119,8 +225,26 @@ def main_ended(ledger: Ledger, name: str, ended: Ended) -> None:
         life.enter_signal(ledger, name, ended.message, quiet=True)
     elif service.remain_after_exit:
         ledger.set_sub(name, SubState.EXITED)
+        ledger.arm_phase(name, None)
     else:
         life.enter_stop(ledger, name, ended.message, quiet=True)
+
+
+def emptied_while_up(ledger: Ledger, name: str, _: Ended) -> None:
+    """The last process is gone: the end of a unit whose main process nobody knows."""
+    if life.has_no_known_main(ledger, name):
+        main_ended(ledger, name, Ended(Result.SUCCESS, "no process of it is left", 0))
+
+
+def emptied_in_reload(ledger: Ledger, name: str, ended: Ended) -> None:
+    if ledger.state(name).control is None:
+        emptied_while_up(ledger, name, ended)
+
+
+def ran_too_long(ledger: Ledger, name: str, _: Ended) -> None:
+    message = "it has run for its runtime-max-sec"
+    life.fail(ledger, name, Result.TIMEOUT, message)
+    life.enter_stop(ledger, name, message)
 
 
 def stop(ledger: Ledger, name: str, why: Ended) -> None:
@@ -134,19 +258,37 @@ def reload(ledger: Ledger, name: str, _: Ended) -> None:
     state = ledger.edit(name)
     state.reload_failed = None
     ledger.record("unit.reloading", name)
-    life.run_command(ledger, name, SubState.RELOAD, Role.RELOAD, 0)
+    if life.service_of(ledger, name).exec_reload:
+        life.run_command(ledger, name, SubState.RELOAD, Role.RELOAD, 0)
+    else:
+        ask_to_reload(ledger, name)
+
+
+def ask_to_reload(ledger: Ledger, name: str) -> None:
+    """Send a ``notify-reload`` unit its signal, and wait for RELOADING=1 of after that, then READY=1."""
+    state, service = ledger.set_sub(name, SubState.RELOAD), life.service_of(ledger, name)
+    if state.main is None or service.type is not ServiceType.NOTIFY_RELOAD:
+        back_to_running(ledger, name)
+        return
+    state.reload_asked_ns = ledger.now.mono_ns
+    state.notify_reloading = False
+    ledger.arm_phase(name, service.timeout_start_ns)
+    spawn_id = state.main.spawn_id
+    ledger.act(SignalProcesses(name, service.reload_signal, Whom.MAIN, spawn_id, then_continue=True))
 
 
 def reloads_itself(ledger: Ledger, name: str, _: Ended) -> None:
-    state = ledger.set_sub(name, SubState.RELOAD)
-    state.notify_reloading = True
-    state.reload_failed = None
-    ledger.arm_phase(name, life.service_of(ledger, name).timeout_start_ns)
-    ledger.record("unit.reloading", name, fields={"itself": True})
+    life.enter_own_reload(ledger, name)
 
 
 def also_reloads_itself(ledger: Ledger, name: str, _: Ended) -> None:
-    ledger.edit(name).notify_reloading = True
+    state = ledger.edit(name)
+    state.notify_reloading = True
+    state.reload_asked_ns = None
+
+
+def has_reloaded_itself(ledger: Ledger, name: str, _: Ended) -> None:
+    ledger.edit(name).notify_reloading = False
 
 
 def reload_ended(ledger: Ledger, name: str, ended: Ended) -> None:
@@ -157,6 +299,8 @@ def reload_ended(ledger: Ledger, name: str, ended: Ended) -> None:
         state.reload_failed = ended.message
     if state.reload_failed is None and ended.index + 1 < len(service.exec_reload):
         life.run_command(ledger, name, SubState.RELOAD, Role.RELOAD, ended.index + 1)
+    elif state.reload_failed is None and service.type is ServiceType.NOTIFY_RELOAD:
+        ask_to_reload(ledger, name)
     elif state.reload_failed is not None or not state.notify_reloading:
         back_to_running(ledger, name)
 
@@ -164,7 +308,7 @@ def reload_ended(ledger: Ledger, name: str, ended: Ended) -> None:
 def reload_ready(ledger: Ledger, name: str, _: Ended) -> None:
     state = ledger.edit(name)
     state.notify_reloading = False
-    if state.control is None:
+    if state.control is None and state.reload_asked_ns is None:
         back_to_running(ledger, name)
 
 
@@ -179,15 +323,20 @@ def reload_timed_out(ledger: Ledger, name: str, _: Ended) -> None:
 
 
 def back_to_running(ledger: Ledger, name: str) -> None:
-    state = ledger.set_sub(name, SubState.RUNNING if ledger.state(name).main is not None else SubState.EXITED)
+    is_alive = life.is_alive(ledger, name)
+    state = ledger.set_sub(name, SubState.RUNNING if is_alive else SubState.EXITED)
     state.notify_reloading = False
-    ledger.arm_phase(name, None)
+    state.reload_asked_ns = None
+    life.arm_running(ledger, name)
     if state.reload_failed is None:
         ledger.record("unit.ready", name, fields={"reloaded": True})
     else:
         ledger.record(
             "unit.ready", name, severity=Severity.WARNING, fields={"reloaded": False, "message": state.reload_failed}
         )
+    if not is_alive:
+        # The last process of a unit without a known main one may have ended while its reload command ran.
+        emptied_while_up(ledger, name, _OVER)
 
 
 def main_ended_in_reload(ledger: Ledger, name: str, ended: Ended) -> None:
