@@ -101,6 +101,18 @@ class ReleaseUnit(Action, frozen=True):
     unit: str
 
 
+class RevertUnits(Action, frozen=True):
+    """Go back to the texts that these units had before they were changed; answered by ``UnitsLoaded`` with
+    ``reverts``. Asked again by a new manager.
+
+    ``failed`` is the unit because of which, ``message`` what happened to it.
+    """
+
+    units: tuple[str, ...]
+    failed: str
+    message: str
+
+
 class ExitSupervisor(Action, frozen=True):
     """Everything has stopped: end the keeper with ``code``."""
 
@@ -115,6 +127,7 @@ AnyAction = (
     | SignalProcesses
     | KillTree
     | ReleaseUnit
+    | RevertUnits
     | ExitSupervisor
 )
 

@@ -140,6 +140,14 @@ class StrayExited(Event, frozen=True):
     status: ExitStatus
 
 
+class KeeperReplaced(Event, frozen=True):
+    """The keeper of version ``old`` has replaced itself by one of version ``new``; or has not, and why."""
+
+    old: str
+    new: str | None = None
+    refused: str | None = None
+
+
 # What people and the host ask
 
 
@@ -156,9 +164,10 @@ class Origin(Struct, frozen=True):
 class CommandRequested(Event, frozen=True):
     """A permitted command that changes something; answered by exactly one ``Reply`` with this ``request_id``.
 
-    ``verb`` is one of ``start stop restart try-restart reload reload-or-restart kill reset-failed cancel``; ``units``
-    are full names that are known to the unit set (the host has resolved globs and groups); ``arguments`` are the
-    verb's own (``signal`` and ``whom`` of kill, ``job`` of cancel). ``token`` identifies the request across a
+    ``verb`` is one of ``start stop restart try-restart reload reload-or-restart kill reset-failed cancel apply``;
+    ``units`` are full names that are known to the unit set (the host has resolved globs and groups); ``arguments`` are the
+    verb's own (``signal`` and ``whom`` of kill, ``job`` of cancel; of apply and a rolling restart ``max_unavailable``,
+    ``probation_ns`` and ``reverts``: see ``core.rollout``). ``token`` identifies the request across a
     manager's death: the same token again attaches to the jobs of the first. ``plan`` decides and changes nothing.
     ``wait`` False replies when the jobs are queued. ``cause`` is the ``command`` record's number.
     """
@@ -205,6 +214,8 @@ class UnitsLoaded(Event, frozen=True):
     start_enabled: bool = False
     adopted: tuple[Adopted, ...] = ()
     """With the first set of a start after a lost keeper; they are up before anything is started."""
+    reverts: bool = False
+    """It answers ``RevertUnits``."""
     cause: int | None = None
 
 
@@ -239,6 +250,7 @@ AnyEvent = (
     | NotifyReceived
     | StrayAppeared
     | StrayExited
+    | KeeperReplaced
     | CommandRequested
     | RequesterGone
     | UnitsLoaded

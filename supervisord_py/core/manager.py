@@ -18,6 +18,7 @@ from supervisord_py.core.events import (
     CommandRequested,
     DeadlineReached,
     Event,
+    KeeperReplaced,
     MainFollowed,
     NotifyReceived,
     Now,
@@ -101,6 +102,8 @@ class Manager:
                 service.process_exited(ledger, event)
             case MainFollowed():
                 service.main_followed(ledger, event)
+            case ConditionsChecked():
+                engine.conditions_checked(ledger, event)
             case TreeEmptied():
                 service.tree_emptied(ledger, event)
             case NotifyReceived():
@@ -122,6 +125,11 @@ class Manager:
                 ledger.record("stray.appeared", severity=Severity.WARNING, fields=fields)
             case StrayExited():
                 ledger.record("stray.exited", fields=_stray_fields(event))
+            case KeeperReplaced() if event.refused is None:
+                ledger.record("keeper.reexecuted", fields={"old": event.old, "new": event.new})
+            case KeeperReplaced():
+                fields = {"version": event.old, "reason": event.refused}
+                ledger.record("keeper.reexec-failed", severity=Severity.ERROR, fields=fields)
             case ClockChanged():
                 # No deadline of this core is on boot or wall time.
                 pass
@@ -208,6 +216,11 @@ class Manager:
                     forget_failures(ledger, name)
                 case DeadlineKind.ROLLOUT:
                     rollout.deadline(ledger, name)
+                case DeadlineKind.JOB:
+                    engine.job_timed_out(ledger, name)
+                case DeadlineKind.UPHOLD:
+                    ledger.arm_uphold(name, None)
+                    ledger.intents.append(Task(Intent.UPHOLD, name, name, ledger.state(name).cause))
                 case DeadlineKind.SHUTDOWN:
                     shutdown.deadline(ledger)
 

@@ -20,6 +20,7 @@ from supervisord_py.core.installing import apply, finish
 from supervisord_py.core.jobs import is_redundant
 from supervisord_py.core.ledger import Ledger
 from supervisord_py.core.life import can_reload
+from supervisord_py.core.orders import who
 from supervisord_py.core.service import Input
 from supervisord_py.core.state import REST, UP, JobEnd, JobOrigin, Outcome, TokenEntry
 from supervisord_py.core.transaction import Goal, Node, RefusedError, build
@@ -107,9 +108,12 @@ class Requests:
             )
         self._refuse_unknown(event)
         anchors = tuple((unit, self._job_type(event.verb, unit)) for unit in dict.fromkeys(event.units))
-        goal = Goal(anchors, JobOrigin.COMMAND, event.mode, cause=event.cause)
-        if event.mode is JobMode.ISOLATE and event.verb != "start":
-            raise RefusedError(Refusal("TransactionConflict", f"mode isolate is for start, not for {event.verb}"))
+        if event.mode in (JobMode.ISOLATE, JobMode.RESTART_DEPENDENCIES) and event.verb != "start":
+            mode = event.mode.value
+            raise RefusedError(Refusal("TransactionConflict", f"mode {mode} is for start, not for {event.verb}"))
+        goal = Goal(
+            anchors, JobOrigin.COMMAND, event.mode, by=who(event.origin), note=event.reason, cause=event.cause
+        )
         transaction = build(ledger, goal)
         if event.plan:
             return [self._planned(node) for node in transaction.nodes]

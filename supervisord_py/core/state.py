@@ -248,6 +248,8 @@ class Job(Struct, omit_defaults=True):
     """``CheckConditions`` was asked with this job's number and is not answered yet."""
     checked: bool = False
     """Its conditions and assertions hold; known for the step that follows only."""
+    halfway: bool = False
+    """A restart that has stopped its unit: what is left of it is the start."""
     ignore_needs: bool = False
     """It runs whatever the units that it needs are in."""
     irreversible: bool = False

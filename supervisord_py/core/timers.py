@@ -16,6 +16,9 @@ from heapq import heapify, heappop, heappush
 class DeadlineKind(Enum):
     PHASE = "phase"
     HEALTHY = "healthy"
+    JOB = "job"
+    UPHOLD = "uphold"
+    ROLLOUT = "rollout"
     SHUTDOWN = "shutdown"
 
 

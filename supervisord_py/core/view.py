@@ -8,13 +8,15 @@ from supervisord_py.core.ledger import Ledger
 from supervisord_py.core.loading import plan_of, restart_needed
 from supervisord_py.core.manager import Manager
 from supervisord_py.core.restart import is_limit_hit
-from supervisord_py.core.state import BETWEEN_LIVES, REST, STARTING, STOPPING, Ending, LastLife, UnitState
+from supervisord_py.core.state import BETWEEN_LIVES, REST, STARTING, STOPPING, Ending, LastLife, RolloutStep, UnitState
 from supervisord_py.model.changes import UnitChange
 from supervisord_py.model.states import ActiveState, JobState, JobType, LoadState, Result, SubState
 from supervisord_py.model.status import Exit, JobStatus, UnitStatus, WhyLine
 from supervisord_py.model.unit import Unit, UnitSet
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+_IN_ROLLOUT = (RolloutStep.RESTARTING, RolloutStep.PROBATION)
 
 DepsEdge = tuple[str, str, str | None, str, int]
 """Unit, kind of relation, until, active state, depth."""
@@ -85,6 +87,25 @@ def jobs(manager: Manager) -> list[JobStatus]:
             waiting_for=tuple(demand.blockers(ledger, job)) if job.state is JobState.WAITING else (),
         )
         for _, job in sorted(ledger.jobs.items())
+    ] + _rollout_jobs(ledger)
+
+
+def _rollout_jobs(ledger: Ledger) -> list[JobStatus]:
+    """Return the numbers that a rollout has given out: cancelling one of them ends it."""
+    rollout = ledger.rollout
+    if rollout is None:
+        return []
+    before = [name for name, unit in rollout.units.items() if unit.step in _IN_ROLLOUT]
+    return [
+        JobStatus(
+            job=unit.job,
+            unit=name,
+            type=rollout.verb,
+            state=(JobState.RUNNING if name in before else JobState.WAITING).value,
+            waiting_for=() if name in before else tuple(before),
+        )
+        for name, unit in rollout.units.items()
+        if name in before or unit.step is RolloutStep.WAITING
     ]
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from supervisord_py.core.actions import AnyAction, ExitSupervisor, KillTree, SignalProcesses, SpawnProcess, Whom
+from supervisord_py.core.actions import AnyAction, ExitSupervisor, KillTree, RevertUnits, SignalProcesses, SpawnProcess, Whom
 from supervisord_py.core.events import CommandRequested, ProcessExited, SpawnFailed
 from supervisord_py.core.view import jobs, unit_status
 from supervisord_py.model.states import JobState, JobType, KillMode, Role, ServiceType
@@ -172,7 +172,7 @@ class StopOrder(Checker):
             is_stop = action.role is Role.STOP
         else:
             is_stop = isinstance(action, SignalProcesses | KillTree) and seen.is_end(action)
-        if not is_stop or isinstance(action, ExitSupervisor):
+        if not is_stop or isinstance(action, ExitSupervisor | RevertUnits):
             return None
         life = seen.lives.get(action.unit)
         return action.unit if life is not None and not life.ending else None

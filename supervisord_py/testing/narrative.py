@@ -15,6 +15,7 @@ from supervisord_py.core.actions import (
     KillTree,
     ReleaseUnit,
     Reply,
+    RevertUnits,
     SignalProcesses,
     SpawnProcess,
     StopFollowing,
@@ -102,6 +103,8 @@ def event_line(event: Event) -> str:
 def action_line(action: AnyAction) -> str:
     """Say an action in one line."""
     match action:
+        case RevertUnits():
+            return f"revert {' '.join(action.units)}: {action.message}"
         case SpawnProcess():
             return f"spawn #{action.spawn_id} {action.unit} {action.role.value}: {' '.join(action.command.words)}"
         case FollowMain():

@@ -102,11 +102,10 @@ class Scene:
         self._carry_out(effects.actions)
         return Happened(event, now.mono_ns, effects, self._changed_states())
 
-    def load(self, units: Iterable[Unit], *, start_enabled: bool = False) -> Happened:
+    def load(self, units: Iterable[Unit], *, start_enabled: bool = False, reverts: bool = False) -> Happened:
         by_name = {unit.name: unit for unit in units}
-        return self.handle(
-            UnitsLoaded(UnitSet(units={name: by_name[name] for name in sorted(by_name)}), start_enabled=start_enabled)
-        )
+        unit_set = UnitSet(units={name: by_name[name] for name in sorted(by_name)})
+        return self.handle(UnitsLoaded(unit_set, start_enabled=start_enabled, reverts=reverts))
 
     def pass_time(self, duration_ns: int) -> Iterator[Happened]:
         """Let time pass: each deadline in it is handled at its time."""

@@ -17,9 +17,12 @@ Commands::
     unit NAME [target] KEY=VALUE...      define a unit (dependencies: ``requires=db,setup:exited,log:unordered``; a
                                          condition: ``condition-path-exists=!/run/x``)
     drop NAME                            remove its definition; ``load`` then tells the core
-    load [start]                         give the core all definitions (``start``: start the enabled ones)
+    load [start | revert]                give the core all definitions (``start``: start the enabled ones; ``revert``:
+                                         they are the older ones that it asked for)
     VERB UNIT... [no-wait] [plan] [mode=MODE] [token=TEXT] [reason=TEXT] [signal=NAME] [whom=main|all]
                                          a request of the control interface
+    apply [UNIT...] | restart UNIT... max-unavailable=N, [probation=SPAN] [reverts]
+                                         a rollout
     cancel JOB
     spawned UNIT | spawn-failed UNIT [STEP]
     exited UNIT [CODE|SIGNAL|unknown] [left] [role=ROLE] | tree-empty UNIT
@@ -72,7 +75,10 @@ from supervisord_py.testing.narrative import effect_lines
 from supervisord_py.testing.scene import Happened, Scene, StoryError, seconds
 
 VERBS = frozenset(
-    {"start", "stop", "restart", "try-restart", "reload", "reload-or-restart", "kill", "reset-failed", "cancel"}
+    {
+        *("start", "stop", "restart", "try-restart", "reload", "reload-or-restart", "kill", "reset-failed", "cancel"),
+        "apply",
+    }
 )
 SEPARATOR = "----"
 _DEFINITIONS = frozenset({"unit", "drop"})
@@ -103,7 +109,11 @@ class Script:
             return []
         if verb == "load" or self._unloaded:
             lines = self._told(
-                self.scene.load(self._units.values(), start_enabled=words == ["start"] and verb == "load")
+                self.scene.load(
+                    self._units.values(),
+                    start_enabled=words == ["start"] and verb == "load",
+                    reverts=words == ["revert"] and verb == "load",
+                )
             )
             self._unloaded = False
             return lines if verb == "load" else self.play(command)
@@ -169,6 +179,12 @@ def _request(scene: Scene, verb: str, words: Sequence[str]) -> Event:
             fields["mode"] = JobMode(value)
         elif key in ("token", "reason") and value:
             fields[key] = value
+        elif word == "reverts":
+            arguments["reverts"] = True
+        elif key == "max-unavailable" and value:
+            arguments["max_unavailable"] = int(value)
+        elif key == "probation" and value:
+            arguments["probation_ns"] = _span(value)
         elif value:
             arguments[key] = parse_signal(value) if key == "signal" else value
         elif verb == "cancel":

@@ -1,0 +1,511 @@
+"""Restarting many units so that few are down at a time, and going back when the first of them does not stay up.
+
+Theory of operation
+-------------------
+A rollout is a list of units in the order of their dependencies. Each is restarted by an ordinary job, is *watched* from
+the moment when it is ready, and lets the next one begin when it has been up for the probation. It counts as unavailable
+until then, and again if it goes down later; at most ``max_unavailable`` units of the rollout are (0: all are restarted
+at once). The rollout has succeeded when the last unit is through.
+
+The first unit whose restart fails, or that ends by itself while it is watched, ends the way forward. A rollout that
+goes back asks the host for the older texts of its units (``RevertUnits``) and restarts, under the same bound, those
+that run by the new one or are down because of it. Going back never fails: what does not come up again is told.
+
+An operator is stronger: a unit that is stopped meanwhile is left out, and ``cancel`` and the shutdown end the rollout
+where it is. What was restarted stays so, nothing goes back.
+
+For those who wait a unit of a rollout has a job number of its own; the jobs that restart it (one, or two) have others.
+There is one rollout at a time. All of it is state, so a new manager goes on with it.
+
+Laws: never more than ``max_unavailable`` units are taken down by the rollout at a time, but for what their own
+dependencies take with them; every number that was given out ends exactly once; nothing is restarted twice forward.
+
+Source: Kubernetes, rolling update of a Deployment (maxUnavailable, minReadySeconds); peers.md section 5, item 17.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+
+from msgspec import Struct
+
+from supervisord_py.core.actions import Refusal, RevertUnits
+from supervisord_py.core.events import CommandRequested
+from supervisord_py.core.graph import Graph
+from supervisord_py.core.installing import apply
+from supervisord_py.core.ledger import Ledger
+from supervisord_py.core.state import (
+    REST,
+    STARTING,
+    UP,
+    Ending,
+    Job,
+    JobOrigin,
+    Outcome,
+    Rollout,
+    RolloutPhase,
+    RolloutStep,
+    RolloutUnit,
+    UnitState,
+)
+from supervisord_py.core.timers import DeadlineKind
+from supervisord_py.core.transaction import Goal, RefusedError, build
+from supervisord_py.model.changes import restart_keys
+from supervisord_py.model.states import JobResult, JobType, ServiceType, Severity
+from supervisord_py.model.unit import Unit, UnitSet
+
+QUEUED = "queued"
+_WATCHED = (RolloutStep.PROBATION, RolloutStep.DONE)
+_OPEN = (RolloutStep.WAITING, RolloutStep.RESTARTING, RolloutStep.PROBATION)
+
+
+class Options(Struct, frozen=True):
+    """The arguments of a request that is a rollout."""
+
+    max_unavailable: int = 0
+    probation_ns: int = 0
+    reverts: bool = False
+
+
+# asking
+
+
+def is_rollout(event: CommandRequested) -> bool:
+    """Tell whether a command is to be carried out as a rollout: ``apply`` always, ``restart`` when it is rolling."""
+    return event.verb == "apply" or (event.verb == "restart" and "max_unavailable" in event.arguments)
+
+
+def request(ledger: Ledger, event: CommandRequested) -> list[Outcome]:
+    """Begin a rollout, or say what it would do.
+
+    ``apply`` without units is for all; it leaves out what does not run, and what a restart would bring nothing new.
+    ``restart`` is for exactly the units that are named, and starts those that are down.
+
+    Raises:
+        RefusedError: Another one is under way, or the supervisor is shutting down.
+    """
+    names = dict.fromkeys(event.units)
+    if event.verb == "apply":
+        names = dict.fromkeys(needing_restart(ledger.set, ledger.texts, names or None))
+    ordered = in_order(ledger.graph, names)
+    if event.plan:
+        return [Outcome(name, 0, JobType.RESTART.value, QUEUED, _step_text(ledger, name)) for name in ordered]
+    if ledger.globals.shutdown is not None:
+        raise RefusedError(Refusal("ShuttingDown", f"cannot {event.verb}: the supervisor is shutting down"))
+    if ledger.rollout is not None:
+        numbers = sorted(each.job for each in ledger.rollout.units.values())
+        message = f"a rollout is under way ({ledger.rollout.verb}): wait for it, or end it with supctl cancel"
+        raise RefusedError(Refusal("Busy", f"{message} {numbers[0]}"))
+    if not ordered:
+        return []
+    options = Options(
+        max_unavailable=int(event.arguments.get("max_unavailable") or 0),
+        probation_ns=int(event.arguments.get("probation_ns") or 0),
+        reverts=bool(event.arguments.get("reverts")),
+    )
+    units = {name: RolloutUnit(job=ledger.new_job_id(), before=ledger.state(name).invocation) for name in ordered}
+    fields = {
+        "verb": event.verb,
+        "units": ordered,
+        "max_unavailable": options.max_unavailable,
+        "probation_ms": options.probation_ns // 1_000_000,
+        "reverts": options.reverts,
+    }
+    cause = ledger.record("rollout.started", cause=event.cause, fields=fields)
+    ledger.set_rollout(
+        Rollout(
+            verb=event.verb,
+            units=units,
+            max_unavailable=options.max_unavailable,
+            probation_ns=options.probation_ns,
+            reverts=options.reverts,
+            cause=cause,
+        )
+    )
+    return [Outcome(name, unit.job, JobType.RESTART.value) for name, unit in units.items()]
+
+
+def needing_restart(unit_set: UnitSet, lives: Mapping[str, Unit], among: Iterable[str] | None = None) -> list[str]:
+    """Return the units whose life runs by another text than ``unit_set`` has, where only a restart brings the new one.
+
+    Args:
+        unit_set: What is loaded, or would be.
+        lives: The text of every unit that has a life.
+        among: Only of these; None for all.
+    """
+    names = lives if among is None else [name for name in among if name in lives]
+    return sorted(name for name in names if name in unit_set.units and restart_keys(lives[name], unit_set.units[name]))
+
+
+def in_order(graph: Graph, names: Iterable[str]) -> list[str]:
+    """Sort units so that each stands behind those that it is ordered after, whoever stands between them."""
+    wanted = sorted(names, key=_natural)
+    left = dict.fromkeys(wanted)
+    seen: dict[str, None] = {}
+    ordered: list[str] = []
+    for name in wanted:
+        stack = [(name, False)]
+        while stack:
+            current, is_done = stack.pop()
+            if is_done:
+                if current in left:
+                    ordered.append(current)
+                continue
+            if current in seen:
+                continue
+            seen[current] = None
+            stack.append((current, True))
+            before = sorted((edge.other for edge in graph[current].after), key=_natural, reverse=True)
+            stack += [(other, False) for other in before if other not in seen]
+    return ordered
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """``worker@10`` stands behind ``worker@9``."""
+    return [(int(part) if part.isdigit() else -1, part) for part in re.split(r"(\d+)", name)]
+
+
+def _step_text(ledger: Ledger, name: str) -> str:
+    texts = ledger.texts.get(name), ledger.set.units.get(name)
+    if texts[0] is None or texts[1] is None:
+        return ""
+    return ", ".join(restart_keys(texts[0], texts[1]))
+
+
+# going on
+
+
+def advance(ledger: Ledger) -> bool:
+    """Take the next steps that the present state allows; returns whether there is work for the job engine."""
+    rollout = ledger.rollout
+    if rollout is None:
+        return False
+    if ledger.globals.shutdown is not None:
+        end_where_it_is(ledger, "the supervisor is shutting down")
+        return False
+    _take_ends(ledger, rollout)
+    match rollout.phase:
+        case RolloutPhase.FORWARD:
+            if rollout.failed is None and (failed := _first_failure(ledger, rollout)) is not None:
+                _turn_back(ledger, rollout, failed)
+            if rollout.failed is None:
+                return _go_forward(ledger, rollout)
+            if rollout.phase is RolloutPhase.FORWARD:
+                _end_when_told(ledger, rollout)
+            return False
+        case RolloutPhase.REVERTING:
+            return False
+        case RolloutPhase.BACK:
+            return _go_back(ledger, rollout)
+
+
+def reverted(ledger: Ledger) -> None:
+    """The older texts are loaded: begin to restart what runs by the new ones."""
+    rollout = ledger.rollout
+    if rollout is None or rollout.phase is not RolloutPhase.REVERTING:
+        return
+    ledger.edit_rollout().phase = RolloutPhase.BACK
+    ledger.record("rollout.reverted", cause=rollout.cause, fields={"units": list(rollout.units)})
+    for name, unit in rollout.units.items():
+        state = ledger.state(name)
+        touched = unit.step is not RolloutStep.WAITING and unit.step is not RolloutStep.LEFT_OUT
+        if touched and not state.stopped and (_needs_restart(ledger, name) or state.sub not in UP):
+            unit.step = RolloutStep.WAITING
+            unit.restart_job = None
+        else:
+            unit.step = RolloutStep.LEFT_OUT
+
+
+def end_where_it_is(ledger: Ledger, message: str) -> None:
+    """End the rollout without another step."""
+    rollout = ledger.rollout
+    assert rollout is not None
+    for unit in rollout.units.values():
+        if unit.step in (RolloutStep.WAITING, RolloutStep.RESTARTING):
+            unit.message = message
+    _end(ledger, rollout, JobResult.CANCELED, message)
+
+
+def pending_action(ledger: Ledger) -> RevertUnits | None:
+    """Return what the host was asked for and has not answered yet."""
+    rollout = ledger.rollout
+    if rollout is None or rollout.phase is not RolloutPhase.REVERTING:
+        return None
+    return RevertUnits(tuple(rollout.units), rollout.failed or "", rollout.message)
+
+
+def _take_ends(ledger: Ledger, rollout: Rollout) -> None:
+    """Look at the jobs that ended in this event."""
+    ended = {job.id: (result, message) for job, result, message in ledger.finished}
+    for name, unit in rollout.units.items():
+        if unit.step is RolloutStep.RESTARTING and unit.restart_job in ended:
+            result, message = ended[unit.restart_job]
+            ledger.edit_rollout()
+            unit.restart_job = None
+            _take_end(ledger, rollout, name, unit, JobResult(result), message)
+
+
+def deadline(ledger: Ledger, name: str) -> None:
+    """The probation of a unit is over; one that is just being restarted by somebody begins anew when it is up."""
+    rollout = ledger.edit_rollout()
+    unit = rollout.units[name]
+    unit.good_at_ns = None
+    if ledger.state(name).sub in UP:
+        unit.step = RolloutStep.DONE
+
+
+def _take_end(ledger: Ledger, rollout: Rollout, name: str, unit: RolloutUnit, result: JobResult, message: str) -> None:
+    state = ledger.state(name)
+    if result is JobResult.DONE:
+        unit.invocation = state.invocation
+        if rollout.phase is RolloutPhase.FORWARD and rollout.probation_ns and state.sub in UP:
+            _put_on_probation(ledger, rollout, name, unit)
+        else:
+            unit.step = RolloutStep.DONE
+    elif result in (JobResult.CANCELED, JobResult.SKIPPED):
+        unit.step, unit.message = RolloutStep.LEFT_OUT, message or "its restart was called off"
+    else:
+        unit.step, unit.message = RolloutStep.FAILED, message or result.value
+
+
+def _put_on_probation(ledger: Ledger, rollout: Rollout, name: str, unit: RolloutUnit) -> None:
+    unit.step = RolloutStep.PROBATION
+    unit.good_at_ns = ledger.now.mono_ns + rollout.probation_ns
+    ledger.timers.arm(unit.good_at_ns, name, DeadlineKind.ROLLOUT)
+
+
+def _first_failure(ledger: Ledger, rollout: Rollout) -> str | None:
+    """Return the first unit that failed, or that did not stay up; notes new lives that an operator began."""
+    for name, unit in rollout.units.items():
+        if unit.step is RolloutStep.FAILED:
+            return name
+        if unit.step not in _WATCHED:
+            continue
+        state = ledger.state(name)
+        if state.sub in UP:
+            if unit.invocation != state.invocation:
+                ledger.edit_rollout()
+                unit.invocation = state.invocation
+                if unit.step is RolloutStep.PROBATION:
+                    _put_on_probation(ledger, rollout, name, unit)
+        elif _has_ended_by_itself(ledger, name, unit, state):
+            ledger.edit_rollout()
+            unit.step = RolloutStep.FAILED
+            ended = f"{name} did not stay up ({state.result.value})"
+            unit.message = f"{ended}: {state.message}" if state.message else ended
+            return name
+        elif unit.step is RolloutStep.PROBATION and _is_at_rest(ledger, name):
+            ledger.edit_rollout()
+            unit.good_at_ns = None
+            if state.succeeded:
+                unit.step = RolloutStep.DONE
+            else:
+                unit.step, unit.message = RolloutStep.LEFT_OUT, f"{name} was stopped meanwhile"
+    return None
+
+
+def _has_ended_by_itself(ledger: Ledger, name: str, unit: RolloutUnit, state: UnitState) -> bool:
+    if state.sub in STARTING and state.invocation != unit.invocation:
+        # A life that somebody ordered.
+        return False
+    if state.ending is Ending.ORDER or name in ledger.set.masked:
+        return False
+    own = ledger.service(name)
+    return own is None or own.type is not ServiceType.ONESHOT or not state.succeeded
+
+
+def _go_forward(ledger: Ledger, rollout: Rollout) -> bool:
+    waiting = [name for name, unit in rollout.units.items() if unit.step is RolloutStep.WAITING]
+    if not waiting:
+        if any(unit.step in _OPEN for unit in rollout.units.values()):
+            return False
+        _end(ledger, rollout, JobResult.DONE, "")
+        return False
+    if not rollout.max_unavailable:
+        return _restart_together(ledger, rollout, waiting)
+    room = rollout.max_unavailable - _unavailable(ledger, rollout)
+    for name in waiting:
+        unit = rollout.units[name]
+        if reason := _left_out(ledger, rollout, name):
+            ledger.edit_rollout()
+            unit.step, unit.message = RolloutStep.LEFT_OUT, reason
+            continue
+        if room <= 0 or _waits_for_another(ledger, rollout, name):
+            return False
+        # One at a time: what its restart takes with it is seen before the next one.
+        _restart_one(ledger, rollout, name)
+        return True
+    return True
+
+
+def _unavailable(ledger: Ledger, rollout: Rollout) -> int:
+    """Count the units that this rollout has taken down, or has not yet found good."""
+    return sum(
+        unit.step in (RolloutStep.RESTARTING, RolloutStep.PROBATION)
+        or (unit.step is RolloutStep.DONE and ledger.state(name).sub not in UP and not _is_at_rest(ledger, name))
+        for name, unit in rollout.units.items()
+    )
+
+
+def _is_at_rest(ledger: Ledger, name: str) -> bool:
+    return ledger.state(name).sub in REST and name not in ledger.job_of
+
+
+def _left_out(ledger: Ledger, rollout: Rollout, name: str) -> str | None:
+    """Say why a unit whose turn has come is not restarted after all."""
+    if rollout.verb != "apply":
+        return None
+    if _is_at_rest(ledger, name):
+        return f"{name} does not run any more"
+    if name not in ledger.set.units:
+        return f"no file defines {name} any more"
+    return None
+
+
+def _waits_for_another(ledger: Ledger, rollout: Rollout, name: str) -> bool:
+    """Tell whether a unit is ordered after one that is not through yet."""
+    unready = {
+        other for other, unit in rollout.units.items() if unit.step in (RolloutStep.RESTARTING, RolloutStep.PROBATION)
+    }
+    stack, seen = [name], {name: None}
+    while stack:
+        for edge in ledger.graph[stack.pop()].after:
+            if edge.other in unready:
+                return True
+            if edge.other not in seen:
+                seen[edge.other] = None
+                stack.append(edge.other)
+    return False
+
+
+def _restart_one(ledger: Ledger, rollout: Rollout, name: str) -> None:
+    unit = rollout.units[name]
+    ledger.edit_rollout()
+    try:
+        transaction = build(ledger, _goal(rollout, ((name, _job_type(ledger, rollout, name)),)))
+    except RefusedError as error:
+        unit.step, unit.message = RolloutStep.FAILED, error.refusal.message
+        return
+    unit.step, unit.restart_job = RolloutStep.RESTARTING, apply(ledger, transaction)[name].id
+
+
+def _restart_together(ledger: Ledger, rollout: Rollout, names: list[str]) -> bool:
+    """Restart all at once, in one transaction: the job engine keeps their order."""
+    ledger.edit_rollout()
+    wanted = []
+    for name in names:
+        if reason := _left_out(ledger, rollout, name):
+            rollout.units[name].step, rollout.units[name].message = RolloutStep.LEFT_OUT, reason
+        else:
+            wanted.append(name)
+    if not wanted:
+        return True
+    try:
+        transaction = build(ledger, _goal(rollout, tuple((name, _job_type(ledger, rollout, name)) for name in wanted)))
+    except RefusedError as error:
+        for name in wanted:
+            rollout.units[name].step, rollout.units[name].message = RolloutStep.FAILED, error.refusal.message
+        return True
+    for name, job in apply(ledger, transaction).items():
+        rollout.units[name].step, rollout.units[name].restart_job = RolloutStep.RESTARTING, job.id
+    return True
+
+
+def _goal(rollout: Rollout, anchors: tuple[tuple[str, JobType], ...]) -> Goal:
+    return Goal(anchors, JobOrigin.COMMAND, cause=rollout.cause)
+
+
+def _job_type(ledger: Ledger, rollout: Rollout, name: str) -> JobType:
+    """Return what brings a unit a life by the loaded text: a start is enough where such a life has begun, with a unit
+    that it requires, or where there is none."""
+    state = ledger.state(name)
+    if state.sub in REST:
+        return JobType.START
+    is_new = rollout.phase is RolloutPhase.FORWARD and state.invocation != rollout.units[name].before
+    return (
+        JobType.START if is_new and state.sub in UP | STARTING and not _needs_restart(ledger, name) else JobType.RESTART
+    )
+
+
+def _needs_restart(ledger: Ledger, name: str) -> bool:
+    return bool(needing_restart(ledger.set, ledger.texts, (name,)))
+
+
+# the end of the way forward
+
+
+def _turn_back(ledger: Ledger, rollout: Rollout, failed: str) -> None:
+    ledger.edit_rollout()
+    rollout.failed, rollout.message = failed, rollout.units[failed].message
+    fields = {"message": rollout.message, "reverts": rollout.reverts}
+    rollout.cause = ledger.record("rollout.failed", failed, severity=Severity.ERROR, fields=fields, chain=False)
+    if rollout.reverts:
+        rollout.phase = RolloutPhase.REVERTING
+        ledger.act(RevertUnits(tuple(rollout.units), failed, rollout.message))
+
+
+def _end_when_told(ledger: Ledger, rollout: Rollout) -> None:
+    """Nobody goes back: what becomes of those that are being restarted is awaited, and told too."""
+    if not any(unit.step is RolloutStep.RESTARTING for unit in rollout.units.values()):
+        _end(ledger, rollout, JobResult.FAILED, rollout.message)
+
+
+def _go_back(ledger: Ledger, rollout: Rollout) -> bool:
+    waiting = [name for name, unit in rollout.units.items() if unit.step is RolloutStep.WAITING]
+    in_flight = sum(unit.step is RolloutStep.RESTARTING for unit in rollout.units.values())
+    if not waiting and not in_flight:
+        _end(ledger, rollout, JobResult.FAILED, rollout.message)
+        return False
+    if waiting and not rollout.max_unavailable:
+        return _restart_together(ledger, rollout, waiting)
+    for name in waiting:
+        unit, state = rollout.units[name], ledger.state(name)
+        if state.stopped and _is_at_rest(ledger, name):
+            ledger.edit_rollout()
+            unit.step = RolloutStep.LEFT_OUT
+        elif state.sub not in UP or in_flight < rollout.max_unavailable:
+            # What is down is not taken down by being started.
+            _restart_one(ledger, rollout, name)
+            return True
+    return False
+
+
+def _end(ledger: Ledger, rollout: Rollout, result: JobResult, message: str) -> None:
+    """Tell how it ended, for each unit, and forget it."""
+    ledger.set_rollout(None)
+    fields = {"verb": rollout.verb, "result": result.value, "units": _by_fate(rollout)}
+    if message:
+        fields["message"] = message
+    severity = Severity.INFO if result is JobResult.DONE else Severity.WARNING
+    ledger.record("rollout.finished", severity=severity, cause=rollout.cause, fields=fields)
+    for name, unit in rollout.units.items():
+        told, words = _outcome(rollout, name, unit, result)
+        job = Job(id=unit.job, unit=name, type=JobType.RESTART, origin=JobOrigin.COMMAND)
+        ledger.finished.append((job, told.value, words))
+
+
+def _by_fate(rollout: Rollout) -> dict[str, str]:
+    return {name: unit.step.value for name, unit in rollout.units.items()}
+
+
+def _outcome(rollout: Rollout, name: str, unit: RolloutUnit, result: JobResult) -> tuple[JobResult, str]:
+    """Say what became of one unit for those who wait."""
+    if name == rollout.failed:
+        return JobResult.FAILED, rollout.message
+    if result is JobResult.CANCELED:
+        return (JobResult.DONE, "") if unit.step in _WATCHED else (JobResult.CANCELED, unit.message)
+    if unit.step is RolloutStep.LEFT_OUT and result is JobResult.DONE:
+        return JobResult.SKIPPED, unit.message
+    if result is JobResult.DONE:
+        return JobResult.DONE, ""
+    if rollout.phase is RolloutPhase.BACK:
+        if unit.step is RolloutStep.FAILED:
+            return JobResult.FAILED, f"{name} did not come up by the text before either: {unit.message}"
+        return JobResult.CANCELED, f"{name} runs by the text before" if unit.step is RolloutStep.DONE else _NOT_TOUCHED
+    if unit.step is RolloutStep.FAILED:
+        return JobResult.FAILED, unit.message
+    if unit.step in _WATCHED:
+        return JobResult.DONE, ""
+    return JobResult.CANCELED, unit.message or _NOT_TOUCHED
+
+
+_NOT_TOUCHED = "it was not restarted"
