@@ -1,20 +1,27 @@
 """What a unit's change asks of other units: the worklist of intents, each carried out as a transaction of its own.
 
-Source: systemd, core/unit.c (unit_notify, retroactively_stop_dependencies); that a unit waits for what it needs to
-recover is ours.
+Source: systemd, core/unit.c (unit_notify, unit_start_on_failure, retroactively_stop_dependencies), core/manager.c
+(manager_dispatch_start_when_upheld_queue); that a unit waits for what it needs to recover is ours, and so is that an
+upheld unit is left alone once it has failed as often as its policy allows.
 """
 
 from supervisord_py.core import demand, jobs
-from supervisord_py.core.installing import apply, finish, start_automatically, wait_for_dependency
+from supervisord_py.core.installing import apply, finish, refuse, start_automatically, wait_for_dependency
 from supervisord_py.core.ledger import Intent, Ledger, Task
-from supervisord_py.core.state import BETWEEN_LIVES, REST, STARTING, UP, JobOrigin
-from supervisord_py.core.transaction import Goal, build_stop
-from supervisord_py.model.states import JobResult, JobState, JobType, SubState
+from supervisord_py.core.restart import is_limit_hit
+from supervisord_py.core.state import BETWEEN_LIVES, REST, STARTING, UP, JobOrigin, Monitor
+from supervisord_py.core.transaction import Goal, RefusedError, build, build_stop
+from supervisord_py.model.states import JobMode, JobResult, JobState, JobType, Result, SubState
+from supervisord_py.model.unit import SECOND_NS
 
 RECOVERIES_MAX = 8
 """So often a unit is started for a recovered dependency within one event: more would be two rules that disagree for
 ever.
 """
+
+UPHOLD_BURST = 16
+UPHOLD_INTERVAL_NS = 10 * SECOND_NS
+"""So many starts because another unit upholds it within that time, then the rest of it is waited for."""
 
 
 def carry_out(ledger: Ledger, task: Task) -> None:
@@ -33,6 +40,15 @@ def carry_out(ledger: Ledger, task: Task) -> None:
             _stop_bound(ledger, task)
         case Intent.FAIL_DEPENDENT:
             _fail_dependent(ledger, task)
+        case Intent.STOP_ALONG:
+            _stop_along(ledger, task)
+        case Intent.UPHOLD:
+            _uphold(ledger, task.unit)
+        case Intent.FAILED:
+            _trigger(ledger, task)
+        case Intent.SUCCEEDED:
+            if ledger.state(task.unit).result is Result.SUCCESS:
+                _trigger(ledger, task)
 
 
 def _restart(ledger: Ledger, task: Task) -> None:
@@ -43,7 +59,8 @@ def _restart(ledger: Ledger, task: Task) -> None:
     if job is not None and job.type is JobType.STOP:
         # The stop's turn will come, and it wins.
         return
-    refusal = start_automatically(ledger, name, task.cause)
+    # Who needs it or is part of it is restarted with it, as if somebody had restarted it.
+    refusal = start_automatically(ledger, name, task.cause, JobMode.RESTART_DEPENDENCIES)
     if refusal is not None:
         wait_for_dependency(ledger, name, refusal)
 
@@ -80,14 +97,101 @@ def _stop_bound(ledger: Ledger, task: Task) -> None:
     apply(ledger, build_stop(ledger, goal))
 
 
+def _stop_along(ledger: Ledger, task: Task) -> None:
+    """Stop a unit that goes down with another one, unless that is on its way up again by an order."""
+    name = task.unit
+    other_job, job = ledger.job_of.get(task.other), ledger.job_of.get(name)
+    if ledger.state(name).sub not in UP | STARTING or (job is not None and job.type in jobs.STOP_LIKE):
+        return
+    if other_job is not None and other_job.type in (*demand.STARTS, JobType.RESTART):
+        return
+    reason = f"{task.other}, which takes it down with it, has ended"
+    goal = Goal(((name, JobType.STOP),), JobOrigin.AUTOMATIC, reason=reason, cause=task.cause)
+    apply(ledger, build_stop(ledger, goal))
+
+
 def _fail_dependent(ledger: Ledger, task: Task) -> None:
     name = task.unit
     job = ledger.job_of.get(name)
-    if job is None or job.state is not JobState.WAITING or job.type not in demand.STARTS or job.ignore_order:
+    if job is None or job.state is not JobState.WAITING or job.type not in demand.STARTS or job.ignore_needs:
         return
     # A unit that is still ending looks for itself when its turn comes; one in its back-off keeps its own time.
     sub = ledger.state(name).sub
     if sub in REST or sub in BETWEEN_LIVES:
         other = ledger.state(task.other)
         why = f" ({other.message})" if other.message else ""
-        finish(ledger, job, JobResult.DEPENDENCY, f"{name} needs {task.other}, which did not start{why}")
+        if name in ledger.graph[task.other].requisite_of and other.sub in REST:
+            message = f"{name} has to find {task.other} active, and it is {other.sub.value}{why}"
+        else:
+            message = f"{name} needs {task.other}, which did not start{why}"
+        finish(ledger, job, JobResult.DEPENDENCY, message)
+
+
+def _uphold(ledger: Ledger, name: str) -> None:
+    """Start a unit again that another one upholds, even if somebody stopped it; not when it has failed too often."""
+    state, own = ledger.state(name), ledger.service(name)
+    if state.sub not in (SubState.DEAD, SubState.FAILED) or name in ledger.job_of or name not in ledger.set.units:
+        return
+    other = demand.upholder(ledger, name)
+    if other is None or state.result is Result.START_LIMIT_HIT:
+        return
+    if state.sub is SubState.FAILED and own is not None and is_limit_hit(own.restart, state.failures):
+        return
+    now_ns = ledger.now.mono_ns
+    edited = ledger.edit(name)
+    if not edited.upheld or now_ns - edited.upheld_from_ns >= UPHOLD_INTERVAL_NS:
+        edited.upheld, edited.upheld_from_ns = 0, now_ns
+    if edited.upheld >= UPHOLD_BURST:
+        ledger.arm_uphold(name, edited.upheld_from_ns + UPHOLD_INTERVAL_NS)
+        return
+    goal = Goal(
+        ((name, JobType.START),),
+        JobOrigin.RELATION,
+        # What is asked for is not replaced: a stop that is under way stays one.
+        JobMode.FAIL,
+        reason=f"{other} upholds it",
+        cause=state.cause,
+    )
+    try:
+        transaction = build(ledger, goal)
+    except RefusedError:
+        return
+    edited.upheld += 1
+    apply(ledger, transaction)
+
+
+def _trigger(ledger: Ledger, task: Task) -> None:
+    """Start what a unit names for its end, and let that know whose end it was."""
+    unit = ledger.unit(task.unit)
+    again = any(each.intent is task.intent and each.unit == task.unit for each in ledger.intents)
+    if unit is None or again:
+        return
+    state = ledger.state(task.unit)
+    failed = task.intent is Intent.FAILED
+    key, end = ("on-failure", "has failed") if failed else ("on-success", "has ended well")
+    monitor = Monitor(
+        unit=task.unit,
+        result=state.result,
+        code=state.exit_code,
+        signal=state.exit_signal,
+        dumped=state.exit_dumped,
+        invocation=state.invocation,
+        ended=state.main_ended,
+    )
+    for name in unit.on_failure if failed else unit.on_success:
+        if name == task.unit:
+            continue
+        goal = Goal(
+            ((name, JobType.START),),
+            JobOrigin.RELATION,
+            reason=f"{task.unit}, which names it in {key}, {end}",
+            cause=state.cause,
+        )
+        try:
+            transaction = build(ledger, goal)
+        except RefusedError as error:
+            refuse(ledger, goal, name, error.refusal)
+            continue
+        for job in apply(ledger, transaction).values():
+            others = [each for each in job.monitors if each.unit != task.unit]
+            ledger.edit_job(job).monitors = [*others, monitor]

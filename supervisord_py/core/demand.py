@@ -1,9 +1,12 @@
 """What a unit that is to start waits for, and whether it is there: the questions that the order of jobs is decided by.
 
 Laws: ordering applies between jobs that exist; a strict dependency must also be *met* when its dependent starts. A stop
-goes before a start, and of two stops the dependent's goes first.
+goes before a start, and of two stops the dependent's goes first. A unit whose start was skipped, because a condition
+did not hold, has done what was asked of it: what requires it may start, what is bound to it or only looks whether it is
+there (requisite) may not.
 
-Source: systemd, core/job.c (job_compare, job_is_runnable); ``until`` is ours.
+Source: systemd, core/job.c (job_compare, job_is_runnable), core/unit.c (unit_verify_deps, unit_is_upheld_by_active);
+``until`` is ours; ``healthy`` is what ``ready`` is for as long as nothing checks a unit's health.
 """
 
 from collections.abc import Iterator
@@ -12,7 +15,8 @@ from supervisord_py.core.graph import Edge
 from supervisord_py.core.jobs import STOP_LIKE
 from supervisord_py.core.ledger import Ledger
 from supervisord_py.core.state import BETWEEN_LIVES, REST, STARTING, STOPPING, UP, Job
-from supervisord_py.model.states import JobState, JobType, SubState, Until
+from supervisord_py.model.states import JobState, JobType, Result, SubState, Until
+from supervisord_py.model.unit import Dependency
 
 STARTS = frozenset({JobType.START, JobType.VERIFY_ACTIVE, JobType.RELOAD_OR_START})
 
@@ -22,6 +26,8 @@ def is_met(ledger: Ledger, other: str, until: Until) -> bool:
     last).
     """
     state = ledger.state(other)
+    if state.sub in REST and (state.skipped or (state.sub is SubState.DEAD and state.result is Result.EXEC_CONDITION)):
+        return True
     if until is Until.EXITED:
         return state.sub is SubState.EXITED or (state.sub is SubState.DEAD and state.succeeded)
     if state.sub is SubState.DEAD:
@@ -33,25 +39,37 @@ def is_met(ledger: Ledger, other: str, until: Until) -> bool:
 def is_kept(ledger: Ledger, other: str, until: Until) -> bool:
     """Tell whether ``other`` is there for a unit that is bound to it: any inactive state is not."""
     if until is Until.EXITED:
-        return is_met(ledger, other, until)
+        return is_met(ledger, other, until) and not ledger.state(other).skipped
     return ledger.state(other).sub in UP or (until is Until.STARTED and is_met(ledger, other, until))
 
 
 def missing(ledger: Ledger, name: str) -> str | None:
-    """Return the first ordered dependency that ``name`` cannot start without and that is not there."""
+    """Return the first dependency that ``name`` cannot start without and that is not there."""
     for edge in ledger.graph[name].after:
         if edge.needed is not None and not is_met(ledger, edge.other, edge.needed):
             return edge.other
-        if edge.bound is not None and not is_kept(ledger, edge.other, edge.bound):
-            return edge.other
-    return None
+        for until in (edge.bound, edge.present):
+            if until is not None and not is_kept(ledger, edge.other, until):
+                return edge.other
+    return next((each.unit for each in ledger.graph[name].requisite if _is_away(ledger, each)), None)
+
+
+def _is_away(ledger: Ledger, dependency: Dependency) -> bool:
+    """Tell whether a requisite that imposes no order is neither there nor on its way."""
+    if dependency.ordered:
+        return False
+    job = ledger.job_of.get(dependency.unit)
+    if job is not None and job.type in (*STARTS, JobType.RESTART):
+        return False
+    sub = ledger.state(dependency.unit).sub
+    return sub not in UP and sub not in STARTING and sub not in BETWEEN_LIVES
 
 
 def has_all(ledger: Ledger, name: str) -> bool:
-    """Tell whether every unit that ``name`` requires or is bound to is there."""
+    """Tell whether every unit that ``name`` requires, is bound to or has to find is there."""
     relations = ledger.graph[name]
     return all(is_met(ledger, each.unit, each.until) for each in relations.requires) and all(
-        is_kept(ledger, each.unit, each.until) for each in relations.binds_to
+        is_kept(ledger, each.unit, each.until) for each in (*relations.binds_to, *relations.requisite)
     )
 
 
@@ -60,6 +78,8 @@ def can_recover(ledger: Ledger, name: str) -> bool:
     down (then the start pulls it in).
     """
     relations = ledger.graph[name]
+    if not all(is_kept(ledger, each.unit, each.until) for each in relations.requisite):
+        return False
     needs = [(each, False) for each in relations.requires] + [(each, True) for each in relations.binds_to]
     for dependency, bound in needs:
         other, until = dependency.unit, dependency.until
@@ -132,6 +152,14 @@ def _other_blockers(ledger: Ledger, job: Job) -> Iterator[str]:
             ends = ledger.state(other).sub in STOPPING and ledger.state(other).sub is not SubState.STUCK
             if ends or (other_job is not None and other_job.type is JobType.STOP):
                 yield other
+
+
+def upholder(ledger: Ledger, name: str) -> str | None:
+    """Return a unit that is up, with nothing else to be done about it, and upholds ``name``."""
+    for other in ledger.graph[name].upheld_by:
+        if ledger.state(other).sub in UP and other not in ledger.job_of:
+            return other
+    return None
 
 
 def standing_conflict(ledger: Ledger, name: str) -> str | None:

@@ -16,12 +16,26 @@ dinit, service.cc (process_queues).
 """
 
 from supervisord_py.core import demand, jobs, life, service
+from supervisord_py.core.actions import CheckConditions
 from supervisord_py.core.consequences import carry_out
+from supervisord_py.core.events import ConditionsChecked
 from supervisord_py.core.installing import finish
 from supervisord_py.core.ledger import Intent, Ledger, Task
+from supervisord_py.core.orders import stop_reason
 from supervisord_py.core.restart import is_limit_hit
 from supervisord_py.core.service import Input
-from supervisord_py.core.state import BETWEEN_LIVES, REST, STARTING, STOPPING, UP, Ending, Job, JobOrigin
+from supervisord_py.core.state import (
+    BETWEEN_LIVES,
+    REST,
+    STARTING,
+    STOPPING,
+    UP,
+    Ending,
+    Job,
+    JobOrigin,
+    Order,
+    UnitState,
+)
 from supervisord_py.model.states import (
     JobResult,
     JobState,
@@ -35,6 +49,8 @@ STEPS_PER_UNIT = 2_000
 """The bound of the worklists: far above what is needed, only there to end a loop that would never end."""
 
 _STARTS = demand.STARTS
+_UNASKED = (JobOrigin.AUTOMATIC, JobOrigin.RELATION)
+"""Starts that the start limit counts."""
 
 
 # the worklists
@@ -95,12 +111,19 @@ def _look_at(ledger: Ledger, name: str) -> None:
         for other in ledger.graph[name].required_by:
             if ledger.state(other).sub is SubState.DEPENDENCY and other not in ledger.job_of:
                 ledger.intents.append(Task(Intent.RECOVER, other, name, state.cause))
+    if state.sub in UP:
+        for upheld in ledger.graph[name].upholds:
+            held = ledger.state(upheld.unit)
+            if held.sub in REST and not held.skipped and upheld.unit not in ledger.job_of:
+                ledger.intents.append(Task(Intent.UPHOLD, upheld.unit, name, state.cause))
 
 
 def _settle(ledger: Ledger, job: Job) -> None:
     """End a running job if its unit has got where it was to go, or cannot get there any more."""
     state = ledger.state(job.unit)
     sub = state.sub
+    if job.checking:
+        return
     match job.type:
         case JobType.START | JobType.VERIFY_ACTIVE | JobType.RELOAD_OR_START:
             if sub in UP:
@@ -117,7 +140,7 @@ def _settle(ledger: Ledger, job: Job) -> None:
         case JobType.RESTART:
             if sub in REST:
                 ledger.edit_job(job)
-                job.type, job.state = JobType.START, JobState.WAITING
+                job.type, job.state, job.halfway = JobType.START, JobState.WAITING, True
                 ledger.cursors.pop(job.id, None)
                 # What waited for the stop half may go on; the start half waits for what it needs.
                 ledger.runnable[job.id] = None
@@ -162,6 +185,8 @@ def _run(ledger: Ledger, job: Job) -> None:
     if kind is not job.type:
         ledger.edit_job(job).type = kind
     if demand.first_blocker(ledger, job) is not None:
+        # What was checked may have changed when its turn comes again.
+        ledger.edit_job(job).checked = False
         _tell_queued(ledger, job)
         return
     match job.type:
@@ -173,7 +198,8 @@ def _run(ledger: Ledger, job: Job) -> None:
             _run_stop(ledger, job)
         case JobType.RESTART:
             _begin(ledger, job)
-            service.order_stop(ledger, job.unit, Ending.ORDER, job.reason or "a restart was asked for")
+            ledger.edit(job.unit).order = Order("restarted", job.by, job.note, job.reason)
+            service.order_stop(ledger, job.unit, Ending.ORDER, stop_reason(job, "restarted"))
             ledger.changed[job.unit] = None
         case JobType.RELOAD:
             _run_reload(ledger, job)
@@ -204,15 +230,71 @@ def _run_start(ledger: Ledger, job: Job) -> None:
         _tell_queued(ledger, job)
     elif (refusal := _refuse_start(ledger, job)) is not None:
         finish(ledger, job, *refusal)
-    elif job.origin is JobOrigin.AUTOMATIC and (reason := life.refuse_automatic_start(ledger, name)) is not None:
+    elif not job.checked and _ask_conditions(ledger, job):
+        return
+    elif job.origin in _UNASKED and (reason := life.refuse_automatic_start(ledger, name)) is not None:
         finish(ledger, job, JobResult.FAILED, f"{name} failed (start-limit-hit): {reason}")
     else:
         edited = ledger.edit(name)
+        edited.skipped = False
+        _note_order(edited, job)
         if asked and (job.named or state.sub in REST):
             edited.failures = edited.backoff = edited.restarts = 0
             edited.starts_ns = []
         _begin(ledger, job)
         service.feed(ledger, name, Input.START)
+
+
+def _note_order(state: UnitState, job: Job) -> None:
+    """Remember who or what begins the life."""
+    if job.origin is not JobOrigin.AUTOMATIC:
+        state.order = Order("restarted" if job.halfway else "started", job.by, job.note, job.reason)
+    elif state.order is not None and state.order.verb == "stopped":
+        state.order = None
+    if len(job.monitors) == 1:
+        state.monitor = job.monitors[0]
+    elif state.sub not in BETWEEN_LIVES:
+        state.monitor = None
+
+
+def _ask_conditions(ledger: Ledger, job: Job) -> bool:
+    """Have the conditions of a unit looked at, if it has any; an automatic restart does not look again."""
+    unit = ledger.set.units.get(job.unit) or ledger.unit(job.unit)
+    if unit is None or not (unit.conditions or unit.asserts) or ledger.state(job.unit).sub not in REST:
+        return False
+    ledger.edit_job(job)
+    job.state, job.checking = JobState.RUNNING, True
+    ledger.edit(job.unit).skipped = False
+    ledger.act(CheckConditions(job.id, job.unit, unit.conditions, unit.asserts))
+    return True
+
+
+def conditions_checked(ledger: Ledger, event: ConditionsChecked) -> None:
+    """Go on with a start whose conditions were looked at; an answer that no job waits for means nothing."""
+    job = ledger.jobs.get(event.check_id)
+    if job is None or not job.checking or job.unit != event.unit:
+        return
+    ledger.edit_job(job).checking = False
+    state = ledger.edit(job.unit)
+    state.checked_wall_ns = ledger.now.wall_ns
+    state.unmet = event.condition or event.assertion
+    if state.unmet is None:
+        job.state, job.checked = JobState.WAITING, True
+        ledger.runnable[job.id] = None
+        return
+    what = "a condition" if event.condition is not None else "an assertion"
+    message = f"{what} of {job.unit} does not hold: {state.unmet}"
+    if state.sub is SubState.DEPENDENCY:
+        # It waits no longer: it has had its turn.
+        ledger.set_sub(job.unit, SubState.DEAD).result = Result.SUCCESS
+    if state.sub is SubState.DEAD:
+        state.message = message
+    if event.condition is None:
+        finish(ledger, job, JobResult.ASSERT, message)
+        return
+    state.skipped = True
+    ledger.record("unit.skipped", job.unit, cause=job.cause, fields={"job": job.id, "condition": state.unmet})
+    finish(ledger, job, JobResult.DONE, message)
 
 
 def _refuse_start(ledger: Ledger, job: Job) -> tuple[JobResult, str] | None:
@@ -234,7 +316,7 @@ def _refuse_start(ledger: Ledger, job: Job) -> tuple[JobResult, str] | None:
             and is_limit_hit(unit.service.restart, state.failures)
         ):
             return JobResult.FAILED, f"{name} has failed {state.failures} times; start it when it is mended"
-    if job.ignore_order:
+    if job.ignore_needs:
         return None
     conflict = demand.standing_conflict(ledger, name)
     if conflict is not None:
@@ -263,7 +345,8 @@ def _run_stop(ledger: Ledger, job: Job) -> None:
     if job.origin is not JobOrigin.AUTOMATIC:
         ledger.edit(job.unit).stopped = True
     ending = Ending.BOUND if job.bound else Ending.ORDER
-    service.order_stop(ledger, job.unit, ending, job.reason or "a stop was asked for")
+    ledger.edit(job.unit).order = Order("stopped", job.by, job.note, job.reason)
+    service.order_stop(ledger, job.unit, ending, stop_reason(job, "stopped"))
     # A unit that was down already does not change, and yet its job is done.
     ledger.changed[job.unit] = None
 
@@ -291,3 +374,10 @@ def _tell_queued(ledger: Ledger, job: Job) -> None:
     ledger.edit_job(job).told = True
     fields = {"job": job.id, "waiting_for": demand.blockers(ledger, job)}
     ledger.record("unit.queued", job.unit, cause=job.cause, fields=fields, chain=False)
+
+
+def job_timed_out(ledger: Ledger, name: str) -> None:
+    """A job took longer than ``job-timeout-sec`` from when it was queued; what it began goes on without it."""
+    job = ledger.job_of[name]
+    ledger.edit_job(job).timeout_at_ns = None
+    finish(ledger, job, JobResult.TIMEOUT, f"the {job.type.value} of {name} was not done within its job time-out")

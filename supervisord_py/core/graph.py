@@ -2,11 +2,11 @@
 
 Theory of operation
 -------------------
-An *edge* says that ``unit`` starts after ``other`` has got as far as ``until`` says. ``requires``, ``binds-to`` and
-``wants`` impose one unless ``ordered = false``; ``after`` is one; ``before`` is one seen from the other end. Where
-several relations name the same pair, one edge remains: it waits for what comes latest. What the unit cannot start
-without (requires, binds-to) is kept beside that: waiting for more does not mean to need more. A graph is built once for
-a unit set, in sorted order.
+An *edge* says that ``unit`` starts after ``other`` has got as far as ``until`` says. ``requires``, ``requisite``,
+``binds-to`` and ``wants`` impose one unless ``ordered = false``; ``after`` is one; ``before`` is one seen from the
+other end. Where several relations name the same pair, one edge remains: it waits for what comes latest. What the unit
+cannot start without (requires, requisite, binds-to) is kept beside that: waiting for more does not mean to need more. A
+graph is built once for a unit set, in sorted order.
 
 Strict cycles are refused at load (``model.verify``); what is left here is looked for only among the jobs of a
 transaction.
@@ -32,25 +32,40 @@ class Edge(Struct, frozen=True):
     """What ``unit`` cannot start without (requires)."""
     bound: Until | None = None
     """What ``unit`` can neither start nor be without (binds-to)."""
+    present: Until | None = None
+    """What has to be there already when ``unit`` starts (requisite)."""
 
 
 class Relations(Struct):
     """What one unit has to do with others; tuples are in sorted order of the other unit."""
 
     requires: tuple[Dependency, ...] = ()
+    requisite: tuple[Dependency, ...] = ()
     binds_to: tuple[Dependency, ...] = ()
     wants: tuple[Dependency, ...] = ()
+    upholds: tuple[Dependency, ...] = ()
+    part_of: tuple[str, ...] = ()
+    stops: tuple[str, ...] = ()
+    """Units that go down with it (propagates-stop-to)."""
     conflicts: tuple[str, ...] = ()
     """Both ways: those it names."""
     conflicted_by: tuple[str, ...] = ()
     required_by: tuple[str, ...] = ()
-    """By requires or binds-to."""
+    """By requires, requisite or binds-to."""
     bound_by: tuple[str, ...] = ()
+    requisite_of: tuple[str, ...] = ()
     wanted_by: tuple[str, ...] = ()
+    upheld_by: tuple[str, ...] = ()
+    consists_of: tuple[str, ...] = ()
+    """Units that are part of it."""
     after: tuple[Edge, ...] = ()
     """Edges to what it starts after."""
     before: tuple[str, ...] = ()
     """Units that start after it."""
+
+    def follows_stops(self) -> tuple[str, ...]:
+        """Return the units that are stopped and restarted with it."""
+        return tuple(dict.fromkeys((*self.required_by, *self.consists_of)))
 
 
 _NOTHING = Relations()
@@ -66,17 +81,32 @@ class Graph:
             unit = units[name]
             own = self._of(name)
             own.requires, own.binds_to, own.wants = unit.requires, unit.binds_to, unit.wants
+            own.requisite, own.upholds = unit.requisite, unit.upholds
+            own.part_of = tuple(sorted(unit.part_of))
+            own.stops = tuple(sorted(unit.propagates_stop_to))
             own.conflicts = tuple(sorted(unit.conflicts))
             for other in own.conflicts:
                 self._of(other).conflicted_by += (name,)
-            for kind, dependencies in (("requires", unit.requires), ("binds-to", unit.binds_to), ("wants", unit.wants)):
+            for other in own.part_of:
+                if other != name:
+                    self._of(other).consists_of += (name,)
+            for dependency in own.upholds:
+                if dependency.unit != name:
+                    self._of(dependency.unit).upheld_by += (name,)
+            for kind, dependencies in (
+                ("requires", unit.requires),
+                ("requisite", unit.requisite),
+                ("binds-to", unit.binds_to),
+                ("wants", unit.wants),
+            ):
                 for dependency in dependencies:
                     self._pull(name, kind, dependency)
                     if dependency.ordered:
                         until = dependency.until
                         needed = until if kind == "requires" else None
                         bound = until if kind == "binds-to" else None
-                        _add(edges, Edge(name, dependency.unit, until, needed, bound))
+                        present = until if kind == "requisite" else None
+                        _add(edges, Edge(name, dependency.unit, until, needed, bound, present))
             for dependency in unit.after:
                 _add(edges, Edge(name, dependency.unit, dependency.until))
             for other in unit.before:
@@ -117,6 +147,8 @@ class Graph:
             other.required_by += (name,)
         if kind == "binds-to":
             other.bound_by += (name,)
+        elif kind == "requisite":
+            other.requisite_of += (name,)
 
 
 def _add(edges: dict[tuple[str, str], Edge], edge: Edge) -> None:
@@ -131,7 +163,12 @@ def _add(edges: dict[tuple[str, str], Edge], edge: Edge) -> None:
     until = _latest(known.until, edge.until)
     assert until is not None
     edges[key] = Edge(
-        edge.unit, edge.other, until, _latest(known.needed, edge.needed), _latest(known.bound, edge.bound)
+        edge.unit,
+        edge.other,
+        until,
+        _latest(known.needed, edge.needed),
+        _latest(known.bound, edge.bound),
+        _latest(known.present, edge.present),
     )
 
 

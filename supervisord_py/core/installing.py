@@ -6,10 +6,12 @@ Source: systemd, core/job.c (job_install, job_finish_and_invalidate).
 """
 
 from supervisord_py.core import demand, jobs, service
+from supervisord_py.core.actions import Refusal
+from supervisord_py.core.jobs import STOP_LIKE
 from supervisord_py.core.ledger import Intent, Ledger, Task
 from supervisord_py.core.service import Input
 from supervisord_py.core.state import REST, Job, JobOrigin
-from supervisord_py.core.transaction import Goal, Node, RefusedError, Transaction, build
+from supervisord_py.core.transaction import ALONE, Goal, Node, RefusedError, Transaction, build
 from supervisord_py.model.states import (
     JobMode,
     JobResult,
@@ -28,19 +30,38 @@ _STARTS = demand.STARTS
 def apply(ledger: Ledger, transaction: Transaction) -> dict[str, Job]:
     """Install a transaction whole; returns the jobs of its anchors by unit."""
     anchors: dict[str, Job] = {}
+    if transaction.goal.mode in (JobMode.ISOLATE, JobMode.FLUSH):
+        _call_off_others(ledger, transaction)
     for node in transaction.nodes:
         job = _install(ledger, transaction.goal, node)
         if node.anchor:
             anchors[node.unit] = job
     for unit, refusal in transaction.dropped.items():
-        _refuse_optional(ledger, transaction.goal, unit, refusal.error, refusal.message)
+        refuse(ledger, transaction.goal, unit, refusal)
     return anchors
 
 
-def start_automatically(ledger: Ledger, name: str, cause: int | None) -> str | None:
+def _call_off_others(ledger: Ledger, transaction: Transaction) -> None:
+    """Cancel the jobs of all units that the transaction has nothing to do with."""
+    kept = {node.unit: None for node in transaction.nodes}
+    mode = transaction.goal.mode.value
+    for _, job in sorted(ledger.jobs.items()):
+        if job.unit not in kept:
+            finish(ledger, job, JobResult.CANCELED, f"a request in mode {mode} called off all other jobs", spread=False)
+            _leave_queue(ledger, job.unit)
+
+
+def _leave_queue(ledger: Ledger, name: str) -> None:
+    """A unit whose restart consisted of a job that was called off must not wait for it for ever."""
+    if ledger.state(name).sub is SubState.AUTO_RESTART_QUEUED:
+        ledger.edit(name).stopped = True
+        service.feed(ledger, name, Input.STOP)
+
+
+def start_automatically(ledger: Ledger, name: str, cause: int | None, mode: JobMode = JobMode.REPLACE) -> str | None:
     """Queue a start that nobody asked for; returns why that is not possible, None when it is queued."""
     try:
-        transaction = build(ledger, Goal(((name, JobType.START),), JobOrigin.AUTOMATIC, cause=cause))
+        transaction = build(ledger, Goal(((name, JobType.START),), JobOrigin.AUTOMATIC, mode, cause=cause))
     except RefusedError as error:
         return error.refusal.message
     apply(ledger, transaction)
@@ -63,10 +84,17 @@ def _install(ledger: Ledger, goal: Goal, node: Node) -> Job:
         origin=goal.origin,
         named=_is_named(goal, node),
         ignore_order=goal.mode is JobMode.IGNORE_DEPENDENCIES,
+        ignore_needs=goal.mode in ALONE,
+        irreversible=goal.mode is JobMode.REPLACE_IRREVERSIBLY,
         bound=goal.bound,
-        reason=_reason(goal, node),
+        by=goal.by,
+        note=goal.note,
+        reason=_reason(ledger, goal, node),
     )
     ledger.jobs[job.id] = ledger.job_of[node.unit] = ledger.edit_job(job)
+    unit = ledger.set.units.get(node.unit) or ledger.unit(node.unit)
+    if unit is not None and job.type is not JobType.NOP:
+        ledger.arm_job(job, unit.job_timeout_ns)
     fields = {"job": job.id, "type": job.type.value, "origin": job.origin.value}
     puller = next((pull.by[0] for pull in node.pulls if pull.by is not None), None)
     if puller is not None and not node.anchor:
@@ -76,16 +104,28 @@ def _install(ledger: Ledger, goal: Goal, node: Node) -> Job:
     return job
 
 
-def _reason(goal: Goal, node: Node) -> str:
-    """Say why a unit is stopped that nobody named."""
+def _reason(ledger: Ledger, goal: Goal, node: Node) -> str:
+    """Say why something is done about a unit that nobody named."""
     pull = next((pull for pull in node.pulls if pull.by is not None), None)
+    if goal.mode is JobMode.ISOLATE and pull is None and not node.anchor:
+        return f"{' and '.join(unit for unit, _ in goal.anchors)} alone is asked for"
     if goal.reason or node.anchor or pull is None or pull.by is None:
         return goal.reason
     other, kind = pull.by
     if pull.conflict:
         return f"{other}, which conflicts with it, is started"
-    words = {JobType.STOP: "stopped", JobType.RESTART: "restarted"}
-    return f"{other}, which it needs, is {words[kind]}" if kind in words else ""
+    words = {JobType.STOP: "stopped", JobType.RESTART: "restarted", JobType.START: "restarted"}
+    if node.type not in STOP_LIKE or kind not in words:
+        verb = "needs" if pull.matters else "wants"
+        return f"{other} {verb} it" if node.type is JobType.START else ""
+    return f"{other}, which it {_follows(ledger, node.unit, other)}, is {words[kind]}"
+
+
+def _follows(ledger: Ledger, name: str, other: str) -> str:
+    """Say why a stop of ``other`` is one of ``name``."""
+    if name in ledger.graph[other].bound_by:
+        return "is bound to"
+    return "needs" if name in ledger.graph[other].required_by else "is part of"
 
 
 def _is_named(goal: Goal, node: Node) -> bool:
@@ -99,28 +139,39 @@ def _merge_into(ledger: Ledger, job: Job, merged: JobType, goal: Goal, node: Nod
     if merged is not job.type or (merged is JobType.STOP and origin is not job.origin):
         job.type = merged
         job.state = JobState.WAITING
+        job.checking = job.checked = False
     job.origin = origin
     job.named = job.named or _is_named(goal, node)
     job.bound = job.bound and goal.bound
     if job.named or not job.reason:
-        job.reason = _reason(goal, node)
+        job.reason = _reason(ledger, goal, node)
+    if goal.by or goal.note:
+        job.by, job.note = goal.by, goal.note
     # Whoever asked for the order to be kept gets it.
     job.ignore_order = job.ignore_order and goal.mode is JobMode.IGNORE_DEPENDENCIES
+    job.ignore_needs = job.ignore_needs and goal.mode in ALONE
+    job.irreversible = job.irreversible or goal.mode is JobMode.REPLACE_IRREVERSIBLY
     ledger.runnable[job.id] = None
     return job
 
 
-def _refuse_optional(ledger: Ledger, goal: Goal, unit: str, error: str, message: str) -> None:
-    """An enabled unit cannot be started with the others: it says so, and waits if that can help."""
+def refuse(ledger: Ledger, goal: Goal, unit: str, refusal: Refusal) -> None:
+    """A start that nobody waits for cannot be: it is written, and the unit waits if that can help."""
+    message = refusal.message
     ledger.record(
         "job.finished",
         unit,
         severity=Severity.ERROR,
         cause=goal.cause,
         fields={"job": None, "type": JobType.START.value, "result": JobResult.DEPENDENCY.value, "message": message},
+        chain=unit in ledger.set.units,
     )
     # A unit whose file was gone for a while may be running: it waits for nothing.
-    if error in ("NoSuchUnit", "BadUnit", "UnitMasked") and unit in ledger.set.units and ledger.state(unit).sub in REST:
+    if (
+        refusal.error in ("NoSuchUnit", "BadUnit", "UnitMasked")
+        and unit in ledger.set.units
+        and ledger.state(unit).sub in REST
+    ):
         wait_for_dependency(ledger, unit, message)
 
 
@@ -146,6 +197,10 @@ def finish(ledger: Ledger, job: Job, result: JobResult, message: str = "", *, sp
     )
     ledger.finished.append((job, result.value, message))
     ledger.changed[name] = None
+    if result in (JobResult.TIMEOUT, JobResult.DEPENDENCY):
+        unit = ledger.unit(name)
+        if unit is not None and unit.on_failure:
+            ledger.intents.append(Task(Intent.FAILED, name, name, cause))
     if result is JobResult.DONE or not spread or job.type not in (*_STARTS, JobType.RESTART):
         return
     sub = ledger.state(name).sub
@@ -156,7 +211,11 @@ def finish(ledger: Ledger, job: Job, result: JobResult, message: str = "", *, sp
         # The job that the restart consisted of is gone: the unit must not wait for it for ever.
         if result is JobResult.CANCELED:
             ledger.edit(name).stopped = True
+        elif result is JobResult.TIMEOUT:
+            ledger.edit(name).message = message
         service.feed(ledger, name, Input.STOP)
+    elif result is JobResult.TIMEOUT and sub in REST:
+        ledger.edit(name).message = message
     for other in ledger.graph[name].required_by:
         ledger.intents.append(Task(Intent.FAIL_DEPENDENT, other, name, ledger.state(name).cause))
     for other in ledger.graph[name].bound_by:

@@ -23,6 +23,7 @@ from supervisord_py.core.graph import Graph
 from supervisord_py.core.restart import next_random
 from supervisord_py.core.state import (
     ACTIVE_STATES,
+    BETWEEN_LIVES,
     FORMAT,
     REST,
     GlobalState,
@@ -52,6 +53,8 @@ class Intent(Enum):
     """Something it is bound to is gone: stop it."""
     FAIL_DEPENDENT = "fail-dependent"
     """Something it requires could not be started: its start ends too."""
+    STOP_ALONG = "stop-along"
+    """Something that takes it down with it has ended."""
     UPHOLD = "uphold"
     """It is down: start it if a unit that is up upholds it."""
     FAILED = "failed"
@@ -169,7 +172,7 @@ class Ledger:
     def set_sub(self, name: str, sub: SubState) -> UnitState:
         """Enter a low-level state; everybody who may wait for that is looked at."""
         state = self.edit(name)
-        self._note_rest(name, state.sub, sub, state.cause)
+        self._note_end(name, state.sub, sub, state.cause)
         state.sub = sub
         self.changed[name] = None
         if sub in REST:
@@ -178,9 +181,14 @@ class Ledger:
             self.alive[name] = None
         return state
 
-    def _note_rest(self, name: str, old: SubState, new: SubState, cause: int | None) -> None:
-        """Note what others may want to do about a unit that comes to rest."""
-        if new is old or new not in REST:
+    def _note_end(self, name: str, old: SubState, new: SubState, cause: int | None) -> None:
+        """Note what follows for others from the end of a life, and from coming to rest."""
+        if new is old:
+            return
+        if new in _DOWN and old not in _DOWN:
+            for other in self.graph[name].stops:
+                self.intents.append(Task(Intent.STOP_ALONG, other, name, cause))
+        if new not in REST:
             return
         ended = old not in REST
         if self.graph[name].upheld_by and (ended or new is SubState.DEAD):
@@ -362,6 +370,8 @@ class Ledger:
         state.next_spawn += 1
         return state.next_spawn - 1
 
+
+_DOWN = REST | BETWEEN_LIVES
 
 _AT_REST = UnitState()
 """What ``state`` returns for a unit without a state of its own; never changed, because changes go through ``edit``."""

@@ -16,6 +16,7 @@ from supervisord_py.core.actions import AnyAction, CheckConditions, Effects, Fol
 from supervisord_py.core.events import (
     ClockChanged,
     CommandRequested,
+    ConditionsChecked,
     DeadlineReached,
     Event,
     KeeperReplaced,
@@ -33,7 +34,7 @@ from supervisord_py.core.events import (
     TreeEmptied,
     UnitsLoaded,
 )
-from supervisord_py.core.ledger import Ledger
+from supervisord_py.core.ledger import Intent, Ledger, Task
 from supervisord_py.core.life import adopt, forget_failures, waits_for_pid_file
 from supervisord_py.core.notify import notify_received
 from supervisord_py.core.service import Input

@@ -10,7 +10,11 @@ without it (the pull *matters*). It is built in numbered passes:
 3. mode ``fail``: drop nodes that do not matter and would stop something or change a queued job;
 4. merge the nodes of each unit; of two that cannot merge drop the one that does not matter, else refuse;
 5. look for cycles in the order; drop a node on it that does not matter, else refuse with the whole path;
-6. mode ``fail``: refuse what would still change a queued job.
+6. refuse what would replace a queued job: any in mode ``fail``, an irreversible one in every mode.
+
+``isolate`` stops in pass 1 whatever was not pulled in; ``flush`` and ``isolate`` cancel, when the transaction is
+applied, the jobs of all other units. ``ignore-dependencies`` pulls in nothing and keeps no order,
+``ignore-requirements`` pulls in nothing. What an automatic restart does to dependents never matters to it.
 
 Dropping a node drops what cannot do without it and what only it pulled in. An *optional* anchor (everything that is
 started with the supervisor) is dropped like any other node, with the reason; any other makes the whole transaction
@@ -38,6 +42,9 @@ from supervisord_py.model.unit import Dependency
 
 Key = tuple[str, JobType]
 
+ALONE = frozenset({JobMode.IGNORE_DEPENDENCIES, JobMode.IGNORE_REQUIREMENTS})
+"""Modes in which nothing is pulled in."""
+
 
 class RefusedError(SupervisordError):
     """A request that cannot be done as a whole."""
@@ -55,6 +62,12 @@ class Goal(Struct, frozen=True):
     mode: JobMode = JobMode.REPLACE
     optional: bool = False
     bound: bool = False
+    forced: bool = False
+    """It has to be: it replaces irreversible jobs too."""
+    by: str = ""
+    """Who asked for it."""
+    note: str = ""
+    """The reason that they gave."""
     reason: str = ""
     """Why, if it does not go without saying."""
     cause: int | None = None
@@ -90,6 +103,7 @@ class Transaction(Struct):
 
 def build_stop(ledger: Ledger, goal: Goal) -> Transaction:
     """Build a transaction of stops that has to be: in order, or, where the order contradicts itself, without one."""
+    goal = replace(goal, forced=True)
     try:
         return build(ledger, goal)
     except RefusedError:
@@ -112,7 +126,7 @@ def build(ledger: Ledger, goal: Goal) -> Transaction:
     builder.drop_idle()
     if goal.mode is not JobMode.IGNORE_DEPENDENCIES:
         builder.verify_order()
-    if goal.mode is JobMode.FAIL:
+    if not goal.forced:
         builder.refuse_destruction()
     return Transaction(goal, list(builder.nodes.values()), builder.dropped)
 
@@ -137,7 +151,7 @@ class _Builder:
                 self.dropped[unit] = refusal
             else:
                 raise RefusedError(refusal)
-        if self._goal.mode is not JobMode.IGNORE_DEPENDENCIES:
+        if self._goal.mode not in ALONE:
             while self._queue:
                 self._expand(self._queue.popleft())
             if self._goal.mode is JobMode.ISOLATE:
@@ -177,18 +191,40 @@ class _Builder:
         if kind in (JobType.START, JobType.RESTART, JobType.RELOAD_OR_START):
             for dependency in (*relations.requires, *relations.binds_to):
                 self._pull_start(key, dependency, matters=True)
-            for dependency in relations.wants:
+            for dependency in relations.requisite:
+                self._verify(key, dependency)
+            for dependency in (*relations.wants, *relations.upholds):
                 self._pull_start(key, dependency, matters=False)
             # A conflict holds both ways: whoever names it, the two are never up together.
             for other in (*relations.conflicts, *relations.conflicted_by):
                 self._pull_stop(key, other, Pull(key, matters=True, conflict=True))
         if kind is JobType.STOP:
-            for other in relations.required_by:
+            for other in (*relations.follows_stops(), *relations.stops):
                 self._pull_stop(key, other, Pull(key, matters=True))
         elif kind is JobType.RESTART or (self._goal.mode is JobMode.RESTART_DEPENDENCIES and self.nodes[key].anchor):
-            for other in relations.required_by:
-                if jobs.try_restart(self._ledger.state(other).sub) is JobType.RESTART:
-                    self._add((other, JobType.RESTART), Pull(key, matters=True))
+            for other in relations.follows_stops():
+                self._pull_restart(key, other)
+
+    def _pull_restart(self, key: Key, other: str) -> None:
+        """A dependent that runs is restarted too; what follows automatically gives way to what is asked for."""
+        if jobs.try_restart(self._ledger.state(other).sub) is not JobType.RESTART:
+            return
+        automatic = self._goal.origin is JobOrigin.AUTOMATIC
+        job = self._ledger.job_of.get(other)
+        if automatic and job is not None and jobs.merge(job.type, JobType.RESTART) is None:
+            return
+        self._add((other, JobType.RESTART), Pull(key, matters=not automatic))
+
+    def _verify(self, key: Key, dependency: Dependency) -> None:
+        """Ask whether a requisite is there; it is never started."""
+        unit = dependency.unit
+        if unit == key[0]:
+            return
+        refusal = self._refuse_unknown(unit, f"cannot {key[1].value} {key[0]}: it needs {unit}")
+        if refusal is not None:
+            self._poisoned.append((key, refusal))
+        else:
+            self._add((unit, JobType.VERIFY_ACTIVE), Pull(key, matters=True))
 
     def _pull_start(self, key: Key, dependency: Dependency, *, matters: bool) -> None:
         unit = dependency.unit
@@ -196,7 +232,7 @@ class _Builder:
             return
         refusal = self._refuse_unknown(unit, f"cannot {key[1].value} {key[0]}: it needs {unit}")
         if refusal is None and self._goal.origin is JobOrigin.AUTOMATIC:
-            if is_met(self._ledger, unit, dependency.until):
+            if is_met(self._ledger, unit, dependency.until) and not self._ledger.state(unit).skipped:
                 return
             refusal = self._refuse_automatic(unit, key[0])
         if refusal is not None:
@@ -239,6 +275,9 @@ class _Builder:
         node = self.nodes.get(key)
         if node is None:
             node = self.nodes[key] = Node(key[0], key[1], anchor, [], idle=True)
+            if idle and self._goal.mode is JobMode.ISOLATE:
+                # What it needs is not to be stopped either, though nothing has to be done about it.
+                self._queue.append(key)
         if node.idle and not idle:
             node.idle = False
             self._queue.append(key)
@@ -279,25 +318,35 @@ class _Builder:
                 self._drop(key, self._refuse_change(node))
 
     def refuse_destruction(self) -> None:
-        for node in self.nodes.values():
-            if self._changes_job(node):
-                raise RefusedError(self._refuse_change(node))
+        for key, node in list(self.nodes.items()):
+            if key in self.nodes and self._changes_job(node):
+                job = self._ledger.job_of[node.unit]
+                if self._goal.mode is JobMode.FAIL or job.irreversible:
+                    self._drop_or_refuse(key, self._refuse_change(node))
+
+    def _drop_or_refuse(self, key: Key, refusal: Refusal) -> None:
+        """Do without a node where every anchor is optional, else refuse everything."""
+        if not self._goal.optional:
+            raise RefusedError(refusal)
+        self._drop(key, refusal)
 
     def _stops_something(self, node: Node) -> bool:
-        return node.type in jobs.STOP_LIKE and self._ledger.state(node.unit).sub in UP | STARTING
+        return node.type is JobType.STOP and self._ledger.state(node.unit).sub in UP | STARTING
 
     def _changes_job(self, node: Node) -> bool:
         job = self._ledger.job_of.get(node.unit)
-        return job is not None and jobs.merge(job.type, node.type) is not job.type
+        return job is not None and jobs.merge(job.type, node.type) is None
 
     def _refuse_change(self, node: Node) -> Refusal:
         job = self._ledger.job_of.get(node.unit)
         if job is None:
             return Refusal("TransactionConflict", f"this would {node.type.value} {node.unit}, which is running")
+        advice = "or cancel it" if job.irreversible else "cancel it, or ask without mode fail"
+        queued = "is queued and irreversible" if job.irreversible else "is queued"
         return Refusal(
             "TransactionConflict",
-            f"this would {node.type.value} {node.unit}, whose {job.type.value} job {job.id} is queued; "
-            f"wait for it, cancel it, or ask without mode fail",
+            f"this would {node.type.value} {node.unit}, whose {job.type.value} job {job.id} {queued}; "
+            f"wait for it, {advice}",
         )
 
     # pass 4

@@ -6,7 +6,7 @@ import pytest
 from core_rig import NO_JITTER, Rig, needs, notify, oneshot, service, target
 
 from supervisord_py.core import view
-from supervisord_py.model.states import OnDependencyFailure, Restart, Until
+from supervisord_py.model.states import JobMode, OnDependencyFailure, Restart, Until
 from supervisord_py.model.unit import SECOND_NS, Dependency, RestartPolicy
 
 NEVER = RestartPolicy(restart=Restart.NO, jitter=0.0)
@@ -207,17 +207,57 @@ def test_a_unit_waits_for_all_it_lacks() -> None:
     assert rig.launched()[-1] == "web"
 
 
-def test_a_crash_of_a_required_unit_does_not_stop_its_dependent() -> None:
-    """requires is about starts and explicit stops; a crash and its restart leave the dependent alone."""
+def test_a_crash_of_a_required_unit_stops_nobody_and_its_restart_restarts_the_dependent() -> None:
+    """While db is down web runs on; when db is restarted automatically, web is restarted, db first (as systemd)."""
     rig = Rig(service("db"), service("web", relations=needs("db")))
     rig.ask("start", "web")
     rig.spawned("db")
-    web = rig.spawned("web")
+    rig.spawned("web")
+    rig.crash("db")
+    assert rig.shown("web") == "active/running/success"
+    rig.later(1)
+    assert rig.shown("web") == "deactivating/stop-sigterm/success"
+    assert rig.record("unit.stopping", "web").fields["reason"] == "db, which it needs, is restarted"
+    rig.exited("web", signal=15)
+    rig.spawned("db")
+    assert rig.launched() == ["db", "web", "db", "web"]
+
+
+def test_an_automatic_restart_gives_way_to_a_stop_of_the_dependent() -> None:
+    """web waits for its stop when db restarts: it is stopped and stays so, what was asked for is not undone."""
+    rig = Rig(
+        service("db"), service("web", relations=needs("db")), service("edge", relations={"after": (Dependency("web"),)})
+    )
+    rig.ask("start", "web", "edge")
+    for name in ("db", "web", "edge"):
+        rig.spawned(name)
+    rig.crash("db")
+    stop = rig.ask("stop", "web", "edge")
+    rig.later(1)
+    rig.exited("edge", signal=15)
+    rig.exited("web", signal=15)
+    assert rig.outcome(stop) == {"web": "done", "edge": "done"}
+    rig.spawned("db")
+    assert rig.launched() == ["db", "web", "edge", "db"]
+
+
+def test_a_dependent_that_cannot_be_restarted_does_not_keep_what_it_needs_down() -> None:
+    """web needs cache too, which was stopped meanwhile: db restarts without it."""
+    rig = Rig(
+        service("db"),
+        service("cache"),
+        service("web", relations=needs("db", "cache", ordered=False)),
+    )
+    rig.ask("start", "web")
+    for name in ("db", "cache", "web"):
+        rig.spawned(name)
+    rig.ask("stop", "cache", mode=JobMode.IGNORE_DEPENDENCIES)
+    rig.exited("cache", signal=15)
     rig.crash("db")
     rig.later(1)
     rig.spawned("db")
-    assert rig.status("web").active_state == "active"
-    assert rig.spawn_of("web").spawn_id == web
+    assert rig.shown("db") == "active/running/success"
+    assert rig.shown("web") == "active/running/success"
 
 
 def test_an_explicit_stop_takes_the_dependents_along_in_reverse_order() -> None:
