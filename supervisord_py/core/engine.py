@@ -73,25 +73,24 @@ def work(ledger: Ledger) -> None:
             job = ledger.jobs.get(job_id)
             if job is not None and job.state is JobState.WAITING:
                 _run(ledger, job)
-        elif (idle := _next_idle(ledger)) is not None:
-            service.feed(ledger, idle, Input.IDLE)
+        elif ledger.idling and (idle := _idle_units(ledger)):
+            for name in idle:
+                service.feed(ledger, name, Input.IDLE)
         else:
             return
     raise AssertionError("internal error: the job engine does not come to rest")
 
 
-def _next_idle(ledger: Ledger) -> str | None:
-    """Return an idle unit whose program may run: no job is left but those of idle units, or that wait for one."""
+def _idle_units(ledger: Ledger) -> list[str]:
+    """Return the idle units, once their programs may run: no job is left but theirs, and such as wait for them."""
     for name in [name for name in ledger.idling if not life.is_idling(ledger, name)]:
         del ledger.idling[name]
-    if not ledger.idling:
-        return None
     for job in ledger.jobs.values():
         if job.unit in ledger.idling:
             continue
         if job.state is JobState.RUNNING or not any(each in ledger.idling for each in demand.blockers(ledger, job)):
-            return None
-    return min(ledger.idling)
+            return []
+    return sorted(ledger.idling)
 
 
 def _look_at(ledger: Ledger, name: str) -> None:

@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from supervisord_py.core import view
-from supervisord_py.core.actions import Effects, Reply, SpawnProcess
+from supervisord_py.core.actions import Effects, FollowMain, Reply, SpawnProcess
 from supervisord_py.core.events import (
     CommandRequested,
     DeadlineReached,
     Event,
     ExitStatus,
+    MainFollowed,
     NotifyReceived,
     Now,
     ProcessExited,
@@ -148,6 +149,21 @@ class Rig:
         self.happen(ProcessSpawned(spawn.spawn_id, self._pid))
         return spawn.spawn_id
 
+    def followed(self, name: str, refused: str | None = None) -> int:
+        """The main process that a start command left is found (or not, and why); returns its spawn id."""
+        asked = self.follow_of(name)
+        self._pid += 1
+        if refused is None:
+            self._living[asked.spawn_id] = self._pid
+        self.happen(MainFollowed(name, asked.spawn_id, None if refused else self._pid, refused))
+        return asked.spawn_id
+
+    def daemon_exited(self, name: str, code: int | None = None, *, signal: int | None = None) -> Effects:
+        """The main process that was followed ends, and the tree is empty then."""
+        spawn_id = self.follow_of(name).spawn_id
+        status = ExitStatus(code, signal)
+        return self.happen(ProcessExited(spawn_id, self._living[spawn_id], status, rusage={}))
+
     def failed_to_spawn(self, name: str, step: str = "exec", code: int = 203, errno: int = 2) -> None:
         self.happen(SpawnFailed(self.spawn_of(name).spawn_id, step, code, errno))
 
@@ -172,7 +188,8 @@ class Rig:
         self.happen(TreeEmptied(name))
 
     def says(self, name: str, **fields: str) -> Effects:
-        spawn_id = self.spawn_of(name, Role.MAIN).spawn_id
+        main = self.manager.ledger.state(name).main
+        spawn_id = main.spawn_id if main is not None else self.spawn_of(name, Role.MAIN).spawn_id
         return self.happen(NotifyReceived(name, spawn_id, self._living.get(spawn_id, 1), fields))
 
     def up(self, name: str) -> None:
@@ -209,6 +226,13 @@ class Rig:
             if action.unit == name and role in (None, action.role):
                 return action
         raise AssertionError(f"{name} was never spawned")
+
+    def follow_of(self, name: str) -> FollowMain:
+        """The latest question for the unit's main process."""
+        for action in reversed(self.actions):
+            if isinstance(action, FollowMain) and action.unit == name:
+                return action
+        raise AssertionError(f"nobody asked to follow {name}")
 
     def status(self, name: str) -> UnitStatus:
         return view.unit_status(self.manager, name)

@@ -513,11 +513,26 @@ def test_reported_errors_are_counted_until_ok() -> None:
     rig.ask("start", "web")
     rig.up("web")
     rig.says("web", X_ERROR="no route")
+    rig.later(1)
     rig.says("web", X_ERROR="no route")
     assert rig.record("unit.error").fields == {"message": "no route", "count": 2}
     rig.says("web", X_OK="1")
+    rig.later(1)
     rig.says("web", X_ERROR="again")
     assert rig.record("unit.error").fields["count"] == 1
+
+
+def test_a_flood_of_reported_errors_is_one_record_a_second() -> None:
+    """A process that reports errors in a loop does not fill the journal; the next record's count tells the others."""
+    rig = Rig(notify("web"))
+    rig.ask("start", "web")
+    rig.up("web")
+    for _ in range(50):
+        rig.says("web", X_ERROR="no route")
+    assert rig.events("web").count("unit.error") == 1
+    rig.later(1)
+    rig.says("web", X_ERROR="still none")
+    assert rig.record("unit.error").fields == {"message": "still none", "count": 51}
 
 
 def test_a_datagram_of_an_old_life_changes_nothing() -> None:
