@@ -45,6 +45,7 @@ class Inotify:
 
     def __init__(self) -> None:
         """Raises OSError: too many are open (fs.inotify.max_user_instances)."""
+        self._fd = -1
         self._fd = _checked(_libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC), "inotify")
 
     def fileno(self) -> int:
@@ -79,7 +80,12 @@ class Inotify:
         return changes
 
     def close(self) -> None:
-        os.close(self._fd)
+        """Close it; what is dropped is closed as well (a thread that hangs may be the last to hold it)."""
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd = -1
+
+    __del__ = close
 
 
 def _checked(result: int, path: str) -> int:
