@@ -11,7 +11,7 @@ import click
 from supervisord_py import __version__
 from supervisord_py.ctl.client import Client, ConnectionLostError
 from supervisord_py.ctl.options import Verb, complete_units
-from supervisord_py.ctl.render import clean
+from supervisord_py.ctl.render import Style, clean
 from supervisord_py.ctl.session import Session
 from supervisord_py.errors import SupervisordError
 
@@ -121,27 +121,80 @@ def _tell_durability(session: Session, reply: dict[str, Any]) -> None:
 @click.command("daemon-reload", cls=Verb, accepts=("reason", "plan"))
 @click.pass_obj
 def daemon_reload(session: Session) -> int:
-    """Read settings and unit files again: all are checked, new units are added and started, changed ones take their
-    new text when they start the next time. One bad file leaves the others as they are."""
+    """Read settings and unit files again and take over what changed: new units are started, running ones take over at
+    once what needs no restart, and for the rest it says which to restart. With --plan it is only said, by unit and key.
+
+    A file with a problem leaves its unit as it was and the others are loaded; exits 1 then.
+    """
     options = session.options
     reply = session.call("DaemonReload", plan=options.plan, reason=options.reason)
     _tell_durability(session, reply)
-    if session.wants_json:
+    problems = reply["problems"]
+    if not session.wants_json:
+        session.echo(*_reload_lines(session.style, reply, planned=options.plan))
+    elif not problems:
         session.emit(reply | ({"plan": True} if options.plan else {}))
+    if not problems:
         return 0
-    would = "would be " if options.plan else ""
-    for word in ("added", "changed", "removed"):
-        if reply[word]:
-            session.echo(f"{would}{word}: {' '.join(reply[word])}")
-    if not any(reply[word] for word in ("added", "changed", "removed")):
-        session.echo("nothing has changed")
-    if reply["changed"] and not options.plan:
-        session.echo(f"next: supctl restart {' '.join(reply['changed'])}")
-    if reply["problems"]:
-        sys.stdout.flush()
-        session.note(f"{len(reply['problems'])} problem{'s' if len(reply['problems']) != 1 else ''} in the files:")
-        sys.stderr.write("".join(f"  {clean(problem)}\n" for problem in reply["problems"]))
-    return 0
+    code = session.fail(FilesInvalidError(len(problems), planned=options.plan), **reply)
+    sys.stderr.write("".join(f"  {clean(problem)}\n" for problem in problems))
+    return code
+
+
+class FilesInvalidError(SupervisordError):
+    """Some of the files cannot be used."""
+
+    def __init__(self, problems: int, *, planned: bool) -> None:
+        super().__init__(problems, planned)
+        self.problems = problems
+        self.planned = planned
+
+    def __str__(self) -> str:
+        count = f"{self.problems} problem{'s' if self.problems != 1 else ''}"
+        return f"{count} in the files; everything else {'would be' if self.planned else 'is'} loaded:"
+
+
+_WHAT_FOLLOWS = {
+    ("added", "start"): ("it is started", "it would be started"),
+    ("added", "none"): ("not started: it is not enabled, or was masked",) * 2,
+    ("changed", "live"): ("in effect", "it would be in effect at once"),
+    ("changed", "restart"): ("needs a restart", "it would need a restart"),
+    ("removed", "keep"): ("it runs on without a file until it stops", "it would run on without a file until it stops"),
+    ("broken", "keep"): ("it runs on by its last good text", "it would run on by its last good text"),
+}
+"""By change and effect: what is said after a reload, and of a plan."""
+
+
+def _reload_lines(style: Style, reply: dict[str, Any], *, planned: bool) -> list[str]:
+    """Say what a reload changed, unit by unit and key by key."""
+    would = "would be " if planned else ""
+    changes = reply["changes"]
+    lines: list[str] = []
+    for change in changes:
+        follows = _WHAT_FOLLOWS.get((change["change"], change["effect"]), ("", ""))[planned]
+        if not change["keys"] and change["change"] == "changed":
+            follows = "means the same as before"
+        why = "; ".join(filter(None, (clean(change["message"]), follows)))
+        lines.append(f"{would}{change['change']}: {style.paint(change['unit'], 'bold')}{f' ({why})' if why else ''}")
+        lines += _key_lines(style, change["keys"])
+    if reply["settings"]:
+        lines += [f"{would}changed: supervisord.toml", *_key_lines(style, reply["settings"])]
+    restart = [change["unit"] for change in changes if change["effect"] == "restart"]
+    if restart and not planned:
+        lines.append(f"next: supctl restart {' '.join(restart)}")
+    return lines or ["nothing has changed"]
+
+
+_EFFECTS = {"live": "", "none": "", "restart": "  (restart)"}
+
+
+def _key_lines(style: Style, keys: list[dict[str, Any]]) -> list[str]:
+    def text(value: str | None) -> str:
+        return style.paint("not set", "dim") if value is None else clean(value.replace("\n", "; "))
+
+    return [
+        f"  {key['key']}: {text(key['old'])} -> {text(key['new'])}{_EFFECTS.get(key['effect'], '')}" for key in keys
+    ]
 
 
 @click.command("daemon-restart", cls=Verb, accepts=("reason", "no_wait"))

@@ -38,6 +38,9 @@ class UnitReply(TypedDict, total=False):
     exec: str | None
     lines: list[str] | None
     groups: list[str]
+    needs_restart: bool
+    needs_reload: bool
+    restart_keys: list[str] | None
 
 
 class OutcomeReply(TypedDict):
@@ -51,8 +54,9 @@ class OutcomeReply(TypedDict):
 STATUS_FIELDS = (
     "name", "description", "load_state", "active_state", "sub_state", "result", "pid", "invocation", "since",
     "restarts", "failures", "exit", "memory_bytes", "cpu_ns", "tasks", "status_text", "path", "enabled", "why",
+    "needs_restart", "needs_reload",
 )  # fmt: skip
-"""The fields of ``status --json``, exactly and in the contract's order."""
+"""The fields of ``status --json``, exactly, those of the contract in its order."""
 
 _WORDS = ("load_state", "active_state", "sub_state", "result", "type", "state", "kind", "until")
 """Fields that hold a word of an enum."""
@@ -81,6 +85,8 @@ def unit_from_wire(raw: dict[str, Any]) -> UnitReply:
     """Return one ``Unit`` of the Varlink interface; nullable fields that were left out are None."""
     unit = cast(UnitReply, dict.fromkeys(STATUS_FIELDS) | words_from_wire(raw))
     unit["exit"] = exit_from_wire(raw.get("exit"))
+    # An older supervisor does not say.
+    unit["needs_restart"], unit["needs_reload"] = bool(raw.get("needs_restart")), bool(raw.get("needs_reload"))
     return unit
 
 
@@ -96,6 +102,11 @@ def status_document(unit: UnitReply) -> dict[str, Any]:
     """Return what ``status --json`` prints of one unit: ``STATUS_FIELDS``, nothing else."""
     fields = cast(dict[str, Any], unit)
     return {name: fields[name] for name in STATUS_FIELDS}
+
+
+def is_unknown(unit: UnitReply) -> bool:
+    """Is there neither a file nor a life of this name? One that lives on without a file is what its state says."""
+    return unit["load_state"] == "not-found" and unit["active_state"] in ("inactive", "failed")
 
 
 def is_problem(unit: UnitReply) -> bool:

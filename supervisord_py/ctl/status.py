@@ -27,6 +27,7 @@ from supervisord_py.ctl.replies import (
     exit_text,
     explain_exit,
     is_problem,
+    is_unknown,
     state_text,
     status_document,
     units_from_wire,
@@ -92,7 +93,7 @@ def is_plain_name(pattern: str) -> bool:
 
 def status_code(found: Found) -> int:
     """Return the exit code of ``status UNIT...``: 4 beats 3."""
-    if found.missing is not None or any(unit["load_state"] == "not-found" for unit in found.units):
+    if found.missing is not None or any(map(is_unknown, found.units)):
         return NO_SUCH_UNIT
     return 0 if all(unit["active_state"] in RUNNING_STATES for unit in found.units) else NOT_RUNNING
 
@@ -144,7 +145,7 @@ def overview(style: Style, units: Sequence[UnitReply], now_s: float) -> list[str
             format_bytes(unit["memory_bytes"]),
             format_cpu(unit["cpu_ns"]),
             exit_text(unit["exit"], unit["result"]),
-            Cell(unit["why"] or unit["status_text"] or "", *(() if unit["why"] else ("dim",))),
+            Cell(_why_cell(unit), *(() if unit["why"] else ("dim",))),
         ]
 
     ordered = sorted(units, key=by_trouble)
@@ -158,9 +159,30 @@ def overview(style: Style, units: Sequence[UnitReply], now_s: float) -> list[str
     below = [lines[0]]
     for unit, line in zip(ordered, lines[1:], strict=True):
         below.append(line)
-        if unit["why"]:
-            below.append(f"  {style.glyph('because')}{clean(unit['why'])}")
+        if unit["why"] or unit["needs_reload"] or unit["needs_restart"]:
+            below.append(f"  {style.glyph('because')}{clean(_why_cell(unit))}")
     return below
+
+
+_NEEDS_RELOAD = "its file has changed since: supctl daemon-reload"
+
+
+def _why_cell(unit: UnitReply) -> str:
+    marks = [unit["why"] or unit["status_text"] or ""]
+    if unit["needs_reload"]:
+        marks.append(_NEEDS_RELOAD)
+    elif unit["needs_restart"]:
+        marks.append(f"it has a new text: supctl restart {unit['name']}")
+    return "; ".join(filter(None, marks))
+
+
+def needs_restart_text(unit: UnitReply) -> str:
+    """Say what a running unit has not taken over; empty when there is nothing."""
+    if not unit["needs_restart"]:
+        return ""
+    keys = unit.get("restart_keys") or ()
+    shown = ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
+    return f"{shown or 'its text'} since it was started: supctl restart {unit['name']}"
 
 
 _GLYPHED = ("active", "reloading", "activating", "deactivating", "queued", "inactive", "failed", "quarantined")
@@ -202,6 +224,8 @@ def detail(style: Style, unit: UnitReply, now_s: float) -> list[str]:
     if since is not None:
         active += f" since {format_moment(since)}; {format_ago(since, now_s)} ago"
     loaded = unit["load_state"]
+    if unit["needs_reload"]:
+        loaded += f", {_NEEDS_RELOAD}"
     if unit["path"]:
         loaded += f" ({unit['path']}; {'enabled' if unit['enabled'] else 'disabled'})"
     ended = unit["exit"]
@@ -213,6 +237,7 @@ def detail(style: Style, unit: UnitReply, now_s: float) -> list[str]:
         ("Loaded", loaded),
         ("Active", active),
         ("Why", clean(unit["why"] or "")),
+        ("Changed", needs_restart_text(unit)),
         ("Pid", str(unit["pid"] or "")),
         ("Command", clean(unit.get("exec") or "")),
         ("Status", f'"{clean(unit["status_text"])}"' if unit["status_text"] else ""),
@@ -250,7 +275,7 @@ def list_units(session: Session, units: tuple[str, ...], failed: bool) -> int:
                 Cell(unit["active_state"], _colour(unit)),
                 unit["sub_state"],
                 "enabled" if unit["enabled"] else "disabled",
-                unit["description"],
+                f"{unit['description']} ({_NEEDS_RELOAD})".lstrip() if unit["needs_reload"] else unit["description"],
             ]
             for unit in sorted(found.units, key=lambda unit: unit["name"])
         ]
@@ -312,7 +337,7 @@ def is_failed(session: Session, units: tuple[str, ...], quiet: bool) -> int:
 def is_enabled(session: Session, units: tuple[str, ...], quiet: bool) -> int:
     """Print enabled or disabled; exit 0 when all are enabled, 1 when one is not, 4 when one does not exist."""
     found = look_up(session, units)
-    if found.missing is not None or any(unit["load_state"] == "not-found" for unit in found.units):
+    if found.missing is not None or any(map(is_unknown, found.units)):
         return session.fail(found.missing) if found.missing is not None else NO_SUCH_UNIT
     answers = [(unit, _enabled_word(unit), _enabled_word(unit) == "enabled") for unit in found.units]
     _ask(session, units, quiet, answers)

@@ -236,7 +236,7 @@ try_restart = _job_verb(
 )
 reload = _job_verb(
     "reload", "Reload", "make units read their own configuration again",
-    "Make running units read their own configuration again (exec-reload, or SIGHUP).",
+    "Make running units read their own configuration again: exec-reload, or the reload-signal of a notify-reload.",
     "reload makes units read their configuration again and needs their names; "
     "to read the unit files again: supctl daemon-reload",
 )  # fmt: skip

@@ -25,7 +25,7 @@ from supervisord_py.core.actions import Refusal, Reply
 from supervisord_py.core.events import CommandRequested, Origin, ShutdownForced, ShutdownRequested, UnitsLoaded
 from supervisord_py.core.manager import Manager
 from supervisord_py.core.snapshot import NewerFormatError
-from supervisord_py.core.view import is_over, unit_status
+from supervisord_py.core.view import is_over, reload_plan, unit_status
 from supervisord_py.host.accounts import Accounts
 from supervisord_py.host.cgroups import UnitGroups, find_place
 from supervisord_py.host.clock import Clock
@@ -42,6 +42,7 @@ from supervisord_py.host.facade import (
     Submission,
     Usage,
     Verification,
+    reload_report,
 )
 from supervisord_py.host.hands import ManagerHands
 from supervisord_py.host.journal_file import LOSS_KEY, Journal
@@ -53,6 +54,7 @@ from supervisord_py.host.snapshot_file import boot_id, read_snapshot, write_snap
 from supervisord_py.host.sources import SOURCES_KEY, Sources, places_of, read_sources
 from supervisord_py.host.usage import sample
 from supervisord_py.keeper.protocol import KEEPER_FD
+from supervisord_py.model.changes import compare_settings
 from supervisord_py.model.records import Record
 from supervisord_py.model.settings import Settings
 from supervisord_py.model.states import JobMode, Severity
@@ -276,14 +278,10 @@ class Daemon:
         problems = tuple(
             problem.headline() for problem in (*sources.problems, *loaded.problems) if problem.severity == "error"
         )
-        before, after = self._loaded.unit_set.units, loaded.unit_set.units
-        report = ReloadReport(
-            added=tuple(name for name in after if name not in before),
-            changed=tuple(name for name in after if name in before and not same_text(before[name], after[name])),
-            # One whose file is there and cannot be used is not removed: it is among the problems.
-            removed=tuple(name for name in before if name not in after and name not in loaded.unit_set.bad),
-            problems=problems,
-            durable=False,
+        report = reload_report(
+            reload_plan(self._manager, loaded.unit_set),
+            () if sources.problems else compare_settings(self._settings, settings),
+            problems,
         )
         if plan:
             return report
@@ -294,6 +292,8 @@ class Daemon:
             settings, loaded = sources.build()
         self._use(settings, loaded, sources)
         self._load_units(cause=seq)
+        await self.changed()
+        self._use_log_policies()
         durable = await self._journal.wait_durable(self._journal.next_seq - 1)
         return msgspec.structs.replace(report, durable=durable)
 
@@ -358,6 +358,9 @@ class Daemon:
         self._settings, self._loaded, self._sources = settings, loaded, sources
         self._journal.apply(settings.journal)
         self._hands.use_environment(passed_environment(self._passed_names(), os.environ))
+
+    def _use_log_policies(self) -> None:
+        """Let ``[log]`` hold for what runs, once the core has decided which text that goes by."""
         for unit in self._output.attached:
             self._output.set_policy(unit, self._hands.policy_of(unit))
 
@@ -487,11 +490,6 @@ def command_record(verb: str, units: Sequence[str], peer: Peer, reason: str) -> 
 
 def with_fields(record: Record, **fields: Any) -> Record:
     return msgspec.structs.replace(record, fields={**record.fields, **fields})
-
-
-def same_text(one: Unit, other: Unit) -> bool:
-    """Whether two loads of a unit mean the same, wherever they were read from."""
-    return msgspec.structs.replace(one, source=other.source) == other
 
 
 async def _main() -> None:

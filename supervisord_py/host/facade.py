@@ -11,6 +11,7 @@ from msgspec import Struct
 from supervisord_py.core.actions import Reply
 from supervisord_py.core.events import Origin
 from supervisord_py.core.manager import Manager
+from supervisord_py.model.changes import Change, KeyChange, UnitChange
 from supervisord_py.model.records import Record
 from supervisord_py.model.settings import Settings
 from supervisord_py.model.states import JobMode
@@ -48,11 +49,38 @@ class Submission(Struct, frozen=True):
 
 
 class ReloadReport(Struct, frozen=True):
+    """What a reload changed, or a plan of it would; ``changes`` tells it by unit and key, ``settings`` by key.
+
+    ``problems`` are all that is wrong with the files as they are; the units that have one are not loaded, and settings
+    that have one change nothing.
+    """
+
     added: tuple[str, ...]
     changed: tuple[str, ...]
     removed: tuple[str, ...]
     problems: tuple[str, ...]
     durable: bool
+    changes: tuple[UnitChange, ...] = ()
+    settings: tuple[KeyChange, ...] = ()
+
+
+def reload_report(
+    changes: Sequence[UnitChange], settings: Sequence[KeyChange] = (), problems: Sequence[str] = ()
+) -> ReloadReport:
+    """Sort changes by what they are; a unit whose text changed and means the same is not among ``changed``."""
+
+    def names(kind: Change) -> tuple[str, ...]:
+        return tuple(each.unit for each in changes if each.change is kind and (each.keys or kind is not Change.CHANGED))
+
+    return ReloadReport(
+        added=names(Change.ADDED),
+        changed=names(Change.CHANGED),
+        removed=names(Change.REMOVED),
+        problems=tuple(problems),
+        durable=False,
+        changes=tuple(changes),
+        settings=tuple(settings),
+    )
 
 
 class Usage(Struct, frozen=True):

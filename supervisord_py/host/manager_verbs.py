@@ -25,10 +25,12 @@ from supervisord_py.host.control_calls import (
     TimedOutError,
     UnitMaskedError,
 )
-from supervisord_py.host.facade import Supervisor
+from supervisord_py.host.facade import ReloadReport, Supervisor
 from supervisord_py.host.manager_interface import Queries, timeout_s
+from supervisord_py.host.redaction import redact_change
 from supervisord_py.host.unit_names import Named
 from supervisord_py.host.unit_views import UnitViews, from_wire, to_wire
+from supervisord_py.model.changes import KeyChange
 from supervisord_py.model.problems import BadValue
 from supervisord_py.model.states import JobMode
 from supervisord_py.model.values import parse_signal
@@ -271,14 +273,7 @@ class Verbs:
         if not plan:
             await self._authority.require_reason(request.peer, command, (), reason)
         report = await self._supervisor.reload(request.peer, reason=reason, plan=plan)
-        return {
-            "job": None,
-            "durable": report.durable,
-            "added": list(report.added),
-            "changed": list(report.changed),
-            "removed": list(report.removed),
-            "problems": list(report.problems),
-        }
+        return wire_reload(report, secrets=self._authority.access.sees_secrets(request.peer))
 
     async def daemon_restart(self, request: Request) -> object:
         reason = await self._allowed_daemon_verb(request, "daemon-restart")
@@ -295,6 +290,42 @@ class Verbs:
         await self._authority.require(request.peer, command, reason=reason)
         await self._authority.require_reason(request.peer, command, (), reason)
         return reason
+
+
+def wire_reload(report: ReloadReport, *, secrets: bool) -> dict[str, Any]:
+    """Return a report as the reply of ``DaemonReload``; values without ``secrets`` are redacted."""
+
+    def keys(changes: Iterable[KeyChange]) -> list[dict[str, Any]]:
+        return [
+            {
+                "key": each.key,
+                "old": each.old if secrets else redact_change(each.key, each.old),
+                "new": each.new if secrets else redact_change(each.key, each.new),
+                "effect": to_wire(each.effect.value),
+            }
+            for each in changes
+        ]
+
+    return {
+        "job": None,
+        "durable": report.durable,
+        "added": list(report.added),
+        "changed": list(report.changed),
+        "removed": list(report.removed),
+        "problems": list(report.problems),
+        "changes": [
+            {
+                "unit": each.unit,
+                "change": to_wire(each.change.value),
+                "effect": to_wire(each.effect.value),
+                "keys": keys(each.keys),
+                "path": each.path,
+                "message": each.message,
+            }
+            for each in report.changes
+        ],
+        "settings": keys(report.settings),
+    }
 
 
 _EMPTY: dict[str, Any] = {"string": "", "int": 0, "bool": False, "float": 0.0, "object": {}}

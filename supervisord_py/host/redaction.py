@@ -8,6 +8,7 @@ where it stands, so line numbers stay true.
 
 import json
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -33,6 +34,25 @@ _COMMENTED_OUT = re.compile(r"(?P<start>#+\s*)(?P<name>[A-Za-z_][\w.-]{0,127})(?
 def redact_setting(key: str, value: Any) -> Any:
     """Return the value of a setting (a dotted key) without its secrets; containers keep their shape."""
     return _redact_value(tuple(key.split(".")), value)
+
+
+def redact_change(key: str, text: str | None) -> str | None:
+    """Return the value of a changed key (``model.changes``) without its secrets; commands are one a line there."""
+    if text is None:
+        return None
+    if not key.startswith("service.exec-"):
+        shown = redact_setting(key, text)
+        return shown if isinstance(shown, str) else REDACTED
+    return "\n".join(map(_redact_command, text.split("\n")))
+
+
+def _redact_command(text: str) -> str:
+    try:
+        if text.startswith("["):
+            return json.dumps(redact_words(json.loads(text)), ensure_ascii=False)
+        return shlex.join(redact_words(shlex.split(text)))
+    except ValueError:  # A word that holds a line break.
+        return REDACTED
 
 
 def redact_file(text: str) -> str:

@@ -25,6 +25,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from supervisord_py.model.assemble import RLIMITS
+from supervisord_py.model.settings import Settings, settings_texts
 from supervisord_py.model.states import Until
 from supervisord_py.model.unit import (
     BadUnit,
@@ -65,7 +66,8 @@ class Change(Enum):
 
 
 class KeyChange(Struct, frozen=True):
-    """One key in terms of the file: ``key`` is ``TABLE.KEY``; a value is None where the key has none."""
+    """One key in terms of the file: ``key`` is ``TABLE.KEY``; a value is None where the key has none, of several
+    commands each has a line."""
 
     key: str
     old: str | None
@@ -120,7 +122,7 @@ def _command(command: Command) -> str:
 
 
 def _commands(commands: Iterable[Command]) -> str | None:
-    return "; ".join(map(_command, commands)) or None
+    return "\n".join(map(_command, commands)) or None
 
 
 def _statuses(statuses: ExitStatuses) -> str | None:
@@ -348,6 +350,20 @@ def take_live(running: Unit, loaded: Unit) -> Unit:
 def restart_keys(running: Unit, loaded: Unit) -> tuple[str, ...]:
     """Return the keys in which a life differs from the loaded text, and which only a restart brings."""
     return tuple(each.key for each in compare_units(running, loaded) if each.effect is Effect.RESTART)
+
+
+_SETTINGS_OF_START = frozenset({"supervisor.name", "supervisor.mode", "control.socket-group", "control.socket-mode"})
+"""Settings that ``run`` looks at once."""
+
+
+def compare_settings(old: Settings, new: Settings) -> tuple[KeyChange, ...]:
+    """Return every key of ``supervisord.toml`` that means something else in ``new``."""
+    before, after = settings_texts(old), settings_texts(new)
+    return tuple(
+        KeyChange(key, before.get(key), after.get(key), Effect.RESTART if key in _SETTINGS_OF_START else Effect.LIVE)
+        for key in dict.fromkeys((*before, *after))
+        if before.get(key) != after.get(key)
+    )
 
 
 def plan(

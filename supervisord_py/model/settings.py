@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from msgspec import Struct, field
+from msgspec.structs import asdict
 
 from supervisord_py.model.keys import KeyTable
 from supervisord_py.model.parse import Decoded, Entry, decode_entries, problem_at, read_tables
 from supervisord_py.model.problems import Problem
-from supervisord_py.model.values import format_mode
+from supervisord_py.model.values import format_mode, format_size, format_timespan
 
 SECOND_NS = 1_000_000_000
 DAY_NS = 86_400 * SECOND_NS
@@ -81,6 +82,40 @@ class Settings(Struct, frozen=True):
     path: str = ""
 
 
+def settings_texts(settings: Settings) -> dict[str, str]:
+    """Return every setting that has a value as text by its key (``journal.max-bytes``), defaults included; each rule
+    of ``[[control.allow]]`` is one."""
+    keys = {field: key for key, field in _FIELDS.items()}
+    texts: dict[str, str] = {}
+    for table in ("supervisor", "control", "journal"):
+        for name, value in asdict(getattr(settings, table)).items():
+            if name == "allow":
+                texts |= {f"control.allow.{place}": _rule_text(rule) for place, rule in enumerate(value, 1)}
+            elif value is not None or name in keys:
+                texts[f"{table}.{keys.get(name, name.replace('_', '-'))}"] = _text(name, value)
+    return texts
+
+
+def _rule_text(rule: AllowRule) -> str:
+    return " ".join(f"{name}={_text(name, value)}" for name, value in asdict(rule).items() if value not in (None, ()))
+
+
+def _text(name: str, value: Any) -> str:
+    if name.endswith("_ns"):
+        return format_timespan(value)
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case int():
+            return format_mode(value) if name == "socket_mode" else format_size(value) if name in _SIZES else str(value)
+        case dict():
+            return " ".join(f"{key}={item}" for key, item in value.items())
+        case tuple():
+            return " ".join(value)
+    return str(value)
+
+
+_SIZES = frozenset({"max_bytes", "payload_max", "reserve"})
 _SUBJECTS = ("group", "user", "uid", "gid", "unit")
 _FIELDS = {
     "shutdown-timeout-sec": "shutdown_timeout_ns",

@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from msgspec import Struct
+from msgspec.structs import replace
 
+from supervisord_py.core import view
 from supervisord_py.core.actions import KillTree, Reply, SignalProcesses, SpawnProcess
 from supervisord_py.core.events import (
     CommandRequested,
@@ -41,6 +43,7 @@ from supervisord_py.host.facade import (
     Submission,
     Usage,
     Verification,
+    reload_report,
 )
 from supervisord_py.host.places import default_places
 from supervisord_py.host.unit_files import load
@@ -313,17 +316,21 @@ class FakeSupervisor:
 
     async def reload(self, peer: Peer, *, reason: str = "", plan: bool = False) -> ReloadReport:
         loaded = self._load()
-        added = tuple(name for name in loaded.unit_set.units if name not in self.loaded.unit_set.units)
-        problems = tuple(problem.headline() for problem in loaded.problems)
+        problems = [problem.headline() for problem in loaded.problems]
+        report = reload_report(view.reload_plan(self.manager, loaded.unit_set), (), problems)
         if not plan:
             self.orders.append(("reload", reason))
             self.loaded = loaded
             self.happens(UnitsLoaded(loaded.unit_set))
-        return ReloadReport(added, (), (), problems, self.durable and not plan)
+        return replace(report, durable=self.durable and not plan)
 
     async def restart_manager(self, peer: Peer, *, reason: str = "") -> bool:
         self.orders.append(("restart", reason))
         return self.durable
+
+    async def reexec_keeper(self, peer: Peer, *, reason: str = "") -> tuple[bool, str | None]:
+        self.orders.append(("reexec", reason))
+        return self.durable, None
 
     async def shutdown(self, peer: Peer, *, reason: str = "") -> bool:
         self.orders.append(("shutdown", reason))

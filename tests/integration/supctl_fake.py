@@ -227,6 +227,9 @@ def unit(name: str, state: str = "active", sub: str = "running", **fields: Any) 
         "exec": None,
         "lines": None,
         "groups": [],
+        "needs_restart": False,
+        "needs_reload": False,
+        "restart_keys": None,
     } | fields
 
 

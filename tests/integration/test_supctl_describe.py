@@ -182,22 +182,61 @@ def test_health_and_can(supctl: Supctl) -> None:
 
 
 def test_daemon_reload(supctl: Supctl) -> None:
-    """What was added, changed and removed, what to restart, and the problems of the files."""
-    reply = {
-        "job": None,
-        "durable": True,
-        "added": ["a"],
-        "changed": ["b"],
-        "removed": [],
-        "problems": ["x.toml:1: bad"],
-    }
+    """Each unit and key with its old and new value and what follows, what to restart, and the problems of the files:
+    with those it exits 1, and says that the rest is loaded.
+    """
+
+    def change(name: str, what: str, effect: str, message: str = "", **keys: tuple[str | None, str | None, str]) -> Any:
+        told = [
+            {"key": f"service.{key.replace('_', '-')}", "old": old, "new": new, "effect": how}
+            for key, (old, new, how) in keys.items()
+        ]
+        return {
+            "unit": name,
+            "change": what,
+            "effect": effect,
+            "keys": told,
+            "path": f"{name}.toml",
+            "message": message,
+        }
+
+    changes = [
+        change("a", "added", "start"),
+        change("b", "changed", "restart", exec_start=("one\ntwo", "three", "restart"), nice=(None, "1", "none")),
+        change("c", "changed", "none"),
+        change("d", "removed", "keep"),
+        change("e", "broken", "none", "e.toml:1: bad"),
+    ]
+    sections = {"added": ["a"], "changed": ["b"], "removed": ["d"]}
+    limit = {"key": "journal.max-bytes", "old": "256M", "new": "1G", "effect": "live"}
+    reply = {"job": None, "durable": True, **sections, "problems": [], "changes": changes, "settings": [limit]}
     supctl.fake.on("DaemonReload", reply)
     ran = supctl("daemon-reload", "-m", "new unit")
-    assert ran.code == 0
-    assert ran.lines == ["added: a", "changed: b", "next: supctl restart b"]
-    assert "x.toml:1: bad" in ran.err
-    assert supctl("daemon-reload", "--plan").lines[0] == "would be added: a"
-    assert [call["plan"] for call in supctl.fake.called("DaemonReload")] == [False, True]
+    assert (ran.code, ran.err) == (0, "")
+    assert ran.lines == [
+        "added: a (it is started)",
+        "changed: b (needs a restart)",
+        "  service.exec-start: one; two -> three  (restart)",
+        "  service.nice: not set -> 1",
+        "changed: c (means the same as before)",
+        "removed: d (it runs on without a file until it stops)",
+        "broken: e (e.toml:1: bad)",
+        "changed: supervisord.toml",
+        "  journal.max-bytes: 256M -> 1G",
+        "next: supctl restart b",
+    ]
+    supctl.fake.on("DaemonReload", reply | {"problems": ["e.toml:1: bad"]})
+    planned = supctl("daemon-reload", "--plan")
+    assert planned.code == 1
+    assert planned.lines[0] == "would be added: a (it would be started)"
+    assert "next:" not in planned.out
+    assert planned.err.splitlines() == [
+        "supctl: 1 problem in the files; everything else would be loaded:", "  e.toml:1: bad",
+    ]  # fmt: skip
+    ran = supctl("daemon-reload", "--json")
+    assert (ran.code, ran.document["error"]["code"], ran.document["changes"][0]["unit"]) == (1, "failed", "a")
+    supctl.fake.on("DaemonReload", reply | {"changes": [], "settings": []})
+    assert supctl("daemon-reload").lines == ["nothing has changed"]
 
 
 @pytest.mark.parametrize("answer", [{"job": None, "durable": True, "manager_pid": 10}, HangUp()])
@@ -218,6 +257,20 @@ def test_daemon_restart_that_was_refused_by_the_pre_flight(supctl: Supctl, monke
     ran = supctl("daemon-restart")
     assert ran.code == 1
     assert "has not been replaced" in ran.err
+
+
+def test_daemon_reexec_says_the_versions_or_why_not(supctl: Supctl) -> None:
+    """Done when another manager answers, with the keeper's new version; a refusal is told with its reason."""
+    reply = {"job": None, "durable": True, "manager_pid": 10, "keeper": VERSION["keeper"], "refused": None}
+    supctl.fake.on("DaemonReexec", reply)
+    supctl.fake.on("Version", VERSION, VERSION | {"pid": 11, "keeper": "9.9"})
+    ran = supctl("daemon-reexec", "-m", "upgrade")
+    assert (ran.code, ran.err) == (0, "")
+    assert "is version 9.9 now, was " + VERSION["keeper"] in ran.out
+    supctl.fake.on("DaemonReexec", reply | {"refused": "no such module"})
+    ran = supctl("daemon-reexec")
+    assert ran.code == 1
+    assert "no such module" in ran.err
 
 
 def test_shutdown_waits_until_it_is_gone(supctl: Supctl) -> None:

@@ -27,11 +27,13 @@ def supctl(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Supct
 
 
 def test_status_json_has_exactly_the_fields_of_the_contract(supctl: Supctl) -> None:
-    """What Varlink says beyond the contract (exec, lines, groups) does not leak into ``status --json``."""
+    """What Varlink says beyond them (exec, lines, groups) does not leak into ``status --json``; what was added stands
+    behind the contract's.
+    """
     supctl.fake.on("List", {"units": [unit("web", exec="/bin/web", lines=["x"], groups=["g"])]})
     ran = supctl("status", "--json")
     assert ran.code == 0
-    assert [list(found) for found in ran.document["units"]] == [CONTRACT_FIELDS]
+    assert [list(found) for found in ran.document["units"]] == [[*CONTRACT_FIELDS, "needs_restart", "needs_reload"]]
 
 
 def test_words_have_hyphens_again(supctl: Supctl) -> None:
@@ -41,6 +43,29 @@ def test_words_have_hyphens_again(supctl: Supctl) -> None:
     found = supctl("status", "--json").document["units"][0]
     assert (found["sub_state"], found["result"], found["exit"]) == ("auto-restart", "exit-code", {"code": 1})
     assert "activating (auto-restart)" in supctl("status").out
+
+
+def test_a_unit_whose_text_is_another_says_what_to_do(supctl: Supctl) -> None:
+    """A file that changed since it was loaded, and a life that was started by an older text, are told everywhere."""
+    keys = [f"service.key-{number}" for number in range(7)]
+    stale = unit("web", needs_reload=True, needs_restart=True, restart_keys=keys)
+    supctl.fake.on("List", {"units": [stale, unit("db", needs_restart=True)]})
+    supctl.fake.on("Status", {"units": [stale]})
+    shown = supctl("status").out
+    assert "its file has changed since: supctl daemon-reload" in shown
+    assert "it has a new text: supctl restart db" in shown
+    detail = supctl("status", "web").out
+    assert "service.key-4 and 2 more since it was started: supctl restart web" in detail
+    assert "its file has changed since: supctl daemon-reload" in detail
+    assert "its file has changed since" in supctl("list").out
+
+
+def test_a_unit_that_lives_on_without_a_file_is_what_its_state_says(supctl: Supctl) -> None:
+    """not-found and active is 0, not-found and at rest is 4."""
+    supctl.fake.on("Status", {"units": [unit("web", load_state="not_found")]})
+    assert supctl("status", "web").code == 0
+    supctl.fake.on("Status", {"units": [unit("web", "inactive", "dead", load_state="not_found")]})
+    assert supctl("status", "web").code == 4
 
 
 def test_problems_come_first(supctl: Supctl) -> None:

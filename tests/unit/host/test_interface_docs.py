@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from tests.integration.control_rig import INTERFACES, drive, running
+from tests.integration.control_rig import INTERFACES, UNITS, drive, running
 
 PAGE = Path(__file__).parents[3] / "docs" / "interface.md"
 EXAMPLES = [
@@ -59,6 +59,9 @@ def test_the_examples_run(tmp_path: Path) -> None:
             await rig.call("Start", units=["web"], **start)
             await rig.call("Start", units=["slow"], wait=False, plan=False)
             for call, promised in EXAMPLES:
+                if call["method"].endswith(".DaemonReload"):
+                    web = UNITS["web"].replace("the web", "the new web").replace("hunter1", "hunter3")
+                    rig.supervisor.write_units({"web": web, "new": UNITS["db"]})
                 client = await rig.connect()
                 client.send(call["method"], more=call.get("more", False), **call["parameters"])
                 reply = await client.reply()
