@@ -58,6 +58,7 @@ _TOPICS: tuple[tuple[str, tuple[tuple[str, str, str, str], ...]], ...] = (
     ("The supervisor", (
         ("daemon-reload", "daemon", "daemon_reload", "read settings and unit files again"),
         ("daemon-restart", "daemon", "daemon_restart", "a new manager, the same processes"),
+        ("daemon-reexec", "daemon", "daemon_reexec", "a new keeper and manager, the same processes"),
         ("shutdown", "daemon", "shutdown", "stop everything in order, and the supervisor"),
         ("ping", "daemon", "ping", "does it answer"),
         ("version", "daemon", "version", "versions of supctl, manager and keeper"),

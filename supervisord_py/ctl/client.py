@@ -48,7 +48,9 @@ _JOBS = frozenset(
 )
 _TOKEN = _JOBS | {f"{MANAGER}.Kill", f"{MANAGER}.ResetFailed"}
 _TIMEOUT = _JOBS | {f"{MANAGER}.Wait"}
-_UNREPEATABLE = frozenset({f"{MANAGER}.Cancel", f"{MANAGER}.DaemonRestart", f"{MANAGER}.Shutdown"})
+_UNREPEATABLE = frozenset(
+    {f"{MANAGER}.Cancel", f"{MANAGER}.DaemonRestart", f"{MANAGER}.DaemonReexec", f"{MANAGER}.Shutdown"}
+)
 """Calls without a token that a second time do more than the first; their callers can see whether the first was done."""
 
 _EXIT_STATUS = {

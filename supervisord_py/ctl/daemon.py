@@ -1,5 +1,5 @@
 """The verbs about the supervisor itself: ping, version, idl, health, can, commands, daemon-reload, daemon-restart,
-shutdown.
+daemon-reexec, shutdown.
 """
 
 import sys
@@ -225,6 +225,50 @@ def daemon_restart(session: Session) -> int:
     else:
         session.echo(f"a new manager has taken over (pid {now}, was {before})")
     return 0
+
+
+@click.command("daemon-reexec", cls=Verb, accepts=("reason", "no_wait"))
+@click.pass_obj
+def daemon_reexec(session: Session) -> int:
+    """Let the keeper replace itself in place by its new version, with a new manager; every process goes on."""
+    before = session.call("Version")
+    session.expects_loss = True
+    try:
+        reply = session.call("DaemonReexec", reason=session.options.reason)
+    except ConnectionLostError:
+        if session.call("Version")["pid"] == before["pid"]:
+            reply = session.call("DaemonReexec", reason=session.options.reason)
+        else:
+            reply = {"job": None, "durable": True, "refused": None}
+    _tell_durability(session, reply)
+    if reply["refused"] is not None:
+        return session.fail(KeeperStayedError(reply["refused"]))
+    if session.options.no_wait:
+        session.echo(f"the keeper {before['keeper']} (pid {before['keeper_pid']}) is replacing itself")
+        return 0
+    now = _await_other_manager(session, before["pid"])
+    if now == before["pid"]:
+        return session.fail(ManagerStayedError(before["pid"]))
+    version = session.call("Version")["keeper"]
+    if session.wants_json:
+        session.emit(reply | {"manager_pid": now, "keeper": version})
+    else:
+        session.echo(
+            f"the keeper (pid {before['keeper_pid']}) is version {version} now, was {before['keeper']}",
+            f"a new manager has taken over (pid {now}, was {before['pid']})",
+        )
+    return 0
+
+
+class KeeperStayedError(SupervisordError):
+    """The keeper that was to replace itself found that it cannot."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the keeper has not been replaced, everything is as it was: {self.reason}"
 
 
 class ManagerStayedError(SupervisordError):

@@ -21,7 +21,6 @@ LATER: dict[str, str] = {
     "stats": "supctl journal stats shows the journal, supctl status the units",
     "list-timers": "supctl list shows every unit",
     "list-sockets": "supctl list shows every unit",
-    "daemon-reexec": "supctl daemon-restart replaces the manager; the keeper goes on",
 }
 """Verbs of the contract that this version does not have, with what helps until then."""
 

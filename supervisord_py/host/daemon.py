@@ -82,6 +82,7 @@ class Daemon:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._storing = asyncio.Lock()
         self._is_stopping = False
+        self._reexec: asyncio.Future[str | None] | None = None
         self._has_told_the_end = STOPPED_KEY in welcome.state
         self._instance = welcome.instance
         is_first = SOURCES_KEY not in welcome.state
@@ -150,6 +151,8 @@ class Daemon:
             on_output=self._hands.output_came,
             on_order=self._order,
             on_lost=self._keeper_lost,
+            on_preflight_failed=self._preflight_failed,
+            on_reexec=self._reexec_checked,
         )
         for unit in self._idle_outputs:
             self._hands.release(unit)
@@ -303,6 +306,15 @@ class Daemon:
         self._driver.ask({"do": "restart-manager"})
         return durable
 
+    async def reexec_keeper(self, peer: Peer, *, reason: str = "") -> tuple[bool, str | None]:
+        durable = await self._note_durably(
+            with_fields(command_record("daemon-reexec", (), peer, reason), result="queued")
+        )
+        if self._reexec is None or self._reexec.done():
+            self._reexec = self._loop.create_future()
+        self._driver.ask({"do": "reexec"})
+        return durable, await asyncio.shield(self._reexec)
+
     async def shutdown(self, peer: Peer, *, reason: str = "") -> bool:
         record = with_fields(command_record("shutdown", (), peer, reason), result="queued")
         seq = self._driver.note([record])
@@ -395,6 +407,14 @@ class Daemon:
 
     async def _reload_by_signal(self) -> None:
         await self.reload(Peer(uid=os.getuid(), gid=os.getgid(), pid=self._keeper.pid, user=ORIGIN_SIGNAL.user))
+
+    def _preflight_failed(self, reason: str) -> None:
+        """A new manager was to take over and did not; this one goes on."""
+        self._driver.note([Record("manager.unfit", Severity.ERROR, fields={"reason": reason})])
+
+    def _reexec_checked(self, refused: str | None) -> None:
+        if self._reexec is not None and not self._reexec.done():
+            self._reexec.set_result(refused)
 
     def _shut_down(self, origin: Origin, reason: str, cause: int | None) -> None:
         if not self._is_stopping:

@@ -197,6 +197,10 @@ class Supervisor(Protocol):
 
     async def restart_manager(self, peer: Peer, *, reason: str = "") -> bool: ...
 
+    async def reexec_keeper(self, peer: Peer, *, reason: str = "") -> tuple[bool, str | None]:
+        """Let the keeper replace itself; returns whether the record is durable, and why it refuses when it does. When
+        it does not, a new manager and a new keeper take over within moments."""
+
     async def shutdown(self, peer: Peer, *, reason: str = "") -> bool:
         """Begin the ordered stop; returns whether the record is durable. The connection ends with the supervisor."""
 

@@ -17,6 +17,7 @@ from msgspec import Struct
 from supervisord_py.core.events import (
     Event,
     ExitStatus,
+    KeeperReplaced,
     MainFollowed,
     NotifyReceived,
     ProcessExited,
@@ -106,6 +107,8 @@ def fact_to_event(fact: dict[str, Any]) -> Event:
                 main_pid=fact["main_pid"],
                 refused=fact["refused"],
             )
+        case "reexecuted":
+            return KeeperReplaced(old=fact["old"], new=fact["new"], refused=fact["refused"])
         case "stray":
             return StrayAppeared(fact["pid"], fact["command"])
         case "stray-exited":
@@ -136,6 +139,7 @@ class KeeperClient:
         self._on_order: Callable[[str], None]
         self._on_lost: Callable[[], None] | None = None
         self._on_preflight_failed: Callable[[str], None] | None = None
+        self._on_reexec: Callable[[str | None], None] | None = None
         self.protocol = PROTOCOL
         self.version = ""
         self.pid = 0
@@ -160,6 +164,7 @@ class KeeperClient:
         on_order: Callable[[str], None],
         on_lost: Callable[[], None],
         on_preflight_failed: Callable[[str], None] | None = None,
+        on_reexec: Callable[[str | None], None] | None = None,
     ) -> None:
         """Deliver from now on, beginning with what came since the welcome, in its order.
 
@@ -169,9 +174,10 @@ class KeeperClient:
             on_order: ``stop``, ``kill``, ``reload`` or ``reopen``: a signal came to the keeper.
             on_lost: The keeper is gone, or this manager shall end; called once.
             on_preflight_failed: ``restart-manager`` came to nothing, and why.
+            on_reexec: Why no new image of the keeper can take over; None: it can, and does with the next manager.
         """
         self._on_facts, self._on_output, self._on_order = on_facts, on_output, on_order
-        self._on_lost, self._on_preflight_failed = on_lost, on_preflight_failed
+        self._on_lost, self._on_preflight_failed, self._on_reexec = on_lost, on_preflight_failed, on_reexec
         waiting, self._waiting = self._waiting, []
         for message, fds in waiting:
             self._deliver(message, fds)
@@ -320,6 +326,8 @@ class KeeperClient:
             self._on_order(message["order"])
         elif "preflight-failed" in message and self._on_preflight_failed is not None:
             self._on_preflight_failed(message["preflight-failed"])
+        elif "reexec" in message and self._on_reexec is not None:
+            self._on_reexec(message["reexec"])
 
     def _lose(self) -> None:
         self._is_lost = True

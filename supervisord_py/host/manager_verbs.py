@@ -91,6 +91,7 @@ class Verbs:
             "Cancel": self.cancel,
             "DaemonReload": self.daemon_reload,
             "DaemonRestart": self.daemon_restart,
+            "DaemonReexec": self.daemon_reexec,
             "Shutdown": self.shutdown,
         }
 
@@ -280,6 +281,18 @@ class Verbs:
         leaving = self._supervisor.versions["pid"]
         durable = await self._supervisor.restart_manager(request.peer, reason=reason)
         return {"job": None, "durable": durable, "manager_pid": leaving}
+
+    async def daemon_reexec(self, request: Request) -> object:
+        reason = await self._allowed_daemon_verb(request, "daemon-reexec")
+        versions = self._supervisor.versions
+        durable, refused = await self._supervisor.reexec_keeper(request.peer, reason=reason)
+        return {
+            "job": None,
+            "durable": durable,
+            "manager_pid": versions["pid"],
+            "keeper": versions["keeper"],
+            "refused": refused,
+        }
 
     async def shutdown(self, request: Request) -> object:
         reason = await self._allowed_daemon_verb(request, "shutdown")

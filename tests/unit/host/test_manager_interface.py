@@ -480,8 +480,11 @@ def test_the_daemons_own_verbs(tmp_path: Path) -> None:
         assert any("no-such-key" in problem for problem in reply["problems"])
         assert await rig.call("Start", **start("new"))
         assert (await rig.call("DaemonRestart"))["manager_pid"] == 101
+        reply = await rig.call("DaemonReexec", reason="newer")
+        assert (reply["manager_pid"], reply["refused"]) == (101, None)
         assert await rig.call("Shutdown", reason="tired") == {"job": None, "durable": True}
-        assert rig.supervisor.orders == [("reload", "a new unit"), ("restart", ""), ("shutdown", "tired")]
+        orders = [("reload", "a new unit"), ("restart", ""), ("reexec", "newer"), ("shutdown", "tired")]
+        assert rig.supervisor.orders == orders
 
     with_rig(tmp_path, talk)
 
