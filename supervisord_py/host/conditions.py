@@ -5,8 +5,8 @@ looked at (no permission, an unreadable file) does not hold, negated or not, and
 does it in a thread and gives up on a look that hangs, because a path may be on a file server that is gone.
 
 Differences from systemd: of a virtual machine less is known (``host.virtualization``); ``credential`` and
-``environment`` are those that the supervisor was started with; ``cpu-feature`` is what /proc/cpuinfo calls it (systemd's
-names are understood too).
+``environment`` are those that the supervisor was started with; ``cpu-feature`` is what /proc/cpuinfo calls it
+(systemd's names are understood too).
 
 Source: systemd.unit(5), "Conditions and Asserts"; systemd src/shared/condition.c.
 """
@@ -87,14 +87,16 @@ async def check_bounded(
     conditions: Sequence[Condition], asserts: Sequence[Condition], host: Host, timeout_s: float = CHECK_S
 ) -> Checked:
     """The same beside the event loop; a look that hangs makes its list one that does not hold."""
-    found: list[str | None] = []
-    for prefix, listed in (("condition", conditions), ("assert", asserts)):
-        name: Literal["condition", "assert"] = "condition" if prefix == "condition" else "assert"
+
+    async def look(prefix: Literal["condition", "assert"], listed: Sequence[Condition]) -> str | None:
+        if not listed:
+            return None
         try:
-            found.append(await call_bounded(lambda name=name, each=listed: _first_broken(name, each, host), timeout_s))
+            return await call_bounded(lambda: _first_broken(prefix, listed, host), timeout_s)
         except HangsError as error:
-            found.append(f"{format_condition(name, _suspect(listed))} ({error})")
-    return Checked(*found)
+            return f"{format_condition(prefix, _suspect(listed))} (cannot be looked at: {error})"
+
+    return Checked(await look("condition", conditions), await look("assert", asserts))
 
 
 def holds(condition: Condition, host: Host) -> bool:
