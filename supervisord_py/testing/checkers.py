@@ -3,7 +3,8 @@
 A checker is told what becomes true: each committed step (an event with what it decided), what the fake kernel does,
 each reply. It compares the core with the ``Observer`` and the kernel, never with the core's own word for itself (but
 for the laws about that word). A broken law raises ``Violation``, which names the checker. ``checkers_processes`` has
-the laws about processes, ``checkers_answers`` those about jobs, replies and state.
+the laws about processes, ``checkers_answers`` those about jobs, replies and state, ``checkers_relations`` those about
+what units mean to each other.
 """
 
 from collections.abc import Callable, Sequence
@@ -84,11 +85,13 @@ class Checkers(Checker):
         super().__init__(world)
         from supervisord_py.testing.checkers_answers import ANSWER_CHECKERS
         from supervisord_py.testing.checkers_processes import PROCESS_CHECKERS
+        from supervisord_py.testing.checkers_relations import RELATION_CHECKERS
 
-        self.all = [made(world) for made in (*PROCESS_CHECKERS, *ANSWER_CHECKERS)]
+        self.all = [made(world) for made in (*PROCESS_CHECKERS, *ANSWER_CHECKERS, *RELATION_CHECKERS)]
         self._step = [checker.step for checker in self.all if _listens(checker, "step")]
         self._committed = [checker.committed for checker in self.all if _listens(checker, "committed")]
         self._born = [checker.born for checker in self.all if _listens(checker, "born")]
+        self._followed = [checker.followed for checker in self.all if _listens(checker, "followed")]
         self._exited = [checker.exited for checker in self.all if _listens(checker, "exited")]
 
     def step(self, step: Step) -> None:
@@ -120,6 +123,9 @@ class Checkers(Checker):
 
     def born(self, process: Process) -> None:
         _tell(self._born, process)
+
+    def followed(self, process: Process) -> None:
+        _tell(self._followed, process)
 
     def exited(self, process: Process, spawn_id: int | None) -> None:
         for told in self._exited:

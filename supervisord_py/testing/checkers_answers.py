@@ -6,11 +6,12 @@ from supervisord_py.core.actions import Reply, SpawnProcess
 from supervisord_py.core.events import CommandRequested, DeadlineReached, ProcessExited, UnitsLoaded
 from supervisord_py.core.manager import Manager
 from supervisord_py.core.view import jobs, unit_status
-from supervisord_py.model.states import OnDependencyFailure, Restart, Role, ServiceType
+from supervisord_py.model.states import OnDependencyFailure, Role, ServiceType
 from supervisord_py.model.unit import RestartPolicy, Unit
 from supervisord_py.testing.checkers import Checker, Step
+from supervisord_py.testing.checkers_processes import BEGINNING
 from supervisord_py.testing.clock import MILLISECOND_NS
-from supervisord_py.testing.observer import STARTING_VERBS
+from supervisord_py.testing.observer import NOTIFYING, STARTING_VERBS
 
 if TYPE_CHECKING:
     from supervisord_py.testing.world import World
@@ -110,13 +111,11 @@ class RestartDelay(Checker):
                 if reset_ns is not None and now_ns - life.begun_ns >= reset_ns:
                     self._attempts.pop(name, None)
                 self._attempts[name] = attempt = self._attempts.get(name, 0) + 1
-                if policy.restart is Restart.NO:
-                    self.fail(f"{name}: a restart is scheduled and the policy is no")
                 if name not in {job.unit for job in jobs(self.world.manager)}:
                     # somebody has asked for a start that waits for the end of this life: then there is no delay
                     self._not_before[name] = now_ns + least_delay_ns(policy, attempt)
         for action in step.effects.actions:
-            if isinstance(action, SpawnProcess) and action.role in (Role.START_PRE, Role.MAIN):
+            if isinstance(action, SpawnProcess) and action.role in BEGINNING:
                 earliest_ns = self._not_before.pop(action.unit, 0)
                 if now_ns < earliest_ns:
                     self.fail(f"{action.unit} restarts {(earliest_ns - now_ns) // MILLISECOND_NS} ms too early")
@@ -283,12 +282,14 @@ class StatusTruth(Checker):
         # a unit that remains after its exit may be reloaded too
         remains = life is not None and life.unit.service is not None and life.unit.service.remain_after_exit
         if status.sub_state == "running" or (status.sub_state == "reload" and not remains):
+            if life is not None and life.is_up_without_main:
+                return
             if life is None or not life.main_running:
                 self.fail(f"{name} is said to be {status.sub_state}, and its main process is not running")
                 return
             service = life.unit.service
             spawn_id = next(number for number, role in life.running.items() if role is Role.MAIN)
-            if service is not None and service.type is ServiceType.NOTIFY:
+            if service is not None and service.type in NOTIFYING:
                 spawn = self.world.kernel.spawns[spawn_id]
                 if not spawn.ready_sent:
                     self.fail(f"{name} is said to be active, and it has not said READY")
@@ -322,6 +323,10 @@ class Settled(Checker):
                 if process.spawn is not None and process.spawn.role is Role.MAIN and process.spawn.main is process
             ]
             is_up = status.sub_state in ("running", "reload")
+            tree = world.kernel.trees.get(name)
+            if is_up and not mains and tree and unit.service is not None and unit.service.type is ServiceType.FORKING:
+                # nobody can say which of its processes is the main one
+                continue
             if is_up and (not mains or status.pid != mains[0].pid):
                 self.fail(
                     f"{name} is {status.sub_state} with pid {status.pid}, the kernel has {[p.pid for p in mains]}"

@@ -2,7 +2,16 @@
 
 from collections.abc import Sequence
 
-from supervisord_py.core.actions import AnyAction, ExitSupervisor, KillTree, RevertUnits, SignalProcesses, SpawnProcess, Whom
+from supervisord_py.core.actions import (
+    AnyAction,
+    ExitSupervisor,
+    FollowMain,
+    KillTree,
+    RevertUnits,
+    SignalProcesses,
+    SpawnProcess,
+    Whom,
+)
 from supervisord_py.core.events import CommandRequested, ProcessExited, SpawnFailed
 from supervisord_py.core.view import jobs, unit_status
 from supervisord_py.model.states import JobState, JobType, KillMode, Role, ServiceType
@@ -13,7 +22,7 @@ from supervisord_py.testing.clock import MILLISECOND_NS
 from supervisord_py.testing.kernel import SIGKILL, Process
 from supervisord_py.testing.observer import Life
 
-BEGINNING = frozenset({Role.START_PRE, Role.MAIN})
+BEGINNING = frozenset({Role.CONDITION, Role.START_PRE, Role.START, Role.MAIN})
 
 
 class OneMain(Checker):
@@ -29,6 +38,9 @@ class OneMain(Checker):
             rival = other.spawn
             if rival is not None and rival is not spawn and rival.role is Role.MAIN and rival.main is other:
                 self.fail(f"{process.unit}: #{spawn.spawn_id} was made while the main process #{rival.spawn_id} lives")
+
+    def followed(self, process: Process) -> None:
+        self.born(process)
 
 
 class NoOverlap(Checker):
@@ -57,11 +69,13 @@ class SpawnIds(Checker):
         seen = self.world.seen
         last = max(seen.spawned, default=0)
         announced = [r.fields.get("spawn_id") for r in step.effects.records if r.event == "unit.starting"]
-        spawned = [action for action in step.effects.actions if isinstance(action, SpawnProcess)]
+        given = [action for action in step.effects.actions if isinstance(action, SpawnProcess | FollowMain)]
+        spawned = [action for action in given if isinstance(action, SpawnProcess)]
+        for each in given:
+            if each.spawn_id <= last:
+                self.fail(f"{each.unit}: spawn id {each.spawn_id} is not above {last}")
+            last = each.spawn_id
         for action in spawned:
-            if action.spawn_id <= last:
-                self.fail(f"{action.unit}: spawn id {action.spawn_id} is not above {last}")
-            last = action.spawn_id
             life = seen.lives.get(action.unit)
             is_first = life is None or life.invocation != action.invocation
             if is_first and action.role in BEGINNING and action.spawn_id not in announced:
@@ -92,7 +106,7 @@ class StartOrder(Checker):
             if life is not None and life.invocation == action.invocation:
                 continue
             unit = seen.text(action.unit)
-            for edge in (*unit.requires, *unit.binds_to):
+            for edge in (*unit.requires, *unit.binds_to, *unit.requisite):
                 if edge.ordered and not self._is_met(edge):
                     self.fail(f"{unit.name} starts, and {edge.unit}, which it requires, is not {edge.until.value}")
             if pending is None:
@@ -189,7 +203,7 @@ def _comes_after(running: Unit, first: Unit, text: Unit, name: str) -> bool:
     """Whether ``text`` (as it runs, and as it is loaded: both have to say so) orders itself after the unit ``name``."""
 
     def says(unit: Unit) -> bool:
-        edges = (*unit.requires, *unit.binds_to, *unit.wants, *unit.after)
+        edges = (*unit.requires, *unit.binds_to, *unit.requisite, *unit.wants, *unit.after)
         return any(edge.unit == name and edge.ordered for edge in edges) or unit.name in first.before
 
     return says(running) and says(text)

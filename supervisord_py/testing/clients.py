@@ -34,6 +34,9 @@ class Request:
         return bool(self.replies)
 
 
+_ODD_MODES = tuple(mode for mode in JobMode if mode is not JobMode.REPLACE)
+
+
 class Clients:
     """Everybody who asks for something."""
 
@@ -107,7 +110,7 @@ class Clients:
         return self._rng.random() < float(getattr(self._profile, name))
 
     def _draw_mode(self) -> JobMode:
-        return self._rng.choice((JobMode.FAIL, JobMode.IGNORE_DEPENDENCIES))
+        return self._rng.choice(_ODD_MODES)
 
     def _draw_verb(self, names: Sequence[str]) -> tuple[str, tuple[str, ...], dict[str, Any]]:
         units = tuple(self._rng.sample(list(names), min(len(names), self._rng.choice((1, 1, 1, 2, 3)))))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from random import Random
 
 from supervisord_py.core.actions import AnyAction, CheckConditions, FollowMain, ReleaseUnit, StopFollowing
-from supervisord_py.core.events import ConditionsChecked, Event
+from supervisord_py.core.events import ConditionsChecked, Event, MainFollowed
 from supervisord_py.model.unit import Condition, Unit
 from supervisord_py.testing.clock import MILLISECOND_NS, Agenda
 from supervisord_py.testing.kernel import Kernel
@@ -84,6 +84,9 @@ class Hands:
         pid = self._kernel.pid_files.get(action.pid_file)
         if pid is not None and self._kernel.follow(action.unit, action.spawn_id, pid):
             self._watched.pop(action.spawn_id, None)
+        elif not action.wait:
+            self._watched.pop(action.spawn_id, None)
+            self._submit(MainFollowed(action.unit, action.spawn_id, refused="the pid file names nobody"))
 
     def _remove_pid_file(self, name: str) -> None:
         unit = self._text_of(name)

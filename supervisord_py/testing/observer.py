@@ -6,7 +6,7 @@ itself. The observer is told each event before the checkers judge the step, and 
 
 from msgspec import Struct
 
-from supervisord_py.core.actions import Effects, FollowMain, KillTree, SignalProcesses, SpawnProcess
+from supervisord_py.core.actions import Effects, FollowMain, KillTree, SignalProcesses, SpawnProcess, StopFollowing
 from supervisord_py.core.events import (
     Adopted,
     CommandRequested,
@@ -23,9 +23,12 @@ from supervisord_py.core.events import (
     TreeEmptied,
     UnitsLoaded,
 )
+from supervisord_py.model.changes import take_live
 from supervisord_py.model.states import JobMode, KillMode, Role, ServiceType, Until
 from supervisord_py.model.unit import Dependency, Unit, UnitSet
 
+NOTIFYING = frozenset({ServiceType.NOTIFY, ServiceType.NOTIFY_RELOAD})
+IGNORING = frozenset({JobMode.IGNORE_DEPENDENCIES, JobMode.IGNORE_REQUIREMENTS})
 CLEAN_SIGNALS = frozenset({1, 2, 13, 15})
 STARTING_VERBS = frozenset({"start", "restart", "try-restart", "reload-or-restart"})
 
@@ -61,7 +64,11 @@ class Life:
         self.stop_signal_ns: int | None = None
         """When the present attempt to end it began: the first signal of ours."""
         self.ignores_order = False
-        """A request with ignore-dependencies was about it."""
+        """A request with ignore-dependencies (or ignore-requirements) was about it."""
+        self.ordered = False
+        """A job that stops or restarts it was queued."""
+        self.changed_post = False
+        """A reload of unit files has changed its exec-stop-post."""
         self.ending = False
         """A stop command was asked for, or something was signalled."""
 
@@ -78,19 +85,31 @@ class Life:
         return self.main_running or Role.MAIN in self.pending.values()
 
     @property
+    def is_up_without_main(self) -> bool:
+        """A forking unit whose daemon nobody could tell from its other processes."""
+        return self.forked and not self.mains and (self.leftovers or bool(self.running))
+
+    @property
     def oneshot(self) -> bool:
         return self.unit.service is not None and self.unit.service.type is ServiceType.ONESHOT
 
     def is_clean(self, status: ExitStatus) -> bool:
         """Whether this is a good end of the main process: a daemon may be ended by a signal, a command may not."""
-        return status.code == 0 or (status.signal in CLEAN_SIGNALS and not self.oneshot)
+        if status.code == 0 or (status.signal in CLEAN_SIGNALS and not self.oneshot):
+            return True
+        service = self.unit.service
+        return service is not None and (
+            status.code in service.success.codes or (status.code is None and status.signal in service.success.signals)
+        )
 
     @property
     def succeeded(self) -> bool:
         """A oneshot has run all of its commands, each with success."""
         service = self.unit.service
         commands = len(service.exec_start) if service else 0
-        return self.mains == commands and not self.main_exists and self.main_status == ExitStatus(code=0)
+        if self.mains != commands or self.main_exists or self.main_status is None:
+            return False
+        return self.is_clean(self.main_status)
 
     def fulfils(self, edge: Dependency) -> bool:
         """Whether the life has been as far as ``until`` asks, and (but for ``exited``) is still there."""
@@ -98,15 +117,15 @@ class Life:
             case Until.EXITED:
                 return self.main_gone and not self.main_exists
             case Until.STARTED:
-                return self.started and (self.main_exists or not self.main_failed)
+                return (self.started and (self.main_exists or not self.main_failed)) or self.is_up_without_main
             case Until.READY | Until.HEALTHY:
                 if self.oneshot:
                     return self.succeeded
                 if self.unit.service is not None and self.unit.service.remain_after_exit and self.main_gone:
                     return not self.main_failed
-                if self.unit.service is not None and self.unit.service.type is ServiceType.NOTIFY and not self.ready:
+                if self.unit.service is not None and self.unit.service.type in NOTIFYING and not self.ready:
                     return False
-                return self.main_running
+                return self.main_running or self.is_up_without_main
 
 
 class Observer:
@@ -118,7 +137,7 @@ class Observer:
         self.lives: dict[str, Life] = {}
         self.spawned: dict[int, Asked] = {}
         self.ignoring: set[str] = set()
-        """Units with a job that was asked for with ignore-dependencies: its order promises nothing."""
+        """Units with a job that was asked for with a mode that ignores others: nothing is promised about those."""
         self.left_behind: set[str] = set()
         """Units that have had a life with kill mode ``process``: what it left may still be there."""
         self.targets: set[str] = set()
@@ -153,9 +172,11 @@ class Observer:
                 self.units = event.units
                 self.texts.update(event.units.units)
                 self.targets.update(name for name, unit in event.units.units.items() if unit.service is None)
+                for life in self.lives.values():
+                    self._take_live(life)
                 for adopted in event.adopted:
                     self._see_adopted(adopted, now)
-            case CommandRequested() if event.mode is JobMode.IGNORE_DEPENDENCIES and not event.plan:
+            case CommandRequested() if event.mode in IGNORING and not event.plan:
                 self.ignoring.update(event.units)
                 for name in event.units:
                     if name in self.lives:
@@ -167,6 +188,15 @@ class Observer:
                 self.forced = True
             case _:
                 pass
+
+    def _take_live(self, life: Life) -> None:
+        """A life goes on by the new text, as far as it can take it over."""
+        loaded = self.units.units.get(life.unit.name)
+        if loaded is None or not life.alive:
+            return
+        old, life.unit = life.unit, take_live(life.unit, loaded)
+        if old.service is not None and life.unit.service is not None:
+            life.changed_post = life.changed_post or old.service.exec_stop_post != life.unit.service.exec_stop_post
 
     def _see_process(self, event: ProcessSpawned | SpawnFailed | ProcessExited, now: Now) -> None:
         life = self.life_of(event.spawn_id)
@@ -194,9 +224,12 @@ class Observer:
 
     def _see_followed(self, event: MainFollowed) -> None:
         life = self.life_of(event.spawn_id)
-        if life is not None and event.pid is not None and life.pending.pop(event.spawn_id, None) is not None:
+        if life is None or life.pending.pop(event.spawn_id, None) is None:
+            return
+        if event.pid is not None:
             life.running[event.spawn_id] = Role.MAIN
             life.started, life.main_gone = True, False
+            life.mains += 1
 
     def _see_adopted(self, adopted: Adopted, now: Now) -> None:
         text = self.texts.get(adopted.unit)
@@ -221,10 +254,13 @@ class Observer:
         for record in effects.records:
             if record.event == "daemon.stopping" and record.fields.get("forced"):
                 self.forced = True
+            life = self.lives.get(record.unit or "")
+            if record.event == "job.queued" and record.fields.get("type") in ("stop", "restart") and life is not None:
+                life.ordered = True
 
     def see_effects(self, event: Event, effects: Effects, now: Now) -> None:
         is_kill = isinstance(event, CommandRequested) and event.verb == "kill"
-        if not (isinstance(event, CommandRequested) and event.mode is JobMode.IGNORE_DEPENDENCIES):
+        if not (isinstance(event, CommandRequested) and event.mode in IGNORING):
             self.ignoring.difference_update(r.unit for r in effects.records if r.event == "job.finished" and r.unit)
         for action in effects.actions:
             match action:
@@ -245,6 +281,9 @@ class Observer:
                     if action.spawn_id not in self.spawned and (life := self.lives.get(action.unit)) is not None:
                         self.spawned[action.spawn_id] = Asked(action.unit, Role.MAIN, life.invocation)
                         life.pending[action.spawn_id] = Role.MAIN
+                case StopFollowing():
+                    if (life := self.life_of(action.spawn_id)) is not None:
+                        life.pending.pop(action.spawn_id, None)
                 case SignalProcesses() | KillTree():
                     life = self.lives.get(action.unit)
                     if life is not None and self.is_end(action) and not is_kill:

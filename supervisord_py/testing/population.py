@@ -15,11 +15,14 @@ from supervisord_py.model.unit import (
     SECOND_NS,
     BadUnit,
     Command,
+    Condition,
     Dependency,
+    ExitStatuses,
     KillPolicy,
     LoadedFrom,
     RestartPolicy,
     Service,
+    StartLimit,
     Unit,
     UnitKind,
     UnitSet,
@@ -52,24 +55,64 @@ def draw_units(rng: Random, profile: Profile) -> UnitSet:
     names = sorted(rng.sample(range(len(ROW)), count))
     row = [ROW[index] for index in names]
     units = {name: draw_unit(rng, profile, name, row) for name in row}
-    return as_unit_set(_without_double_starts(units), with_bad=rng.random() < profile.bad_unit)
+    return as_unit_set(_without_contradictions(units), with_bad=rng.random() < profile.bad_unit)
 
 
 def mutate_units(rng: Random, profile: Profile, old: UnitSet) -> UnitSet:
     """Draw what an edit leaves: some units changed, some gone, some new."""
     units = {name: old.units[name] for name in ROW if name in old.units}
     for _ in range(rng.randint(1, 3)):
-        kind = rng.choice(("change", "add", "remove"))
+        kind = rng.choice(("change", "tweak", "add", "remove"))
         if kind == "remove" and len(units) > 1:
             del units[rng.choice(sorted(units))]
         elif kind == "add":
             units.setdefault(rng.choice(ROW), Unit("", UnitKind.TARGET))
+        elif kind == "tweak" and units:
+            name = rng.choice(sorted(units))
+            if units[name].name:
+                units[name] = _tweak(rng, profile, units[name])
         elif units:
             units[rng.choice(sorted(units))] = Unit("", UnitKind.TARGET)
     row = [name for name in ROW if name in units]
     drawn = {name: unit if unit.name else draw_unit(rng, profile, name, row) for name, unit in units.items()}
     ordered = {name: _without_vanished(drawn[name], row) for name in row}
-    return as_unit_set(_without_double_starts(ordered), with_bad=BROKEN in old.bad)
+    return as_unit_set(_without_contradictions(ordered), with_bad=BROKEN in old.bad)
+
+
+def without_cycles_of_lives(old: UnitSet) -> UnitSet:
+    """Take away what would start and end units for ever although nothing is wrong: a longest run time, and relations
+    that start again what ends by itself.
+    """
+    units = {}
+    for name, unit in old.units.items():
+        service = unit.service and replace(unit.service, runtime_max_ns=None)
+        upholds = tuple(edge for edge in unit.upholds if edge.unit in old.units and not _ends(old.units[edge.unit]))
+        on_success = tuple(other for other in unit.on_success if other in old.units and not _ends(old.units[other]))
+        units[name] = replace(unit, service=service, upholds=upholds, on_success=on_success)
+    return replace(old, units=units)
+
+
+def _ends(unit: Unit) -> bool:
+    return unit.name in SHORT_LIVED or (unit.service is not None and unit.service.type is ServiceType.ONESHOT)
+
+
+def _tweak(rng: Random, profile: Profile, unit: Unit) -> Unit:
+    """Change a few keys of a unit that stays what it is: those that a running life can take over, and others."""
+    if unit.service is None:
+        return replace(unit, description=f"another {unit.name}")
+    drawn = _draw_service(rng, profile, unit.name)
+    keys = rng.sample(_TWEAKED, rng.randint(1, 3))
+    service = replace(unit.service, **{key: getattr(drawn, key) for key in keys})
+    if service.restart.limit is None and "failures" not in keys and rng.random() < 0.3:
+        service = replace(service, restart=replace(service.restart, failures=rng.choice((0, 1, 4))))
+    return replace(unit, service=service)
+
+
+_TWEAKED = (
+    "exec_start_pre", "exec_start_post", "exec_condition", "exec_reload", "exec_stop", "exec_stop_post", "restart",
+    "kill", "timeout_start_ns", "timeout_stop_ns", "timeout_abort_ns", "runtime_max_ns", "success", "notify_access",
+    "remain_after_exit", "reload_signal",
+)  # fmt: skip
 
 
 def as_unit_set(units: dict[str, Unit], with_bad: bool = False) -> UnitSet:
@@ -93,6 +136,10 @@ def draw_unit(rng: Random, profile: Profile, name: str, row: list[str]) -> Unit:
         relations[rng.choice(("requires", "wants", "after"))].append(Dependency(MISSING))
     before = tuple(other for other in later if rng.random() < profile.relations / 5)
     pulled = {edge.unit for kind in ("requires", "wants", "binds_to") for edge in relations[kind]}
+    requisite = [other for other in earlier if rng.random() < profile.requisite / 3]
+    others = [other for other in row if other != name]
+    upholds = [other for other in others if rng.random() < profile.upholds / 3]
+    pulled.update(requisite, upholds)
     conflicts = tuple(other for other in earlier if other not in pulled and rng.random() < profile.conflicts / 2)
     return Unit(
         name=name,
@@ -102,6 +149,14 @@ def draw_unit(rng: Random, profile: Profile, name: str, row: list[str]) -> Unit:
         requires=tuple(relations["requires"]),
         wants=tuple(relations["wants"]),
         binds_to=tuple(relations["binds_to"]),
+        requisite=tuple(_draw_edge(rng, other, "requisite") for other in requisite),
+        part_of=tuple(other for other in others if rng.random() < profile.part_of / 3),
+        upholds=tuple(Dependency(other, ordered=False) for other in upholds),
+        on_failure=tuple(other for other in others if rng.random() < profile.hooks / 3),
+        on_success=tuple(other for other in others if rng.random() < profile.hooks / 4),
+        conditions=_draw_conditions(rng, profile, name, "condition"),
+        asserts=_draw_conditions(rng, profile, name, "assert") if rng.random() < 0.3 else (),
+        job_timeout_ns=rng.randint(1, 20) * SECOND_NS if rng.random() < profile.job_timeout else None,
         after=tuple(relations["after"]),
         before=before,
         conflicts=conflicts,
@@ -111,6 +166,15 @@ def draw_unit(rng: Random, profile: Profile, name: str, row: list[str]) -> Unit:
             (OnDependencyFailure.WAIT, OnDependencyFailure.WAIT, OnDependencyFailure.FAIL)
         ),
         source=LoadedFrom(f"units/{name}.toml"),
+    )
+
+
+def _draw_conditions(rng: Random, profile: Profile, name: str, table: str) -> tuple[Condition, ...]:
+    count = rng.randint(1, 3) if rng.random() < profile.conditions else 0
+    kinds = ("path-exists", "path-exists", "file-not-empty")
+    return tuple(
+        Condition(rng.choice(kinds), f"/run/{name}/{table}{index}", rng.random() < 0.2, rng.random() < 0.2)
+        for index in range(count)
     )
 
 
@@ -125,6 +189,10 @@ def _draw_service(rng: Random, profile: Profile, name: str) -> Service:
     short = name in SHORT_LIVED
     types = (ServiceType.SIMPLE, ServiceType.EXEC, ServiceType.NOTIFY, ServiceType.NOTIFY, ServiceType.ONESHOT)
     kind = rng.choice((ServiceType.ONESHOT, ServiceType.ONESHOT, ServiceType.SIMPLE) if short else types)
+    if not short:
+        rarer = ((profile.forking, ServiceType.FORKING), (profile.notify_reload, ServiceType.NOTIFY_RELOAD))
+        for share, other in (*rarer, (profile.idle, ServiceType.IDLE)):
+            kind = other if rng.random() < share else kind
     oneshot = kind is ServiceType.ONESHOT
     if oneshot:
         restart = rng.choice((Restart.NO, Restart.NO, Restart.ON_FAILURE, Restart.ON_ABNORMAL))
@@ -132,10 +200,16 @@ def _draw_service(rng: Random, profile: Profile, name: str) -> Service:
         restart = rng.choice((Restart.NO, Restart.ON_FAILURE, Restart.ON_ABNORMAL))
     else:
         restart = rng.choice((Restart.ON_FAILURE, Restart.ON_FAILURE, Restart.ALWAYS, *tuple(Restart)))
+    limit = None
+    if rng.random() < profile.start_limit:
+        limit = StartLimit(rng.choice((None, 0, 2 * SECOND_NS, 30 * SECOND_NS)), rng.randint(0, 4))
+    has_statuses = rng.random() < profile.statuses
     return Service(
         type=kind,
         exec_start=tuple(_command(name, "run", index) for index in range(rng.randint(1, 2) if oneshot else 1)),
         exec_start_pre=_draw_commands(rng, name, "pre", 2),
+        exec_condition=_draw_commands(rng, name, "condition", 2) if rng.random() < profile.exec_condition * 2 else (),
+        exec_start_post=_draw_commands(rng, name, "start-post", 2) if rng.random() < profile.start_post * 2 else (),
         exec_reload=_draw_commands(rng, name, "reload", 1),
         exec_stop=_draw_commands(rng, name, "stop", 2),
         exec_stop_post=_draw_commands(rng, name, "post", 1),
@@ -146,7 +220,11 @@ def _draw_service(rng: Random, profile: Profile, name: str) -> Service:
             max_delay_ns=rng.choice((None, 5 * SECOND_NS, 20 * SECOND_NS)),
             jitter=rng.choice((0.0, 0.1, 0.5)),
             reset_ns=rng.choice((None, 5 * SECOND_NS, 60 * SECOND_NS)),
-            failures=rng.choice((0, 1, 3, 5)),
+            # the model lets nobody write both
+            failures=rng.choice((0, 1, 3, 5)) if limit is None else 0,
+            prevent=_draw_statuses(rng) if has_statuses else ExitStatuses(),
+            force=_draw_statuses(rng) if has_statuses else ExitStatuses(),
+            limit=limit,
         ),
         kill=KillPolicy(
             mode=KillMode.PROCESS
@@ -154,12 +232,25 @@ def _draw_service(rng: Random, profile: Profile, name: str) -> Service:
             else rng.choice((KillMode.CONTROL_GROUP, KillMode.CONTROL_GROUP, KillMode.MIXED)),
             signal=rng.choice((15, 15, 15, 2, 3)),
             send_sigkill=rng.random() >= profile.no_sigkill,
+            restart_signal=rng.choice((None, 2, 10)) if rng.random() < profile.odd_signals else None,
+            send_sighup=rng.random() < profile.odd_signals,
         ),
         timeout_start_ns=_draw_timeout(rng, profile, 10),
         timeout_stop_ns=_draw_timeout(rng, profile, 5),
         timeout_abort_ns=_draw_timeout(rng, profile, 5),
+        runtime_max_ns=rng.randint(1, 30) * SECOND_NS if rng.random() < profile.runtime_max else None,
+        success=_draw_statuses(rng) if has_statuses else ExitStatuses(),
+        pid_file=f"/run/{name}.pid" if kind is ServiceType.FORKING and rng.random() < 0.6 else None,
+        guess_main_pid=rng.random() < 0.8,
+        reload_signal=rng.choice((1, 12)),
         remain_after_exit=rng.random() < (0.5 if oneshot else 0.1),
         notify_access=rng.choice((NotifyAccess.NONE, NotifyAccess.MAIN, NotifyAccess.EXEC, NotifyAccess.ALL)),
+    )
+
+
+def _draw_statuses(rng: Random) -> ExitStatuses:
+    return ExitStatuses(
+        tuple(code for code in (1, 2, 255) if rng.random() < 0.3), tuple(n for n in (9, 11, 15) if rng.random() < 0.2)
     )
 
 
@@ -186,9 +277,19 @@ def _without_vanished(unit: Unit, row: list[str]) -> Unit:
     return replace(unit, before=tuple(other for other in unit.before if other in row[place + 1 :]))
 
 
-def _without_double_starts(units: dict[str, Unit]) -> dict[str, Unit]:
-    """Enable at most one side of each conflict, as an author of unit files would."""
+def _without_contradictions(units: dict[str, Unit]) -> dict[str, Unit]:
+    """Enable at most one side of each conflict, and uphold nothing that one is in conflict with, as an author of unit
+    files would.
+    """
     result = dict(units)
+    for unit in units.values():
+        upholds = tuple(
+            edge
+            for edge in unit.upholds
+            if edge.unit not in unit.conflicts
+            and (edge.unit not in units or unit.name not in units[edge.unit].conflicts)
+        )
+        result[unit.name] = replace(unit, upholds=upholds)
     for unit in units.values():
         if any(other in units and result[other].enabled for other in unit.conflicts):
             result[unit.name] = replace(unit, enabled=False)

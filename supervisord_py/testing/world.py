@@ -55,7 +55,7 @@ from supervisord_py.testing.hands import Hands
 from supervisord_py.testing.kernel import Kernel
 from supervisord_py.testing.narrative import effect_lines, event_line
 from supervisord_py.testing.observer import Observer
-from supervisord_py.testing.population import draw_units, mutate_units
+from supervisord_py.testing.population import draw_units, mutate_units, without_cycles_of_lives
 from supervisord_py.testing.profile import Profile, draw_profile
 from supervisord_py.testing.replay import FlightLog
 
@@ -180,6 +180,9 @@ class World:
         if not self.kernel.exit_codes:
             self.calm = self.hands.calm = True
             self.kernel.cure()
+            calmer = without_cycles_of_lives(self.units)
+            if calmer != self.units:
+                self.submit(UnitsLoaded(calmer))
             limit_ns = self.clock.mono_ns + CALM_NS
             self._run_until(lambda: self.clock.mono_ns >= limit_ns)
         if not self.kernel.exit_codes and not self._stopping:
