@@ -60,7 +60,11 @@ _ARCHITECTURES: Final = {
 }  # fmt: skip
 """What uname calls the architectures whose names differ."""
 
-_FEATURES: Final = {"pclmul": "pclmulqdq", "fma3": "fma", "rdt": "rdt_a"}
+_UNIFIED: Final = frozenset({"cpu", "cpuset", "io", "memory", "pids"})
+_SEPARATE: Final = frozenset({"cpu", "cpuacct", "blkio", "memory", "devices", "pids"})
+"""The controllers that systemd knows in a unified hierarchy, and in hierarchies of their own."""
+
+_FEATURES: Final = {"pclmul": "pclmulqdq", "fma3": "fma", "rdt": "rdt_a", "osxsave": "xsave"}
 """systemd's names of CPU features that the kernel has others for."""
 
 
@@ -236,13 +240,10 @@ def _controller(wanted: str, host: Host) -> bool:
     if wanted in ("v1", "v2"):
         return (wanted == "v2") is unified
     if unified:
-        found = set(machine.text("/sys/fs/cgroup/cgroup.controllers").split())
-        # CPU accounting needs no controller there; "blkio" is what "io" was called.
-        found |= {"cpuacct"} | ({"blkio"} if "io" in found else set())
+        found = _UNIFIED & set(machine.text("/sys/fs/cgroup/cgroup.controllers").split())
     else:
         rows = (line.split() for line in machine.text("/proc/cgroups").splitlines())
-        found = {row[0] for row in rows if len(row) == 4 and row[3] == "1"}
-        found |= {"io"} if "blkio" in found else set()
+        found = _SEPARATE & {row[0] for row in rows if len(row) == 4 and row[3] == "1"}
     return set(wanted.split()) <= found
 
 
