@@ -45,14 +45,18 @@ class InvalidRequestError(InvalidCallError):
     """The parameters have the right types and make no sense together."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(f"{MANAGER}.InvalidRequest", {"message": message}, message)
+        super().__init__(f"{MANAGER}.InvalidRequest", {"parameter": None, "message": message}, message)
 
 
 class InvalidParameterValueError(InvalidCallError):
-    """A parameter has the right type and no usable value; ``reason`` says which values there are."""
+    """A parameter has the right type and no usable value; ``reason`` says which values there are.
+
+    It is not Varlink's own InvalidParameter, which has no room for a reason.
+    """
 
     def __init__(self, parameter: str, reason: str) -> None:
-        super().__init__(f"{SERVICE}.InvalidParameter", {"parameter": parameter}, f"{parameter}: {reason}")
+        message = f"{parameter}: {reason}"
+        super().__init__(f"{MANAGER}.InvalidRequest", {"parameter": parameter, "message": message}, message)
 
 
 class ExpectedMoreError(InvalidCallError):

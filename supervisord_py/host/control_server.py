@@ -365,7 +365,7 @@ class _Connection(asyncio.Protocol):
 
     async def _complain(self, error: VarlinkProtocolError) -> None:
         """Answer what is no call, record it, and have the connection closed."""
-        self._write(format_error(f"{MANAGER}.InvalidRequest", {"message": error.message}))
+        self._write(format_error(f"{MANAGER}.InvalidRequest", {"parameter": None, "message": error.message}))
         peer = await self._identified()
         if peer is not None:
             await self._server.refusals.invalid(peer, "", error.message)

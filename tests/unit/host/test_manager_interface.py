@@ -42,6 +42,11 @@ def start(*units: str, **more: Any) -> dict[str, Any]:
     return {"units": list(units), "wait": True, "plan": False, **more}
 
 
+def invalid(parameter: str, reason: str) -> tuple[str, dict[str, Any]]:
+    """The refusal of a value."""
+    return "InvalidRequest", {"parameter": parameter, "message": f"{parameter}: {reason}"}
+
+
 # What it is
 
 
@@ -82,8 +87,10 @@ def test_calls_that_cannot_be_understood(tmp_path: Path) -> None:
         assert await rig.refusal("Ping", loud=True) == ("InvalidParameter", {"parameter": "loud"})
         assert await rig.refusal("Why", unit=3) == ("InvalidParameter", {"parameter": "unit"})
         assert await rig.refusal("Why") == ("InvalidParameter", {"parameter": "unit"})
-        assert await rig.refusal("Status", units=[], lines=-1) == ("InvalidParameter", {"parameter": "lines"})
-        assert await rig.refusal("Wait", unit="web", until="dusk") == ("InvalidParameter", {"parameter": "until"})
+        assert await rig.refusal("Status", units=[], lines=-1) == invalid("lines", "0 to 1000")
+        assert await rig.refusal("Wait", unit="web", until="dusk") == invalid(
+            "until", "one of ready, active, inactive, exit"
+        )
         client = await rig.connect()
         client.writer.write(b'{"method":"py.supervisord.Manager.Ping","upgrade":true}\0')
         client.wire.send("py.supervisord.Manager.Ping")
@@ -341,7 +348,7 @@ def test_a_time_limit_ends_the_waiting_not_the_job(tmp_path: Path) -> None:
         assert error == "TimedOut"
         assert parameters["message"] == "start slow is not done after 20 ms and goes on: see supctl jobs"
         assert [job["unit"] for job in (await rig.call("Jobs"))["jobs"]] == ["slow"]
-        assert (await rig.refusal("Start", **start("db", timeout_ms=-1)))[0] == "InvalidParameter"
+        assert (await rig.refusal("Start", **start("db", timeout_ms=-1)))[0] == "InvalidRequest"
 
     with_rig(tmp_path, talk)
 
@@ -445,13 +452,12 @@ def test_kill(tmp_path: Path) -> None:
         assert (await rig.call("Kill", units=["db"], signal="SIGKILL", whom="main", plan=False))["outcomes"]
         [db] = (await rig.call("Status", units=["db"], lines=0))["units"]
         assert db["exit"] == {"code": None, "signal": "SIGKILL"}
-        assert await rig.refusal("Kill", units=["db"], signal="SIGNOPE", whom="main", plan=False) == (
-            "InvalidParameter",
-            {"parameter": "signal"},
+        assert await rig.refusal("Kill", units=["db"], signal="SIGTERN", whom="main", plan=False) == invalid(
+            "signal", "there is no signal 'SIGTERN', did you mean 'SIGTERM'?"
         )
-        assert (await rig.refusal("Kill", units=["db"], signal="9", whom="some", plan=False))[1] == {
-            "parameter": "whom"
-        }
+        assert await rig.refusal("Kill", units=["db"], signal="9", whom="some", plan=False) == invalid(
+            "whom", "main or all"
+        )
 
     with_rig(tmp_path, talk)
 
@@ -611,10 +617,8 @@ def test_logs(tmp_path: Path) -> None:
         await client.close()
         assert (await rig.refusal("Logs", units=["web", "db"], **query))[0] == "ExpectedMore"
         assert (await rig.refusal("Logs", units=["web"], **query | {"follow": True}))[0] == "ExpectedMore"
-        assert await rig.refusal("Logs", units=["web"], grep="(", **query) == (
-            "InvalidParameter",
-            {"parameter": "grep"},
-        )
+        error, parameters = await rig.refusal("Logs", units=["web"], grep="(", **query)
+        assert (error, parameters["parameter"]) == ("InvalidRequest", "grep")
 
     with_rig(tmp_path, talk)
 
@@ -626,7 +630,8 @@ def test_a_costly_grep_in_logs_does_not_hang_the_manager(tmp_path: Path, monkeyp
     async def talk(rig: Rig) -> None:
         rig.supervisor.lines["web"] = ["a" * 2000] * 1000
         query: dict[str, Any] = {"units": ["web"], "lines": 5, "follow": False, "previous": False}
-        assert await rig.refusal("Logs", grep="(a+)+$", **query) == ("InvalidParameter", {"parameter": "grep"})
+        error, parameters = await rig.refusal("Logs", grep="(a+)+$", **query)
+        assert (error, parameters["parameter"]) == ("InvalidRequest", "grep")
         slow = asyncio.ensure_future(rig.refusal("Logs", grep="[ab]*[ab]*c", **query))
         assert await rig.call("Ping")
         error, parameters = await slow
