@@ -23,7 +23,7 @@ from supervisord_py.core.actions import FollowMain, KillTree, SignalProcesses, S
 from supervisord_py.core.events import Adopted, ExitStatus
 from supervisord_py.core.ledger import Intent, Ledger, Task
 from supervisord_py.core.restart import admit_start, is_limit_hit, jitter_ns, restart_delay_ns, wants_restart
-from supervisord_py.core.state import STOPPING, Ending, LastLife, Process, UnitState
+from supervisord_py.core.state import STOPPING, Ending, LastLife, Monitor, Process, UnitState
 from supervisord_py.model.states import (
     JobState,
     JobType,
@@ -335,16 +335,30 @@ def _environment(name: str, state: UnitState, role: Role) -> tuple[tuple[str, st
     if role in (Role.STOP, Role.STOP_POST):
         variables.append(("SERVICE_RESULT", state.result.value))
         if state.main_ended:
-            variables += _exit_variables(state)
+            variables += _exit_variables(state.exit_code, state.exit_signal, state.exit_dumped)
+    elif state.monitor is not None and role in _MONITORS:
+        variables += _monitor_variables(state.monitor)
     return tuple(variables)
 
 
-def _exit_variables(state: UnitState) -> list[tuple[str, str]]:
-    if state.exit_code is not None:
-        return [("EXIT_CODE", "exited"), ("EXIT_STATUS", str(state.exit_code))]
-    if state.exit_signal is not None:
-        word = "dumped" if state.exit_dumped else "killed"
-        return [("EXIT_CODE", word), ("EXIT_STATUS", state.exit_signal.removeprefix("SIG"))]
+_MONITORS = frozenset({Role.CONDITION, Role.START_PRE, Role.START, Role.MAIN})
+
+
+def _monitor_variables(monitor: Monitor) -> list[tuple[str, str]]:
+    """Return whose end started the unit, and what that end was."""
+    told = [("SERVICE_RESULT", monitor.result.value)]
+    if monitor.ended:
+        told += _exit_variables(monitor.code, monitor.signal, monitor.dumped)
+    if monitor.invocation is not None:
+        told.append(("INVOCATION_ID", monitor.invocation))
+    return [(f"MONITOR_{key}", value) for key, value in (*told, ("UNIT", monitor.unit))]
+
+
+def _exit_variables(code: int | None, signal: str | None, dumped: bool) -> list[tuple[str, str]]:
+    if code is not None:
+        return [("EXIT_CODE", "exited"), ("EXIT_STATUS", str(code))]
+    if signal is not None:
+        return [("EXIT_CODE", "dumped" if dumped else "killed"), ("EXIT_STATUS", signal.removeprefix("SIG"))]
     return []
 
 
@@ -444,7 +458,7 @@ def _signal_phase(ledger: Ledger, name: str, sub: SubState) -> None:
         over(ledger, name)
         return
     state = ledger.set_sub(name, sub)
-    if _only_leftover(state) and _kills_leftover(service):
+    if _only_leftover(state) and _kills_leftover(ledger, name):
         enter_kill(ledger, name)
         return
     ledger.arm_phase(name, stop_timeout_ns(ledger, service.timeout_stop_ns))
@@ -526,16 +540,19 @@ def process_ended(ledger: Ledger, name: str) -> None:
     asked = state.sub not in (SubState.STOP_SIGKILL, SubState.FINAL_SIGKILL, SubState.STUCK)
     if not asked or not _only_leftover(state):
         return
-    if _kills_leftover(service):
+    if _kills_leftover(ledger, name):
         enter_kill(ledger, name)
     elif service.kill.mode is not KillMode.PROCESS:
         # What was made after the signal has not heard it (and where nothing may be killed, the rest was spared so far).
         _ask_to_end(ledger, name)
 
 
-def _kills_leftover(service: Service) -> bool:
-    """Tell whether what outlives the main process is killed without being asked."""
-    return service.kill.mode is KillMode.MIXED and service.kill.send_sigkill
+def _kills_leftover(ledger: Ledger, name: str) -> bool:
+    """Tell whether what outlives the main process is killed without being asked; it is asked where one of it is the
+    main process that nobody knows.
+    """
+    kill = service_of(ledger, name).kill
+    return kill.mode is KillMode.MIXED and kill.send_sigkill and not has_no_known_main(ledger, name)
 
 
 def over(ledger: Ledger, name: str) -> None:

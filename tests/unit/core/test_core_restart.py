@@ -4,6 +4,7 @@ import pytest
 
 from supervisord_py.core.events import ExitStatus
 from supervisord_py.core.restart import (
+    admit_start,
     exit_result,
     is_limit_hit,
     jitter_ns,
@@ -12,7 +13,7 @@ from supervisord_py.core.restart import (
     wants_restart,
 )
 from supervisord_py.model.states import Restart, Result
-from supervisord_py.model.unit import SECOND_NS, RestartPolicy
+from supervisord_py.model.unit import SECOND_NS, ExitStatuses, RestartPolicy, StartLimit
 
 CELLS: dict[Result, set[Restart]] = {
     Result.SUCCESS: {Restart.ALWAYS, Restart.ON_SUCCESS},
@@ -54,6 +55,65 @@ def test_exits_are_classified() -> None:
     assert exit_result(ExitStatus(signal=9), daemon=True) is Result.SIGNAL
     assert exit_result(ExitStatus(signal=11, core_dumped=True), daemon=True) is Result.CORE_DUMP
     assert exit_result(ExitStatus(), daemon=True) is Result.UNKNOWN
+
+
+def test_success_statuses_are_clean_whatever_the_process_is() -> None:
+    """success-exit-status adds codes and signals to the clean ends, and takes none away."""
+    success = ExitStatuses(codes=(3,), signals=(9,))
+    for daemon in (True, False):
+        assert exit_result(ExitStatus(code=3), daemon=daemon, success=success) is Result.SUCCESS
+        assert exit_result(ExitStatus(signal=9), daemon=daemon, success=success) is Result.SUCCESS
+        assert exit_result(ExitStatus(code=0), daemon=daemon, success=success) is Result.SUCCESS
+        assert exit_result(ExitStatus(code=9), daemon=daemon, success=success) is Result.EXIT_CODE
+        assert exit_result(ExitStatus(), daemon=daemon, success=success) is Result.UNKNOWN
+
+
+@pytest.mark.parametrize("restart", Restart, ids=lambda restart: restart.value)
+def test_forced_statuses_restart_under_every_policy(restart: Restart) -> None:
+    """restart-force-exit-status wins over restart, even over "no", for a clean end and a failure."""
+    policy = RestartPolicy(restart, force=ExitStatuses(codes=(0, 3), signals=(15,)))
+    for main, result in (
+        (ExitStatus(code=0), Result.SUCCESS),
+        (ExitStatus(code=3), Result.EXIT_CODE),
+        (ExitStatus(signal=15), Result.SUCCESS),
+    ):
+        assert wants_restart(policy, result, oneshot=False, main=main)
+    assert not wants_restart(policy, Result.SUCCESS, oneshot=True, main=ExitStatus(code=0))
+    assert wants_restart(policy, Result.EXIT_CODE, oneshot=True, main=ExitStatus(code=3))
+
+
+@pytest.mark.parametrize("restart", Restart, ids=lambda restart: restart.value)
+def test_prevented_statuses_restart_under_no_policy(restart: Restart) -> None:
+    """restart-prevent-exit-status wins over everything, also over what is forced."""
+    statuses = ExitStatuses(codes=(3,), signals=(9,))
+    policy = RestartPolicy(restart, prevent=statuses, force=statuses)
+    assert not wants_restart(policy, Result.EXIT_CODE, oneshot=False, main=ExitStatus(code=3))
+    assert not wants_restart(policy, Result.SIGNAL, oneshot=False, main=ExitStatus(signal=9))
+
+
+def test_statuses_without_a_main_process_decide_nothing() -> None:
+    """A life whose main process never ran, or whose end nobody knows, is left to the policy."""
+    policy = RestartPolicy(Restart.ON_FAILURE, prevent=ExitStatuses(codes=(1,)))
+    assert wants_restart(policy, Result.EXIT_CODE, oneshot=False, main=None)
+    assert wants_restart(policy, Result.UNKNOWN, oneshot=False, main=ExitStatus())
+
+
+def test_a_start_limit_counts_what_is_within_its_interval() -> None:
+    """So many starts are admitted, the next is not, and each makes room when it is older than the interval."""
+    limit = StartLimit(interval_ns=10 * SECOND_NS, burst=2)
+    first = admit_start([], limit, 100 * SECOND_NS)
+    assert first is not None
+    both = admit_start(first, limit, 105 * SECOND_NS)
+    assert both == [100 * SECOND_NS, 105 * SECOND_NS]
+    assert admit_start(both, limit, 110 * SECOND_NS - 1) is None
+    assert admit_start(both, limit, 110 * SECOND_NS) == [105 * SECOND_NS, 110 * SECOND_NS]
+
+
+def test_a_start_limit_of_nothing_is_no_limit() -> None:
+    """An interval or a burst of 0 switches it off; an infinite interval never forgets."""
+    for limit in (StartLimit(0, 1), StartLimit(SECOND_NS, 0)):
+        assert admit_start([1, 1, 1], limit, 1) == []
+    assert admit_start([1], StartLimit(None, 1), 10**18) is None
 
 
 def test_delays_grow_geometrically_from_first_to_last() -> None:

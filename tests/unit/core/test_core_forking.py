@@ -1,0 +1,260 @@
+"""Units of type forking: the start command ends, and the daemon that it leaves is found and followed."""
+
+import pytest
+from core_rig import Rig, commands, service
+
+from supervisord_py.core.actions import FollowMain, KillTree, ReleaseUnit, SignalProcesses, StopFollowing, Whom
+from supervisord_py.core.events import ExitStatus, MainFollowed, ProcessExited
+from supervisord_py.core.manager import Manager
+from supervisord_py.model.states import KillMode, Restart, Role, ServiceType
+from supervisord_py.model.unit import SECOND_NS, Command, KillPolicy, RestartPolicy, Unit
+
+NEVER = RestartPolicy(restart=Restart.NO, jitter=0.0)
+PID_FILE = "/run/web.pid"
+
+
+def forking(**keys: object) -> Unit:
+    keys.setdefault("restart", NEVER)
+    return service("web", type=ServiceType.FORKING, timeout_start_ns=5 * SECOND_NS, **keys)  # type: ignore[arg-type]
+
+
+def forked(*, empty: bool = False, **keys: object) -> tuple[Rig, int]:
+    """A unit whose start command has ended well; the number of the start request."""
+    rig = Rig(forking(**keys))
+    request = rig.ask("start", "web")
+    rig.spawned("web")
+    rig.exited("web", 0, empty=empty)
+    return rig, request
+
+
+def test_the_daemon_that_a_start_command_leaves_is_the_main_process() -> None:
+    """exec-start runs as a command of the start; when it is done the daemon is asked for, and its end is the unit's."""
+    rig, request = forked()
+    assert rig.spawns[-1].role is Role.START
+    assert rig.did(FollowMain) == [FollowMain("web", rig.spawns[-1].spawn_id + 1)]
+    assert rig.shown("web") == "activating/start/success"
+    assert rig.status("web").pid is None
+    rig.followed("web")
+    assert rig.shown("web") == "active/running/success"
+    assert rig.outcome(request) == {"web": "done"}
+    assert rig.record("unit.started", "web").fields == {"spawn_id": 2, "pid": rig.status("web").pid}
+    rig.daemon_exited("web", 1)
+    assert rig.shown("web") == "failed/failed/exit-code"
+    assert rig.record("unit.exited", "web").fields["role"] == "main"
+
+
+def test_nothing_is_up_before_the_start_command_has_ended() -> None:
+    """That the command runs says nothing yet about the daemon."""
+    rig = Rig(forking())
+    request = rig.ask("start", "web")
+    rig.spawned("web")
+    assert rig.shown("web") == "activating/start/success"
+    assert "unit.started" not in rig.events("web")
+    assert request not in rig.replies
+
+
+def test_a_start_command_that_fails_fails_the_start() -> None:
+    """What it may have left is ended, and nobody is followed."""
+    rig = Rig(forking())
+    request = rig.ask("start", "web")
+    rig.spawned("web")
+    rig.exited("web", 2, empty=False)
+    assert rig.did(SignalProcesses) == [SignalProcesses("web", 15, Whom.ALL, then_continue=True)]
+    rig.emptied("web")
+    assert rig.shown("web") == "failed/failed/exit-code"
+    assert rig.outcome(request) == {"web": "failed"}
+
+
+def test_a_start_command_that_never_ends_times_out() -> None:
+    """timeout-start-sec counts for it."""
+    rig = Rig(forking())
+    rig.ask("start", "web")
+    rig.spawned("web")
+    rig.later(5)
+    assert rig.shown("web") == "deactivating/stop-sigterm/timeout"
+
+
+def test_a_start_that_leaves_no_process_is_a_success_that_is_over() -> None:
+    """As systemd does: without a pid file a forking unit need not leave anything behind."""
+    rig, request = forked(empty=True, exec_stop=commands("stop"))
+    assert rig.did(FollowMain) == []
+    rig.exited("web", 0, role=Role.STOP)
+    assert rig.shown("web") == "inactive/dead/success"
+    assert rig.outcome(request) == {"web": "done"}
+    assert "unit.ready" not in rig.events("web")
+
+
+@pytest.mark.parametrize("guess", [True, False])
+def test_a_unit_whose_main_process_nobody_knows_lives_as_long_as_its_tree(guess: bool) -> None:
+    """Nothing to guess, or not asked to: it is up while any process is left, and ends well when none is."""
+    rig, request = forked(guess_main_pid=guess)
+    assert bool(rig.did(FollowMain)) is guess
+    if guess:
+        rig.followed("web", refused="2 processes could be meant")
+    assert rig.shown("web") == "active/running/success"
+    assert rig.outcome(request) == {"web": "done"}
+    rig.emptied("web")
+    assert rig.shown("web") == "inactive/dead/success"
+
+
+def test_a_unit_whose_main_process_nobody_knows_is_asked_to_end() -> None:
+    """kill-mode mixed asks the main process first: here it may be any, so none is killed unasked."""
+    rig, _ = forked(guess_main_pid=False, kill=KillPolicy(mode=KillMode.MIXED))
+    rig.ask("stop", "web")
+    assert rig.did(SignalProcesses) == [SignalProcesses("web", 15, Whom.ALL, then_continue=True)]
+    assert rig.did(KillTree) == []
+    rig.emptied("web")
+    assert rig.shown("web") == "inactive/dead/success"
+
+
+def test_a_unit_whose_last_process_ends_during_a_reload_command_is_over() -> None:
+    """The command is waited for, and then there is nothing left to be up."""
+    rig, _ = forked(guess_main_pid=False, exec_reload=commands("r"))
+    rig.ask("reload", "web")
+    rig.exited("web", 0, role=Role.RELOAD, empty=True)
+    assert rig.shown("web") == "inactive/dead/success"
+
+
+def test_the_pid_file_is_waited_for() -> None:
+    """It may come some time after the start command has ended; until then the unit is starting."""
+    rig, request = forked(pid_file=PID_FILE)
+    assert rig.did(FollowMain)[0].pid_file == PID_FILE
+    rig.later(4)
+    assert rig.shown("web") == "activating/start/success"
+    assert request not in rig.replies
+    rig.followed("web")
+    assert rig.shown("web") == "active/running/success"
+    assert rig.manager.deadline_ns() is None
+
+
+def test_a_pid_file_that_never_comes_times_the_start_out() -> None:
+    """Nobody waits for the file any more then, and what is there is ended."""
+    rig, request = forked(pid_file=PID_FILE)
+    asked = rig.follow_of("web").spawn_id
+    rig.later(5)
+    assert rig.shown("web") == "deactivating/stop-sigterm/timeout"
+    assert StopFollowing("web", asked) in rig.last.actions
+    rig.emptied("web")
+    assert rig.shown("web") == "failed/failed/timeout"
+    assert rig.outcome(request) == {"web": "failed"}
+
+
+def test_a_pid_file_without_anybody_to_write_it_is_given_up() -> None:
+    """The last process is gone: waiting on would be in vain (protocol), at once or later."""
+    at_once, _ = forked(pid_file=PID_FILE, empty=True)
+    assert at_once.shown("web") == "failed/failed/protocol"
+    later, _ = forked(pid_file=PID_FILE)
+    later.emptied("web")
+    assert later.shown("web") == "failed/failed/protocol"
+    assert later.did(StopFollowing) == [StopFollowing("web", 2)]
+
+
+def test_a_pid_file_that_names_somebody_else_fails_the_start() -> None:
+    """The unit would be taken for a process that is not its own."""
+    rig, request = forked(pid_file=PID_FILE)
+    rig.followed("web", refused="process 77 belongs to unit db")
+    rig.emptied("web")
+    assert rig.shown("web") == "failed/failed/protocol"
+    assert "process 77 belongs to unit db" in rig.replies[request].outcomes[0].message
+
+
+def test_a_stop_before_the_pid_file_came() -> None:
+    """The waiting is called off; a daemon that is found all the same is ended with the rest and booked as its own."""
+    rig, _ = forked(pid_file=PID_FILE)
+    asked = rig.follow_of("web").spawn_id
+    request = rig.ask("stop", "web")
+    assert rig.did(StopFollowing) == [StopFollowing("web", asked)]
+    rig.happen(MainFollowed("web", asked, 300))
+    assert rig.shown("web") == "deactivating/stop-sigterm/success"
+    rig.happen(ProcessExited(asked, 300, ExitStatus(signal=15)))
+    assert rig.record("unit.exited").unit == "web"
+    assert rig.shown("web") == "inactive/dead/success"
+    assert rig.outcome(request) == {"web": "done"}
+    assert rig.did(ReleaseUnit) == [ReleaseUnit("web")]
+
+
+def test_a_restored_manager_asks_for_the_daemon_again() -> None:
+    """The pid file is watched by the manager itself, so its death must not end the waiting."""
+    rig, _ = forked(pid_file=PID_FILE)
+    assert Manager.restore(rig.state, rig.units).pending_actions() == [rig.follow_of("web")]
+    rig.followed("web")
+    assert Manager.restore(rig.state, rig.units).pending_actions() == []
+
+
+def test_the_same_answer_twice_is_one_daemon() -> None:
+    """A new manager asks again, and hears what the old one has heard already."""
+    rig, _ = forked()
+    spawn_id = rig.followed("web")
+    rig.happen(MainFollowed("web", spawn_id, 300))
+    rig.daemon_exited("web", 0)
+    assert rig.events("web").count("unit.exited") == 2
+    assert rig.shown("web") == "inactive/dead/success"
+
+
+def test_start_post_may_write_the_pid_file() -> None:
+    """With exec-start-post the file is looked at once before it, and waited for after it."""
+    rig, request = forked(pid_file=PID_FILE, exec_start_post=commands("post"))
+    assert rig.did(FollowMain)[0].wait is False
+    rig.followed("web", refused="there is no file")
+    assert rig.shown("web") == "activating/start-post/success"
+    rig.exited("web", 0, role=Role.START_POST, empty=False)
+    assert rig.did(FollowMain)[0].wait is True
+    assert rig.shown("web") == "activating/start-post/success"
+    rig.followed("web")
+    assert rig.shown("web") == "active/running/success"
+    assert rig.outcome(request) == {"web": "done"}
+
+
+def test_start_post_is_told_the_daemon_that_is_known_already() -> None:
+    """MAINPID of exec-start-post is the daemon, not the start command."""
+    rig, _ = forked(pid_file=PID_FILE, exec_start_post=commands("post"))
+    spawn_id = rig.followed("web")
+    assert rig.spawns[-1].main_spawn == spawn_id
+    rig.exited("web", 0, role=Role.START_POST, empty=False)
+    assert rig.did(FollowMain) == []
+    assert rig.shown("web") == "active/running/success"
+
+
+def test_no_pid_file_after_start_post_and_nobody_to_write_it() -> None:
+    """The tree is empty when the commands after the start are done: the promise of a pid file is broken."""
+    rig, _ = forked(pid_file=PID_FILE, exec_start_post=commands("post"))
+    rig.followed("web", refused="there is no file")
+    rig.exited("web", 0, role=Role.START_POST, empty=True)
+    assert rig.shown("web") == "failed/failed/protocol"
+
+
+def test_a_daemon_ends_as_a_daemon() -> None:
+    """SIGTERM is a clean end of the daemon and of its start command; the prefix - of exec-start holds for both."""
+    rig, _ = forked()
+    rig.followed("web")
+    rig.daemon_exited("web", signal=15)
+    assert rig.shown("web") == "inactive/dead/success"
+    ignoring, _ = forked(exec_start=(Command(("/bin/web",), ignore_failure=True),))
+    ignoring.followed("web")
+    ignoring.daemon_exited("web", 9)
+    assert ignoring.shown("web") == "inactive/dead/success"
+
+
+def test_main_pid_of_a_daemon_that_is_followed() -> None:
+    """A daemon that replaces itself names the new one with MAINPID=, as any other main process."""
+    rig, _ = forked()
+    spawn_id = rig.followed("web")
+    from supervisord_py.core.events import NotifyReceived
+
+    rig.happen(NotifyReceived("web", spawn_id, 1, {"MAINPID": "400"}, main_pid=400))
+    assert rig.status("web").pid == 400
+    rig.happen(ProcessExited(spawn_id, 101, ExitStatus(code=0), main=False, tree_empty=False))
+    assert rig.shown("web") == "active/running/success"
+
+
+def test_a_restart_of_a_forking_unit_forks_again() -> None:
+    """Each life has its own start command and its own daemon."""
+    rig, _ = forked(restart=RestartPolicy(jitter=0.0))
+    first = rig.followed("web")
+    rig.daemon_exited("web", 1)
+    rig.later(1)
+    rig.spawned("web")
+    rig.exited("web", 0, empty=False)
+    assert rig.followed("web") != first
+    assert rig.shown("web") == "active/running/success"
+    assert rig.status("web").restarts == 1
