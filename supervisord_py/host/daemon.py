@@ -111,8 +111,10 @@ class Daemon:
             output=self._output,
             unit_of=self._unit_of,
             ask=lambda request: self._driver.ask(request),
+            submit=lambda event: self._driver.submit(event),
+            note=lambda record: self._driver.note([record]),
         )
-        self._hands.restore((process.id, process.unit, process.pid) for process in welcome.processes)
+        self._hands.restore((process.id, process.unit, process.role, process.pid) for process in welcome.processes)
         self._driver = Driver(
             self._manager,
             keeper,
@@ -140,6 +142,7 @@ class Daemon:
             self._load_units(started)
         else:
             self._driver.note([started])
+            self._driver.ask_again()
         running = {process.unit for process in welcome.processes} | {orphan.unit for orphan in welcome.orphans}
         self._idle_outputs = [unit for unit in welcome.outputs if unit not in running]
         self._stopping = welcome.stopping
@@ -174,6 +177,7 @@ class Daemon:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._hands.close()
         await self._journal.close()
         await self._output.close()
         self._groups.close(remove=False)

@@ -21,20 +21,24 @@ import msgspec
 
 from supervisord_py.core.actions import (
     AnyAction,
+    CheckConditions,
     Effects,
     ExitSupervisor,
+    FollowMain,
     KillTree,
     Refusal,
     ReleaseUnit,
     Reply,
     SignalProcesses,
     SpawnProcess,
+    StopFollowing,
 )
 from supervisord_py.core.events import (
     ClockChanged,
     CommandRequested,
     DeadlineReached,
     Event,
+    MainFollowed,
     NotifyReceived,
     Now,
     ProcessExited,
@@ -81,6 +85,14 @@ class Hands(Protocol):
     def process_exited(self, event: ProcessExited) -> None: ...
 
     def main_pid_changed(self, event: NotifyReceived) -> None: ...
+
+    def follow(self, action: FollowMain) -> None: ...
+
+    def stop_following(self, spawn_id: int) -> None: ...
+
+    def main_followed(self, event: MainFollowed) -> bool: ...
+
+    def check(self, action: CheckConditions) -> None: ...
 
     def release(self, unit: str) -> None: ...
 
@@ -195,6 +207,11 @@ class Driver:
         self._host_requests.append(request)
         self._schedule()
 
+    def ask_again(self) -> None:
+        """Carry out again what the manager before asked of its own hands and never heard of."""
+        self._host_requests += self._carry_out(self.manager.pending_actions())[0]
+        self._schedule()
+
     def _schedule(self) -> None:
         if not self._scheduled:
             self._scheduled = True
@@ -245,6 +262,8 @@ class Driver:
                 self._hands.process_exited(event)
             case NotifyReceived():
                 self._hands.main_pid_changed(event)
+            case MainFollowed() if queued.fact and not self._hands.main_followed(event):
+                return
             case CommandRequested() if queued.command is not None:
                 event = msgspec.structs.replace(event, cause=at or None)
                 if (waiting := self._waiting.get(event.request_id)) is not None:
@@ -292,6 +311,12 @@ class Driver:
                     )
                 case KillTree():
                     requests.append({"do": "kill", "unit": action.unit, "signal": action.signal})
+                case FollowMain():
+                    self._hands.follow(action)
+                case StopFollowing():
+                    self._hands.stop_following(action.spawn_id)
+                case CheckConditions():
+                    self._hands.check(action)
                 case ReleaseUnit():
                     # Asked of the keeper by the hands, when the unit's last output is in its file.
                     self._hands.release(action.unit)

@@ -118,7 +118,7 @@ def build_spawn(
                 account = runtime.accounts.find(context.user, context.group, context.supplementary_groups)
         except NoAccount as error:
             raise _Refused(error.step, error.code, 0, error.detail) from None
-        environment = build_environment(action, context, account, runtime, main_pid)
+        environment = build_environment(action, context, account, runtime, main_pid, service.pid_file)
         request: dict[str, Any] = {
             "do": "spawn",
             "id": action.spawn_id,
@@ -157,7 +157,12 @@ def effective_notify_access(service: Service) -> NotifyAccess:
 
 
 def build_environment(
-    action: SpawnProcess, context: ExecContext, account: Account, runtime: SpawnRuntime, main_pid: int | None
+    action: SpawnProcess,
+    context: ExecContext,
+    account: Account,
+    runtime: SpawnRuntime,
+    main_pid: int | None,
+    pid_file: str | None,
 ) -> dict[str, str]:
     """Return the environment of a process but for what only the keeper knows (``NOTIFY_SOCKET``, its own pid)."""
     environment = {"PATH": DEFAULT_PATH, "LANG": DEFAULT_LANG}
@@ -176,6 +181,8 @@ def build_environment(
     environment["INVOCATION_ID"] = action.invocation
     if main_pid is not None:
         environment["MAINPID"] = str(main_pid)
+    if pid_file is not None:
+        environment["PIDFILE"] = pid_file
     environment.update(action.environment)
     return environment
 

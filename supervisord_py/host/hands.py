@@ -1,4 +1,5 @@
-"""What carries out the core's actions on the manager's side of the keeper: environment, cgroup folders, output, pids.
+"""What carries out the core's actions on the manager's side of the keeper: environment, cgroup folders, output, pids,
+pid files, conditions.
 
 No policy: everything is decided by the core or written in the unit. Preparing a spawn may fail (an unknown user,
 say); then the failure is the event that completes the action.
@@ -6,21 +7,38 @@ say); then the failure is the event that completes the action.
 
 import asyncio
 import json
+import os
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
 
-from supervisord_py.core.actions import SpawnProcess
-from supervisord_py.core.events import NotifyReceived, ProcessExited, ProcessSpawned, SpawnFailed
+from supervisord_py.core.actions import CheckConditions, FollowMain, SpawnProcess
+from supervisord_py.core.events import (
+    ConditionsChecked,
+    Event,
+    MainFollowed,
+    NotifyReceived,
+    ProcessExited,
+    ProcessSpawned,
+    SpawnFailed,
+)
+from supervisord_py.host.conditions import Host, check_bounded
 from supervisord_py.host.execution import SpawnRuntime, build_spawn
 from supervisord_py.host.output import OutputCollector
+from supervisord_py.host.pid_files import PidFiles
+from supervisord_py.model.records import Record
+from supervisord_py.model.states import Role, Severity
 from supervisord_py.model.unit import LogPolicy, Unit
 
 LAST_LIFE = "SUPERVISORD_PY_LAST_LIFE"
 LAST_WORDS_LINES = 5
 LAST_WORDS_MAX = 1000
 """Characters of the last words that a new life is told of the one before."""
+
+CLOCK_GRAIN_NS = 100_000_000
+"""By so much a file may seem older than it is: the kernel stamps files by a coarser clock."""
 
 
 class ManagerHands:
@@ -31,6 +49,8 @@ class ManagerHands:
         output: Captures what the units print.
         unit_of: The text a unit runs by, None for one that is gone.
         ask: Sends the keeper a request with the next commit.
+        submit: Queues an event for the core.
+        note: Writes a record of the host's own.
     """
 
     def __init__(
@@ -40,23 +60,36 @@ class ManagerHands:
         output: OutputCollector,
         unit_of: Callable[[str], Unit | None],
         ask: Callable[[dict[str, Any]], None],
+        submit: Callable[[Event], None],
+        note: Callable[[Record], object],
     ) -> None:
         self._runtime = runtime
         self._output = output
         self._unit_of = unit_of
         self._ask = ask
+        self._submit = submit
+        self._note = note
+        self._pid_files = PidFiles(ask=ask, answer=submit, complain=self._pid_file_refused)
+        self._checks: set[asyncio.Task[None]] = set()
         self._pids: dict[int, int] = {}
+        self._roles: dict[int, tuple[str, Role]] = {}
+        self._daemons: dict[str, int] = {}
+        """The process that each forking unit's pid file named."""
+        self._start_asked_ns: dict[str, int] = {}
         self._lives: dict[str, str] = {}
         self._spawns_of: dict[str, int] = {}
         self._last_words: dict[str, str] = {}
         self._releasing: set[asyncio.Future[None]] = set()
 
-    def restore(self, processes: Iterable[tuple[int, str, int]]) -> None:
-        """Take over (spawn id, unit, pid) of the keeper's inventory after a manager's death."""
-        for spawn_id, unit, pid in processes:
+    def restore(self, processes: Iterable[tuple[int, str, str, int]]) -> None:
+        """Take over (spawn id, unit, role, pid) of the keeper's inventory after a manager's death."""
+        for spawn_id, unit, role, pid in processes:
             self._spawns_of[unit] = spawn_id
+            self._roles[spawn_id] = (unit, Role(role))
             if pid:
                 self._pids[spawn_id] = pid
+                if Role(role) is Role.MAIN:
+                    self._daemons[unit] = pid
 
     def spawn(self, action: SpawnProcess) -> dict[str, Any] | SpawnFailed:
         """Turn ``action`` into the keeper's request; the unit's new life begins in its output too."""
@@ -64,6 +97,9 @@ class ManagerHands:
         if unit is None:
             return SpawnFailed(action.spawn_id, "unit", 255, 2, f"the unit {action.unit} is gone")
         self._spawns_of[action.unit] = action.spawn_id
+        self._roles[action.spawn_id] = (action.unit, action.role)
+        if action.role is Role.START:
+            self._start_asked_ns[action.unit] = time.time_ns() - CLOCK_GRAIN_NS
         if self._lives.get(action.unit) != action.invocation:
             self._lives[action.unit] = action.invocation
             # Asked before the new life is marked: what is in the file now was said by the life before.
@@ -91,8 +127,41 @@ class ManagerHands:
         self._pids[event.spawn_id] = event.pid
 
     def process_exited(self, event: ProcessExited) -> None:
-        if event.main:
-            self._pids.pop(event.spawn_id, None)
+        if not event.main:
+            return
+        self._pids.pop(event.spawn_id, None)
+        unit, role = self._roles.pop(event.spawn_id, (None, None))
+        if unit is not None and event.tree_empty:
+            text = self._unit_of(unit)
+            has_more = text is not None and text.service is not None and bool(text.service.exec_stop_post)
+            if role is Role.STOP_POST or not has_more:
+                self._remove_pid_file(unit)
+
+    def follow(self, action: FollowMain) -> None:
+        """Find the main process of a forking unit: ``MainFollowed`` tells which."""
+        self._pid_files.follow(action, self._start_asked_ns.get(action.unit))
+
+    def stop_following(self, spawn_id: int) -> None:
+        self._pid_files.stop(spawn_id)
+
+    def main_followed(self, event: MainFollowed) -> bool:
+        """Take the keeper's answer; False when it is not for the core: the pid file is waited for on."""
+        if event.pid is not None:
+            self._pids[event.spawn_id] = event.pid
+            self._roles[event.spawn_id] = (event.unit, Role.MAIN)
+            self._daemons[event.unit] = event.pid
+        return self._pid_files.is_for_core(event)
+
+    def check(self, action: CheckConditions) -> None:
+        """Look at conditions and asserts, beside everything else: ``ConditionsChecked`` tells."""
+
+        async def work() -> None:
+            found = await check_bounded(action.conditions, action.asserts, Host(environment=os.environ))
+            self._submit(ConditionsChecked(action.check_id, action.unit, found.condition, found.assertion))
+
+        task = asyncio.get_running_loop().create_task(work())
+        self._checks.add(task)
+        task.add_done_callback(self._checks.discard)
 
     def main_pid_changed(self, event: NotifyReceived) -> None:
         if event.main_pid is not None and event.spawn_id is not None:
@@ -109,6 +178,7 @@ class ManagerHands:
     def release(self, unit: str) -> None:
         """Let the keeper close what it holds for ``unit``, once the last output is in its file; a new spawn in
         between keeps it."""
+        self._remove_pid_file(unit)
         spawn_id = self._spawns_of.get(unit)
         drained = self._output.drain(unit)
 
@@ -127,6 +197,23 @@ class ManagerHands:
         while self._releasing:
             await asyncio.wait(set(self._releasing))
             await asyncio.sleep(0)
+        await self._pid_files.close()
+
+    async def close(self) -> None:
+        """End what waits and looks: whoever comes next asks again."""
+        for task in list(self._checks):
+            task.cancel()
+        await asyncio.gather(*self._checks, self._pid_files.close(), return_exceptions=True)
+
+    def _remove_pid_file(self, unit: str) -> None:
+        """Remove the pid file of a unit that has ended, as systemd does: it would name whoever gets that number."""
+        dead = self._daemons.pop(unit, None)
+        text = self._unit_of(unit)
+        if text is not None and text.service is not None and text.service.pid_file is not None:
+            self._pid_files.remove(text.service.pid_file, dead)
+
+    def _pid_file_refused(self, unit: str, reason: str) -> None:
+        self._note(Record("unit.error", Severity.WARNING, unit=unit, fields={"message": reason}))
 
     def _with_last_words(self, unit: str, value: str) -> str:
         words = self._last_words.get(unit, "")
