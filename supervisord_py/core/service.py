@@ -14,6 +14,7 @@ from collections.abc import Callable
 from enum import Enum
 
 from supervisord_py.core import life, steps
+from supervisord_py.core.actions import SignalProcesses, Whom
 from supervisord_py.core.events import (
     ExitStatus,
     MainFollowed,
@@ -38,7 +39,7 @@ from supervisord_py.core.state import (
     UnitState,
 )
 from supervisord_py.core.steps import Ended
-from supervisord_py.model.states import Result, Role, ServiceType, Severity, SubState
+from supervisord_py.model.states import KillMode, Result, Role, ServiceType, Severity, SubState
 from supervisord_py.model.unit import Command
 from supervisord_py.model.values import format_signal
 
@@ -168,6 +169,11 @@ def main_followed(ledger: Ledger, event: MainFollowed) -> None:
         state.former = [*state.former, Former(event.spawn_id, state.invocation)]
         ledger.unit_of_spawn[event.spawn_id] = name
         state.leftover = state.held = True
+        service = ledger.service(name)
+        if service is not None and service.kill.mode is KillMode.PROCESS:
+            # Its life ended without it, because nobody knew that this is the one process to be asked.
+            signal = SignalProcesses(name, service.kill.signal, Whom.MAIN, event.spawn_id, then_continue=True)
+            ledger.act(signal)
 
 
 def _former_exited(ledger: Ledger, name: str | None, event: ProcessExited) -> None:

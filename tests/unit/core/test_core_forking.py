@@ -173,6 +173,19 @@ def test_a_stop_before_the_pid_file_came() -> None:
     assert rig.did(ReleaseUnit) == [ReleaseUnit("web")]
 
 
+def test_a_daemon_that_is_found_after_its_life_is_asked_to_end() -> None:
+    """kill-mode process asks the main process alone; where it is found too late for that, it is asked then."""
+    rig, _ = forked(kill=KillPolicy(mode=KillMode.PROCESS))
+    asked = rig.follow_of("web").spawn_id
+    rig.later(5)
+    assert rig.shown("web") == "failed/failed/timeout"
+    rig.happen(MainFollowed("web", asked, 300))
+    assert rig.did(SignalProcesses) == [SignalProcesses("web", 15, Whom.MAIN, asked, then_continue=True)]
+    rig.happen(ProcessExited(asked, 300, ExitStatus(signal=15)))
+    assert rig.record("unit.exited").unit == "web"
+    assert rig.did(ReleaseUnit) == [ReleaseUnit("web")]
+
+
 def test_a_restored_manager_asks_for_the_daemon_again() -> None:
     """The pid file is watched by the manager itself, so its death must not end the waiting."""
     rig, _ = forked(pid_file=PID_FILE)
