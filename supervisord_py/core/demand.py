@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from supervisord_py.core.graph import Edge
 from supervisord_py.core.jobs import STOP_LIKE
 from supervisord_py.core.ledger import Ledger
-from supervisord_py.core.state import BETWEEN_LIVES, REST, STARTING, STOPPING, UP, Job
+from supervisord_py.core.state import BETWEEN_LIVES, REST, STARTING, STOPPING, UP, Job, UnitState
 from supervisord_py.model.states import JobState, JobType, Result, SubState, Until
 from supervisord_py.model.unit import Dependency
 
@@ -26,7 +26,7 @@ def is_met(ledger: Ledger, other: str, until: Until) -> bool:
     last).
     """
     state = ledger.state(other)
-    if state.sub in REST and (state.skipped or (state.sub is SubState.DEAD and state.result is Result.EXEC_CONDITION)):
+    if _is_skipped(state):
         return True
     if until is Until.EXITED:
         return state.sub is SubState.EXITED or (state.sub is SubState.DEAD and state.succeeded)
@@ -40,7 +40,15 @@ def is_kept(ledger: Ledger, other: str, until: Until) -> bool:
     """Tell whether ``other`` is there for a unit that is bound to it: any inactive state is not."""
     if until is Until.EXITED:
         return is_met(ledger, other, until) and not ledger.state(other).skipped
-    return ledger.state(other).sub in UP or (until is Until.STARTED and is_met(ledger, other, until))
+    state = ledger.state(other)
+    return state.sub in UP or (until is Until.STARTED and not _is_skipped(state) and is_met(ledger, other, until))
+
+
+def _is_skipped(state: UnitState) -> bool:
+    """Tell whether the last start was skipped: by a condition, or by an exec-condition."""
+    return state.sub in REST and (
+        state.skipped or (state.sub is SubState.DEAD and state.result is Result.EXEC_CONDITION)
+    )
 
 
 def missing(ledger: Ledger, name: str) -> str | None:
@@ -59,7 +67,7 @@ def _is_away(ledger: Ledger, dependency: Dependency) -> bool:
     if dependency.ordered:
         return False
     job = ledger.job_of.get(dependency.unit)
-    if job is not None and job.type in (*STARTS, JobType.RESTART):
+    if job is not None and job.type in (JobType.START, JobType.RELOAD_OR_START, JobType.RESTART):
         return False
     sub = ledger.state(dependency.unit).sub
     return sub not in UP and sub not in STARTING and sub not in BETWEEN_LIVES

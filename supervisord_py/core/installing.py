@@ -109,7 +109,7 @@ def _reason(ledger: Ledger, goal: Goal, node: Node) -> str:
     pull = next((pull for pull in node.pulls if pull.by is not None), None)
     if goal.mode is JobMode.ISOLATE and pull is None and not node.anchor:
         return f"{' and '.join(unit for unit, _ in goal.anchors)} alone is asked for"
-    if goal.reason or node.anchor or pull is None or pull.by is None:
+    if node.anchor or pull is None or pull.by is None:
         return goal.reason
     other, kind = pull.by
     if pull.conflict:

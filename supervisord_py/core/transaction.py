@@ -31,7 +31,7 @@ from msgspec.structs import replace
 
 from supervisord_py.core import jobs
 from supervisord_py.core.actions import Refusal
-from supervisord_py.core.demand import is_met
+from supervisord_py.core.demand import is_kept, is_met
 from supervisord_py.core.graph import find_cycle
 from supervisord_py.core.ledger import Ledger
 from supervisord_py.core.restart import is_limit_hit
@@ -223,7 +223,7 @@ class _Builder:
         refusal = self._refuse_unknown(unit, f"cannot {key[1].value} {key[0]}: it needs {unit}")
         if refusal is not None:
             self._poisoned.append((key, refusal))
-        else:
+        elif not is_kept(self._ledger, unit, dependency.until):
             self._add((unit, JobType.VERIFY_ACTIVE), Pull(key, matters=True))
 
     def _pull_start(self, key: Key, dependency: Dependency, *, matters: bool) -> None:

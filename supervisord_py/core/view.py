@@ -1,13 +1,18 @@
 """What people are shown: the manager's state as values of ``model.status``. Nothing here changes anything."""
 
 from collections import deque
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 from supervisord_py.core import demand, life
+from supervisord_py.core.graph import Graph
+from supervisord_py.core.graph import Relations
 from supervisord_py.core.ledger import Ledger
 from supervisord_py.core.loading import plan_of, restart_needed
 from supervisord_py.core.manager import Manager
+from supervisord_py.core.orders import describe
 from supervisord_py.core.restart import is_limit_hit
+from supervisord_py.core.rollout import in_order, needing_restart
 from supervisord_py.core.state import BETWEEN_LIVES, REST, STARTING, STOPPING, Ending, LastLife, RolloutStep, UnitState
 from supervisord_py.model.changes import UnitChange
 from supervisord_py.model.states import ActiveState, JobState, JobType, LoadState, Result, SubState
@@ -62,6 +67,9 @@ def unit_status(manager: Manager, name: str) -> UnitStatus:
         enabled=_is_enabled(ledger, name),
         why=_sentence(why(manager, name)),
         needs_restart=bool(restart_needed(ledger, name)),
+        condition_result=state.unmet is None if state.checked_wall_ns else None,
+        condition_at=_rfc3339(state.checked_wall_ns) if state.checked_wall_ns else None,
+        condition_unmet=state.unmet,
     )
 
 
@@ -73,6 +81,27 @@ def restart_keys(manager: Manager, name: str) -> tuple[str, ...]:
 def reload_plan(manager: Manager, units: UnitSet) -> tuple[UnitChange, ...]:
     """Return what loading ``units`` would change, and what follows for each unit."""
     return plan_of(manager.ledger, units)
+
+
+def apply_order(manager: Manager, units: UnitSet, names: Sequence[str]) -> list[str]:
+    """Return what ``apply`` would restart if ``units`` were loaded, in its order; of ``names`` only, unless empty."""
+    return in_order(Graph(units.units), needing_restart(units, manager.ledger.texts, names or None))
+
+
+def lives(manager: Manager) -> Mapping[str, Unit]:
+    """Return the text that each unit with a life runs by."""
+    return manager.ledger.texts
+
+
+def rollout_units(manager: Manager) -> tuple[str, ...]:
+    """Return the units of the rollout that is under way; none without one."""
+    rollout = manager.ledger.rollout
+    return () if rollout is None else tuple(rollout.units)
+
+
+def knows_token(manager: Manager, token: str) -> bool:
+    """Tell whether a request with this token was taken before, so that the same one again attaches to it."""
+    return any(entry.token == token for entry in manager.ledger.tokens.values())
 
 
 def jobs(manager: Manager) -> list[JobStatus]:
@@ -153,21 +182,35 @@ def _edges_of(ledger: Ledger, name: str, reverse: bool) -> list[tuple[str, str, 
         for others, kind in (
             (relations.required_by, "required-by"),
             (relations.wanted_by, "wanted-by"),
+            (relations.upheld_by, "upheld-by"),
+            (relations.consists_of, "consists-of"),
             (relations.conflicted_by, "conflicted-by"),
         ):
-            edges += [(other, "bound-by" if other in relations.bound_by else kind, None) for other in others]
+            edges += [(other, _reversed(relations, other, kind), None) for other in others]
         listed = {other for other, _, _ in edges}
         edges += [(other, "before", None) for other in relations.before if other not in listed]
         return edges
     for dependencies, kind in (
         (relations.requires, "requires"),
+        (relations.requisite, "requisite"),
         (relations.binds_to, "binds-to"),
         (relations.wants, "wants"),
+        (relations.upholds, "upholds"),
     ):
         edges += [(each.unit, kind, each.until.value) for each in dependencies]
+    edges += [(other, "part-of", None) for other in relations.part_of]
+    edges += [(other, "propagates-stop-to", None) for other in relations.stops]
     listed = {other for other, _, _ in edges}
     edges += [(edge.other, "after", edge.until.value) for edge in relations.after if edge.other not in listed]
     return edges + [(other, "conflicts", None) for other in relations.conflicts]
+
+
+def _reversed(relations: Relations, other: str, kind: str) -> str:
+    if kind != "required-by":
+        return kind
+    if other in relations.bound_by:
+        return "bound-by"
+    return "requisite-of" if other in relations.requisite_of else kind
 
 
 def _is_enabled(ledger: Ledger, name: str) -> bool:
@@ -229,6 +272,8 @@ def _reasons(ledger: Ledger, name: str) -> list[WhyLine]:
         ]
         if lines:
             return lines
+    if job is not None and job.checking:
+        return [WhyLine("starting", "its conditions are being looked at", seq=job.cause)]
     if state.sub is SubState.STUCK:
         return [WhyLine("stuck", life.stuck_message(ledger, name), seq=seq, advice=f"supctl stop {name}")]
     if state.sub in BETWEEN_LIVES:
@@ -242,7 +287,7 @@ def _reasons(ledger: Ledger, name: str) -> list[WhyLine]:
     if state.sub in STARTING:
         return [WhyLine("starting", "it is starting", seq=seq, advice=f"supctl logs -f {name}")]
     if state.sub in STOPPING:
-        return [WhyLine("operator" if state.stopped else "failed", "it is stopping", seq=seq)]
+        return [WhyLine("operator" if state.stopped else "failed", _stopping(state), seq=seq)]
     if state.sub is SubState.DEAD:
         return [_at_rest(state, unit.enabled, name)]
     lines = _running(state, name)
@@ -253,8 +298,14 @@ def _reasons(ledger: Ledger, name: str) -> list[WhyLine]:
 
 
 def _running(state: UnitState, name: str) -> list[WhyLine]:
-    """A unit that runs again after a failure is explained by the life before."""
+    """A unit that somebody or something started is explained by that, one that runs again after a failure by the life
+    before.
+    """
     lines = [WhyLine("running", "it is running", seq=state.cause)]
+    order = state.order
+    if order is not None and order.verb != "stopped" and (order.by or order.note or order.reason):
+        source = state.monitor.unit if state.monitor is not None else None
+        lines.append(WhyLine("operator", f"it was {describe(order)}", unit=source))
     before = state.last_life
     if state.restarts and before is not None:
         message = (
@@ -263,6 +314,13 @@ def _running(state: UnitState, name: str) -> list[WhyLine]:
         )
         lines.append(WhyLine("failed", message, advice=f"supctl lives {name}"))
     return lines
+
+
+def _stopping(state: UnitState) -> str:
+    """Say why a unit is stopping: an order, a bond, or how its life ended."""
+    if state.ending is not Ending.ITSELF and state.order is not None and state.order.verb != "started":
+        return f"it is stopping: it was {describe(state.order)}"
+    return f"it is stopping: {state.message}" if state.message else "it is stopping"
 
 
 def _end_of(life: LastLife) -> str:
@@ -288,15 +346,26 @@ def _missing_dependencies(ledger: Ledger, name: str, state: UnitState) -> list[W
         for each in (*relations.requires, *relations.binds_to)
         if not demand.is_met(ledger, each.unit, each.until)
     ]
+    lines += [
+        WhyLine("dependency", f"it has to find {each.unit} active, and never starts it", unit=each.unit)
+        for each in relations.requisite
+        if not demand.is_kept(ledger, each.unit, each.until)
+    ]
     message = state.message or "it waits for a dependency"
     return lines or [WhyLine("dependency", message, seq=state.cause, advice=f"supctl start {name}")]
 
 
 def _at_rest(state: UnitState, enabled: bool, name: str) -> WhyLine:
+    if state.unmet is not None and state.message and state.unmet in state.message:
+        return WhyLine("condition", state.message, seq=state.cause, advice=f"supctl start {name}")
+    order = state.order if state.order is not None and state.order.verb == "stopped" else None
     if state.stopped:
-        return WhyLine("operator", "it was stopped", seq=state.cause, advice=f"supctl start {name}")
+        told = describe(order) if order is not None else "stopped"
+        return WhyLine("operator", f"it was {told}", seq=state.cause, advice=f"supctl start {name}")
     if state.message:
         return WhyLine("operator", state.message, seq=state.cause, advice=f"supctl start {name}")
+    if order is not None and order.reason and state.ending is Ending.ORDER:
+        return WhyLine("operator", f"it was {describe(order)}", seq=state.cause, advice=f"supctl start {name}")
     if state.last_life is None and not enabled:
         return WhyLine("disabled", "it is not enabled", advice=f"supctl start {name}")
     if state.last_life is not None and state.result is Result.SUCCESS:

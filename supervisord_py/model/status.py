@@ -17,6 +17,8 @@ class UnitStatus(Struct, frozen=True):
     ``tasks`` are of the whole tree, filled in by the host, None when nothing runs. ``why`` says in a sentence what
     keeps the unit from being plainly active. ``needs_restart``: its life runs by another text than the loaded one, in a
     key that only a restart brings; ``needs_reload`` (the host's): its files are others than those that were loaded.
+    ``condition_result`` says whether its conditions and assertions held when they were looked at last (None: never),
+    ``condition_at`` when that was, ``condition_unmet`` which did not hold.
     """
 
     name: str
@@ -40,6 +42,9 @@ class UnitStatus(Struct, frozen=True):
     why: str | None = None
     needs_restart: bool = False
     needs_reload: bool = False
+    condition_result: bool | None = None
+    condition_at: str | None = None
+    condition_unmet: str | None = None
 
 
 class JobStatus(Struct, frozen=True):
@@ -53,8 +58,8 @@ class JobStatus(Struct, frozen=True):
 class WhyLine(Struct, frozen=True):
     """One cause in the chain that ``why`` prints, nearest first.
 
-    ``kind`` is one of ``dependency backoff failed quarantine operator limit disabled conflict starting running
-    bad-setting stuck``; ``unit`` names the other unit, ``seq`` the journal record that tells more, ``advice`` the
+    ``kind`` is one of ``dependency backoff failed quarantine operator limit disabled conflict condition starting
+    running bad-setting stuck``; ``unit`` names the other unit, ``seq`` the journal record that tells more, ``advice`` the
     next command to type.
     """
 

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from supervisord_py.core import view
-from supervisord_py.core.actions import Effects, FollowMain, Reply, SpawnProcess
+from supervisord_py.core.actions import CheckConditions, Effects, FollowMain, Reply, SpawnProcess
 from supervisord_py.core.events import (
     CommandRequested,
+    ConditionsChecked,
     DeadlineReached,
     Event,
     ExitStatus,
@@ -202,6 +203,11 @@ class Rig:
 
     def crash(self, name: str, code: int = 1) -> Effects:
         return self.exited(name, code, role=Role.MAIN)
+
+    def checked(self, name: str, condition: str | None = None, assertion: str | None = None) -> Effects:
+        """Somebody has looked at the conditions that the manager asked about last."""
+        asked = [each for each in self.actions if isinstance(each, CheckConditions) and each.unit == name]
+        return self.happen(ConditionsChecked(asked[-1].check_id, name, condition, assertion))
 
     def later(self, seconds: float) -> None:
         """Let time pass; every deadline on the way is met on time."""
