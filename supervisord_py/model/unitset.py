@@ -192,10 +192,85 @@ def build_unit_set(
     return builder.build()
 
 
-class _Builder:
+class FileMarks(Struct, frozen=True):
+    """Where files are others than those that were loaded: the units that ``changed``, and the names (of templates too)
+    whose first file ``appeared``."""
+
+    changed: frozenset[str] = frozenset()
+    appeared: tuple[str, ...] = ()
+
+
+def mark_files(loaded: Sequence[UnitFile], now: Sequence[UnitFile], units: Iterable[str]) -> FileMarks:
+    """Compare what was loaded with what is there now, by content, without reading any of it.
+
+    Args:
+        loaded: The files of the last load.
+        now: The files that a load would read now.
+        units: The names of the units that were loaded, bad and masked ones too.
+    """
+    if loaded == now:
+        return FileMarks()
+    before, after = _Layers(loaded), _Layers(now)
+    return FileMarks(
+        changed=frozenset(name for name in units if before.content_of(name) != after.content_of(name)),
+        appeared=tuple(sorted(after.names_with_text() - before.mains.keys())),
+    )
+
+
+class _Layers:
+    """Step 1: which files make a unit."""
+
+    def __init__(self, files: Sequence[UnitFile]) -> None:
+        self.mains: dict[str, UnitFile] = {}
+        self.defaults: dict[str, UnitFile] = {}
+        self.drop_ins: dict[str, list[UnitFile]] = {}
+        for file in sorted(files, key=lambda file: (file.priority, file.path)):
+            match file.kind:
+                case UnitFileKind.UNIT:
+                    self.mains.setdefault(file.name, file)
+                case UnitFileKind.DEFAULTS:
+                    self.defaults.setdefault(file.directory, file)
+                case UnitFileKind.DROP_IN:
+                    self.drop_ins.setdefault(file.name, []).append(file)
+
+    def main_of(self, name: UnitName) -> UnitFile | None:
+        return self.mains.get(str(name)) or self.mains.get(name.template or "")
+
+    def files_of(self, name: UnitName, main: UnitFile) -> tuple[UnitFile | None, list[UnitFile]]:
+        """Return the defaults under a unit, and its own files in the order in which they are merged."""
+        return self.defaults.get(main.directory), [main, *self.drop_ins_of(name)]
+
+    def content_of(self, name: str) -> list[tuple[str, str, bool]] | None:
+        """Return path and text of every file of a unit, and whether it can be read; None without a file."""
+        unit_name = parse_unit_name(name)
+        main = self.main_of(unit_name)
+        if main is None:
+            return None
+        defaults, own = self.files_of(unit_name, main)
+        files = [defaults, *own] if defaults is not None else own
+        return [(file.path, file.text, file.problem is None) for file in files]
+
+    def names_with_text(self) -> set[str]:
+        """Return the names that a file defines; a mask defines nothing."""
+        return {name for name, file in self.mains.items() if file.text or file.problem is not None}
+
+    def drop_ins_of(self, name: UnitName) -> list[UnitFile]:
+        """Sorted by file name over all folders; of one file name the highest folder's counts, the instance's own before
+        the template's."""
+        chosen: dict[str, UnitFile] = {}
+        for holder in (str(name), name.template):
+            for file in self.drop_ins.get(holder or "", ()):
+                base = file.path.rpartition("/")[2]
+                if base not in chosen or (holder == str(name) and file.priority < chosen[base].priority):
+                    chosen[base] = file
+        return [chosen[base] for base in sorted(chosen)]
+
+
+class _Builder(_Layers):
     """The three steps of the module's theory, over one set of files."""
 
     def __init__(self, files: Sequence[UnitFile], context: SpecifierContext, key_table: KeyTable) -> None:
+        super().__init__(files)
         self._context = context
         self._key_table = key_table
         self._read: dict[str, FileTables] = {}
@@ -207,21 +282,10 @@ class _Builder:
         self._pulled: set[str] = set()
         """Units that have a file or a number, or that another unit starts with itself."""
         self._masked: set[str] = set()
-        self._mains: dict[str, UnitFile] = {}
-        self._defaults: dict[str, UnitFile] = {}
-        self._drop_ins: dict[str, list[UnitFile]] = {}
-        for file in sorted(files, key=lambda file: (file.priority, file.path)):
-            match file.kind:
-                case UnitFileKind.UNIT:
-                    self._mains.setdefault(file.name, file)
-                case UnitFileKind.DEFAULTS:
-                    self._defaults.setdefault(file.directory, file)
-                case UnitFileKind.DROP_IN:
-                    self._drop_ins.setdefault(file.name, []).append(file)
 
     def build(self) -> LoadResult:
-        templates = {name for name in self._mains if not is_unit_name(name)}
-        wanted = sorted(self._mains.keys() - templates)
+        templates = {name for name in self.mains if not is_unit_name(name)}
+        wanted = sorted(self.mains.keys() - templates)
         for template in sorted(templates):
             wanted += self._numbered(template)
         self._pulled.update(wanted)
@@ -229,8 +293,8 @@ class _Builder:
             name = wanted.pop(0)
             if name not in self._built and name not in self._masked:
                 wanted += self._build(name)
-        for name in sorted(self._drop_ins.keys() - self._mains.keys() - self._built.keys()):
-            for file in self._drop_ins[name]:
+        for name in sorted(self.drop_ins.keys() - self.mains.keys() - self._built.keys()):
+            for file in self.drop_ins[name]:
                 message = f"a drop-in for {name}, which no file defines"
                 self.complain(Problem(file.path, 0, 0, "", message, f"write {name}.toml, or remove it", "warning"))
         return self._finish(templates)
@@ -240,7 +304,7 @@ class _Builder:
 
     def _numbered(self, template: str) -> list[str]:
         """The numbered instances of a template, which is checked as its first one even when it has none."""
-        file = self._mains[template]
+        file = self.mains[template]
         if file.problem is None and not file.text:
             self._masked.add(template)
             return []
@@ -254,7 +318,7 @@ class _Builder:
     def _build(self, name: str) -> list[str]:
         """Build one unit; returns the instances of templates that it needs."""
         unit_name = parse_unit_name(name)
-        main = self._mains.get(name) or self._mains.get(unit_name.template or "")
+        main = self.main_of(unit_name)
         if main is None:
             return []
         if main.problem is None and not main.text:
@@ -269,7 +333,7 @@ class _Builder:
             for dependency in decoded.value if decoded is not None else ():
                 if dependency.reference.kind is ReferenceKind.UNIT:
                     template = parse_unit_name(dependency.reference.name).template
-                    if template in self._mains:
+                    if template in self.mains:
                         needed.append(dependency.reference.name)
                         if key in ORDERING and key != "requisite":
                             self._pulled.add(dependency.reference.name)
@@ -277,10 +341,9 @@ class _Builder:
 
     def _layer(self, name: UnitName) -> _Built:
         """Decode and merge all files of one unit."""
-        main = self._mains.get(str(name)) or self._mains[name.template or ""]
-        drop_ins = self._drop_ins_of(name)
-        defaults = self._defaults.get(main.directory)
-        own = [main, *drop_ins]
+        main = self.main_of(name)
+        assert main is not None, f"internal error: no file defines {name}"
+        defaults, own = self.files_of(name, main)
         files = ([defaults] if defaults is not None else []) + own
         specifiers = Specifiers(self._context, name, main.path)
         problems: list[Problem] = []
@@ -294,7 +357,7 @@ class _Builder:
             problems += [*tables.problems, *found]
             layers.append((tables, decoded))
         merged = merge(layers)
-        source = LoadedFrom(main.path, tuple(file.path for file in drop_ins), _digest(files))
+        source = LoadedFrom(main.path, tuple(file.path for file in own[1:]), _digest(files))
         unit: Unit | None = None
         if not problems:
             unit, combined = assemble(name, merged, source)
@@ -302,17 +365,6 @@ class _Builder:
         self.complain(*problems)
         first = next((problem for problem in problems if problem.severity == "error"), None)
         return _Built(main.path, unit if first is None else None, merged, tuple(files), specifiers, first)
-
-    def _drop_ins_of(self, name: UnitName) -> list[UnitFile]:
-        """Sorted by file name over all folders; of one file name the highest folder's counts, the instance's own before
-        the template's."""
-        chosen: dict[str, UnitFile] = {}
-        for holder in (str(name), name.template):
-            for file in self._drop_ins.get(holder or "", ()):
-                base = file.path.rpartition("/")[2]
-                if base not in chosen or (holder == str(name) and file.priority < chosen[base].priority):
-                    chosen[base] = file
-        return [chosen[base] for base in sorted(chosen)]
 
     def _tables(self, file: UnitFile) -> FileTables:
         if file.path not in self._read:
