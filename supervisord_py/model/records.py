@@ -30,7 +30,7 @@ EVENTS: tuple[str, ...] = (
     "unit.released", "unit.stub-started", "unit.stuck", "unit.paused", "unit.resumed", "unit.limit", "unit.message",
     "job.queued", "job.finished", "timer.elapsed", "command", "command.denied", "command.invalid",
     "journal.gap", "journal.rotated",
-    "stray.appeared", "stray.exited", "keeper.reexec-failed", "manager.unfit",
+    "stray.appeared", "stray.exited", "keeper.reexec-failed", "manager.unfit", "unit.adopted",
 )  # fmt: skip
 """Every event of the contract (section 7), in its order, then our additions."""
 
