@@ -97,7 +97,7 @@ def _record(ledger: Ledger, change: UnitChange, cause: int | None) -> None:
     if change.change is Change.REMOVED:
         # One that is at rest is forgotten at once, and that is told.
         if change.effect is Effect.KEEP:
-            fields["change"] = "vanished"
+            fields["change"] = "masked" if change.unit in ledger.set.masked else "vanished"
             ledger.record("unit.loaded", name, severity=Severity.WARNING, cause=cause, fields=fields, chain=False)
         return
     fields["digest"] = ledger.set.units[name].source.digest

@@ -191,6 +191,8 @@ class Manager:
         names = loading.take_over(ledger, event.units, event.cause)
         for adopted in event.adopted:
             adopt(ledger, adopted)
+        if event.reverts:
+            rollout.reverted(ledger)
         if not event.start_enabled or ledger.globals.shutdown is not None:
             return
         if names:

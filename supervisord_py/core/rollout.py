@@ -452,21 +452,26 @@ def _end_when_told(ledger: Ledger, rollout: Rollout) -> None:
 def _go_back(ledger: Ledger, rollout: Rollout) -> bool:
     waiting = [name for name, unit in rollout.units.items() if unit.step is RolloutStep.WAITING]
     in_flight = sum(unit.step is RolloutStep.RESTARTING for unit in rollout.units.values())
+    waiting = [name for name in waiting if not _was_stopped(ledger, rollout, name)]
     if not waiting and not in_flight:
         _end(ledger, rollout, JobResult.FAILED, rollout.message)
         return False
     if waiting and not rollout.max_unavailable:
         return _restart_together(ledger, rollout, waiting)
-    for name in waiting:
-        unit, state = rollout.units[name], ledger.state(name)
-        if state.stopped and _is_at_rest(ledger, name):
-            ledger.edit_rollout()
-            unit.step = RolloutStep.LEFT_OUT
-        elif state.sub not in UP or in_flight < rollout.max_unavailable:
-            # What is down is not taken down by being started.
+    # What is down is brought up first: that takes nothing down.
+    for name in sorted(waiting, key=lambda name: ledger.state(name).sub in UP):
+        if ledger.state(name).sub not in UP or in_flight < rollout.max_unavailable:
             _restart_one(ledger, rollout, name)
             return True
     return False
+
+
+def _was_stopped(ledger: Ledger, rollout: Rollout, name: str) -> bool:
+    """Leave out a unit that somebody has stopped since."""
+    stopped = ledger.state(name).stopped and _is_at_rest(ledger, name)
+    if stopped:
+        ledger.edit_rollout().units[name].step = RolloutStep.LEFT_OUT
+    return stopped
 
 
 def _end(ledger: Ledger, rollout: Rollout, result: JobResult, message: str) -> None:

@@ -46,8 +46,9 @@ _CHUNK = 256 * 1024
 _JOBS = frozenset(
     f"{MANAGER}.{name}" for name in ("Start", "Stop", "Restart", "TryRestart", "Reload", "ReloadOrRestart")
 )
-_TOKEN = _JOBS | {f"{MANAGER}.Kill", f"{MANAGER}.ResetFailed"}
-_TIMEOUT = _JOBS | {f"{MANAGER}.Wait"}
+_CHANGES = frozenset(f"{MANAGER}.{name}" for name in ("Enable", "Disable", "Mask", "Unmask", "Apply"))
+_TOKEN = _JOBS | _CHANGES | {f"{MANAGER}.Kill", f"{MANAGER}.ResetFailed"}
+_TIMEOUT = _JOBS | _CHANGES | {f"{MANAGER}.Wait"}
 _UNREPEATABLE = frozenset(
     {f"{MANAGER}.Cancel", f"{MANAGER}.DaemonRestart", f"{MANAGER}.DaemonReexec", f"{MANAGER}.Shutdown"}
 )

@@ -7,15 +7,9 @@ LATER: dict[str, str] = {
     "thaw": "supctl kill -s SIGCONT UNIT lets a stopped process go on",
     "trigger": "supctl start UNIT runs it once",
     "release": "supctl reset-failed UNIT, then supctl start UNIT",
-    "enable": "set enabled = true in [unit] of its file, then supctl daemon-reload",
-    "disable": "set enabled = false in [unit] of its file, then supctl daemon-reload",
-    "mask": "set enabled = false in [unit] of its file, then supctl daemon-reload",
-    "unmask": "set enabled = true in [unit] of its file, then supctl daemon-reload",
     "scale": "set [instances] count in its file, then supctl daemon-reload",
     "set": "change its file, then supctl daemon-reload and supctl restart UNIT",
     "set-property": "change its file, then supctl daemon-reload and supctl restart UNIT",
-    "edit": "change its file, then supctl daemon-reload and supctl restart UNIT",
-    "apply": "supctl daemon-reload names the units that changed, supctl restart UNIT... restarts them",
     "run": "write a unit file (supervisord-py new NAME), then supctl daemon-reload",
     "top": "supctl status shows memory and CPU of every unit",
     "stats": "supctl journal stats shows the journal, supctl status the units",
@@ -25,7 +19,7 @@ LATER: dict[str, str] = {
 """Verbs of the contract that this version does not have, with what helps until then."""
 
 OTHERS_WORDS: dict[str, str] = {
-    "update": "daemon-reload reads the unit files again, then restart what it names",
+    "update": "apply reads the unit files again and restarts only what changed",
     "reread": "daemon-reload --plan shows what has changed in the unit files",
     "reloadconfig": "daemon-reload reads the unit files again",
     "add": "daemon-reload takes up new unit files",

@@ -176,6 +176,16 @@ def _why_cell(unit: UnitReply) -> str:
     return "; ".join(filter(None, marks))
 
 
+def _condition(unit: UnitReply) -> str:
+    """Say when the conditions of a unit were looked at last, and which did not hold; empty when they never were."""
+    moment = unit["condition_at"]
+    if moment is None:
+        return ""
+    unmet = unit["condition_unmet"]
+    found = "all hold" if unmet is None else f"does not hold: {clean(unmet)}"
+    return f"{found} (looked at {format_moment(moment)})"
+
+
 def needs_restart_text(unit: UnitReply) -> str:
     """Say what a running unit has not taken over; empty when there is nothing."""
     if not unit["needs_restart"]:
@@ -238,6 +248,7 @@ def detail(style: Style, unit: UnitReply, now_s: float) -> list[str]:
         ("Active", active),
         ("Why", clean(unit["why"] or "")),
         ("Changed", needs_restart_text(unit)),
+        ("Condition", _condition(unit)),
         ("Pid", str(unit["pid"] or "")),
         ("Command", clean(unit.get("exec") or "")),
         ("Status", f'"{clean(unit["status_text"])}"' if unit["status_text"] else ""),

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from supervisord_py.ctl.client import CallTimeoutError, ConnectionLostError, ControlError
-from supervisord_py.ctl.options import Verb, later_option, units_argument
+from supervisord_py.ctl.options import Misuse, Verb, units_argument
 from supervisord_py.ctl.render import Cell, clean, format_duration, table
 from supervisord_py.ctl.replies import OutcomeReply, UnitReply, outcomes_from_wire, units_from_wire, words_from_wire
 from supervisord_py.ctl.session import Session
@@ -31,12 +31,16 @@ _DONE = {
     "nop": "nothing to do for",
     "kill": "signalled",
     "reset-failed": "reset",
+    "enable": "enabled",
+    "disable": "disabled",
+    "mask": "masked",
+    "unmask": "unmasked",
 }
 _FINE = ("done", "skipped", "queued")
 _STARTS = ("start", "restart", "reload-or-start")
 
 
-def change_units(session: Session, method: str, units: Sequence[str]) -> int:
+def change_units(session: Session, method: str, units: Sequence[str], **more: Any) -> int:
     """Carry out a verb that makes jobs, wait for them, and tell what became of each unit; return the exit code."""
     options = session.options
 
@@ -47,13 +51,21 @@ def change_units(session: Session, method: str, units: Sequence[str]) -> int:
             wait=not options.no_wait and not options.plan,
             plan=options.plan,
             reason=options.reason,
+            **more,
         )
 
     return carry_out(session, request, units)
 
 
-def carry_out(session: Session, request: Callable[[], dict[str, Any]], units: Sequence[str]) -> int:
-    """Make a request that answers with outcomes and print them; return the exit code."""
+def carry_out(
+    session: Session,
+    request: Callable[[], dict[str, Any]],
+    units: Sequence[str],
+    *,
+    nothing: str = "nothing to do",
+) -> int:
+    """Make a request that answers with outcomes and print them; return the exit code. ``nothing`` is said without
+    any."""
     started = time.monotonic()
     progress = _Progress(session, units)
     session.while_waiting = progress.show
@@ -79,11 +91,12 @@ def carry_out(session: Session, request: Callable[[], dict[str, Any]], units: Se
     _warn_unless_durable(session, reply)
     if session.wants_json:
         document = {"job": reply.get("job"), "durable": reply.get("durable"), "outcomes": outcomes}
+        document |= {key: reply[key] for key in ("restarts", "changes", "settings") if key in reply}
         session.emit(document | ({"plan": True} if session.options.plan else {}))
     elif session.options.no_wait and not session.options.plan and reply.get("job") is not None:
         session.echo(str(reply["job"]))
     else:
-        _tell(session, outcomes, time.monotonic() - started)
+        _tell(session, outcomes, time.monotonic() - started, nothing)
     return 0
 
 
@@ -92,9 +105,9 @@ def _warn_unless_durable(session: Session, reply: dict[str, Any]) -> None:
         session.note("warning: the journal cannot be written, this is not on disk: see supctl journal stats")
 
 
-def _tell(session: Session, outcomes: Sequence[OutcomeReply], elapsed_s: float) -> None:
+def _tell(session: Session, outcomes: Sequence[OutcomeReply], elapsed_s: float, nothing: str = "nothing to do") -> None:
     if not outcomes:
-        session.echo("nothing to do")
+        session.echo(nothing)
         return
     if session.options.plan:
         for outcome in outcomes:
@@ -111,10 +124,10 @@ def _tell(session: Session, outcomes: Sequence[OutcomeReply], elapsed_s: float) 
         if outcome["result"] == "queued":
             session.echo(f"queued {outcome['type']} of {outcome['unit']}, job {outcome['job']}{_because(outcome)}")
             continue
-        if outcome["message"].startswith("already "):
+        if outcome["message"].startswith("already ") or outcome["message"] == "not masked":
             session.echo(f"{outcome['unit']} is {clean(outcome['message'])}")
             continue
-        facts = [f"pid {pids[outcome['unit']]}"] if pids.get(outcome["unit"]) else []
+        facts = [f"pid {pids[outcome['unit']]}"] if outcome["job"] and pids.get(outcome["unit"]) else []
         if outcome["job"]:
             facts.append(format_duration(elapsed_s))
         about = f" ({', '.join(facts)})" if facts else ""
@@ -246,14 +259,36 @@ reload_or_restart = _job_verb(
 )  # fmt: skip
 
 
+def rolling_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--rolling`` and ``--max-unavailable``."""
+    function = click.option(
+        "--max-unavailable", type=click.IntRange(min=1), metavar="N", help="With --rolling: so many at a time (1)."
+    )(function)
+    return click.option("--rolling", is_flag=True, help="One after the other, each when the last one is ready.")(
+        function
+    )
+
+
 @click.command("restart", cls=Verb, accepts=_JOB_VERB, no_units=f"restart what? {_ALL}")
 @units_argument(required=True)
-@later_option("--rolling", flag=True)
-@later_option("--max-unavailable")
-@click.pass_obj
-def restart(session: Session, units: tuple[str, ...]) -> int:
-    """Stop units and start them again; those that do not run are started."""
-    return change_units(session, "Restart", units)
+@rolling_options
+@click.pass_context
+def restart(context: click.Context, units: tuple[str, ...], rolling: bool, max_unavailable: int | None) -> int:
+    """Stop units and start them again; those that do not run are started. With --rolling one after the other, in the
+    order of dependencies, until one fails."""
+    limit = rolling_limit(context, rolling, max_unavailable)
+    return change_units(context.obj, "Restart", units, **({} if limit is None else {"max_unavailable": limit}))
+
+
+def rolling_limit(context: click.Context, rolling: bool, max_unavailable: int | None) -> int | None:
+    """Return how many units may be down at a time; None when it is not rolling.
+
+    Raises:
+        Misuse: A limit was given and it is not rolling.
+    """
+    if max_unavailable is not None and not rolling:
+        raise Misuse("--max-unavailable is for --rolling: give both", context)
+    return (max_unavailable or 1) if rolling else None
 
 
 class _KillVerb(Verb):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import supervisord_py
 from supervisord_py.host.authority import Authority
+from supervisord_py.host.change_verbs import ChangeVerbs
 from supervisord_py.host.control_calls import (
     Endpoint,
     Handler,
@@ -92,11 +93,12 @@ def build_endpoints(supervisor: Supervisor, refusals: Refusals, *, own_uid: int)
     queries = Queries(supervisor, authority, views)
     manager, journal, service = load_interface(MANAGER), load_interface(JOURNAL), parse_interface(SERVICE_TEXT)
     verbs = Verbs(supervisor, authority, views, queries, manager)
+    changes = ChangeVerbs(supervisor, authority, views, queries, verbs)
     texts = {interface.name: interface.text for interface in (service, manager, journal)}
     version = str(supervisor.versions["manager"])
     return [
         Endpoint(service, ServiceMethods(authority, texts, version).handlers()),
-        Endpoint(manager, queries.handlers() | verbs.handlers()),
+        Endpoint(manager, queries.handlers() | verbs.handlers() | changes.handlers()),
         Endpoint(journal, JournalMethods(supervisor, authority, queries).handlers()),
     ]
 

@@ -29,6 +29,7 @@ from supervisord_py.core.actions import (
     Refusal,
     ReleaseUnit,
     Reply,
+    RevertUnits,
     SignalProcesses,
     SpawnProcess,
     StopFollowing,
@@ -131,6 +132,7 @@ class Driver:
         *,
         clock: Clock,
         on_exit: Callable[[int], None],
+        on_revert: Callable[[RevertUnits], None],
         on_batch: Callable[[], None],
     ) -> None:
         self.manager = manager
@@ -139,6 +141,7 @@ class Driver:
         self._hands = hands
         self._clock = clock
         self._on_exit = on_exit
+        self._on_revert = on_revert
         self._on_batch = on_batch
         self._loop = asyncio.get_running_loop()
         self._queue: deque[_Queued] = deque()
@@ -320,6 +323,8 @@ class Driver:
                 case ReleaseUnit():
                     # Asked of the keeper by the hands, when the unit's last output is in its file.
                     self._hands.release(action.unit)
+                case RevertUnits():
+                    self._on_revert(action)
                 case ExitSupervisor():
                     self._on_exit(action.code)
         return requests, failures

@@ -12,6 +12,7 @@ from supervisord_py.core.actions import Reply
 from supervisord_py.core.events import Origin
 from supervisord_py.core.manager import Manager
 from supervisord_py.model.changes import Change, KeyChange, UnitChange
+from supervisord_py.model.problems import Problem
 from supervisord_py.model.records import Record
 from supervisord_py.model.settings import Settings
 from supervisord_py.model.states import JobMode
@@ -81,6 +82,31 @@ def reload_report(
         changes=tuple(changes),
         settings=tuple(settings),
     )
+
+
+class EnablementReport(Struct, frozen=True):
+    """What ``enable``, ``disable``, ``mask`` or ``unmask`` did: what became of which file of the control folder, by
+    unit or template, and with ``now`` what became of the jobs."""
+
+    files: dict[str, str]
+    durable: bool
+    submission: Submission | None = None
+
+
+class ApplyReport(Struct, frozen=True):
+    """What ``apply`` loaded, whom it restarts, in order, and what became of them (None for a plan)."""
+
+    reload: ReloadReport
+    restarts: tuple[str, ...]
+    submission: Submission | None = None
+
+
+class RolloutOptions(Struct, frozen=True):
+    """How units are restarted: see ``core.rollout``. ``max_unavailable`` 0 is all at once."""
+
+    max_unavailable: int = 0
+    probation_ns: int = 0
+    reverts: bool = False
 
 
 class Usage(Struct, frozen=True):
@@ -194,6 +220,51 @@ class Supervisor(Protocol):
     async def journal_stats(self) -> JournalStats: ...
 
     async def reload(self, peer: Peer, *, reason: str = "", plan: bool = False) -> ReloadReport: ...
+
+    async def change_enablement(
+        self,
+        verb: str,
+        names: Sequence[str],
+        peer: Peer,
+        *,
+        reason: str = "",
+        plan: bool = False,
+        now: Sequence[str] = (),
+        wait: bool = True,
+        token: str = "",
+    ) -> EnablementReport:
+        """``enable``, ``disable``, ``mask`` or ``unmask`` units and templates, and start or stop the units ``now``.
+
+        Raises:
+            CannotChangeError: It cannot be, and nothing has changed.
+        """
+
+    async def apply(
+        self,
+        units: Sequence[str],
+        peer: Peer,
+        options: RolloutOptions,
+        *,
+        reason: str = "",
+        plan: bool = False,
+        wait: bool = True,
+        token: str = "",
+    ) -> ApplyReport:
+        """Load the files of these units (all files when empty), then restart what needs it.
+
+        Raises:
+            CannotChangeError: A file has become invalid, or another apply is under way; nothing has changed.
+        """
+
+    async def check_text(self, path: str, text: str) -> tuple[Problem, ...]:
+        """Return the problems that there would be with this text at ``path``, and are not there without.
+
+        Raises:
+            CannotChangeError: It is no file that the supervisor reads.
+        """
+
+    def refused_text(self, unit: str) -> str | None:
+        """Say why the file of a unit on disk is not in use, None where apply has not refused it."""
 
     async def restart_manager(self, peer: Peer, *, reason: str = "") -> bool: ...
 

@@ -102,7 +102,12 @@ class Verbs:
         return await self._verb(request, "stop")
 
     async def restart(self, request: Request) -> object:
-        return await self._verb(request, "restart")
+        most = request.parameters["max_unavailable"]
+        if most is None:
+            return await self._verb(request, "restart")
+        if most < 1:
+            raise InvalidParameterValueError("max_unavailable", "at least 1")
+        return await self._verb(request, "restart", {"max_unavailable": most})
 
     async def try_restart(self, request: Request) -> object:
         return await self._verb(request, "try-restart")
@@ -134,13 +139,13 @@ class Verbs:
         """
         parameters = request.parameters
         plan = parameters["plan"]
-        reason = _reason(parameters["reason"])
+        reason = parse_reason(parameters["reason"])
         mode = _mode(parameters.get("mode"))
-        token = _token(parameters.get("token"))
+        token = parse_token(parameters.get("token"))
         limit_s = timeout_s(parameters.get("timeout_ms"))
-        command = self._planning(request, verb) if plan else verb
+        command = self.planning(request, verb) if plan else verb
         try:
-            wanted = await self._units(request, command, verb, reason)
+            wanted = await self.units_of(request, command, verb, reason)
             if not plan:
                 await self._authority.require_reason(request.peer, verb, wanted, reason)
             units, invalid = self._set_bad_aside(request, verb, wanted)
@@ -172,12 +177,12 @@ class Verbs:
                 what = f"{verb} {' '.join(units[:5])}".strip()
                 ms = parameters["timeout_ms"]
                 raise TimedOutError(f"{what} is not done after {ms} ms and goes on: see supctl jobs") from None
-            self._raise_refusal(submission.reply.refusal)
+            self.raise_refusal(submission.reply.refusal)
             already = {unit: words for unit, words in self._already(verb, before).items() if before[unit] == words}
             outcomes = [*(_with_already(each, already) for each in submission.reply.outcomes), *outcomes]
-        told = [_wire_outcome(outcome) for outcome in outcomes]
+        told = [wire_outcome(outcome) for outcome in outcomes]
         if not plan:
-            _raise_failure(verb, outcomes, told, set(wanted))
+            raise_failure(verb, outcomes, told, set(wanted))
         job = next((outcome.job for outcome in outcomes if outcome.job), None)
         return {"job": job, "durable": submission is not None and submission.durable and not plan, "outcomes": told}
 
@@ -194,14 +199,14 @@ class Verbs:
                 found[unit] = (words, status.invocation)
         return found
 
-    def _planning(self, request: Request, verb: str) -> str:
+    def planning(self, request: Request, verb: str) -> str:
         """Return the command whose rights a plan takes: ``plan`` itself, or the verb's for who may do it anyway."""
         access = self._authority.access
         if access.scope(request.peer, "plan").everything or access.scope(request.peer, verb).nothing:
             return "plan"
         return verb
 
-    async def _units(self, request: Request, command: str, verb: str, reason: str) -> list[str]:
+    async def units_of(self, request: Request, command: str, verb: str, reason: str) -> list[str]:
         """Return the units of a change, all of them permitted."""
         peer, patterns = request.peer, request.parameters["units"]
         await self._authority.require(peer, command, reason=reason, asked=patterns[:100])
@@ -237,7 +242,7 @@ class Verbs:
                 invalid[unit] = UnitOutcome(unit, 0, verb, "invalid", bad.reason)
         return usable, invalid
 
-    def _raise_refusal(self, refusal: Refusal | None) -> None:
+    def raise_refusal(self, refusal: Refusal | None) -> None:
         """Turn the core's refusal into the error of that name, with all the fields that the interface gives it."""
         if refusal is None:
             return
@@ -251,7 +256,7 @@ class Verbs:
         raise MethodError(f"{MANAGER}.{refusal.error}", parameters)
 
     async def cancel(self, request: Request) -> object:
-        job, reason = request.parameters["job"], _reason(request.parameters["reason"])
+        job, reason = request.parameters["job"], parse_reason(request.parameters["reason"])
         peer = request.peer
         await self._authority.require(peer, "cancel", reason=reason)
         unit = next((entry["unit"] for entry in self._views.jobs() if entry["job"] == job), None)
@@ -262,14 +267,14 @@ class Verbs:
         await self._authority.require_units(peer, "cancel", [Named(unit, True)], reason=reason, every=True)
         await self._authority.require_reason(peer, "cancel", (unit,), reason)
         submission = await self._supervisor.command("cancel", (), peer, reason=reason, arguments={"job": job})
-        self._raise_refusal(submission.reply.refusal)
+        self.raise_refusal(submission.reply.refusal)
         return {"job": job, "durable": submission.durable}
 
     # The daemon
 
     async def daemon_reload(self, request: Request) -> object:
-        plan, reason = request.parameters["plan"], _reason(request.parameters["reason"])
-        command = self._planning(request, "daemon-reload") if plan else "daemon-reload"
+        plan, reason = request.parameters["plan"], parse_reason(request.parameters["reason"])
+        command = self.planning(request, "daemon-reload") if plan else "daemon-reload"
         await self._authority.require(request.peer, command, reason=reason)
         if not plan:
             await self._authority.require_reason(request.peer, command, (), reason)
@@ -299,7 +304,7 @@ class Verbs:
         return {"job": None, "durable": await self._supervisor.shutdown(request.peer, reason=reason)}
 
     async def _allowed_daemon_verb(self, request: Request, command: str) -> str:
-        reason = _reason(request.parameters["reason"])
+        reason = parse_reason(request.parameters["reason"])
         await self._authority.require(request.peer, command, reason=reason)
         await self._authority.require_reason(request.peer, command, (), reason)
         return reason
@@ -344,7 +349,7 @@ def wire_reload(report: ReloadReport, *, secrets: bool) -> dict[str, Any]:
 _EMPTY: dict[str, Any] = {"string": "", "int": 0, "bool": False, "float": 0.0, "object": {}}
 
 
-def _raise_failure(
+def raise_failure(
     verb: str, outcomes: Sequence[UnitOutcome], told: Sequence[dict[str, Any]], wanted: set[str]
 ) -> None:
     """Raise ``JobFailed`` when a unit that was asked for did not get what was asked."""
@@ -365,7 +370,7 @@ def _with_already(outcome: UnitOutcome, already: Mapping[str, tuple[str, str | N
     return replace(outcome, message=already[outcome.unit][0])
 
 
-def _wire_outcome(outcome: UnitOutcome) -> dict[str, Any]:
+def wire_outcome(outcome: UnitOutcome) -> dict[str, Any]:
     return {
         "unit": outcome.unit,
         "job": outcome.job,
@@ -375,13 +380,13 @@ def _wire_outcome(outcome: UnitOutcome) -> dict[str, Any]:
     }
 
 
-def _reason(text: str | None) -> str:
+def parse_reason(text: str | None) -> str:
     if text is not None and len(text) > REASON_MAX:
         raise InvalidParameterValueError("reason", f"at most {REASON_MAX} characters")
     return text or ""
 
 
-def _token(text: str | None) -> str:
+def parse_token(text: str | None) -> str:
     if text is not None and len(text) > TOKEN_MAX:
         raise InvalidParameterValueError("token", f"at most {TOKEN_MAX} characters")
     return text or ""

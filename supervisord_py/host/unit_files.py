@@ -59,9 +59,14 @@ def build(sources: UnitSources) -> LoadResult:
     return build_unit_set(sources.files, sources.context, key_table=key_table(), problems=sources.problems)
 
 
-def read_sources(paths: Sequence[str] | None, places: Places) -> UnitSources:
-    """Read all unit files; see ``load``."""
-    scan = _Scan(TrustedReader(trusted_uids(os.environ, typed=paths is not None)))
+def read_sources(
+    paths: Sequence[str] | None, places: Places, *, overlay: Mapping[str, str] | None = None
+) -> UnitSources:
+    """Read all unit files; see ``load``.
+
+    ``overlay`` holds texts by path that are taken for what stands on disk there, or would.
+    """
+    scan = _Scan(OverlaidReader(trusted_uids(os.environ, typed=paths is not None), overlay or {}))
     if os.path.lexists(places.control):
         scan.folder(str(places.control), CONTROL_PRIORITY)
     if paths is None:
@@ -145,10 +150,31 @@ def _boot_id() -> str:
     return text.strip().replace("-", "")
 
 
+class OverlaidReader(TrustedReader):
+    """Reads files as they are, but for some whose text is given; their folders need not exist."""
+
+    def __init__(self, uids: frozenset[int] | None, overlay: Mapping[str, str]) -> None:
+        super().__init__(uids)
+        self._overlay = overlay
+
+    def read(self, path: str) -> str:
+        return self._overlay[path] if path in self._overlay else super().read(path)
+
+    def list(self, folder: str) -> list[str]:
+        within = [os.path.relpath(path, folder) for path in self._overlay if path.startswith(f"{folder}/")]
+        if not within:
+            return super().list(folder)
+        found = super().list(folder) if os.path.isdir(folder) else []
+        return sorted({*found, *(path.partition("/")[0] for path in within)})
+
+    def is_folder(self, path: str) -> bool:
+        return os.path.isdir(path) or any(each.startswith(f"{path}/") for each in self._overlay)
+
+
 class _Scan:
     """Collects the files of one load."""
 
-    def __init__(self, reader: TrustedReader) -> None:
+    def __init__(self, reader: OverlaidReader) -> None:
         self._reader = reader
         self.files: list[UnitFile] = []
         self.problems: list[Problem] = []
@@ -177,7 +203,7 @@ class _Scan:
                 self._add("", path, UnitFileKind.DEFAULTS, folder, priority)
             elif name.endswith(_SUFFIX):
                 self._unit(path, folder, priority)
-            elif name.endswith(_DROP_IN_SUFFIX) and os.path.isdir(path):
+            elif name.endswith(_DROP_IN_SUFFIX) and self._reader.is_folder(path):
                 self._drop_ins(path, folder, priority)
 
     def _typed_file(self, path: str, priority: int) -> None:
@@ -190,7 +216,7 @@ class _Scan:
             unit = parse_unit_name(name)
             for holder in {name, unit.template or name}:
                 drop_ins = os.path.join(folder, holder + _DROP_IN_SUFFIX)
-                if os.path.isdir(drop_ins):
+                if self._reader.is_folder(drop_ins):
                     self._drop_ins(drop_ins, folder, priority)
             defaults = os.path.join(folder, DEFAULTS_NAME)
             if os.path.lexists(defaults):

@@ -120,6 +120,11 @@ class LoadResult:
         built = self._built.get(name)
         return [] if built is None else [(file.path, file.text) for file in built.files]
 
+    def read_files(self, name: str) -> tuple[UnitFile, ...]:
+        """The files of a unit as they were read, in merge order; empty for a name that no file defines."""
+        built = self._built.get(name)
+        return () if built is None else built.files
+
     def settings(self, name: str) -> list[Setting]:
         """Every setting of a unit: those that are written, with file and line, then the defaults.
 

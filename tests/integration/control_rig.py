@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from msgspec import Struct
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from supervisord_py.core import view
 from supervisord_py.core.actions import KillTree, Reply, SignalProcesses, SpawnProcess
@@ -35,18 +35,25 @@ from supervisord_py.core.manager import Manager
 from supervisord_py.host.control_interfaces import build_control_server, load_interface
 from supervisord_py.host.control_server import ControlLimits, ControlServer
 from supervisord_py.host.facade import (
+    ApplyReport,
+    EnablementReport,
     Followed,
     JournalStats,
     Peer,
     RecordFilter,
     ReloadReport,
+    RolloutOptions,
     Submission,
     Usage,
     Verification,
     reload_report,
 )
-from supervisord_py.host.places import default_places
+from supervisord_py.host.last_good import LastGood
+from supervisord_py.host.places import default_places, moved
+from supervisord_py.host.sources import Sources, read_sources
+from supervisord_py.host.unit_changes import UnitChanges, told_changes
 from supervisord_py.host.unit_files import load
+from supervisord_py.model.problems import Problem
 from supervisord_py.model.records import Record
 from supervisord_py.model.settings import Settings
 from supervisord_py.model.states import JobMode
@@ -123,6 +130,14 @@ class FakeSupervisor:
         self._timer: asyncio.TimerHandle | None = None
         self.write_units(units)
         self.loaded = self._load()
+        self._config = {
+            "unit_paths": [str(folder)],
+            "is_settings_typed": False,
+            "socket_gid": None,
+        }
+        self._places = moved(default_places({}, 0, "/"), state=str(folder.parent / "state"), settings="/nonexistent")
+        self._sources = read_sources(self._config, self._places)
+        self._changes = UnitChanges(self, self._config, self._places, LastGood())
         self.happens(UnitsLoaded(self.loaded.unit_set))
 
     def write_units(self, units: Mapping[str, str]) -> None:
@@ -323,6 +338,63 @@ class FakeSupervisor:
             self.loaded = loaded
             self.happens(UnitsLoaded(loaded.unit_set))
         return replace(report, durable=self.durable and not plan)
+
+    @property
+    def sources(self) -> Sources:
+        return self._sources
+
+    async def change_enablement(
+        self,
+        verb: str,
+        names: Sequence[str],
+        peer: Peer,
+        *,
+        reason: str = "",
+        plan: bool = False,
+        now: Sequence[str] = (),
+        wait: bool = True,
+        token: str = "",
+    ) -> EnablementReport:
+        planned = await self._changes.plan_enablement(verb, names)
+        files = told_changes(planned.changes)
+        if plan:
+            return EnablementReport(files, durable=False)
+        self._take(planned.sources)
+        if not now:
+            return EnablementReport(files, self.durable)
+        job_verb = "start" if verb in ("enable", "unmask") else "stop"
+        return EnablementReport(files, self.durable, await self.command(job_verb, now, peer, wait=wait, token=token))
+
+    async def apply(
+        self,
+        units: Sequence[str],
+        peer: Peer,
+        options: RolloutOptions,
+        *,
+        reason: str = "",
+        plan: bool = False,
+        wait: bool = True,
+        token: str = "",
+    ) -> ApplyReport:
+        planned = await self._changes.plan_application(units)
+        report = reload_report(planned.changes, planned.settings_changes)
+        if plan:
+            return ApplyReport(report, planned.restarts)
+        self._take(planned.sources)
+        arguments = asdict(options)
+        submission = await self.command("apply", units, peer, wait=wait, token=token, arguments=arguments)
+        return ApplyReport(report, planned.restarts, submission)
+
+    async def check_text(self, path: str, text: str) -> tuple[Problem, ...]:
+        return await self._changes.check_text(path, text)
+
+    def refused_text(self, unit: str) -> str | None:
+        return None
+
+    def _take(self, sources: Sources) -> None:
+        self._sources = sources
+        _, self.loaded = sources.build()
+        self.happens(UnitsLoaded(self.loaded.unit_set))
 
     async def restart_manager(self, peer: Peer, *, reason: str = "") -> bool:
         self.orders.append(("restart", reason))
