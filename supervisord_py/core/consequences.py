@@ -6,6 +6,7 @@ upheld unit is left alone once it has failed as often as its policy allows.
 """
 
 from supervisord_py.core import demand, jobs
+from supervisord_py.core.actions import Refusal
 from supervisord_py.core.installing import apply, finish, refuse, start_automatically, wait_for_dependency
 from supervisord_py.core.ledger import Intent, Ledger, Task
 from supervisord_py.core.restart import is_limit_hit
@@ -13,15 +14,18 @@ from supervisord_py.core.state import BETWEEN_LIVES, REST, STARTING, UP, JobOrig
 from supervisord_py.core.transaction import Goal, RefusedError, build, build_stop
 from supervisord_py.model.states import JobMode, JobResult, JobState, JobType, Result, SubState
 from supervisord_py.model.unit import SECOND_NS
+from supervisord_py.model.values import format_timespan
 
 RECOVERIES_MAX = 8
 """So often a unit is started for a recovered dependency within one event: more would be two rules that disagree for
 ever.
 """
 
-UPHOLD_BURST = 16
-UPHOLD_INTERVAL_NS = 10 * SECOND_NS
-"""So many starts because another unit upholds it within that time, then the rest of it is waited for."""
+RELATED_BURST = 16
+RELATED_INTERVAL_NS = 10 * SECOND_NS
+"""So many starts of a unit because of another one (upholds, on-failure, on-success) within that time. Then an upheld
+unit waits for the rest of it, and others are left alone: units that name each other would go on for ever.
+"""
 
 
 def carry_out(ledger: Ledger, task: Task) -> None:
@@ -137,12 +141,8 @@ def _uphold(ledger: Ledger, name: str) -> None:
         return
     if state.sub is SubState.FAILED and own is not None and is_limit_hit(own.restart, state.failures):
         return
-    now_ns = ledger.now.mono_ns
-    edited = ledger.edit(name)
-    if not edited.upheld or now_ns - edited.upheld_from_ns >= UPHOLD_INTERVAL_NS:
-        edited.upheld, edited.upheld_from_ns = 0, now_ns
-    if edited.upheld >= UPHOLD_BURST:
-        ledger.arm_uphold(name, edited.upheld_from_ns + UPHOLD_INTERVAL_NS)
+    if _is_too_often(ledger, name):
+        ledger.arm_uphold(name, state.related_from_ns + RELATED_INTERVAL_NS)
         return
     goal = Goal(
         ((name, JobType.START),),
@@ -156,8 +156,16 @@ def _uphold(ledger: Ledger, name: str) -> None:
         transaction = build(ledger, goal)
     except RefusedError:
         return
-    edited.upheld += 1
+    state.related += 1
     apply(ledger, transaction)
+
+
+def _is_too_often(ledger: Ledger, name: str) -> bool:
+    """Tell whether a unit was started so often because of others that it has to wait."""
+    state, now_ns = ledger.edit(name), ledger.now.mono_ns
+    if not state.related or now_ns - state.related_from_ns >= RELATED_INTERVAL_NS:
+        state.related, state.related_from_ns = 0, now_ns
+    return state.related >= RELATED_BURST
 
 
 def _trigger(ledger: Ledger, task: Task) -> None:
@@ -187,11 +195,17 @@ def _trigger(ledger: Ledger, task: Task) -> None:
             reason=f"{task.unit}, which names it in {key}, {end}",
             cause=state.cause,
         )
+        if _is_too_often(ledger, name):
+            often = f"{RELATED_BURST} times within {format_timespan(RELATED_INTERVAL_NS)}"
+            message = f"cannot start {name} for {task.unit}: it was started {often} because of other units"
+            refuse(ledger, goal, name, Refusal("Busy", message))
+            continue
         try:
             transaction = build(ledger, goal)
         except RefusedError as error:
             refuse(ledger, goal, name, error.refusal)
             continue
+        ledger.edit(name).related += 1
         for job in apply(ledger, transaction).values():
             others = [each for each in job.monitors if each.unit != task.unit]
             ledger.edit_job(job).monitors = [*others, monitor]

@@ -147,7 +147,7 @@ def _shift(ledger: Ledger, shift_ns: int) -> None:
     for name in sorted(ledger.states):
         state = ledger.edit(name)
         state.began_ns += shift_ns
-        state.upheld_from_ns += shift_ns if state.upheld else 0
+        state.related_from_ns += shift_ns if state.related else 0
         for field in _TIMES:
             at_ns = getattr(state, field)
             if at_ns is not None:

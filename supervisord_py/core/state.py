@@ -172,7 +172,7 @@ class UnitState(Struct, omit_defaults=True):
     """Automatic restarts since the unit was last healthy: the level of the back-off."""
     failures: int = 0
     starts_ns: list[int] = []
-    """The automatic starts that the start limit still counts [CLOCK_BOOTTIME ns], ascending."""
+    """The starts that the start limit still counts [CLOCK_BOOTTIME ns], ascending."""
     errors: int = 0
     """Consecutive errors that the process itself reported."""
     error_at_ns: int | None = None
@@ -205,9 +205,9 @@ class UnitState(Struct, omit_defaults=True):
     """When its conditions and assertions were looked at last; 0: never."""
     monitor: Monitor | None = None
     """The one unit whose end started it."""
-    upheld: int = 0
-    """How often it was started again because another upholds it, since ``upheld_from_ns``."""
-    upheld_from_ns: int = 0
+    related: int = 0
+    """How often it was started because of another (upholds, on-failure, on-success), since ``related_from_ns``."""
+    related_from_ns: int = 0
     uphold_at_ns: int | None = None
     """When that is tried again, if it has been too often."""
 

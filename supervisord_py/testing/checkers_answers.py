@@ -383,7 +383,7 @@ class Recovers(Checker):
 
     def _can_start(self, unit: Unit) -> bool:
         seen, manager = self.world.seen, self.world.manager
-        for edge in (*unit.requires, *unit.binds_to):
+        for edge in (*unit.requires, *unit.binds_to, *unit.requisite):
             if edge.unit not in self.world.manager_units():
                 return False
             if unit_status(manager, edge.unit).active_state != "active":

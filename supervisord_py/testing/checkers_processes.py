@@ -36,6 +36,9 @@ class OneMain(Checker):
             return
         for other in self.world.kernel.trees[process.unit].values():
             rival = other.spawn
+            if other.invocation != process.invocation and self.world.seen.may_leave_processes(process.unit):
+                # a daemon of an older life, that was let live before anybody knew it
+                continue
             if rival is not None and rival is not spawn and rival.role is Role.MAIN and rival.main is other:
                 self.fail(f"{process.unit}: #{spawn.spawn_id} was made while the main process #{rival.spawn_id} lives")
 
@@ -106,8 +109,12 @@ class StartOrder(Checker):
             if life is not None and life.invocation == action.invocation:
                 continue
             unit = seen.text(action.unit)
+            if unit.service is not None and unit.service.type is ServiceType.IDLE:
+                # its turn came earlier: since then it has waited for the other jobs
+                continue
             for edge in (*unit.requires, *unit.binds_to, *unit.requisite):
-                if edge.ordered and not self._is_met(edge):
+                is_skipped = edge.unit in seen.skipped and edge in unit.requires
+                if edge.ordered and not is_skipped and not self._is_met(edge):
                     self.fail(f"{unit.name} starts, and {edge.unit}, which it requires, is not {edge.until.value}")
             if pending is None:
                 kinds = (JobType.START.value, JobType.RESTART.value)

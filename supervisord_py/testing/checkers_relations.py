@@ -60,6 +60,10 @@ class ChecksConditions(Checker):
                 self._held.add(event.unit)
             else:
                 self._held.discard(event.unit)
+        for record in step.effects.records:
+            if record.event == "unit.restart-scheduled" and record.unit is not None:
+                # as systemd has it: what is between two lives is starting, and looked at no more
+                self._held.add(record.unit)
         for action in step.effects.actions:
             if isinstance(action, CheckConditions):
                 self._asked.add(action.unit)
@@ -87,10 +91,14 @@ class PulledIn(Checker):
         if not isinstance(event, CommandRequested) or event.verb == "apply":
             return
         allowed: set[str] | None = None
+        # what needs a unit that is restarted is restarted with it, and pulls in what it needs itself
+        restarted: list[str] = []
         for name, kind, origin in queued(step):
             if kind != "start" or origin != "command":
                 continue
-            allowed = self._pulled_by(event.units) if allowed is None else allowed
+            if allowed is None:
+                restarted += (job.unit for job in jobs(self.world.manager) if job.type == "restart")
+                allowed = self._pulled_by((*event.units, *restarted))
             if name not in allowed:
                 self.fail(f"{event.verb} {' '.join(event.units)} starts {name}, which nothing pulls in")
 
@@ -185,7 +193,7 @@ class Hooks(Checker):
                 owed[hook] = owed.get(hook, 0) + 1
         allowed: dict[str, int] = dict(owed)
         for name, count in fired.items():
-            if name in upheld or name in self._pulled(owed):
+            if name in upheld or name in self._pulled((*owed, *upheld)):
                 continue
             if count > allowed.get(name, 0):
                 self.fail(f"{name} is started {count} times for {allowed.get(name, 0)} ends of units that name it")
@@ -248,8 +256,8 @@ class JobTimeout(Checker):
             if not isinstance(job, int):
                 continue
             if record.event == "job.queued":
-                text = seen.units.units.get(record.unit or "")
-                timeout_ns = text.job_timeout_ns if text is not None else None
+                name = record.unit or ""
+                timeout_ns = seen.text(name).job_timeout_ns if name in seen.texts else None
                 self._due[job] = None if timeout_ns is None else now_ns + timeout_ns
             elif record.event == "job.finished":
                 due_ns = self._due.pop(job, None)

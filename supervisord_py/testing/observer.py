@@ -140,6 +140,8 @@ class Observer:
         """Units with a job that was asked for with a mode that ignores others: nothing is promised about those."""
         self.left_behind: set[str] = set()
         """Units that have had a life with kill mode ``process``: what it left may still be there."""
+        self.skipped: set[str] = set()
+        """Units whose last start was skipped because a condition did not hold: whoever requires them may start."""
         self.targets: set[str] = set()
         """Names that were a target at some time: a life of one has no process to judge it by."""
         self.shutdown: ShutdownRequested | None = None
@@ -214,6 +216,8 @@ class Observer:
                 return
         life.pending.pop(event.spawn_id, None)
         life.running.pop(event.spawn_id, None)
+        if role is Role.CONDITION and isinstance(event, ProcessExited) and not life.is_clean(event.status):
+            self.skipped.add(life.unit.name)
         if role is Role.START:
             life.forked = isinstance(event, ProcessExited) and life.is_clean(event.status)
         if role is Role.MAIN:
@@ -255,6 +259,8 @@ class Observer:
             if record.event == "daemon.stopping" and record.fields.get("forced"):
                 self.forced = True
             life = self.lives.get(record.unit or "")
+            if record.event == "unit.skipped" and record.unit is not None:
+                self.skipped.add(record.unit)
             if record.event == "job.queued" and record.fields.get("type") in ("stop", "restart") and life is not None:
                 life.ordered = True
 
@@ -271,6 +277,7 @@ class Observer:
                         if self.may_leave_processes(action.unit):
                             self.left_behind.add(action.unit)
                         life = self.lives[action.unit] = Life(self.text(action.unit), action.invocation, now)
+                        self.skipped.discard(action.unit)
                         life.ignores_order = action.unit in self.ignoring
                     life.pending[action.spawn_id] = action.role
                     life.mains += action.role is Role.MAIN

@@ -87,7 +87,7 @@ def without_cycles_of_lives(old: UnitSet) -> UnitSet:
     for name, unit in old.units.items():
         service = unit.service and replace(unit.service, runtime_max_ns=None)
         upholds = tuple(edge for edge in unit.upholds if edge.unit in old.units and not _ends(old.units[edge.unit]))
-        on_success = tuple(other for other in unit.on_success if other in old.units and not _ends(old.units[other]))
+        on_success = () if _ends(unit) else unit.on_success
         units[name] = replace(unit, service=service, upholds=upholds, on_success=on_success)
     return replace(old, units=units)
 

@@ -180,9 +180,7 @@ class World:
         if not self.kernel.exit_codes:
             self.calm = self.hands.calm = True
             self.kernel.cure()
-            calmer = without_cycles_of_lives(self.units)
-            if calmer != self.units:
-                self.submit(UnitsLoaded(calmer))
+            self._let_live()
             limit_ns = self.clock.mono_ns + CALM_NS
             self._run_until(lambda: self.clock.mono_ns >= limit_ns)
         if not self.kernel.exit_codes and not self._stopping:
@@ -216,6 +214,16 @@ class World:
             self._arm()
             times += [self._work_ns, self._deadline_wake_ns]
         return min((at_ns for at_ns in times if at_ns is not None), default=None)
+
+    def _let_live(self) -> None:
+        """An operator takes away what ends units although nothing is wrong; what has no file any more is stopped."""
+        calmer = without_cycles_of_lives(self.units)
+        if calmer != self.units:
+            self.submit(UnitsLoaded(calmer))
+        for name, life in sorted(self.seen.lives.items()):
+            service = life.unit.service
+            if name not in self.units.units and service is not None and service.runtime_max_ns is not None:
+                self.submit(self.clients.enter("stop", name))
 
     def _mend(self) -> None:
         """An operator starts what has failed: whatever waits for it has to come back by itself."""

@@ -5,9 +5,10 @@ from core_rig import Rig, needs, notify, oneshot, service
 
 from supervisord_py.core import view
 from supervisord_py.core.actions import KillTree, SignalProcesses
+from supervisord_py.core.consequences import RELATED_BURST
 from supervisord_py.core.events import DeadlineReached, ExitStatus, NotifyReceived, ProcessExited
 from supervisord_py.model.states import JobMode, KillMode, Restart, Role, Until
-from supervisord_py.model.unit import SECOND_NS, Dependency, KillPolicy, RestartPolicy
+from supervisord_py.model.unit import SECOND_NS, Condition, Dependency, KillPolicy, RestartPolicy
 
 NEVER = RestartPolicy(restart=Restart.NO, jitter=0.0)
 
@@ -347,3 +348,38 @@ def test_010_try_restart_of_what_others_pull_both_ways() -> None:
     request = rig.ask("try-restart", "web", "api", "batch")
     assert rig.refusal(request) == "TransactionConflict"
     assert [rig.status(name).active_state for name in ("web", "api", "batch")] == ["inactive", "active", "active"]
+
+
+def test_011_units_that_start_each_other_when_they_fail_do_not_go_on_for_ever() -> None:
+    """Two units that fail at once and name each other in on-failure: after a burst they are left alone, until some
+    time has passed (seed 226: the job engine did not come to rest).
+    """
+    rig = Rig(oneshot("db", relations={"on_failure": ("batch",)}), oneshot("batch", relations={"on_failure": ("db",)}))
+    request = rig.ask("start", "db")
+    for count in range(1, 100):
+        if len(rig.spawns) < count:
+            break
+        rig.failed_to_spawn(rig.spawns[-1].unit)
+    assert rig.outcome(request) == {"db": "failed"}
+    assert rig.shown("db") == rig.shown("batch") == "failed/failed/exit-code"
+    assert len(rig.spawns) == 1 + 2 * RELATED_BURST
+    assert "it was started 16 times within 10s because of other units" in rig.record("job.finished").fields["message"]
+    rig.later(11)
+    rig.ask("start", "db")
+    rig.failed_to_spawn("db")
+    assert rig.spawns[-1].unit == "batch"
+
+
+def test_012_bound_to_the_start_of_a_unit_that_was_skipped() -> None:
+    """A unit whose condition did not hold has not started for what has to find it started, or is bound to that
+    (seed 145).
+    """
+    hold = (Condition("path-exists", "/x"),)
+    for relation in ("requisite", "binds_to"):
+        edges = (Dependency("db", until=Until.STARTED),)
+        rig = Rig(service("db", relations={"conditions": hold}), service("web", relations={relation: edges}))
+        rig.ask("start", "db")
+        request = rig.ask("start", "web")
+        rig.checked("db", condition='condition-path-exists = "/x"')
+        assert rig.spawns == []
+        assert rig.outcome(request)["web"] == "dependency"
