@@ -240,6 +240,8 @@ def _run_start(ledger: Ledger, job: Job) -> None:
         if asked and (job.named or state.sub in REST):
             edited.failures = edited.backoff = edited.restarts = 0
             edited.starts_ns = []
+        if job.origin not in _UNASKED:
+            life.count_start(ledger, name)
         _begin(ledger, job)
         service.feed(ledger, name, Input.START)
 

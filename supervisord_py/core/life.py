@@ -263,6 +263,14 @@ def adopt(ledger: Ledger, adopted: Adopted) -> None:
         ledger.arm_phase(name, unit.service.timeout_start_ns)
 
 
+def count_start(ledger: Ledger, name: str) -> None:
+    """Count a start that somebody asked for: it is never refused, but an automatic one after it may be."""
+    service, state = ledger.service(name), ledger.edit(name)
+    limit = service.restart.limit if service is not None else None
+    if limit is not None:
+        state.starts_ns = admit_start(state.starts_ns, limit, ledger.now.boot_ns) or state.starts_ns
+
+
 def refuse_automatic_start(ledger: Ledger, name: str) -> str | None:
     """Count an automatic start; one too many fails the unit instead, and the reason is returned."""
     service, state = ledger.service(name), ledger.edit(name)
@@ -277,7 +285,7 @@ def refuse_automatic_start(ledger: Ledger, name: str) -> str | None:
     ledger.set_sub(name, SubState.FAILED)
     ledger.arm_phase(name, None)
     state.result, state.ending = Result.START_LIMIT_HIT, Ending.ITSELF
-    state.message = f"it was started automatically {limit.burst} times{span}; start it when it is mended"
+    state.message = f"it was started {limit.burst} times{span}; start it when it is mended"
     fields = {"result": state.result.value, "message": state.message, "failures": state.failures, "limit_hit": True}
     ledger.record("unit.failed", name, severity=Severity.ERROR, fields=fields)
     return state.message

@@ -74,17 +74,18 @@ def wants_restart(policy: RestartPolicy, result: Result, *, oneshot: bool, main:
 
 
 def admit_start(starts_ns: Sequence[int], limit: StartLimit, now_ns: int) -> list[int] | None:
-    """Decide whether a unit may be started automatically now.
+    """Decide whether a unit may be started once more.
 
     Args:
-        starts_ns: The automatic starts so far that may still count [CLOCK_BOOTTIME ns], ascending.
+        starts_ns: The starts so far that may still count [CLOCK_BOOTTIME ns], ascending.
         limit: So many of them are allowed within its interval.
         now_ns: The moment of the decision, on the same clock [ns].
 
     Returns:
         The starts that count from now on, this one among them; None when it is one too many.
 
-    Source: systemd.unit(5), StartLimitIntervalSec=; basic/ratelimit.c. That a start by hand is never counted is ours.
+    Source: systemd.unit(5), StartLimitIntervalSec=; basic/ratelimit.c. That a start by hand is never refused is ours: it
+    begins the count anew, with itself.
     """
     if limit.interval_ns == 0 or limit.burst == 0:
         return []
