@@ -161,9 +161,11 @@ def _settle(ledger: Ledger, job: Job) -> None:
 def _settle_ended_start(ledger: Ledger, job: Job) -> None:
     """The life that a start began is over: that is the success of a oneshot, and the failure of anything else."""
     state = ledger.state(job.unit)
-    if state.result in (Result.SUCCESS, Result.EXEC_CONDITION) and state.ending is Ending.ITSELF:
-        skipped = f"{job.unit} was skipped: {state.message}" if state.result is Result.EXEC_CONDITION else ""
-        finish(ledger, job, JobResult.DONE, skipped)
+    if state.result is Result.SUCCESS and state.ending is Ending.ITSELF:
+        finish(ledger, job, JobResult.DONE)
+        return
+    if state.result is Result.EXEC_CONDITION and state.ending is Ending.ITSELF:
+        finish(ledger, job, JobResult.SKIPPED, f"{job.unit} was skipped: {state.message}", spread=False)
         return
     message = f"{job.unit} failed ({state.result.value})" if state.result is not Result.SUCCESS else f"{job.unit} ended"
     if state.message:
@@ -295,7 +297,8 @@ def conditions_checked(ledger: Ledger, event: ConditionsChecked) -> None:
         return
     state.skipped = True
     ledger.record("unit.skipped", job.unit, cause=job.cause, fields={"job": job.id, "condition": state.unmet})
-    finish(ledger, job, JobResult.DONE, message)
+    # What requires it may start; what has to have it active looks for itself.
+    finish(ledger, job, JobResult.SKIPPED, message, spread=False)
 
 
 def _refuse_start(ledger: Ledger, job: Job) -> tuple[JobResult, str] | None:

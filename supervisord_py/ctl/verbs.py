@@ -17,6 +17,7 @@ from supervisord_py.ctl.render import Cell, clean, format_duration, table
 from supervisord_py.ctl.replies import OutcomeReply, UnitReply, outcomes_from_wire, units_from_wire, words_from_wire
 from supervisord_py.ctl.session import Session
 from supervisord_py.errors import SupervisordError
+from supervisord_py.model.states import JobMode
 
 INTERRUPTED = 130
 LAST_LINES = 10
@@ -228,11 +229,27 @@ _JOB_VERB = ("no_wait", "reason", "plan")
 def _job_verb(name: str, method: str, summary: str, text: str, no_units: str | None = None) -> click.Command:
     @click.command(name, cls=Verb, accepts=_JOB_VERB, short_help=summary, help=text, no_units=no_units)
     @units_argument(required=True)
+    @job_mode_option
     @click.pass_obj
-    def command(session: Session, units: tuple[str, ...]) -> int:
-        return change_units(session, method, units)
+    def command(session: Session, units: tuple[str, ...], job_mode: str | None) -> int:
+        return change_units(session, method, units, **mode_of(job_mode))
 
     return command
+
+
+def job_mode_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--job-mode``."""
+    return click.option(
+        "--job-mode",
+        type=click.Choice([mode.value for mode in JobMode]),
+        metavar="MODE",
+        help="How this goes with queued jobs and related units (replace).",
+    )(function)
+
+
+def mode_of(job_mode: str | None) -> dict[str, str]:
+    """Return the parameter that asks for a job mode; none where it was not given."""
+    return {} if job_mode is None else {"mode": job_mode}
 
 
 _ALL = "name units, @groups or globs; '*' is every unit"
@@ -271,13 +288,19 @@ def rolling_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.command("restart", cls=Verb, accepts=_JOB_VERB, no_units=f"restart what? {_ALL}")
 @units_argument(required=True)
+@job_mode_option
 @rolling_options
 @click.pass_context
-def restart(context: click.Context, units: tuple[str, ...], rolling: bool, max_unavailable: int | None) -> int:
+def restart(
+    context: click.Context, units: tuple[str, ...], rolling: bool, max_unavailable: int | None, job_mode: str | None
+) -> int:
     """Stop units and start them again; those that do not run are started. With --rolling one after the other, in the
     order of dependencies, until one fails."""
     limit = rolling_limit(context, rolling, max_unavailable)
-    return change_units(context.obj, "Restart", units, **({} if limit is None else {"max_unavailable": limit}))
+    if limit is not None and job_mode is not None:
+        raise Misuse("--job-mode is for a restart of all units at once: leave it or --rolling out", context)
+    more: dict[str, Any] = mode_of(job_mode) if limit is None else {"max_unavailable": limit}
+    return change_units(context.obj, "Restart", units, **more)
 
 
 def rolling_limit(context: click.Context, rolling: bool, max_unavailable: int | None) -> int | None:

@@ -230,6 +230,9 @@ def unit(name: str, state: str = "active", sub: str = "running", **fields: Any) 
         "needs_restart": False,
         "needs_reload": False,
         "restart_keys": None,
+        "condition_result": None,
+        "condition_at": None,
+        "condition_unmet": None,
     } | fields
 
 

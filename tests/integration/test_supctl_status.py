@@ -33,7 +33,8 @@ def test_status_json_has_exactly_the_fields_of_the_contract(supctl: Supctl) -> N
     supctl.fake.on("List", {"units": [unit("web", exec="/bin/web", lines=["x"], groups=["g"])]})
     ran = supctl("status", "--json")
     assert ran.code == 0
-    assert [list(found) for found in ran.document["units"]] == [[*CONTRACT_FIELDS, "needs_restart", "needs_reload"]]
+    added = ["needs_restart", "needs_reload", "condition_result", "condition_at", "condition_unmet"]
+    assert [list(found) for found in ran.document["units"]] == [[*CONTRACT_FIELDS, *added]]
 
 
 def test_words_have_hyphens_again(supctl: Supctl) -> None:
@@ -236,3 +237,12 @@ def test_status_imports_only_what_it_needs() -> None:
         f"supervisord_py.ctl.{name}"
         for name in ("address", "cli", "client", "options", "render", "replies", "session", "status")
     }
+
+
+def test_a_unit_that_was_skipped_says_which_condition_did_not_hold(supctl: Supctl) -> None:
+    """``status UNIT`` has a line for the conditions of a unit that has any."""
+    moment = "2026-11-20T14:03:08.259549Z"
+    unmet = 'condition-path-exists = "/srv/web"'
+    skipped = unit("web", condition_result=False, condition_at=moment, condition_unmet=unmet)
+    supctl.fake.on("Status", {"units": [skipped]})
+    assert f"Condition: does not hold: {unmet} (looked at " in supctl("status", "web").out

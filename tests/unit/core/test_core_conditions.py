@@ -36,11 +36,11 @@ def test_a_start_asks_first_and_the_unit_stays_as_it_is() -> None:
 
 
 def test_a_condition_that_does_not_hold_skips_the_start() -> None:
-    """The job is done, the unit inactive and not failed; record, status and why say which condition."""
+    """The job ends well, as skipped, the unit is inactive and not failed; record, status and why say which condition."""
     rig = Rig(conditional())
     request = rig.ask("start", "web")
     rig.checked("web", UNMET)
-    assert rig.outcome(request) == {"web": "done"}
+    assert rig.outcome(request) == {"web": "skipped"}
     message = f"a condition of web does not hold: {UNMET}"
     assert rig.replies[request].outcomes[0].message == message
     assert rig.shown("web") == "inactive/dead/success"
@@ -83,7 +83,7 @@ def test_a_failed_unit_stays_failed_when_its_condition_does_not_hold() -> None:
     request = rig.ask("start", "web")
     assert rig.shown("web") == "failed/failed/exit-code"
     rig.checked("web", UNMET)
-    assert rig.outcome(request) == {"web": "done"}
+    assert rig.outcome(request) == {"web": "skipped"}
     assert rig.shown("web") == "failed/failed/exit-code"
     assert rig.status("web").failures == 1
 
@@ -100,7 +100,7 @@ def test_requires_is_satisfied_by_a_skipped_unit_and_binds_to_and_requisite_are_
     rig = Rig(conditional("db"), service("web", relations={"requisite": (Dependency("db"),)}))
     request = rig.ask("start", "web", "db")
     rig.checked("db", UNMET)
-    assert rig.outcome(request) == {"web": "dependency", "db": "done"}
+    assert rig.outcome(request) == {"web": "dependency", "db": "skipped"}
 
 
 def test_an_assertion_that_fails_fails_the_dependents() -> None:
@@ -123,7 +123,7 @@ def test_an_automatic_restart_looks_at_no_condition() -> None:
 
 
 def test_a_restart_that_was_asked_for_looks_again_when_the_unit_is_down() -> None:
-    """The condition is gone meanwhile: the unit stays down, and the restart is done."""
+    """The condition is gone meanwhile: the unit stays down, and that is no failure."""
     rig = Rig(conditional())
     rig.ask("start", "web")
     rig.checked("web")
@@ -131,13 +131,13 @@ def test_a_restart_that_was_asked_for_looks_again_when_the_unit_is_down() -> Non
     request = rig.ask("restart", "web")
     rig.exited("web", signal=15)
     rig.checked("web", UNMET)
-    assert rig.outcome(request) == {"web": "done"}
+    assert rig.outcome(request) == {"web": "skipped"}
     assert rig.shown("web") == "inactive/dead/success"
 
 
 def test_conditions_come_before_the_start_limit_and_use_nothing_of_it() -> None:
     """Starts that were skipped are no starts."""
-    limited = RestartPolicy(restart=Restart.NO, jitter=0.0, failures=0, limit=StartLimit(None, 1))
+    limited = RestartPolicy(restart=Restart.NO, jitter=0.0, failures=0, limit=StartLimit(None, 2))
     rig = Rig(
         service("keeper", relations={"upholds": (Dependency("web"),)}),
         service("web", relations=NEEDS, restart=limited),

@@ -34,12 +34,12 @@ def test_a_condition_that_holds_lets_the_start_go_on() -> None:
 
 @pytest.mark.parametrize("code", [1, 254])
 def test_a_condition_that_does_not_hold_skips_the_start(code: int) -> None:
-    """1 to 254: the unit is inactive, not failed, its start job is done, and no policy starts it again."""
+    """1 to 254: the unit is inactive, not failed, its start job ends well, as skipped, and no policy starts it again."""
     rig = Rig(service("web", restart=ALWAYS, exec_condition=commands("c1", "c2")))
     request = rig.ask("start", "web")
     rig.exited("web", code)
     assert rig.shown("web") == "inactive/dead/exec-condition"
-    assert rig.outcome(request) == {"web": "done"}
+    assert rig.outcome(request) == {"web": "skipped"}
     assert words(rig) == ["c1"]
     assert rig.status("web").failures == 0
     assert rig.record("unit.stopped", "web").fields["result"] == "exec-condition"
@@ -84,7 +84,7 @@ def test_stop_post_runs_after_a_skipped_start() -> None:
     assert "EXIT_CODE" not in told
     rig.exited("web", 0)
     assert rig.shown("web") == "inactive/dead/exec-condition"
-    assert rig.outcome(request) == {"web": "done"}
+    assert rig.outcome(request) == {"web": "skipped"}
 
 
 def test_what_a_condition_leaves_behind_is_killed_before_the_start_goes_on() -> None:
