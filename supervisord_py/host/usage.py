@@ -61,7 +61,8 @@ def read_process(pid: int) -> ProcessUsage | None:
     """Return what the process uses now; None when it is gone."""
     try:
         fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
+        # Between its end and its burial the kernel may say either.
         return None
     try:
         return parse_stat(os.read(fd, 2048))

@@ -4,6 +4,7 @@ import os
 import subprocess
 
 import psutil
+import pytest
 
 from supervisord_py.host.facade import Usage
 from supervisord_py.host.usage import PAGE_SIZE, TICK_NS, details, parse_stat, read_process, sample
@@ -47,6 +48,16 @@ def test_a_tree_is_the_sum_of_its_living_processes() -> None:
     finally:
         process.kill()
         process.wait()
+
+
+def test_a_process_whose_stat_cannot_even_be_opened_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """status failed with ProcessLookupError: between end and burial the kernel says so where it opens the file."""
+
+    def dying(*_: object) -> int:
+        raise ProcessLookupError
+
+    monkeypatch.setattr(os, "open", dying)
+    assert read_process(os.getpid()) is None
 
 
 def test_details_of_one_process() -> None:
