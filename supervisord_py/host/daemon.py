@@ -15,7 +15,7 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -55,8 +55,9 @@ from supervisord_py.host.last_good import LAST_GOOD_KEY, LastGood
 from supervisord_py.host.live import describe_process
 from supervisord_py.host.output import OutputCollector, OutputTrouble
 from supervisord_py.host.snapshot_file import boot_id, read_snapshot, write_snapshot
-from supervisord_py.host.sources import SOURCES_KEY, Sources, places_of, read_sources
+from supervisord_py.host.sources import SOURCES_KEY, Sources, places_of, read_sources, source_paths
 from supervisord_py.host.unit_changes import CannotChangeError, UnitChanges, changed_units, told_changes
+from supervisord_py.host.unit_watch import SourceMarks, UnitWatch, compare_sources
 from supervisord_py.host.usage import sample
 from supervisord_py.keeper.protocol import KEEPER_FD
 from supervisord_py.model.changes import compare_settings
@@ -74,6 +75,9 @@ LAST_WORDS = 3
 """Lines of a unit's output that are told with its failure."""
 
 BUSY = "a rollout is under way: wait for it (supctl jobs), or end it with supctl cancel JOB"
+FIRST_LOOK_S = 1.0
+"""How long after the first load it is compared with the files for the first time."""
+
 STOPPED_KEY = "host/stopped"
 """Set when ``daemon.stopped`` is told, for a manager that has to finish the end of another."""
 
@@ -103,6 +107,9 @@ class Daemon:
         self._changes = UnitChanges(self, self._config, places, LastGood(welcome.state.get(LAST_GOOD_KEY)))
         self._failed_life: dict[str, str | None] = {}
         """The life because of which an apply went back: its last words are told."""
+        self._watch = UnitWatch(self._loop, source_paths(welcome.config, places), self._begin_look)
+        # What was loaded a moment ago is not read again while everything starts.
+        self._first_look_s = FIRST_LOOK_S if is_first else 0.0
         gid: int | None = welcome.config["socket_gid"]
         self._journal = Journal(
             places.journal, self._settings.journal, boot_id=boot_id(), loop=self._loop, group_id=gid
@@ -184,6 +191,7 @@ class Daemon:
         wanted = RecordFilter() if self._config["events"] == "all" else RecordFilter(severity="warning")
         self._spawn_task(Console(1, colour=self._config["colour"]).show(self.journal_follow(wanted, 0)))
         self._server.start()
+        self._watch.start(self._first_look_s)
         gc.collect()
         gc.freeze()
         await asyncio.Event().wait()
@@ -191,6 +199,7 @@ class Daemon:
     async def close(self) -> None:
         """Let go of connections, files and threads and decide nothing: what is left is what a killed manager leaves."""
         await self._server.close()
+        await self._watch.close()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -301,6 +310,7 @@ class Daemon:
             return await self._reload(peer, reason=reason, plan=plan)
 
     async def _reload(self, peer: Peer, *, reason: str, plan: bool) -> ReloadReport:
+        seen = self._watch.happened
         sources = await asyncio.to_thread(read_sources, self._config, self._places)
         settings, loaded = sources.build()
         problems = tuple(
@@ -308,17 +318,17 @@ class Daemon:
         )
         report = reload_report(
             reload_plan(self._manager, loaded.unit_set),
-            () if sources.problems else compare_settings(self._settings, settings),
+            () if sources.has_bad_settings else compare_settings(self._settings, settings),
             problems,
         )
         if plan:
             return report
         seq = self._driver.note([with_fields(command_record("daemon-reload", (), peer, reason), result="done")])
-        if sources.problems:
+        if sources.has_bad_settings:
             # Settings that cannot be read change nothing: the units of this load are used, the settings stay.
             sources = msgspec.structs.replace(sources, settings=self._sources.settings)
             settings, loaded = sources.build()
-        self._use(settings, loaded, sources)
+        self._use(settings, loaded, sources, seen=seen)
         self._load_units(cause=seq)
         await self.changed()
         self._use_log_policies()
@@ -457,6 +467,17 @@ class Daemon:
         self._shut_down(peer.origin(), reason, seq)
         return durable
 
+    @property
+    def marks(self) -> SourceMarks:
+        return self._watch.marks
+
+    def _begin_look(self) -> Callable[[], SourceMarks]:
+        loaded, units, config, places = self._sources, self._loaded.names, self._config, self._places
+        return lambda: compare_sources(loaded, read_sources(config, places), units)
+
+    def health_warnings(self) -> list[str]:
+        return [self._watch.problem] if self._watch.problem is not None else []
+
     def health_problems(self) -> list[str]:
         problems = self._output.problems()
         if self._journal.degraded is not None:
@@ -508,6 +529,7 @@ class Daemon:
         *,
         read: Sequence[str] | None = None,
         applied: Sequence[str] | None = None,
+        seen: int | None = None,
     ) -> None:
         """Take over what a reload read (the files of the units ``read``, None: all); the core gets its part as an
         event."""
@@ -520,6 +542,7 @@ class Daemon:
             applied=applied,
         )
         self._settings, self._loaded, self._sources = settings, loaded, sources
+        self._watch.loaded(seen)
         self._journal.apply(settings.journal)
         self._hands.use_environment(passed_environment(self._passed_names(), os.environ))
 

@@ -11,6 +11,7 @@ from msgspec import Struct
 from supervisord_py.core.actions import Reply
 from supervisord_py.core.events import Origin
 from supervisord_py.core.manager import Manager
+from supervisord_py.host.unit_watch import SourceMarks
 from supervisord_py.model.changes import Change, KeyChange, UnitChange
 from supervisord_py.model.problems import Problem
 from supervisord_py.model.records import Record
@@ -276,3 +277,10 @@ class Supervisor(Protocol):
         """Begin the ordered stop; returns whether the record is durable. The connection ends with the supervisor."""
 
     def health_problems(self) -> list[str]: ...
+
+    def health_warnings(self) -> list[str]:
+        """What is degraded and keeps no unit from doing its work."""
+
+    @property
+    def marks(self) -> SourceMarks:
+        """Where the files are others than those that were loaded."""

@@ -163,7 +163,8 @@ class Queries:
                 problems.append(problem)
         if scope.everything:
             problems += [problem for problem in self._supervisor.health_problems() if problem not in problems]
-        return {"healthy": not problems, "problems": problems}
+        warnings = self._supervisor.health_warnings() if scope.everything else []
+        return {"healthy": not problems, "problems": problems, "warnings": warnings}
 
     def _problem(self, unit: str) -> str | None:
         status = self._views.status(unit)
@@ -183,14 +184,16 @@ class Queries:
 
     async def list(self, request: Request) -> object:
         units = await self.permitted(request.peer, "list", request.parameters["units"])
-        return await self._tell_units(request, units, failed=request.parameters["failed"], lines=0)
+        return await self._tell_units(request, "list", units, failed=request.parameters["failed"], lines=0)
 
     async def status(self, request: Request) -> object:
         lines = _bounded("lines", request.parameters["lines"], 0, STATUS_LINES_MAX)
         units = await self.permitted(request.peer, "status", request.parameters["units"])
-        return await self._tell_units(request, units, failed=False, lines=lines)
+        return await self._tell_units(request, "status", units, failed=False, lines=lines)
 
-    async def _tell_units(self, request: Request, units: Sequence[str], *, failed: bool, lines: int) -> object:
+    async def _tell_units(
+        self, request: Request, command: str, units: Sequence[str], *, failed: bool, lines: int
+    ) -> object:
         """Reply with units: all at once, or one a reply for who asked for more."""
         if failed:
             units = [unit for unit in units if self._problem(unit) is not None]
@@ -203,7 +206,9 @@ class Queries:
             if request.call.more and index < len(units) - 1:
                 await request.send({"units": shown})
                 shown = []
-        return {"units": shown}
+        sees_all = self._authority.access.scope(request.peer, command).everything
+        unloaded = self._views.unloaded() if sees_all and not request.parameters["units"] else None
+        return {"units": shown, "unloaded": unloaded}
 
     def _shown(self, peer: Peer, unit: str, usage: Any, lines: int) -> dict[str, Any]:
         access = self._authority.access

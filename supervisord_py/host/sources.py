@@ -24,6 +24,11 @@ class Sources(Struct, frozen=True):
     problems: tuple[Problem, ...]
     units: UnitSources
 
+    @property
+    def has_bad_settings(self) -> bool:
+        """Whether the settings cannot be used: what is wrong in them has its default."""
+        return any(problem.severity == "error" for problem in self.problems)
+
     def pack(self) -> str:
         return msgspec.json.encode(self).decode()
 
@@ -39,6 +44,12 @@ def read_sources(config: Mapping[str, Any], places: Places) -> Sources:
     """Read settings and unit files from where ``run`` was told they are."""
     settings, problems = load_settings(places.settings, required=bool(config["is_settings_typed"]))
     return Sources(settings, problems, read_unit_sources(config["unit_paths"] or None, places))
+
+
+def source_paths(config: Mapping[str, Any], places: Places) -> list[str]:
+    """Return the folders and files that ``read_sources`` looks into."""
+    units = config["unit_paths"] or [str(folder) for folder in places.unit_path]
+    return [str(places.control), *units, str(places.settings)]
 
 
 def places_of(config: Mapping[str, Any], environment: Mapping[str, str], uid: int, home: str) -> Places:

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from supervisord_py.core import view
 from supervisord_py.host.facade import Supervisor, Usage
@@ -62,8 +62,18 @@ class UnitViews:
         return self.status(unit).active_state != "inactive"
 
     def status(self, unit: str) -> UnitStatus:
-        """Return the core's word for a unit."""
-        return view.unit_status(self._supervisor.manager, unit)
+        """Return the core's word for a unit, and whether its files are still those that were loaded."""
+        status = view.unit_status(self._supervisor.manager, unit)
+        if unit in self._supervisor.marks.files.changed:
+            return replace(status, needs_reload=True)
+        return status
+
+    def unloaded(self) -> dict[str, Any] | None:
+        """Return what no unit shows as the type ``Unloaded``: new files, and changed settings."""
+        marks = self._supervisor.marks
+        if not marks.files.appeared and not marks.settings_changed:
+            return None
+        return {"units": list(marks.files.appeared), "settings": marks.settings_changed}
 
     def wire_unit(
         self,

@@ -115,6 +115,11 @@ class LoadResult:
     def has_errors(self) -> bool:
         return any(problem.severity == "error" for problem in self.problems)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all units, bad and masked ones too."""
+        return (*self.unit_set.units, *self.unit_set.bad, *self.unit_set.masked)
+
     def files(self, name: str) -> list[tuple[str, str]]:
         """Path and text of the files of a unit, in merge order; empty for a name that no file defines."""
         built = self._built.get(name)

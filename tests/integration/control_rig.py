@@ -53,6 +53,7 @@ from supervisord_py.host.places import default_places, moved
 from supervisord_py.host.sources import Sources, read_sources
 from supervisord_py.host.unit_changes import UnitChanges, told_changes
 from supervisord_py.host.unit_files import load
+from supervisord_py.host.unit_watch import SourceMarks
 from supervisord_py.model.problems import Problem
 from supervisord_py.model.records import Record
 from supervisord_py.model.settings import Settings
@@ -115,6 +116,8 @@ class FakeSupervisor:
         self.records: list[dict[str, Any]] = []
         self.lines: dict[str, list[str]] = {}
         self.problems: list[str] = []
+        self.warnings: list[str] = []
+        self.marks = SourceMarks()
         self.durable = True
         self.orders: list[tuple[str, str]] = []
         self.owner = Owner()
@@ -410,6 +413,9 @@ class FakeSupervisor:
 
     def health_problems(self) -> list[str]:
         return self.problems
+
+    def health_warnings(self) -> list[str]:
+        return self.warnings
 
 
 def _passes(query: RecordFilter, record: Mapping[str, Any]) -> bool:

@@ -12,8 +12,10 @@ import pytest
 from supervisord_py.core.events import ExitStatus
 from supervisord_py.host import manager_interface
 from supervisord_py.host.facade import Followed
+from supervisord_py.host.unit_watch import SourceMarks
 from supervisord_py.model.commands import COMMANDS, PRESETS
 from supervisord_py.model.settings import AllowRule, ControlSettings, Settings, SupervisorSettings
+from supervisord_py.model.unitset import FileMarks
 from tests.integration.control_rig import UNITS, CallFailed, Owner, Rig, drive, running, until
 
 JOURNAL = "py.supervisord.Journal"
@@ -126,6 +128,38 @@ def test_list_tells_all_or_those_that_are_wrong(tmp_path: Path) -> None:
     with_rig(tmp_path, talk)
 
 
+def test_files_that_are_not_loaded_are_told(tmp_path: Path) -> None:
+    """A unit whose file changed is marked; new files and settings are told to who asks for all and may see all."""
+
+    async def talk(rig: Rig) -> None:
+        assert (await rig.call("List", units=[], failed=False))["unloaded"] is None
+        rig.supervisor.marks = SourceMarks(FileMarks(frozenset({"db"}), ("new",)), settings_changed=True)
+        reply = await rig.call("Status", units=[], lines=0)
+        assert [unit["name"] for unit in reply["units"] if unit["needs_reload"]] == ["db"]
+        assert reply["unloaded"] == {"units": ["new"], "settings": True}
+        assert (await rig.call("List", units=["db"], failed=False))["unloaded"] is None
+        rig.supervisor.owner = Owner(unit="web", descendant=True)
+        assert (await rig.call("Status", units=[], lines=0))["unloaded"] is None
+
+    with_rig(tmp_path, talk)
+
+
+def test_files_that_are_not_loaded_are_told(tmp_path: Path) -> None:
+    """A unit whose file changed is marked; new files and settings are told to who asks for all and may see all."""
+
+    async def talk(rig: Rig) -> None:
+        assert (await rig.call("List", units=[], failed=False))["unloaded"] is None
+        rig.supervisor.marks = SourceMarks(FileMarks(frozenset({"db"}), ("new",)), settings_changed=True)
+        reply = await rig.call("Status", units=[], lines=0)
+        assert [unit["name"] for unit in reply["units"] if unit["needs_reload"]] == ["db"]
+        assert reply["unloaded"] == {"units": ["new"], "settings": True}
+        assert (await rig.call("List", units=["db"], failed=False))["unloaded"] is None
+        rig.supervisor.owner = Owner(unit="web", descendant=True)
+        assert (await rig.call("Status", units=[], lines=0))["unloaded"] is None
+
+    with_rig(tmp_path, talk)
+
+
 def test_more_gives_one_unit_a_reply(tmp_path: Path) -> None:
     """With more each unit is a reply of its own, and no units are one empty reply."""
 
@@ -133,7 +167,7 @@ def test_more_gives_one_unit_a_reply(tmp_path: Path) -> None:
         client = await rig.connect()
         replies = await client.stream("List", units=["worker@"], failed=False)
         assert [[unit["name"] for unit in reply["units"]] for reply in replies] == [["worker@1"], ["worker@2"]]
-        assert await client.stream("List", units=["web"], failed=True) == [{"units": []}]
+        assert await client.stream("List", units=["web"], failed=True) == [{"units": [], "unloaded": None}]
         await client.close()
 
     with_rig(tmp_path, talk)
@@ -240,7 +274,9 @@ def test_health_names_what_is_wrong(tmp_path: Path) -> None:
     """A supervisor with nothing wrong is healthy; a failed or invalid unit and a degraded journal are named."""
 
     async def talk(rig: Rig) -> None:
-        assert await rig.call("Health") == {"healthy": True, "problems": []}
+        rig.supervisor.warnings.append("changes of unit files are not noticed")
+        warned = {"healthy": True, "problems": [], "warnings": ["changes of unit files are not noticed"]}
+        assert await rig.call("Health") == warned
         await rig.call("Start", **start("crash"))
         rig.supervisor.problems.append("the journal cannot be written: no space left")
         rig.supervisor.write_units({"bad": UNITS["bad"]})
@@ -709,7 +745,7 @@ def test_journal_query_and_stats(tmp_path: Path) -> None:
         for field, value in (("since", "yesterday"), ("severity", "fatal"), ("grep", "(")):
             with pytest.raises(CallFailed) as caught:
                 await client.call(query, filter=NO_FILTER | {field: value})
-            assert caught.value.parameters == {"parameter": f"filter.{field}"}
+            assert caught.value.parameters["parameter"] == f"filter.{field}"
         await client.close()
 
     with_rig(tmp_path, talk)
@@ -862,8 +898,8 @@ def test_can_says_what_would_be_decided(tmp_path: Path) -> None:
         assert not reply["allowed"]
         assert reply["why"].startswith("user nobody may not stop web: ")
         assert not rig.supervisor.events("command.denied")
-        assert (await rig.refusal("Can", verb="dance"))[1] == {"parameter": "verb"}
-        assert (await rig.refusal("Can", verb="stop", user="no-such-user"))[1] == {"parameter": "user"}
+        assert (await rig.refusal("Can", verb="dance"))[1]["parameter"] == "verb"
+        assert (await rig.refusal("Can", verb="stop", user="no-such-user"))[1]["parameter"] == "user"
         rig.supervisor.owner = Owner(unit="web", descendant=True)
         reply = await rig.call("Can", verb="stop", unit="web")
         assert reply["why"].startswith("unit web may not stop web: a unit's process may ping")
