@@ -31,7 +31,7 @@ _TOPICS: tuple[tuple[str, tuple[tuple[str, str, str, str], ...]], ...] = (
         ("cat", "describe", "cat", "a unit's files, or where each value comes from"),
         ("deps", "describe", "deps", "what a unit depends on, or what depends on it"),
         ("health", "daemon", "health", "exit 0 when nothing is wrong"),
-        ("is-active", "status", "is_active", "exit 0 when units are active"),
+        ("is-active", "status", "is_active", "exit 0 when a unit is active"),
         ("is-failed", "status", "is_failed", "exit 0 when a unit has failed"),
         ("is-enabled", "status", "is_enabled", "exit 0 when units start with the supervisor"),
     )),

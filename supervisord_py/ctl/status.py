@@ -308,12 +308,12 @@ def _ask(session: Session, units: tuple[str, ...], quiet: bool, answers: "list[t
 _QUIET = click.option("-q", "--quiet", is_flag=True, help="Print nothing, only exit.")
 
 
-@click.command("is-active", cls=Verb, short_help="exit 0 when every unit is active")
+@click.command("is-active", cls=Verb, short_help="exit 0 when a unit is active")
 @units_argument(required=True)
 @_QUIET
 @click.pass_obj
 def is_active(session: Session, units: tuple[str, ...], quiet: bool) -> int:
-    """Print the state of units; exit 0 when all are active or reloading, 3 when one is not, 4 when one does not
+    """Print the state of units; exit 0 when at least one is active or reloading, 3 when none is, 4 when one does not
     exist.
     """
     found = look_up(session, units)
@@ -321,7 +321,8 @@ def is_active(session: Session, units: tuple[str, ...], quiet: bool) -> int:
         return session.fail(found.missing)
     answers = [(unit, unit["active_state"], unit["active_state"] in RUNNING_STATES) for unit in found.units]
     _ask(session, units, quiet, answers)
-    return status_code(found)
+    code = status_code(found)
+    return 0 if code == NOT_RUNNING and any(yes for _, _, yes in answers) else code
 
 
 @click.command("is-failed", cls=Verb, short_help="exit 0 when a unit has failed")
