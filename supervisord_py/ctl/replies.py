@@ -40,6 +40,7 @@ class UnitReply(TypedDict, total=False):
     groups: list[str]
     needs_restart: bool
     needs_reload: bool
+    refused: str | None
     condition_result: bool | None
     condition_at: str | None
     condition_unmet: str | None
@@ -57,7 +58,7 @@ class OutcomeReply(TypedDict):
 STATUS_FIELDS = (
     "name", "description", "load_state", "active_state", "sub_state", "result", "pid", "invocation", "since",
     "restarts", "failures", "exit", "memory_bytes", "cpu_ns", "tasks", "status_text", "path", "enabled", "why",
-    "needs_restart", "needs_reload", "condition_result", "condition_at", "condition_unmet",
+    "needs_restart", "needs_reload", "refused", "condition_result", "condition_at", "condition_unmet",
 )  # fmt: skip
 """The fields of ``status --json``, exactly, those of the contract in its order."""
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import click
 
@@ -41,11 +42,17 @@ NOT_RUNNING = 3
 class Found:
     """What came of looking units up: those that are there, and the first name that is not."""
 
-    __slots__ = ("missing", "units")
+    __slots__ = ("missing", "units", "unloaded")
 
     def __init__(self) -> None:
         self.units: list[UnitReply] = []
         self.missing: ControlError | None = None
+        self.unloaded: dict[str, Any] | None = None
+        """What is on disk and not loaded: ``units`` whose file is new, ``settings`` that changed."""
+
+    def more(self) -> dict[str, Any]:
+        """Return what stands beside the units in the document."""
+        return {} if self.unloaded is None else {"unloaded": self.unloaded}
 
 
 def look_up(session: Session, patterns: Sequence[str], *, failed: bool = False, lines: int | None = None) -> Found:
@@ -61,13 +68,16 @@ def look_up(session: Session, patterns: Sequence[str], *, failed: bool = False, 
         ControlError: Anything but ``NoSuchUnit``.
     """
 
+    found = Found()
+
     def fetch(wanted: Sequence[str]) -> list[UnitReply]:
         if lines is not None:
             units = units_from_wire(session.call("Status", units=list(wanted), lines=lines))
             return [unit for unit in units if is_problem(unit)] if failed else units
-        return units_from_wire(session.call("List", units=list(wanted), failed=failed))
+        reply = session.call("List", units=list(wanted), failed=failed)
+        found.unloaded = reply.get("unloaded")
+        return units_from_wire(reply)
 
-    found = Found()
     try:
         found.units = fetch(patterns)
         return found
@@ -118,7 +128,7 @@ def status(session: Session, units: tuple[str, ...], failed: bool, lines: int) -
             session.echo(*overview(session.style, found.units, time.time()))
         return session.fail(found.missing, **({"units": documents} if documents else {}))
     if session.wants_json:
-        session.emit({"units": documents})
+        session.emit({"units": documents} | found.more())
     elif in_detail and len(found.units) == 1:
         session.echo(*detail(session.style, found.units[0], time.time()))
     elif found.units:
@@ -127,6 +137,8 @@ def status(session: Session, units: tuple[str, ...], failed: bool, lines: int) -
             session.echo("", summary(session.style, found.units))
     else:
         session.echo("nothing is wrong" if failed else "no units: put unit files where supervisord-py looks for them")
+    if not session.wants_json:
+        session.echo(*_unloaded_lines(found))
     return status_code(found) if units else 0
 
 
@@ -170,7 +182,7 @@ _NEEDS_RELOAD = "its file has changed since: supctl daemon-reload"
 def _why_cell(unit: UnitReply) -> str:
     marks = [unit["why"] or unit["status_text"] or ""]
     if unit["needs_reload"]:
-        marks.append(_NEEDS_RELOAD)
+        marks.append(f"its file is not in use: {unit['refused']}" if unit["refused"] else _NEEDS_RELOAD)
     elif unit["needs_restart"]:
         marks.append(f"it has a new text: supctl restart {unit['name']}")
     return "; ".join(filter(None, marks))
@@ -221,6 +233,16 @@ def summary(style: Style, units: Sequence[UnitReply]) -> str:
     return f"{line}; next: supctl why {problems[0]['name']}" if problems else style.paint(line, "dim")
 
 
+def _unloaded_lines(found: Found) -> list[str]:
+    """Say what is on disk and in no unit."""
+    if found.unloaded is None:
+        return []
+    names = " ".join(map(clean, found.unloaded["units"]))
+    new = [f"not loaded: {names}"] if names else []
+    changed = ["supervisord.toml has changed since it was loaded"] if found.unloaded["settings"] else []
+    return [f"{line}; next: supctl daemon-reload" for line in (*new, *changed)]
+
+
 def detail(style: Style, unit: UnitReply, now_s: float) -> list[str]:
     """Lay out one unit: state, cause, place, use, and its last output."""
     state = unit["active_state"]
@@ -248,6 +270,7 @@ def detail(style: Style, unit: UnitReply, now_s: float) -> list[str]:
         ("Active", active),
         ("Why", clean(unit["why"] or "")),
         ("Changed", needs_restart_text(unit)),
+        ("Refused", f"its file is not in use: {clean(unit['refused'])}" if unit["refused"] else ""),
         ("Condition", _condition(unit)),
         ("Pid", str(unit["pid"] or "")),
         ("Command", clean(unit.get("exec") or "")),
@@ -285,16 +308,17 @@ def list_units(session: Session, units: tuple[str, ...], failed: bool) -> int:
                 Cell(unit["load_state"], *(("red",) if unit["load_state"] in NEVER_LOADED else ())),
                 Cell(unit["active_state"], _colour(unit)),
                 unit["sub_state"],
-                "enabled" if unit["enabled"] else "disabled",
+                "masked" if unit["load_state"] == "masked" else "enabled" if unit["enabled"] else "disabled",
                 f"{unit['description']} ({_NEEDS_RELOAD})".lstrip() if unit["needs_reload"] else unit["description"],
             ]
             for unit in sorted(found.units, key=lambda unit: unit["name"])
         ]
         session.echo(*table(session.style, ("UNIT", "LOAD", "ACTIVE", "SUB", "ENABLED", "DESCRIPTION"), rows))
+        session.echo(*_unloaded_lines(found))
     if found.missing is not None:
         return session.fail(found.missing, **({"units": documents} if documents else {}))
     if session.wants_json:
-        session.emit({"units": documents})
+        session.emit({"units": documents} | found.more())
     return 0
 
 

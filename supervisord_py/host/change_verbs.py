@@ -114,7 +114,7 @@ class ChangeVerbs:
         try:
             async with asyncio.timeout(limit_s):
                 report = await request.until_gone(
-                    self._supervisor.change_enablement(
+                    self._supervisor.changes.change(
                         verb, names, peer, reason=reason, plan=plan, now=now, wait=wait, token=token
                     )
                 )
@@ -219,10 +219,11 @@ class ChangeVerbs:
                 await self._authority.note_refusal(peer, "apply", parameters["units"], reason, error)
             raise
         wait = parameters["wait"] and not request.call.oneway
+        changes = self._supervisor.changes
         try:
             async with asyncio.timeout(limit_s):
                 report = await request.until_gone(
-                    self._supervisor.apply(units, peer, options, reason=reason, plan=plan, wait=wait, token=token)
+                    changes.apply(units, peer, options, reason=reason, plan=plan, wait=wait, token=token)
                 )
         except CannotChangeError as error:
             await self._refuse(request, "apply", units, reason, error)
@@ -246,7 +247,7 @@ class ChangeVerbs:
         await self._authority.require(request.peer, "edit")
         path, text = request.parameters["path"], request.parameters["text"]
         try:
-            problems = await self._supervisor.check_text(path, text)
+            problems = await self._supervisor.changes.check_text(path, text)
         except CannotChangeError as error:
             raise InvalidRequestError(error.message) from None
         return {

@@ -21,27 +21,25 @@ from typing import Any
 import msgspec
 
 from supervisord_py import __version__
-from supervisord_py.core.actions import Refusal, Reply, RevertUnits, UnitOutcome
+from supervisord_py.core.actions import Refusal, Reply, RevertUnits
 from supervisord_py.core.events import CommandRequested, Origin, ShutdownForced, ShutdownRequested, UnitsLoaded
 from supervisord_py.core.manager import Manager
 from supervisord_py.core.snapshot import NewerFormatError
-from supervisord_py.core.view import is_over, knows_token, lives, reload_plan, rollout_units, unit_status
+from supervisord_py.core.view import is_over, lives, reload_plan, rollout_units, unit_status
 from supervisord_py.host.accounts import Accounts
 from supervisord_py.host.cgroups import UnitGroups, find_place
 from supervisord_py.host.clock import Clock
+from supervisord_py.host.command_records import command_record, with_fields
 from supervisord_py.host.console import Console
 from supervisord_py.host.control_interfaces import build_control_server
 from supervisord_py.host.driver import Driver
 from supervisord_py.host.execution import SpawnRuntime, passed_environment
 from supervisord_py.host.facade import (
-    ApplyReport,
-    EnablementReport,
     Followed,
     JournalStats,
     Peer,
     RecordFilter,
     ReloadReport,
-    RolloutOptions,
     Submission,
     Usage,
     Verification,
@@ -56,25 +54,19 @@ from supervisord_py.host.live import describe_process
 from supervisord_py.host.output import OutputCollector, OutputTrouble
 from supervisord_py.host.snapshot_file import boot_id, read_snapshot, write_snapshot
 from supervisord_py.host.sources import SOURCES_KEY, Sources, places_of, read_sources, source_paths
-from supervisord_py.host.unit_changes import CannotChangeError, UnitChanges, changed_units, told_changes
+from supervisord_py.host.unit_changes import UnitChanges
 from supervisord_py.host.unit_watch import SourceMarks, UnitWatch, compare_sources
 from supervisord_py.host.usage import sample
 from supervisord_py.keeper.protocol import KEEPER_FD
 from supervisord_py.model.changes import compare_settings
-from supervisord_py.model.problems import Problem
 from supervisord_py.model.records import Record
 from supervisord_py.model.settings import Settings
-from supervisord_py.model.states import JobMode, JobResult, Severity
+from supervisord_py.model.states import JobMode, Severity
 from supervisord_py.model.unit import Unit
 from supervisord_py.model.unitset import LoadResult
-from supervisord_py.store.redact import redact_text
 
 ORIGIN_SIGNAL = Origin(uid=os.getuid(), gid=os.getgid(), user="a signal to the supervisor")
 FLUSH_TIMEOUT_S = 5.0
-LAST_WORDS = 3
-"""Lines of a unit's output that are told with its failure."""
-
-BUSY = "a rollout is under way: wait for it (supctl jobs), or end it with supctl cancel JOB"
 FIRST_LOOK_S = 1.0
 """How long after the first load it is compared with the files for the first time."""
 
@@ -105,8 +97,6 @@ class Daemon:
         self._sources = read_sources(welcome.config, places) if is_first else Sources.unpack(welcome.state[SOURCES_KEY])
         self._settings, self._loaded = self._sources.build()
         self._changes = UnitChanges(self, self._config, places, LastGood(welcome.state.get(LAST_GOOD_KEY)))
-        self._failed_life: dict[str, str | None] = {}
-        """The life because of which an apply went back: its last words are told."""
         self._watch = UnitWatch(self._loop, source_paths(welcome.config, places), self._begin_look)
         # What was loaded a moment ago is not read again while everything starts.
         self._first_look_s = FIRST_LOOK_S if is_first else 0.0
@@ -142,7 +132,7 @@ class Daemon:
             self._hands,
             clock=Clock(),
             on_exit=self._exit,
-            on_revert=self._revert,
+            on_revert=self._changes.revert,
             on_batch=self._batch_done,
         )
         self._server = build_control_server(
@@ -184,7 +174,7 @@ class Daemon:
             self._order(self._stopping)
         for action in self._manager.pending_actions():
             if isinstance(action, RevertUnits):
-                self._revert(action)
+                self._changes.revert(action)
         if is_over(self._manager):
             # Decided, but the manager that decided it did not live to ask for it.
             self._exit(0)
@@ -339,111 +329,41 @@ class Daemon:
     def sources(self) -> Sources:
         return self._sources
 
-    async def change_enablement(
+    @property
+    def changes(self) -> UnitChanges:
+        return self._changes
+
+    # What the changes of unit files need (host.unit_changes.Host)
+
+    def note_command(self, record: Record) -> int | None:
+        return self._driver.note([record])
+
+    async def request(self, event: CommandRequested, record: Record | None) -> Submission:
+        answer = await self._driver.request(event, record)
+        return Submission(answer.reply, answer.durable, answer.seq)
+
+    async def all_durable(self) -> bool:
+        return await self._journal.wait_durable(self._journal.next_seq - 1)
+
+    def load(
         self,
-        verb: str,
-        names: Sequence[str],
-        peer: Peer,
+        sources: Sources,
+        loaded: LoadResult,
         *,
-        reason: str = "",
-        plan: bool = False,
-        now: Sequence[str] = (),
-        wait: bool = True,
-        token: str = "",
-    ) -> EnablementReport:
-        async with self._changes.lock:
-            planned = await self._changes.plan_enablement(verb, names)
-            files = told_changes(planned.changes)
-            if plan:
-                return EnablementReport(files, durable=False)
-            if planned.changes:
-                await self._changes.write(planned)
-            seq = self._driver.note([with_fields(command_record(verb, names, peer, reason), result="done")])
-            if planned.changes:
-                sources, loaded = self._changes.changed_now(planned)
-                self._use(self._settings, loaded, sources, read=())
-                self._load_units(cause=seq, start_enabled=False)
-                await self.changed()
-        if now:
-            job_verb = "start" if verb in ("enable", "unmask") else "stop"
-            request = CommandRequested(
-                0, job_verb, tuple(now), peer.origin(), reason, wait=wait, token=token, cause=seq
-            )
-            answer = await self._driver.request(request, None)
-            return EnablementReport(files, answer.durable, Submission(answer.reply, answer.durable, seq))
-        return EnablementReport(files, await self._journal.wait_durable(self._journal.next_seq - 1))
+        settings: Settings | None = None,
+        read: Sequence[str] | None,
+        applied: Sequence[str] | None = None,
+        cause: int | None = None,
+        start_enabled: bool = False,
+        reverts: bool = False,
+    ) -> None:
+        self._use(settings or self._settings, loaded, sources, read=read, applied=applied)
+        self._load_units(cause=cause, start_enabled=start_enabled, reverts=reverts)
+        self._spawn_task(self._use_log_policies_when_decided())
 
-    async def apply(
-        self,
-        units: Sequence[str],
-        peer: Peer,
-        options: RolloutOptions,
-        *,
-        reason: str = "",
-        plan: bool = False,
-        wait: bool = True,
-        token: str = "",
-    ) -> ApplyReport:
-        request = CommandRequested(
-            0,
-            "apply",
-            tuple(units),
-            peer.origin(),
-            reason,
-            wait=wait,
-            token=token,
-            arguments=msgspec.structs.asdict(options),
-        )
-        record = command_record("apply", units, peer, reason)
-        if token and not plan and knows_token(self._manager, token):
-            # The same request as before, after a lost connection: its files are loaded, or were refused.
-            answer = await self._driver.request(request, record)
-            return ApplyReport(reload_report(()), (), Submission(answer.reply, answer.durable, answer.seq))
-        if not plan and (under_way := rollout_units(self._manager)):
-            raise CannotChangeError("Busy", under_way[0], BUSY)
-        async with self._changes.lock:
-            planned = await self._changes.plan_application(units)
-            report = reload_report(planned.changes, planned.settings_changes)
-            if plan:
-                return ApplyReport(report, planned.restarts)
-            if rollout_units(self._manager):
-                raise CannotChangeError("Busy", "", BUSY)
-            done = "queued" if planned.restarts else "done"
-            seq = self._driver.note([with_fields(record, result=done)])
-            applied = changed_units(planned)
-            self._use(planned.settings, planned.loaded, planned.sources, read=units or None, applied=applied)
-            self._load_units(cause=seq)
-            await self.changed()
-            self._use_log_policies()
-        answer = await self._driver.request(msgspec.structs.replace(request, cause=seq), None)
-        reply = msgspec.structs.replace(
-            answer.reply, outcomes=tuple(self._with_last_words(each) for each in answer.reply.outcomes)
-        )
-        return ApplyReport(report, planned.restarts, Submission(reply, answer.durable, seq))
-
-    def _with_last_words(self, outcome: UnitOutcome) -> UnitOutcome:
-        if outcome.result != JobResult.FAILED.value or outcome.unit not in self._failed_life:
-            return outcome
-        try:
-            words = self.last_lines(outcome.unit, LAST_WORDS, invocation=self._failed_life[outcome.unit])
-        except OSError:
-            return outcome
-        if not words:
-            return outcome
-        return msgspec.structs.replace(outcome, message=f"{outcome.message}; its last words: {' | '.join(words)}")
-
-    def _revert(self, action: RevertUnits) -> None:
-        """A rollout has failed: load the older files of its units."""
-        self._failed_life = {action.failed: unit_status(self._manager, action.failed).invocation}
-        sources, loaded = self._changes.go_back(action)
-        self._use(self._settings, loaded, sources, read=())
-        self._load_units(start_enabled=False, reverts=True)
-
-    async def check_text(self, path: str, text: str) -> tuple[Problem, ...]:
-        return await self._changes.check_text(path, text)
-
-    def refused_text(self, unit: str) -> str | None:
-        return self._changes.last_good.refused(unit)
+    async def _use_log_policies_when_decided(self) -> None:
+        await self.changed()
+        self._use_log_policies()
 
     async def restart_manager(self, peer: Peer, *, reason: str = "") -> bool:
         record = with_fields(command_record("daemon-restart", (), peer, reason), result="queued")
@@ -663,30 +583,6 @@ class Daemon:
         task = self._loop.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def command_record(verb: str, units: Sequence[str], peer: Peer, reason: str) -> Record:
-    """The ``command`` record of an accepted command; the driver adds what became of it."""
-    return Record(
-        "command",
-        fields={
-            "verb": verb,
-            "units": list(units),
-            "uid": peer.uid,
-            "gid": peer.gid,
-            "pid": peer.pid,
-            "login_uid": peer.login_uid,
-            "peer_command": redact_text(peer.command),
-            "peer_unit": peer.unit,
-            "reason": reason or None,
-            "result": None,
-            "duration_ms": 0,
-        },
-    )
-
-
-def with_fields(record: Record, **fields: Any) -> Record:
-    return msgspec.structs.replace(record, fields={**record.fields, **fields})
 
 
 async def _main() -> None:

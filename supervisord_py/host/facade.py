@@ -160,6 +160,55 @@ class Followed(Struct, frozen=True):
     dropped: int = 0
 
 
+class Changes(Protocol):
+    """Changes of unit files that are made through the supervisor: see ``host.unit_changes``."""
+
+    async def change(
+        self,
+        verb: str,
+        names: Sequence[str],
+        peer: Peer,
+        *,
+        reason: str = "",
+        plan: bool = False,
+        now: Sequence[str] = (),
+        wait: bool = True,
+        token: str = "",
+    ) -> EnablementReport:
+        """``enable``, ``disable``, ``mask`` or ``unmask`` units and templates, and start or stop the units ``now``.
+
+        Raises:
+            CannotChangeError: It cannot be, and nothing has changed.
+        """
+
+    async def apply(
+        self,
+        units: Sequence[str],
+        peer: Peer,
+        options: RolloutOptions,
+        *,
+        reason: str = "",
+        plan: bool = False,
+        wait: bool = True,
+        token: str = "",
+    ) -> ApplyReport:
+        """Load the files of these units (all files when empty), then restart what needs it.
+
+        Raises:
+            CannotChangeError: A file has become invalid, or another apply is under way; nothing has changed.
+        """
+
+    async def check_text(self, path: str, text: str) -> tuple[Problem, ...]:
+        """Return the problems that there would be with this text at ``path``, and are not there without.
+
+        Raises:
+            CannotChangeError: It is no file that the supervisor reads.
+        """
+
+    def refused_text(self, unit: str) -> str | None:
+        """Say why the file of a unit on disk is not in use, None where apply has not refused it."""
+
+
 class Supervisor(Protocol):
     """The running manager, as the control interfaces see it."""
 
@@ -222,50 +271,9 @@ class Supervisor(Protocol):
 
     async def reload(self, peer: Peer, *, reason: str = "", plan: bool = False) -> ReloadReport: ...
 
-    async def change_enablement(
-        self,
-        verb: str,
-        names: Sequence[str],
-        peer: Peer,
-        *,
-        reason: str = "",
-        plan: bool = False,
-        now: Sequence[str] = (),
-        wait: bool = True,
-        token: str = "",
-    ) -> EnablementReport:
-        """``enable``, ``disable``, ``mask`` or ``unmask`` units and templates, and start or stop the units ``now``.
-
-        Raises:
-            CannotChangeError: It cannot be, and nothing has changed.
-        """
-
-    async def apply(
-        self,
-        units: Sequence[str],
-        peer: Peer,
-        options: RolloutOptions,
-        *,
-        reason: str = "",
-        plan: bool = False,
-        wait: bool = True,
-        token: str = "",
-    ) -> ApplyReport:
-        """Load the files of these units (all files when empty), then restart what needs it.
-
-        Raises:
-            CannotChangeError: A file has become invalid, or another apply is under way; nothing has changed.
-        """
-
-    async def check_text(self, path: str, text: str) -> tuple[Problem, ...]:
-        """Return the problems that there would be with this text at ``path``, and are not there without.
-
-        Raises:
-            CannotChangeError: It is no file that the supervisor reads.
-        """
-
-    def refused_text(self, unit: str) -> str | None:
-        """Say why the file of a unit on disk is not in use, None where apply has not refused it."""
+    @property
+    def changes(self) -> Changes:
+        """Changes of unit files."""
 
     async def restart_manager(self, peer: Peer, *, reason: str = "") -> bool: ...
 

@@ -14,12 +14,14 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from msgspec import Struct
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from supervisord_py.core import view
-from supervisord_py.core.actions import RevertUnits
+from supervisord_py.core.actions import RevertUnits, UnitOutcome
+from supervisord_py.core.events import CommandRequested
 from supervisord_py.core.manager import Manager
 from supervisord_py.errors import SupervisordError
+from supervisord_py.host.command_records import command_record, with_fields
 from supervisord_py.host.control_folder import (
     Change,
     RefusedChange,
@@ -27,6 +29,14 @@ from supervisord_py.host.control_folder import (
     overruling,
     plan_changes,
     write_changes,
+)
+from supervisord_py.host.facade import (
+    ApplyReport,
+    EnablementReport,
+    Peer,
+    RolloutOptions,
+    Submission,
+    reload_report,
 )
 from supervisord_py.host.last_good import LastGood
 from supervisord_py.host.places import Places
@@ -37,8 +47,15 @@ from supervisord_py.model.changes import Change as ChangeKind
 from supervisord_py.model.changes import KeyChange, UnitChange, compare_settings
 from supervisord_py.model.names import parse_unit_name
 from supervisord_py.model.problems import Problem
+from supervisord_py.model.records import Record
 from supervisord_py.model.settings import Settings
+from supervisord_py.model.states import JobResult
 from supervisord_py.model.unitset import LoadResult, UnitFileKind
+
+LAST_WORDS = 3
+"""Lines of a unit's output that are told with its failure."""
+
+_BUSY = "a rollout is under way: wait for it (supctl jobs), or end it with supctl cancel JOB"
 
 
 class Host(Protocol):
@@ -55,6 +72,35 @@ class Host(Protocol):
 
     @property
     def sources(self) -> Sources: ...
+
+    def note_command(self, record: Record) -> int | None:
+        """Write a ``command`` record and return its number."""
+
+    async def request(self, event: CommandRequested, record: Record | None) -> Submission:
+        """Submit a command, with its record unless it has one; wait for the reply and its durability."""
+
+    async def changed(self) -> None:
+        """Return when what was loaded is decided."""
+
+    async def all_durable(self) -> bool:
+        """Return when all records are on disk, or cannot be."""
+
+    def load(
+        self,
+        sources: Sources,
+        loaded: LoadResult,
+        *,
+        settings: Settings | None = None,
+        read: Sequence[str] | None,
+        applied: Sequence[str] | None = None,
+        cause: int | None = None,
+        start_enabled: bool = False,
+        reverts: bool = False,
+    ) -> None:
+        """Take over what was read and built; ``read`` and ``applied`` are those of ``LastGood.note_load``."""
+
+    def last_lines(self, unit: str, lines: int, *, previous: bool = False, invocation: str | None = None) -> list[str]:
+        """The last lines of output of one life."""
 
 
 class CannotChangeError(SupervisordError):
@@ -104,6 +150,110 @@ class UnitChanges:
         self.last_good = last_good
         self.lock = asyncio.Lock()
         """Held from the reading of files until what was read is loaded: two loads never mix."""
+        self._failed_life: dict[str, str | None] = {}
+        """The life because of which an apply went back: its last words are told."""
+
+    # The verbs (host.facade.Changes)
+
+    async def change(
+        self,
+        verb: str,
+        names: Sequence[str],
+        peer: Peer,
+        *,
+        reason: str = "",
+        plan: bool = False,
+        now: Sequence[str] = (),
+        wait: bool = True,
+        token: str = "",
+    ) -> EnablementReport:
+        host = self._host
+        async with self.lock:
+            planned = await self.plan_enablement(verb, names)
+            files = _told(planned.changes)
+            if plan:
+                return EnablementReport(files, durable=False)
+            if planned.changes:
+                await self.write(planned)
+            seq = host.note_command(with_fields(command_record(verb, names, peer, reason), result="done"))
+            if planned.changes:
+                sources, loaded = self._changed_now(planned)
+                host.load(sources, loaded, read=(), cause=seq)
+                await host.changed()
+        if not now:
+            return EnablementReport(files, await host.all_durable())
+        job_verb = "start" if verb in ("enable", "unmask") else "stop"
+        event = CommandRequested(0, job_verb, tuple(now), peer.origin(), reason, wait=wait, token=token, cause=seq)
+        submission = await host.request(event, None)
+        return EnablementReport(files, submission.durable, submission)
+
+    async def apply(
+        self,
+        units: Sequence[str],
+        peer: Peer,
+        options: RolloutOptions,
+        *,
+        reason: str = "",
+        plan: bool = False,
+        wait: bool = True,
+        token: str = "",
+    ) -> ApplyReport:
+        host = self._host
+        event = CommandRequested(
+            0, "apply", tuple(units), peer.origin(), reason, wait=wait, token=token, arguments=asdict(options)
+        )
+        record = command_record("apply", units, peer, reason)
+        if token and not plan and view.knows_token(host.manager, token):
+            # The same request as before, after a lost connection: its files are loaded, or were refused.
+            return ApplyReport(reload_report(()), (), await host.request(event, record))
+        async with self.lock:
+            planned = await self.plan_application(units)
+            report = reload_report(planned.changes, planned.settings_changes)
+            if plan:
+                return ApplyReport(report, planned.restarts)
+            if under_way := view.rollout_units(host.manager):
+                raise CannotChangeError("Busy", under_way[0], _BUSY)
+            result = "queued" if planned.restarts else "done"
+            seq = host.note_command(with_fields(record, result=result))
+            host.load(
+                planned.sources,
+                planned.loaded,
+                settings=planned.settings,
+                read=units or None,
+                applied=[each.unit for each in planned.changes if each.change is ChangeKind.CHANGED and each.keys],
+                cause=seq,
+                start_enabled=True,
+            )
+            await host.changed()
+        submission = await host.request(replace(event, cause=seq), None)
+        outcomes = tuple(self._with_last_words(each) for each in submission.reply.outcomes)
+        return ApplyReport(
+            report, planned.restarts, replace(submission, reply=replace(submission.reply, outcomes=outcomes), seq=seq)
+        )
+
+    def revert(self, action: RevertUnits) -> None:
+        """A rollout has failed: load the older files of its units, and of what was changed with them."""
+        host = self._host
+        self._failed_life = {action.failed: view.unit_status(host.manager, action.failed).invocation}
+        message = f"it was refused by apply: {action.message}"
+        units = self.last_good.go_back(action.units, message, host.sources.units, host.loaded)
+        host.load(replace(host.sources, units=units), build(units), read=(), reverts=True)
+
+    def refused_text(self, unit: str) -> str | None:
+        return self.last_good.refused(unit)
+
+    def _with_last_words(self, outcome: UnitOutcome) -> UnitOutcome:
+        if outcome.result != JobResult.FAILED.value or outcome.unit not in self._failed_life:
+            return outcome
+        try:
+            words = self._host.last_lines(outcome.unit, LAST_WORDS, invocation=self._failed_life[outcome.unit])
+        except OSError:
+            return outcome
+        if not words:
+            return outcome
+        return replace(outcome, message=f"{outcome.message}; its last words: {' | '.join(words)}")
+
+    # Deciding
 
     async def plan_enablement(self, verb: str, names: Sequence[str]) -> Enablement:
         """Decide what ``enable``, ``disable``, ``mask`` or ``unmask`` does.
@@ -144,7 +294,7 @@ class UnitChanges:
             message = f"cannot write {error.filename or self._places.control}: {(error.strerror or str(error)).lower()}"
             raise CannotChangeError("JobFailed", enablement.changes[0].unit, message) from None
 
-    def changed_now(self, enablement: Enablement) -> tuple[Sources, LoadResult]:
+    def _changed_now(self, enablement: Enablement) -> tuple[Sources, LoadResult]:
         """Return what is to be loaded for changes that are on disk: a rollout may have gone back since they were
         planned."""
         now = self._host.sources
@@ -178,13 +328,6 @@ class UnitChanges:
         changes = view.reload_plan(host.manager, loaded.unit_set)
         settings_changes = compare_settings(host.settings, settings)
         return Application(sources, settings, loaded, changes, settings_changes, tuple(restarts))
-
-    def go_back(self, action: RevertUnits) -> tuple[Sources, LoadResult]:
-        """Return what is to be loaded because a rollout has failed."""
-        sources = self._host.sources
-        message = f"it was refused by apply: {action.message}"
-        units = self.last_good.go_back(action.units, message, sources.units, self._host.loaded)
-        return replace(sources, units=units), build(units)
 
     async def check_text(self, path: str, text: str) -> tuple[Problem, ...]:
         """Return the problems that all unit files would have if the file at ``path`` had this text, without those that
@@ -223,11 +366,6 @@ def with_files_of(old: UnitSources, fresh: UnitSources, names: Sequence[str]) ->
     return replace(old, files=(*kept, *taken))
 
 
-def told_changes(changes: Sequence[Change]) -> dict[str, str]:
+def _told(changes: Sequence[Change]) -> dict[str, str]:
     """Say what becomes of the control folder, by unit or template."""
     return {change.unit: f"{'removed' if change.file is None else 'wrote'} {change.path}" for change in changes}
-
-
-def changed_units(application: Application) -> list[str]:
-    """The units that an apply changes in what they mean, and that were there before."""
-    return [each.unit for each in application.changes if each.change is ChangeKind.CHANGED and each.keys]

@@ -65,7 +65,7 @@ class UnitViews:
         """Return the core's word for a unit, and whether its files are still those that were loaded."""
         status = view.unit_status(self._supervisor.manager, unit)
         if unit in self._supervisor.marks.files.changed:
-            return replace(status, needs_reload=True)
+            return replace(status, needs_reload=True, refused=self._supervisor.changes.refused_text(unit))
         return status
 
     def unloaded(self) -> dict[str, Any] | None:
@@ -102,6 +102,8 @@ class UnitViews:
             shown |= asdict(usage)
         if not secrets and status.why is not None:
             shown["why"] = redact_text(status.why)
+        if not secrets and status.refused is not None:
+            shown["refused"] = redact_text(status.refused)
         shown["exec"] = self._exec(unit, secrets=secrets) if arguments else None
         shown["restart_keys"] = list(view.restart_keys(self._supervisor.manager, unit)) if arguments else None
         shown["lines"] = None if lines is None else list(lines)

@@ -16,7 +16,8 @@ class UnitStatus(Struct, frozen=True):
     ``since`` is the time of the last change of the active state (RFC 3339); ``memory_bytes``, ``cpu_ns`` and
     ``tasks`` are of the whole tree, filled in by the host, None when nothing runs. ``why`` says in a sentence what
     keeps the unit from being plainly active. ``needs_restart``: its life runs by another text than the loaded one, in a
-    key that only a restart brings; ``needs_reload`` (the host's): its files are others than those that were loaded.
+    key that only a restart brings; ``needs_reload`` (the host's): its files are others than those that were loaded;
+    ``refused`` (the host's) why apply has gone back from those.
     ``condition_result`` says whether its conditions and assertions held when they were looked at last (None: never),
     ``condition_at`` when that was, ``condition_unmet`` which did not hold.
     """
@@ -42,6 +43,7 @@ class UnitStatus(Struct, frozen=True):
     why: str | None = None
     needs_restart: bool = False
     needs_reload: bool = False
+    refused: str | None = None
     condition_result: bool | None = None
     condition_at: str | None = None
     condition_unmet: str | None = None

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from msgspec import Struct
-from msgspec.structs import asdict, replace
+from msgspec.structs import replace
 
 from supervisord_py.core import view
 from supervisord_py.core.actions import KillTree, Reply, SignalProcesses, SpawnProcess
@@ -35,14 +35,11 @@ from supervisord_py.core.manager import Manager
 from supervisord_py.host.control_interfaces import build_control_server, load_interface
 from supervisord_py.host.control_server import ControlLimits, ControlServer
 from supervisord_py.host.facade import (
-    ApplyReport,
-    EnablementReport,
     Followed,
     JournalStats,
     Peer,
     RecordFilter,
     ReloadReport,
-    RolloutOptions,
     Submission,
     Usage,
     Verification,
@@ -51,10 +48,9 @@ from supervisord_py.host.facade import (
 from supervisord_py.host.last_good import LastGood
 from supervisord_py.host.places import default_places, moved
 from supervisord_py.host.sources import Sources, read_sources
-from supervisord_py.host.unit_changes import UnitChanges, told_changes
+from supervisord_py.host.unit_changes import UnitChanges
 from supervisord_py.host.unit_files import load
 from supervisord_py.host.unit_watch import SourceMarks
-from supervisord_py.model.problems import Problem
 from supervisord_py.model.records import Record
 from supervisord_py.model.settings import Settings
 from supervisord_py.model.states import JobMode
@@ -127,6 +123,7 @@ class FakeSupervisor:
         self._requests: dict[int, asyncio.Future[Reply]] = {}
         self._processes: dict[int, tuple[str, int]] = {}
         self._events: deque[Event] = deque()
+        self._asked = 0
         self._followers: list[asyncio.Queue[Followed]] = []
         self._output: list[asyncio.Queue[tuple[str, str]]] = []
         self._changed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -346,58 +343,28 @@ class FakeSupervisor:
     def sources(self) -> Sources:
         return self._sources
 
-    async def change_enablement(
-        self,
-        verb: str,
-        names: Sequence[str],
-        peer: Peer,
-        *,
-        reason: str = "",
-        plan: bool = False,
-        now: Sequence[str] = (),
-        wait: bool = True,
-        token: str = "",
-    ) -> EnablementReport:
-        planned = await self._changes.plan_enablement(verb, names)
-        files = told_changes(planned.changes)
-        if plan:
-            return EnablementReport(files, durable=False)
-        self._take(planned.sources)
-        if not now:
-            return EnablementReport(files, self.durable)
-        job_verb = "start" if verb in ("enable", "unmask") else "stop"
-        return EnablementReport(files, self.durable, await self.command(job_verb, now, peer, wait=wait, token=token))
+    @property
+    def changes(self) -> UnitChanges:
+        return self._changes
 
-    async def apply(
-        self,
-        units: Sequence[str],
-        peer: Peer,
-        options: RolloutOptions,
-        *,
-        reason: str = "",
-        plan: bool = False,
-        wait: bool = True,
-        token: str = "",
-    ) -> ApplyReport:
-        planned = await self._changes.plan_application(units)
-        report = reload_report(planned.changes, planned.settings_changes)
-        if plan:
-            return ApplyReport(report, planned.restarts)
-        self._take(planned.sources)
-        arguments = asdict(options)
-        submission = await self.command("apply", units, peer, wait=wait, token=token, arguments=arguments)
-        return ApplyReport(report, planned.restarts, submission)
+    def note_command(self, record: Record) -> int | None:
+        return self.write(record)
 
-    async def check_text(self, path: str, text: str) -> tuple[Problem, ...]:
-        return await self._changes.check_text(path, text)
+    async def request(self, event: CommandRequested, record: Record | None) -> Submission:
+        self._asked += 1
+        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._requests[-self._asked] = future
+        self.happens(replace(event, request_id=-self._asked))
+        return Submission(await future, self.durable, None)
 
-    def refused_text(self, unit: str) -> str | None:
-        return None
+    async def all_durable(self) -> bool:
+        return self.durable
 
-    def _take(self, sources: Sources) -> None:
-        self._sources = sources
-        _, self.loaded = sources.build()
-        self.happens(UnitsLoaded(self.loaded.unit_set))
+    def load(self, sources: Sources, loaded: LoadResult, **how: Any) -> None:
+        self._sources, self.loaded = sources, loaded
+        asyncio.get_running_loop().call_soon(
+            self.happens, UnitsLoaded(loaded.unit_set, reverts=bool(how.get("reverts")))
+        )
 
     async def restart_manager(self, peer: Peer, *, reason: str = "") -> bool:
         self.orders.append(("restart", reason))

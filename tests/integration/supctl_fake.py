@@ -229,6 +229,7 @@ def unit(name: str, state: str = "active", sub: str = "running", **fields: Any) 
         "groups": [],
         "needs_restart": False,
         "needs_reload": False,
+        "refused": None,
         "restart_keys": None,
         "condition_result": None,
         "condition_at": None,

@@ -33,7 +33,7 @@ def test_status_json_has_exactly_the_fields_of_the_contract(supctl: Supctl) -> N
     supctl.fake.on("List", {"units": [unit("web", exec="/bin/web", lines=["x"], groups=["g"])]})
     ran = supctl("status", "--json")
     assert ran.code == 0
-    added = ["needs_restart", "needs_reload", "condition_result", "condition_at", "condition_unmet"]
+    added = ["needs_restart", "needs_reload", "refused", "condition_result", "condition_at", "condition_unmet"]
     assert [list(found) for found in ran.document["units"]] == [[*CONTRACT_FIELDS, *added]]
 
 
@@ -59,6 +59,17 @@ def test_a_unit_whose_text_is_another_says_what_to_do(supctl: Supctl) -> None:
     assert "service.key-4 and 2 more since it was started: supctl restart web" in detail
     assert "its file has changed since: supctl daemon-reload" in detail
     assert "its file has changed since" in supctl("list").out
+
+
+def test_what_is_on_disk_and_in_no_unit_is_told_below(supctl: Supctl) -> None:
+    """New unit files and changed settings stand under all units, with what to type."""
+    supctl.fake.on("List", {"units": [unit("web")], "unloaded": {"units": ["new", "w@"], "settings": True}})
+    for verb in ("status", "list"):
+        assert supctl(verb).lines[-2:] == [
+            "not loaded: new w@; next: supctl daemon-reload",
+            "supervisord.toml has changed since it was loaded; next: supctl daemon-reload",
+        ]
+        assert supctl(verb, "--json").document["unloaded"] == {"units": ["new", "w@"], "settings": True}
 
 
 def test_a_unit_that_lives_on_without_a_file_is_what_its_state_says(supctl: Supctl) -> None:

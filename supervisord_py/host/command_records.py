@@ -1,0 +1,34 @@
+"""The ``command`` record of an accepted command."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from msgspec.structs import replace
+
+from supervisord_py.host.facade import Peer
+from supervisord_py.model.records import Record
+from supervisord_py.store.redact import redact_text
+
+
+def command_record(verb: str, units: Sequence[str], peer: Peer, reason: str) -> Record:
+    """The ``command`` record of an accepted command; the driver adds what became of it."""
+    return Record(
+        "command",
+        fields={
+            "verb": verb,
+            "units": list(units),
+            "uid": peer.uid,
+            "gid": peer.gid,
+            "pid": peer.pid,
+            "login_uid": peer.login_uid,
+            "peer_command": redact_text(peer.command),
+            "peer_unit": peer.unit,
+            "reason": reason or None,
+            "result": None,
+            "duration_ms": 0,
+        },
+    )
+
+
+def with_fields(record: Record, **fields: Any) -> Record:
+    return replace(record, fields={**record.fields, **fields})
