@@ -78,6 +78,7 @@ def health(session: Session, quiet: bool) -> int:
         session.emit(reply)
     elif not quiet:
         session.echo(*(["healthy"] if reply["healthy"] else map(clean, reply["problems"])))
+        session.echo(*(f"warning: {clean(warning)}" for warning in reply.get("warnings") or ()))
     return 0 if reply["healthy"] else 1
 
 

@@ -174,6 +174,9 @@ def test_health_and_can(supctl: Supctl) -> None:
     supctl.fake.on("Commands", {"commands": ["list", "start"], "allowed": ["list"]})
     assert (supctl("health").code, supctl("health").code) == (0, 1)
     assert supctl("health").lines == ["db failed", "x"]
+    supctl.fake.on("Health", {"healthy": True, "problems": [], "warnings": ["changes are not noticed"]})
+    ran = supctl("health")
+    assert (ran.code, ran.lines) == (0, ["healthy", "warning: changes are not noticed"])
     assert supctl("can", "start", "web", "--as", "eve").code == 0
     assert supctl.fake.called("Can") == [{"verb": "start", "unit": "web", "user": "eve"}]
     ran = supctl("can", "start")
