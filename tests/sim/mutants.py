@@ -12,7 +12,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from supervisord_py.core import demand, engine, ledger, life, transaction
+from supervisord_py.core import consequences, demand, ledger, life, transaction
 from supervisord_py.core.actions import Effects, ExitSupervisor, KillTree, ReleaseUnit, SignalProcesses, SpawnProcess
 from supervisord_py.core.events import CommandRequested, DeadlineReached, Event, Now, ShutdownRequested
 from supervisord_py.core.jobs import STOP_LIKE
@@ -76,7 +76,7 @@ def forgets_leftovers() -> Iterator[type[Manager]]:
 
 @mutant("SIGKILL is sent at once instead of the stop signal", "kill-timeout")
 def kills_at_once() -> Iterator[type[Manager]]:
-    with swapped(life, "_signal", lambda _: lambda book, name, signal: book.act(KillTree(name, 9))) as manager:
+    with swapped(life, "_signal", lambda _: lambda book, name, signal, **_: book.act(KillTree(name, 9))) as manager:
         yield manager
 
 
@@ -252,7 +252,7 @@ def overlooks_stop_post() -> Iterator[type[Manager]]:
 
 @mutant("what waits for a dependency is forgotten", "recovers")
 def never_recovers() -> Iterator[type[Manager]]:
-    with swapped(engine, "_recover", lambda _: lambda book, task: None) as manager:
+    with swapped(consequences, "_recover", lambda _: lambda book, task: None) as manager:
         yield manager
 
 
