@@ -34,7 +34,6 @@ from supervisord_py.host.places import default_places
 from supervisord_py.host.unit_files import key_table, load
 from supervisord_py.keeper import main as keeper
 from supervisord_py.keeper.child import EXIT_CODES
-from supervisord_py.model.command import parse_commands
 from supervisord_py.model.commands import PRESETS
 from supervisord_py.model.decode import DECODERS
 from supervisord_py.model.keys import FileKind, KeySpec
@@ -516,20 +515,20 @@ def test_unit_files_of_examples_are_good(tmp_path: Path) -> None:
 
 
 def test_single_keys_of_examples_are_good() -> None:
-    """The commands and dependencies that unit(5) shows alone are read as what they are shown for."""
+    """The commands, dependencies and conditions that unit(5) shows alone are read as what they are shown for."""
     count = 0
-    spec = KeySpec("dependencies", True, "")
+    table = key_table().find("unit", "unit")
+    assert table is not None
     for example in UNIT.examples:
         if example.startswith(("#", "[")):
             continue
         for text in re.split(r"^(?=[a-z-]+ = )", example, flags=re.MULTILINE):
             for key, value in tomli.loads(text).items():
-                found: Any = (
-                    parse_commands(value, str) if key.startswith("exec") else DECODERS[spec.type](value, spec, str)
-                )
+                spec = KeySpec("commands", True, "") if key.startswith("exec") else table.keys[key]
+                found: Any = DECODERS[spec.type](value, spec, str)
                 assert found
                 count += 1
-    assert count >= 6
+    assert count >= 12
 
 
 def test_settings_of_examples_are_good() -> None:
