@@ -51,6 +51,19 @@ def test_what_is_sent(supctl: Supctl) -> None:
     assert "timeout_ms" not in first
 
 
+def test_a_job_mode_goes_over_and_a_wrong_one_is_usage(supctl: Supctl) -> None:
+    """Any verb that makes jobs takes one; without it the supervisor's default holds; a rolling restart has none."""
+    for method in ("Start", "Stop", "Restart"):
+        supctl.fake.on(method, done(outcome("web")))
+        supctl(method.lower(), "web", "--job-mode", "replace-irreversibly")
+        supctl(method.lower(), "web")
+        first, second = supctl.fake.called(method)
+        assert first["mode"] == "replace-irreversibly"
+        assert second.get("mode") is None
+    assert supctl("start", "web", "--job-mode", "sometimes").code == 2
+    assert supctl("restart", "web", "--rolling", "--job-mode", "flush").code == 2
+
+
 @pytest.mark.parametrize("option", ["--no-wait", "--no-block"])
 def test_no_wait_prints_the_job_id(supctl: Supctl, option: str) -> None:
     """The job's number alone is on standard output, so that a script can give it to ``cancel``."""

@@ -1,8 +1,9 @@
 """The laws of the job algebra, over every combination there is."""
 
-from itertools import product
+from itertools import combinations_with_replacement, permutations, product
 
 from supervisord_py.core import jobs
+from supervisord_py.core.state import REST, STARTING, UP
 from supervisord_py.model.states import JobType, SubState
 
 
@@ -49,15 +50,60 @@ def test_the_named_merges() -> None:
         assert jobs.merge(JobType.RESTART, kind) is JobType.RESTART
 
 
+def test_any_order_of_any_three_jobs_is_one_job_or_none() -> None:
+    """All triples in all six orders, conflicts included: who comes first decides nothing."""
+    for kinds in combinations_with_replacement(JobType, 3):
+        results = {merged(merged(a, b), c) for a, b, c in permutations(kinds)}
+        assert len(results) == 1, kinds
+
+
+def test_what_merges_is_at_least_as_much_as_each() -> None:
+    """A merged job does what both ask for: merging either one into it again adds nothing."""
+    for a, b in product(JobType, repeat=2):
+        both = jobs.merge(a, b)
+        if both is not None:
+            assert jobs.merge(both, a) is jobs.merge(both, b) is both, (a, b)
+
+
 def test_collapse_leaves_a_type_that_can_be_run() -> None:
-    """In every state reload-or-start becomes one of the two, and everything else stays."""
+    """In every state reload-or-start becomes one of the two, and everything else stays; once is enough."""
     for kind, sub in product(JobType, SubState):
         collapsed = jobs.collapse(kind, sub)
         assert collapsed is not JobType.RELOAD_OR_START
         assert collapsed is kind or kind is JobType.RELOAD_OR_START
+        assert jobs.collapse(collapsed, sub) is collapsed
 
 
-def test_a_redundant_stop_leaves_nothing_that_waits() -> None:
-    """A stop is redundant only for a unit that is down and does not wait to come up."""
-    redundant = {sub for sub in SubState if jobs.is_redundant(JobType.STOP, sub)}
-    assert redundant == {SubState.DEAD, SubState.FAILED}
+def test_collapsing_before_or_after_merging_is_the_same() -> None:
+    """Every three jobs in every state: when the state is looked at does not decide what is done."""
+    for (a, b, c), sub in product(product(JobType, repeat=3), SubState):
+        late = merged(merged(a, b), c)
+        early = merged(merged(jobs.collapse(a, sub), jobs.collapse(b, sub)), jobs.collapse(c, sub))
+        if late is None or early is None:
+            assert late is early, (a, b, c, sub)
+        else:
+            assert jobs.collapse(late, sub) is jobs.collapse(early, sub), (a, b, c, sub)
+
+
+def test_redundancy_of_every_type_in_every_state() -> None:
+    """start and verify-active where the unit is up, stop where it is down and waits for nothing, nop always; a reload
+    or restart always does something. What is redundant stays so with anything that is redundant too.
+    """
+    for kind, sub in product(JobType, SubState):
+        expected = {
+            JobType.START: sub in UP,
+            JobType.VERIFY_ACTIVE: sub in UP,
+            JobType.STOP: sub in REST and sub is not SubState.DEPENDENCY,
+            JobType.NOP: True,
+        }.get(kind, False)
+        assert jobs.is_redundant(kind, sub) is expected, (kind, sub)
+    for a, b, sub in product(JobType, JobType, SubState):
+        both = jobs.merge(a, b)
+        if both is not None and jobs.is_redundant(a, sub) and jobs.is_redundant(b, sub):
+            assert jobs.is_redundant(both, sub), (a, b, sub)
+
+
+def test_try_restart_restarts_lives_only() -> None:
+    """A unit that is up or starting is restarted; anything else is left alone."""
+    for sub in SubState:
+        assert jobs.try_restart(sub) is (JobType.RESTART if sub in UP | STARTING else JobType.NOP)

@@ -1,41 +1,15 @@
-"""Transactions: what is pulled in, what is dropped, what is refused whole.
-
-The twelve scenarios are those of systemd's src/test/test-engine.c (v256) with its units a to i and a-conj, as described
-in the study of the anchors (2.7). Where systemd's relations impose no order, ours say ``ordered = false``.
-"""
+"""Transactions: what is pulled in, what is dropped, what is refused whole, in every job mode."""
 
 import pytest
-from core_rig import Rig, needs, service
+from core_rig import Rig, needs, notify, service, target
 
 from supervisord_py.core import view
 from supervisord_py.model.states import JobMode
-from supervisord_py.model.unit import Dependency, Unit
+from supervisord_py.model.unit import Dependency
 
 
 def loose(*names: str) -> tuple[Dependency, ...]:
     return tuple(Dependency(name, ordered=False) for name in names)
-
-
-def after(*names: str) -> tuple[Dependency, ...]:
-    return tuple(Dependency(name) for name in names)
-
-
-ENGINE: list[Unit] = [
-    service("a", relations={"requires": loose("b"), "before": ("b",)}),
-    service("b", relations={"wants": loose("f")}),
-    service("c", relations={"requires": loose("a")}),
-    service("d", relations={"after": after("b"), "before": ("a",), "requires": loose("a")}),
-    service("e", relations={"after": after("b"), "before": ("a",), "wants": loose("a")}),
-    service("f"),
-    service("g", relations={"conflicts": ("e",)}),
-    service("h", relations={"wants": loose("g")}),
-    service("i", relations={"conflicts": ("a", "d"), "wants": loose("b"), "after": after("b")}),
-    service("a-conj", relations={"requires": loose("a"), "after": after("a"), "before": ("a",)}),
-]
-
-
-def engine() -> Rig:
-    return Rig(*ENGINE)
 
 
 def planned(rig: Rig, verb: str, unit: str, mode: JobMode = JobMode.REPLACE) -> dict[str, str]:
@@ -44,79 +18,6 @@ def planned(rig: Rig, verb: str, unit: str, mode: JobMode = JobMode.REPLACE) -> 
     reply = rig.replies[request]
     assert reply.refusal is None, reply.refusal
     return {outcome.unit: outcome.job_type for outcome in reply.outcomes}
-
-
-def queue_start_of_e(rig: Rig) -> None:
-    """Scenario 3 and 4 leave a start of e queued: here it waits behind b, which is still starting."""
-    rig.ask("start", "e")
-
-
-def test_engine_1_start_pulls_in_what_is_required_and_wanted() -> None:
-    """start c: a, b and f come too."""
-    assert planned(engine(), "start", "c") == {"c": "start", "a": "start", "b": "start", "f": "start"}
-
-
-def test_engine_2_a_cycle_of_what_matters_is_refused_with_its_path() -> None:
-    """start d: d after b, d before a, a before b, and all three are needed."""
-    rig = engine()
-    request = rig.ask("start", "d")
-    assert rig.refusal(request) == "DependencyCycle"
-    refusal = rig.replies[request].refusal
-    assert refusal is not None
-    assert set(refusal.parameters["path"]) == {"a", "b", "d"}
-    assert rig.launched() == []
-
-
-def test_engine_3_a_cycle_is_broken_at_what_does_not_matter() -> None:
-    """start e: the same cycle, but a is only wanted, so it goes (and b and f with it)."""
-    assert planned(engine(), "start", "e") == {"e": "start"}
-
-
-def test_engine_4_the_same_in_mode_fail() -> None:
-    """start e in mode fail changes nothing about that."""
-    assert planned(engine(), "start", "e", JobMode.FAIL) == {"e": "start"}
-
-
-def test_engine_5_and_6_a_conflict_with_a_queued_job() -> None:
-    """start g while e's start is queued: refused in mode fail, and in mode replace e is stopped."""
-    rig = engine()
-    queue_start_of_e(rig)
-    request = rig.ask("start", "g", mode=JobMode.FAIL)
-    assert rig.refusal(request) == "TransactionConflict"
-    assert planned(rig, "start", "g") == {"g": "start", "e": "stop"}
-
-
-def test_engine_7_to_9_stop_and_restart_of_a_queued_start() -> None:
-    """A queued start of g: stop in mode fail is refused, restart merges with it, stop in mode replace wins."""
-    rig = engine()
-    rig.ask("start", "g")
-    assert rig.refusal(rig.ask("stop", "g", mode=JobMode.FAIL)) == "TransactionConflict"
-    assert planned(rig, "restart", "g") == {"g": "restart"}
-    assert planned(rig, "stop", "g") == {"g": "stop"}
-
-
-def test_engine_10_a_wanted_unit_may_be_dropped() -> None:
-    """start h in mode fail while e is queued: g conflicts with e, h only wants g, so h starts alone."""
-    rig = engine()
-    queue_start_of_e(rig)
-    assert planned(rig, "start", "h", JobMode.FAIL) == {"h": "start"}
-
-
-def test_engine_11_conflicts_of_the_anchor_stop_others() -> None:
-    """start i while a and d run: both get stop jobs, b is started."""
-    rig = engine()
-    rig.ask("start", "a", "d", mode=JobMode.IGNORE_DEPENDENCIES)
-    rig.spawned("a")
-    rig.spawned("d")
-    jobs = planned(rig, "start", "i", JobMode.FAIL)
-    assert (jobs["i"], jobs["a"], jobs["d"]) == ("start", "stop", "stop")
-    assert jobs["b"] == "start"
-
-
-def test_engine_12_a_unit_before_and_after_another_is_refused() -> None:
-    """start a-conj: after a and before a is a cycle of two that both matter."""
-    rig = engine()
-    assert rig.refusal(rig.ask("start", "a-conj")) == "DependencyCycle"
 
 
 def test_a_refused_transaction_changes_nothing() -> None:
@@ -213,3 +114,142 @@ def test_a_stop_that_replaces_a_start_ends_it_as_canceled(first: str) -> None:
     assert rig.outcome(two) == {"web": "done"}
     finished = [record.fields["job"] for record in rig.records if record.event == "job.finished"]
     assert sorted(finished) == sorted(set(finished))
+
+
+def test_an_irreversible_job_is_replaced_by_a_cancel_only() -> None:
+    """A start that contradicts it is refused in every mode; after the cancel it is not."""
+    rig = Rig(service("web"), service("edge", relations=needs("web")))
+    rig.ask("start", "edge")
+    rig.spawned("web")
+    rig.spawned("edge")
+    rig.ask("stop", "web", mode=JobMode.REPLACE_IRREVERSIBLY, wait=False)
+    for mode in (JobMode.REPLACE, JobMode.FAIL, JobMode.IGNORE_DEPENDENCIES, JobMode.FLUSH):
+        request = rig.ask("start", "web", mode=mode)
+        assert rig.refusal(request) == "TransactionConflict"
+    refusal = rig.replies[request].refusal
+    assert refusal is not None and "is queued and irreversible; wait for it, or cancel it" in refusal.message
+    number = next(job.job for job in view.jobs(rig.manager) if job.unit == "web")
+    rig.ask("cancel", arguments={"job": number})
+    assert planned(rig, "start", "web") == {"web": "nop"}
+
+
+def test_an_irreversible_job_takes_what_merges_and_stays_irreversible() -> None:
+    """A second stop is the same job."""
+    rig = Rig(service("web"))
+    rig.ask("start", "web")
+    rig.spawned("web")
+    first = rig.ask("stop", "web", mode=JobMode.REPLACE_IRREVERSIBLY)
+    second = rig.ask("stop", "web")
+    assert rig.refusal(rig.ask("start", "web")) == "TransactionConflict"
+    rig.exited("web", signal=15)
+    assert rig.outcome(first) == rig.outcome(second) == {"web": "done"}
+    rig.ask("start", "web")
+    assert rig.launched() == ["web", "web"]
+
+
+def test_a_conflict_does_not_end_an_irreversible_start() -> None:
+    """web would stop what conflicts with it; while that starts irreversibly, web cannot be asked for."""
+    rig = Rig(service("web", relations={"conflicts": ("maintenance",)}), notify("maintenance"))
+    rig.ask("start", "web")
+    rig.spawned("web")
+    rig.ask("start", "maintenance", mode=JobMode.REPLACE_IRREVERSIBLY, wait=False)
+    rig.exited("web", signal=15)
+    rig.spawned("maintenance")
+    assert rig.refusal(rig.ask("start", "web")) == "TransactionConflict"
+    assert rig.launched() == ["web", "maintenance"]
+
+
+def test_the_shutdown_replaces_an_irreversible_job() -> None:
+    """Nothing keeps the supervisor from ending."""
+    rig = Rig(notify("web"))
+    rig.ask("start", "web", mode=JobMode.REPLACE_IRREVERSIBLY, wait=False)
+    rig.spawned("web")
+    rig.shut_down()
+    assert rig.shown("web") == "deactivating/stop-sigterm/success"
+
+
+def test_enabled_units_start_beside_an_irreversible_stop() -> None:
+    """A reload brings new units: the one that needs what is being stopped does without, the other starts."""
+    rig = Rig(service("db"))
+    rig.ask("start", "db")
+    rig.spawned("db")
+    rig.ask("stop", "db", mode=JobMode.REPLACE_IRREVERSIBLY, wait=False)
+    rig.load(service("db"), service("web", relations=needs("db")), service("edge"), start=True)
+    assert rig.launched() == ["db", "edge"]
+
+
+def test_isolate_keeps_what_is_needed_and_cancels_the_jobs_of_all_others() -> None:
+    """web stays up with what it requires, though nothing has to be done about them; a queued start elsewhere ends."""
+    rig = Rig(
+        service("db"),
+        service("web", relations=needs("db")),
+        target("all", **needs("web")),
+        notify("slow"),
+        service("edge", relations=needs("slow")),
+    )
+    rig.ask("start", "web")
+    rig.spawned("db")
+    rig.spawned("web")
+    edge = rig.ask("start", "edge")
+    rig.ask("start", "all", mode=JobMode.ISOLATE)
+    assert rig.shown("db") == rig.shown("web") == "active/running/success"
+    assert rig.outcome(edge) == {"edge": "canceled"}
+    assert rig.shown("slow") == "deactivating/stop-sigterm/success"
+    assert rig.record("unit.stopping", "slow").fields["reason"] == "all alone is asked for"
+
+
+def test_flush_cancels_all_other_jobs_and_stops_nothing() -> None:
+    """What is queued elsewhere is called off, what runs goes on; a restart that was due does not come."""
+    rig = Rig(
+        notify("db"),
+        service("web", relations=needs("db")),
+        service("edge"),
+        service("crashed", relations={"after": (Dependency("db"),)}),
+    )
+    rig.ask("start", "crashed")
+    rig.spawned("crashed")
+    rig.ask("start", "edge")
+    rig.spawned("edge")
+    web = rig.ask("start", "web")
+    rig.crash("crashed")
+    rig.later(1)
+    assert rig.shown("crashed") == "activating/auto-restart-queued/exit-code"
+    rig.ask("start", "edge", mode=JobMode.FLUSH)
+    assert rig.outcome(web) == {"web": "canceled"}
+    assert view.jobs(rig.manager) == []
+    assert rig.shown("edge") == "active/running/success"
+    assert rig.shown("crashed").startswith("inactive/dead")
+    rig.up("db")
+    assert rig.launched().count("web") == 0
+
+
+def test_ignore_requirements_pulls_nothing_in_and_keeps_the_order() -> None:
+    """What it needs is not started, but a start of it that is under way is waited for."""
+    rig = Rig(notify("db"), service("web", relations=needs("db")))
+    rig.ask("start", "web", mode=JobMode.IGNORE_REQUIREMENTS)
+    assert rig.launched() == ["web"]
+    other = Rig(notify("db"), service("web", relations=needs("db")))
+    other.ask("start", "db", wait=False)
+    other.ask("start", "web", mode=JobMode.IGNORE_REQUIREMENTS, wait=False)
+    assert other.launched() == ["db"]
+    other.up("db")
+    assert other.launched() == ["db", "web"]
+    last = Rig(notify("db"), service("web", relations=needs("db")))
+    last.ask("start", "db", wait=False)
+    last.ask("start", "web", mode=JobMode.IGNORE_DEPENDENCIES, wait=False)
+    assert last.launched() == ["db", "web"]
+
+
+@pytest.mark.parametrize("mode", [JobMode.ISOLATE, JobMode.RESTART_DEPENDENCIES])
+def test_modes_of_a_start_are_refused_for_other_verbs(mode: JobMode) -> None:
+    """They say what a start does to others."""
+    rig = Rig(service("web"))
+    assert rig.refusal(rig.ask("restart", "web", mode=mode)) == "TransactionConflict"
+
+
+def test_mode_fail_lets_a_restart_of_what_is_only_wanted_be() -> None:
+    """As systemd: only stops of running units count as an impact that a wish may not have."""
+    rig = Rig(service("log"), service("web", relations={"wants": loose("log")}))
+    rig.ask("start", "log")
+    rig.spawned("log")
+    assert planned(rig, "start", "web", JobMode.FAIL) == {"web": "start"}
