@@ -124,7 +124,7 @@ class UnitWatch:
             return
         if since == self.happened:
             self.marks = SourceMarks()
-        else:
+        if since != self.happened or self.problem is not None:
             self._schedule()
         self.happened += 1
 
@@ -188,11 +188,13 @@ class UnitWatch:
     def _aim(self) -> None:
         """Watch the folders that there are now; returns when no new one has come while that was done."""
         for _ in range(_SETTLE_MAX):
-            before, self._watches, problem = self._watches, *self._set(folders_to_watch(self._paths))
+            before = self._watches
+            watches, self.problem = self._set(folders_to_watch(self._paths))
+            # Without room for all, those of the time before are better than none.
+            self._watches = watches if self.problem is None else before | watches
             for watch in before.keys() - self._watches.keys():
                 if self._inotify is not None:
                     self._inotify.remove(watch)
-            self.problem = problem
             if self._watches.keys() <= before.keys():
                 return
 
