@@ -61,15 +61,17 @@ def version_command() -> None:
 @main.command("check", short_help="validate unit files and settings")
 @click.argument("paths", metavar="[PATH...]", nargs=-1, type=click.Path())
 @click.option("--config", metavar="FILE", help="Settings file (default: the one of root or of the user).")
+@click.option("--state-dir", metavar="DIR", help="State folder: what supctl enable and mask wrote there counts too.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def check_command(paths: tuple[str, ...], config: str | None, as_json: bool) -> None:
+def check_command(paths: tuple[str, ...], config: str | None, state_dir: str | None, as_json: bool) -> None:
     """Validate these files and folders (default: the unit path), and the settings, exactly as run does.
 
     All problems of all files are told at once. Exits 1 when there is an error; warnings alone are good.
     """
+    from supervisord_py.host.places import moved
     from supervisord_py.host.unit_files import load, load_settings
 
-    places = _places()
+    places = moved(_places(), state=state_dir)
     settings_path = Path(config) if config is not None else places.settings
     _, settings_problems = load_settings(settings_path, required=config is not None)
     loaded = load(paths or None, places)

@@ -47,13 +47,13 @@ from supervisord_py.host.facade import (
 )
 from supervisord_py.host.hands import ManagerHands
 from supervisord_py.host.journal_file import LOSS_KEY, Journal
-from supervisord_py.host.journal_recovery import Recovery
 from supervisord_py.host.keeper_client import KeeperClient, Welcome
 from supervisord_py.host.last_good import LAST_GOOD_KEY, LastGood
 from supervisord_py.host.live import describe_process
 from supervisord_py.host.output import OutputCollector, OutputTrouble
 from supervisord_py.host.snapshot_file import boot_id, read_snapshot, write_snapshot
 from supervisord_py.host.sources import SOURCES_KEY, Sources, places_of, read_sources, source_paths
+from supervisord_py.host.start_records import lost_record, start_record
 from supervisord_py.host.unit_changes import UnitChanges
 from supervisord_py.host.unit_watch import SourceMarks, UnitWatch, compare_sources
 from supervisord_py.host.usage import sample
@@ -140,14 +140,9 @@ class Daemon:
         )
         self._journal.attach(self._driver.note)
         self._journal.on_rotated.append(lambda: self._spawn_task(self._store_snapshot()))
-        started = self._start_record(is_first, recovery, welcome)
+        started = start_record(welcome, recovery, keeper.pid, self._loaded.unit_set if is_first else None)
         if is_first and (lost := self._config.get("lost")) is not None:
-            fields = {
-                "keeper_pid": lost["pid"],
-                "keeper_instance": f"{lost['instance']:05x}",
-                "processes": lost["processes"],
-            }
-            self._driver.note([Record("keeper.lost", Severity.ERROR, fields=fields)])
+            self._driver.note([lost_record(lost)])
         if is_first:
             # All in one commit: whoever follows a manager that got no further is the first one too.
             self._load_units(started)
@@ -420,26 +415,6 @@ class Daemon:
     def _next_manager(self, welcome: Welcome) -> Manager:
         state = {key: text for key, text in welcome.state.items() if not key.startswith("host/")}
         return Manager.restore(state, self._loaded.unit_set)
-
-    def _start_record(self, is_first: bool, recovery: Recovery, welcome: Welcome) -> Record:
-        fields: dict[str, Any] = {
-            "name": self._config["name"],
-            "version": __version__,
-            "keeper_pid": self._keeper.pid,
-            "manager_pid": os.getpid(),
-            "instance": f"{self._instance:05x}",
-        }
-        if recovery.problem:
-            fields["journal"] = recovery.problem
-        if is_first:
-            fields |= {"units": len(self._loaded.unit_set.units), "bad": len(self._loaded.unit_set.bad)}
-            return Record("daemon.started", fields=fields)
-        fields |= {
-            "managers": welcome.managers,
-            "processes": len(welcome.processes),
-            "lines_recovered": len(welcome.lines),
-        }
-        return Record("manager.restarted", Severity.WARNING, fields=fields)
 
     def _use(
         self,

@@ -32,6 +32,7 @@ EVENTS: tuple[str, ...] = (
     "journal.gap", "journal.rotated",
     "stray.appeared", "stray.exited", "keeper.reexec-failed", "manager.unfit", "unit.adopted",
     "unit.skipped",
+    "rollout.started", "rollout.failed", "rollout.reverted", "rollout.finished",
 )  # fmt: skip
 """Every event of the contract (section 7), in its order, then our additions."""
 

@@ -123,8 +123,8 @@ def test_circus_646_graceful_one_at_a_time_and_back_when_it_fails() -> None:
 
 
 def test_supervisor_1154_update_restarts_only_what_changed() -> None:
-    """supervisor #1154, #1713: of a group only the member whose file changed is restarted, and an apply of one unit does
-    not even look at the files of the others."""
+    """supervisor #1154, #1713: of a group only the member whose file changed is restarted, and an apply of one unit
+    does not even look at the files of the others."""
     group = '[unit]\ngroups = ["web"]\n'
     with supervisor({name: group + SLEEP.format(1000) for name in ("a", "b", "c")}) as running:
         before = pids(running, "a", "b", "c")
@@ -228,7 +228,7 @@ def editor(tmp_path: Path) -> Path:
 
 
 def test_pebble_plans_are_edited_by_hand_and_break_the_service(editor: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An edited file is checked before it is written: what is invalid never reaches the disk, what is good is applied."""
+    """An edited file is checked before it is written: what is invalid never reaches the disk, the rest is applied."""
     monkeypatch.setenv("VISUAL", str(editor))
     with supervisor({"web": SLEEP.format(1000)}) as running:
         path = running.units / "web.toml"

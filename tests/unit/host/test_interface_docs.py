@@ -27,7 +27,7 @@ def shape(value: Any) -> Any:
     if isinstance(value, list):
         return [shape(entry) for entry in value]
     if isinstance(value, str):
-        value = re.sub(r"\S*/units/", "", value)
+        value = re.sub(r"\S*/(units|control)/", "", value)
         return re.sub(r"[0-9a-f]{32}", "", value)
     return value
 
@@ -63,7 +63,10 @@ def test_the_examples_run(tmp_path: Path) -> None:
                     web = UNITS["web"].replace("the web", "the new web").replace("hunter1", "hunter3")
                     rig.supervisor.write_units({"web": web, "new": UNITS["db"]})
                 client = await rig.connect()
-                client.send(call["method"], more=call.get("more", False), **call["parameters"])
+                parameters = dict(call["parameters"])
+                if "path" in parameters:
+                    parameters["path"] = parameters["path"].replace("/etc/supervisord-py/units", str(tmp_path / "units"))
+                client.send(call["method"], more=call.get("more", False), **parameters)
                 reply = await client.reply()
                 told = {"error": reply.error} if reply.error is not None else {}
                 told |= {"parameters": reply.parameters}

@@ -1,0 +1,43 @@
+"""What the journal says when a manager begins: a first one, or one that follows another."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from supervisord_py import __version__
+from supervisord_py.host.journal_recovery import Recovery
+from supervisord_py.host.keeper_client import Welcome
+from supervisord_py.model.records import Record
+from supervisord_py.model.states import Severity
+from supervisord_py.model.unit import UnitSet
+
+
+def start_record(welcome: Welcome, recovery: Recovery, keeper_pid: int, first: UnitSet | None) -> Record:
+    """Return ``daemon.started`` for the manager that loads the ``first`` unit set, else ``manager.restarted``."""
+    fields: dict[str, Any] = {
+        "name": welcome.config["name"],
+        "version": __version__,
+        "keeper_pid": keeper_pid,
+        "manager_pid": os.getpid(),
+        "instance": f"{welcome.instance:05x}",
+    }
+    if recovery.problem:
+        fields["journal"] = recovery.problem
+    if first is not None:
+        return Record("daemon.started", fields=fields | {"units": len(first.units), "bad": len(first.bad)})
+    fields |= {
+        "managers": welcome.managers,
+        "processes": len(welcome.processes),
+        "lines_recovered": len(welcome.lines),
+    }
+    return Record("manager.restarted", Severity.WARNING, fields=fields)
+
+
+def lost_record(lost: Mapping[str, Any]) -> Record:
+    """Return ``keeper.lost`` for what ``run`` found of a killed keeper."""
+    fields = {
+        "keeper_pid": lost["pid"],
+        "keeper_instance": f"{lost['instance']:05x}",
+        "processes": lost["processes"],
+    }
+    return Record("keeper.lost", Severity.ERROR, fields=fields)
