@@ -10,11 +10,24 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.compat.summary import summary
+
 # A machine under load is not a slow strategy.
 settings.register_profile("loaded", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("loaded")
 
 PR_SET_CHILD_SUBREAPER = 36
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how the rows of what systemd did came out."""
+    reports = [
+        (report.nodeid, word == "passed")
+        for word in ("passed", "failed", "error")
+        for report in terminalreporter.getreports(word)
+    ]
+    if (line := summary(reports)) is not None:
+        terminalreporter.write_line(line)
 
 
 def descendants(pid: int) -> list[tuple[int, str]]:

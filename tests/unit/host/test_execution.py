@@ -19,7 +19,8 @@ from supervisord_py.model.unit import Command, ExecContext, Limit, Service, Unit
 
 ROOT = Identity(0, 0, frozenset({0}))
 MYSELF = Identity.of_this_process()
-OBSERVED = json.loads((Path(__file__).parent.parent.parent / "data/systemd/process-environment.json").read_text())
+ROWS = json.loads((Path(__file__).parents[2] / "data/systemd/behaviour/process-environment.json").read_text())
+OBSERVED = {name: row["observed"] for name, row in ROWS["settings"].items()}
 
 
 def unit(context: ExecContext | None = None, **service: Any) -> Unit:
