@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 from supervisord_py.core import demand, life
-from supervisord_py.core.graph import Graph
-from supervisord_py.core.graph import Relations
+from supervisord_py.core.graph import Graph, Relations
 from supervisord_py.core.ledger import Ledger
 from supervisord_py.core.loading import plan_of, restart_needed
 from supervisord_py.core.manager import Manager
@@ -285,7 +284,8 @@ def _reasons(ledger: Ledger, name: str) -> list[WhyLine]:
     if state.sub is SubState.FAILED:
         return [_failed(state, unit, name)]
     if state.sub in STARTING:
-        return [WhyLine("starting", "it is starting", seq=seq, advice=f"supctl logs -f {name}")]
+        lines = [WhyLine("starting", "it is starting", seq=seq, advice=f"supctl logs -f {name}")]
+        return lines + _source(state) if state.monitor is not None or (state.order and state.order.by) else lines
     if state.sub in STOPPING:
         return [WhyLine("operator" if state.stopped else "failed", _stopping(state), seq=seq)]
     if state.sub is SubState.DEAD:
@@ -301,11 +301,7 @@ def _running(state: UnitState, name: str) -> list[WhyLine]:
     """A unit that somebody or something started is explained by that, one that runs again after a failure by the life
     before.
     """
-    lines = [WhyLine("running", "it is running", seq=state.cause)]
-    order = state.order
-    if order is not None and order.verb != "stopped" and (order.by or order.note or order.reason):
-        source = state.monitor.unit if state.monitor is not None else None
-        lines.append(WhyLine("operator", f"it was {describe(order)}", unit=source))
+    lines = [WhyLine("running", "it is running", seq=state.cause), *_source(state)]
     before = state.last_life
     if state.restarts and before is not None:
         message = (
@@ -314,6 +310,15 @@ def _running(state: UnitState, name: str) -> list[WhyLine]:
         )
         lines.append(WhyLine("failed", message, advice=f"supctl lives {name}"))
     return lines
+
+
+def _source(state: UnitState) -> list[WhyLine]:
+    """Say who or what started a unit, and point at the unit whose end did."""
+    order = state.order
+    if order is None or order.verb == "stopped" or not (order.by or order.note or order.reason):
+        return []
+    source = state.monitor.unit if state.monitor is not None else None
+    return [WhyLine("operator", f"it was {describe(order)}", unit=source)]
 
 
 def _stopping(state: UnitState) -> str:

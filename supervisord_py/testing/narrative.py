@@ -44,6 +44,9 @@ from supervisord_py.core.events import (
 from supervisord_py.model.records import Record
 from supervisord_py.model.values import format_signal
 
+_TOLD = ("MONITOR_UNIT", "MONITOR_SERVICE_RESULT", "MONITOR_EXIT_CODE", "MONITOR_EXIT_STATUS")
+"""What a process is told about another unit: a trace shows it, the rest of an environment is the same for all."""
+
 
 def status_words(status: ExitStatus) -> str:
     if status.signal is not None:
@@ -106,7 +109,8 @@ def action_line(action: AnyAction) -> str:
         case RevertUnits():
             return f"revert {' '.join(action.units)}: {action.message}"
         case SpawnProcess():
-            return f"spawn #{action.spawn_id} {action.unit} {action.role.value}: {' '.join(action.command.words)}"
+            told = "".join(f" {key}={value}" for key, value in action.environment if key in _TOLD)
+            return f"spawn #{action.spawn_id} {action.unit} {action.role.value}: {' '.join(action.command.words)}{told}"
         case FollowMain():
             how = f"of {action.pid_file}" if action.pid_file is not None else "by guess"
             return f"follow {action.unit} as #{action.spawn_id}, the main process {how}"

@@ -19,7 +19,7 @@ Commands::
     drop NAME                            remove its definition; ``load`` then tells the core
     load [start | revert]                give the core all definitions (``start``: start the enabled ones; ``revert``:
                                          they are the older ones that it asked for)
-    VERB UNIT... [no-wait] [plan] [mode=MODE] [token=TEXT] [reason=TEXT] [signal=NAME] [whom=main|all]
+    VERB UNIT... [no-wait] [plan] [mode=MODE] [token=TEXT] [by=USER] [reason=TEXT] [signal=NAME] [whom=main|all]
                                          a request of the control interface
     apply [UNIT...] | restart UNIT... max-unavailable=N, [probation=SPAN] [reverts]
                                          a rollout
@@ -43,7 +43,15 @@ from collections.abc import Callable, Iterator, Sequence
 from difflib import unified_diff
 from pathlib import Path
 
-from supervisord_py.core.events import ClockChanged, Event, ExitStatus, ShutdownForced, ShutdownRequested, TreeEmptied
+from supervisord_py.core.events import (
+    ClockChanged,
+    Event,
+    ExitStatus,
+    Origin,
+    ShutdownForced,
+    ShutdownRequested,
+    TreeEmptied,
+)
 from supervisord_py.core.view import jobs, list_units, unit_status, why
 from supervisord_py.model.states import (
     JobMode,
@@ -177,6 +185,8 @@ def _request(scene: Scene, verb: str, words: Sequence[str]) -> Event:
             fields["wait" if word == "no-wait" else "plan"] = word == "plan"
         elif key == "mode" and value:
             fields["mode"] = JobMode(value)
+        elif key == "by" and value:
+            fields["origin"] = Origin(uid=1000, gid=1000, pid=1, user=value)
         elif key in ("token", "reason") and value:
             fields[key] = value
         elif word == "reverts":
