@@ -13,7 +13,7 @@ from supervisord_py.core.actions import (
     Whom,
 )
 from supervisord_py.core.events import CommandRequested, ProcessExited, SpawnFailed
-from supervisord_py.core.view import jobs, unit_status
+from supervisord_py.core.view import unit_status
 from supervisord_py.model.states import JobState, JobType, KillMode, Role, ServiceType
 from supervisord_py.model.unit import Dependency, Unit
 from supervisord_py.model.values import format_signal
@@ -118,7 +118,7 @@ class StartOrder(Checker):
                     self.fail(f"{unit.name} starts, and {edge.unit}, which it requires, is not {edge.until.value}")
             if pending is None:
                 kinds = (JobType.START.value, JobType.RESTART.value)
-                pending = frozenset(job.unit for job in jobs(self.world.manager) if job.type in kinds)
+                pending = frozenset(job.unit for job in self.world.jobs() if job.type in kinds)
             for edge in self._waits_for(unit):
                 is_known = edge.unit in seen.units.units
                 if is_known and edge.unit in pending - self._queued_later(step, action) and not self._is_met(edge):
@@ -168,7 +168,7 @@ class StopOrder(Checker):
         if not stopped:
             return
         seen = self.world.seen
-        present = {job.unit: job for job in jobs(self.world.manager)}
+        present = {job.unit: job for job in self.world.jobs()}
         types = {name: job.type for name, job in present.items()}
         stopping = {name for name, kind in types.items() if kind in (JobType.STOP.value, JobType.RESTART.value)}
         for name in stopped:

@@ -12,7 +12,7 @@ from supervisord_py.core.events import (
     ProcessExited,
     UnitsLoaded,
 )
-from supervisord_py.core.view import jobs, unit_status
+from supervisord_py.core.view import unit_status
 from supervisord_py.model.records import Record
 from supervisord_py.model.states import JobMode, Restart, Role, ServiceType
 from supervisord_py.model.unit import ExitStatuses, Unit
@@ -97,7 +97,8 @@ class PulledIn(Checker):
             if kind != "start" or origin != "command":
                 continue
             if allowed is None:
-                restarted += (job.unit for job in jobs(self.world.manager) if job.type == "restart")
+                restarted += (job.unit for job in self.world.jobs() if job.type == "restart")
+                restarted += (each for each, type_, _ in queued(step) if type_ == "restart")
                 allowed = self._pulled_by((*event.units, *restarted))
             if name not in allowed:
                 self.fail(f"{event.verb} {' '.join(event.units)} starts {name}, which nothing pulls in")
@@ -123,8 +124,8 @@ class PartOf(Checker):
         stopped = {name: kind for name, kind, _ in queued(step) if kind in ("stop", "restart")}
         if not stopped or (isinstance(step.event, CommandRequested) and step.event.mode is not JobMode.REPLACE):
             return
-        seen, manager = self.world.seen, self.world.manager
-        present = {job.unit: job.type for job in jobs(manager)}
+        seen = self.world.seen
+        present = {job.unit: job.type for job in self.world.jobs()}
         ended = {record.unit for record in step.effects.records if record.event == "job.finished"}
         for other in seen.units.units.values():
             life = seen.lives.get(other.name)
@@ -199,7 +200,7 @@ class Hooks(Checker):
                 self.fail(f"{name} is started {count} times for {allowed.get(name, 0)} ends of units that name it")
         if seen.shutdown is not None or seen.forced:
             return
-        present = {job.unit for job in jobs(self.world.manager)}
+        present = {job.unit for job in self.world.jobs()}
         for record in step.effects.records:
             if record.event != "unit.failed" or record.unit is None:
                 continue

@@ -151,7 +151,7 @@ def draw_profile(rng: Random) -> Profile:
             strengths[name] = min(strengths[name], most)
     return Profile(
         units_max=rng.choice((3, 6, 10, 14)),
-        requests=rng.choice((40, 100, 250)),
+        requests=rng.choice((20, 40, 120)),
         gap_max_ms=rng.choice((50, 1000, 4000, 12_000)),
         relations=rng.choice((0.0, 0.2, 0.4, 0.7)),
         targets=rng.choice((0.0, 0.1, 0.3)),

@@ -45,8 +45,9 @@ from supervisord_py.core.events import (
     UnitsLoaded,
 )
 from supervisord_py.core.manager import Manager
-from supervisord_py.core.view import list_units, unit_status
+from supervisord_py.core.view import jobs, list_units, unit_status
 from supervisord_py.model.records import UNNUMBERED, Record
+from supervisord_py.model.status import JobStatus
 from supervisord_py.model.unit import Service, UnitSet
 from supervisord_py.testing.checkers import Checkers, Step, Violation
 from supervisord_py.testing.clients import Clients
@@ -65,12 +66,15 @@ STEPS_MAX = 30_000
 CALM_NS = 3 * 3600 * SECOND_NS
 SHUTDOWN_NS = 30 * SECOND_NS
 FAILURES_SHOWN = 10
+TAIL = 40
+"""Entries before a violation that are kept for the report, and lines of them that it shows."""
+
 DEADLINES_MAX = 200
 """Deadlines at one instant in one batch: more is a busy loop."""
 
 
 class Outcome(Struct, frozen=True):
-    """How a run ended: ``violation`` None is a pass; ``digest`` covers every event and effect."""
+    """How a run ended: ``violation`` None is a pass; ``digest`` covers every event and effect, if asked for."""
 
     seed: int
     profile: Profile
@@ -102,6 +106,8 @@ class World:
         profile: The faults; None draws one from the seed.
         manager_type: The core under test (a mutant, to test the checkers).
         flight: Where to write every input of every manager, for ``replay``.
+        trace: Is told every event and effect in words.
+        digest: Whether to hash every event and effect.
     """
 
     def __init__(
@@ -113,6 +119,7 @@ class World:
         manager_type: type[Manager] = Manager,
         flight: FlightLog | None = None,
         trace: Callable[[str], None] | None = None,
+        digest: bool = False,
     ) -> None:
         self.seed = seed
         self.rng = rng or Random(seed)
@@ -129,12 +136,14 @@ class World:
         self.units = UnitSet()
         self.calm = False
         self.steps = 0
+        self._jobs: list[JobStatus] = []
+        self._jobs_at = -1
         self.deaths = 0
         self.manager_type = manager_type
         self._flight = flight
         self._trace = trace
-        self._digest = hashlib.sha256()
-        self._tail: deque[str] = deque(maxlen=40)
+        self._digest = hashlib.sha256() if digest else None
+        self._tail: deque[str | tuple[int, Event] | Effects] = deque(maxlen=TAIL)
         self._custody: list[tuple[int, Record]] = []
         self.next_seq = 1
         self._told = 0
@@ -167,10 +176,10 @@ class World:
             steps=self.steps,
             deaths=self.deaths,
             simulated_ns=self.clock.mono_ns,
-            digest=self._digest.hexdigest(),
+            digest=self._digest.hexdigest() if self._digest else "",
             violation=str(violation) if violation else None,
             checker=violation.checker if violation else None,
-            tail=tuple(self._tail),
+            tail=tuple(line for entry in self._tail for line in _lines(entry))[-TAIL:] if violation else (),
         )
 
     def _play(self) -> None:
@@ -402,17 +411,16 @@ class World:
             raise Violation("settles", f"{STEPS_MAX} events and no end")
         batch.handled += 1
         now = self.clock.now(batch.seq)
-        self._show(f"{now.mono_ns / SECOND_NS:.3f} {event_line(event)}")
+        self._show((now.mono_ns, event))
         if self._flight is not None:
             self._flight.took(now, event)
         if not batch.doomed:
             self.seen.see_event(event, now)
         effects = self.manager.handle(event, now)
         changes = self.manager.take_changes()
-        lines = msgspec.json.encode((now, event, effects))
-        self._digest.update(lines)
-        for line in effect_lines(effects):
-            self._show(f"    {line}")
+        if self._digest is not None:
+            self._digest.update(msgspec.json.encode((now, event, effects)))
+        self._show(effects)
         if self._flight is not None:
             self._flight.decided(effects)
         if batch.doomed:
@@ -482,6 +490,12 @@ class World:
         assert life is not None, "a spawn without a life"
         return life.unit.service
 
+    def jobs(self) -> list[JobStatus]:
+        """The jobs that there are now; several checkers look at them in the same step."""
+        if self._jobs_at != self.steps:
+            self._jobs, self._jobs_at = jobs(self.manager), self.steps
+        return self._jobs
+
     def manager_units(self) -> frozenset[str]:
         """The names that the core knows now."""
         return frozenset(list_units(self.manager))
@@ -491,10 +505,11 @@ class World:
     def _note(self, line: str) -> None:
         self._show(f"{self.clock.mono_ns / SECOND_NS:.3f} {line}")
 
-    def _show(self, line: str) -> None:
-        self._tail.append(line)
+    def _show(self, entry: str | tuple[int, Event] | Effects) -> None:
+        self._tail.append(entry)
         if self._trace is not None:
-            self._trace(line)
+            for line in _lines(entry):
+                self._trace(line)
 
 
 class _Batch:
@@ -517,6 +532,16 @@ class _Batch:
         self.effects.replies += effects.replies
         self.numbered += numbered
         self.changes |= changes
+
+
+def _lines(entry: str | tuple[int, Event] | Effects) -> list[str]:
+    """Say one entry of the tail in words: only what somebody will read is put into words."""
+    if isinstance(entry, str):
+        return [entry]
+    if isinstance(entry, tuple):
+        at_ns, event = entry
+        return [f"{at_ns / SECOND_NS:.3f} {event_line(event)}"]
+    return [f"    {line}" for line in effect_lines(entry)]
 
 
 def _where(bug: BaseException) -> str:

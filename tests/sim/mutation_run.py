@@ -1,0 +1,395 @@
+"""A mutation run over ``supervisord_py/core``: one small slip at a time, and the fast tests have to notice.
+
+Theory of operation
+-------------------
+Every module of the core is parsed, and every place where a plausible slip can be made is a *mutant*: a comparison
+flipped, ``and`` for ``or``, a condition negated, a constant off by one, a statement left out, a return value dropped,
+another member of the same enum, ``+`` for ``-``. A mutant is judged in a child of this process that has never imported
+the core: an import hook gives it the mutated module, then the tests run there, the quickest first, until one fails. A
+child that takes too long has found the mutant too. What survives is printed; ``docs/mutation.md`` says why what is
+left may stay.
+
+Run it on a clean tree: ``python tests/sim/mutation_run.py --sample 400 --seed 1`` (``make mutate``).
+"""
+
+import argparse
+import ast
+import contextlib
+import copy
+import importlib.abc
+import importlib.machinery
+import io
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+CORE = ROOT / "supervisord_py" / "core"
+ENUMS = (ROOT / "supervisord_py" / "model" / "states.py", *sorted(CORE.glob("*.py")))
+TIMEOUT_S = 90.0
+STAGES = (
+    ("unit", ("tests/unit/core", "tests/scripts")),
+    ("world", ()),
+    ("property", ("tests/property/test_jobs.py", "tests/property/test_graph.py", "tests/property/test_any_facts.py",
+                  "tests/property/test_snapshot.py")),
+)  # fmt: skip
+SURVIVED, KILLED_BY = 0, 10
+"""Exit codes of a child: ``KILLED_BY`` plus the number of the stage."""
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One slip: where, what, and the module as it would be."""
+
+    module: str
+    path: Path
+    line: int
+    where: str
+    what: str
+    source: str = field(repr=False)
+
+    @property
+    def key(self) -> str:
+        """A name that outlives a change of line numbers."""
+        return f"{self.path.name}: {self.where}: {self.what}"
+
+
+COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
+    ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
+    ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In,
+}  # fmt: skip
+OPERATORS: dict[type[ast.operator], type[ast.operator]] = {
+    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.FloorDiv, ast.FloorDiv: ast.Mult,
+}  # fmt: skip
+
+
+def read_enums() -> dict[str, list[str]]:
+    """Return the members of every enum that the core uses, by its name."""
+    found: dict[str, list[str]] = {}
+    for path in ENUMS:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef) and any(getattr(base, "id", "") == "Enum" for base in node.bases):
+                members = [stmt.targets[0].id for stmt in node.body if _is_member(stmt)]  # type: ignore[attr-defined]
+                found[node.name] = members
+    return found
+
+
+def _is_member(stmt: ast.stmt) -> bool:
+    return isinstance(stmt, ast.Assign) and isinstance(stmt.targets[0], ast.Name)
+
+
+class Planter(ast.NodeVisitor):
+    """Finds every place for a slip in one module; each is told as a function that makes it in a copy of the tree."""
+
+    def __init__(self, enums: dict[str, list[str]]) -> None:
+        self.enums = enums
+        self.places: list[tuple[int, str, str, list[object], ast.AST]] = []
+        self._path: list[object] = []
+        self._scope: list[str] = []
+
+    def plant(self, node: ast.AST, new: ast.AST, what: str) -> None:
+        line = getattr(node, "lineno", 0)
+        self.places.append((line, ".".join(self._scope) or "module", what, list(self._path), new))
+
+    def generic_visit(self, node: ast.AST) -> None:
+        for name, value in ast.iter_fields(node):
+            if name in ("annotation", "returns", "decorator_list", "type_comment"):
+                continue
+            if isinstance(value, list):
+                for index, item in enumerate(value):
+                    if isinstance(item, ast.AST):
+                        self._path += [name, index]
+                        self.visit(item)
+                        del self._path[-2:]
+            elif isinstance(value, ast.AST):
+                self._path.append(name)
+                self.visit(value)
+                self._path.pop()
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
+        self._scope.append(node.name)
+        self.generic_visit(node)
+        self._scope.pop()
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> None:
+        bases = {getattr(base, "id", "") for base in node.bases}
+        if "Enum" in bases:
+            return
+        self._scope.append(node.name)
+        for index, item in enumerate(node.body):
+            self._path += ["body", index]
+            self.visit(item)
+            del self._path[-2:]
+        self._scope.pop()
+
+    def visit_Assert(self, node: ast.Assert) -> None:
+        """An assertion tells of a bug: without one nothing changes."""
+
+    def visit_Raise(self, node: ast.Raise) -> None:
+        """What is raised is a refusal that tests look for, or a bug."""
+
+    def visit_JoinedStr(self, node: ast.JoinedStr) -> None:
+        """Words for people."""
+
+    def visit_If(self, node: ast.If) -> None:
+        self._negate(node.test, "test")
+        self.generic_visit(node)
+
+    def visit_IfExp(self, node: ast.IfExp) -> None:
+        self._negate(node.test, "test")
+        self.generic_visit(node)
+
+    def visit_While(self, node: ast.While) -> None:
+        self.generic_visit(node)
+
+    def _negate(self, test: ast.expr, name: str) -> None:
+        if isinstance(test, ast.Compare) or (isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not)):
+            return
+        self._path.append(name)
+        self.plant(test, ast.UnaryOp(ast.Not(), test), f"`{ast.unparse(test)}` negated")
+        self._path.pop()
+
+    def visit_Compare(self, node: ast.Compare) -> None:
+        for index, op in enumerate(node.ops):
+            new = copy.deepcopy(node)
+            new.ops[index] = COMPARISONS[type(op)]()
+            self.plant(node, new, f"`{ast.unparse(node)}` -> `{ast.unparse(new)}`")
+        self.generic_visit(node)
+
+    def visit_BoolOp(self, node: ast.BoolOp) -> None:
+        new = copy.deepcopy(node)
+        new.op = ast.Or() if isinstance(node.op, ast.And) else ast.And()
+        self.plant(node, new, f"`{ast.unparse(node)}` -> `{ast.unparse(new)}`")
+        self.generic_visit(node)
+
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> None:
+        if isinstance(node.op, ast.Not):
+            self.plant(node, node.operand, f"`{ast.unparse(node)}` -> `{ast.unparse(node.operand)}`")
+        self.generic_visit(node)
+
+    def visit_BinOp(self, node: ast.BinOp) -> None:
+        if type(node.op) in OPERATORS:
+            new = copy.deepcopy(node)
+            new.op = OPERATORS[type(node.op)]()
+            self.plant(node, new, f"`{ast.unparse(node)}` -> `{ast.unparse(new)}`")
+        self.generic_visit(node)
+
+    def visit_Constant(self, node: ast.Constant) -> None:
+        if isinstance(node.value, bool):
+            self.plant(node, ast.Constant(not node.value), f"{node.value} -> {not node.value}")
+        elif isinstance(node.value, int):
+            self.plant(node, ast.Constant(node.value + 1), f"{node.value} -> {node.value + 1}")
+
+    def visit_Attribute(self, node: ast.Attribute) -> None:
+        if isinstance(node.value, ast.Name) and node.attr in (members := self.enums.get(node.value.id, [])):
+            other = members[(members.index(node.attr) + 1) % len(members)]
+            if other != node.attr:
+                new = ast.Attribute(node.value, other, node.ctx)
+                self.plant(node, new, f"{ast.unparse(node)} -> {ast.unparse(new)}")
+        self.generic_visit(node)
+
+    def visit_Expr(self, node: ast.Expr) -> None:
+        if isinstance(node.value, ast.Constant):
+            return
+        self.plant(node, ast.Pass(), f"without `{ast.unparse(node)}`")
+        self.generic_visit(node)
+
+    def visit_Assign(self, node: ast.Assign) -> None:
+        if self._scope and all(isinstance(target, ast.Attribute | ast.Subscript) for target in node.targets):
+            self.plant(node, ast.Pass(), f"without `{ast.unparse(node)}`")
+        self.generic_visit(node)
+
+    def visit_AugAssign(self, node: ast.AugAssign) -> None:
+        self.plant(node, ast.Pass(), f"without `{ast.unparse(node)}`")
+        self.generic_visit(node)
+
+    def visit_Delete(self, node: ast.Delete) -> None:
+        self.plant(node, ast.Pass(), f"without `{ast.unparse(node)}`")
+
+    def visit_Continue(self, node: ast.Continue) -> None:
+        self.plant(node, ast.Pass(), "without `continue`")
+
+    def visit_Return(self, node: ast.Return) -> None:
+        if node.value is not None and not isinstance(node.value, ast.Constant):
+            self.plant(node, ast.Return(ast.Constant(None)), f"`{ast.unparse(node)}` -> `return None`")
+        if node.value is None:
+            self.plant(node, ast.Pass(), "without `return`")
+        self.generic_visit(node)
+
+
+def find_mutants(path: Path, enums: dict[str, list[str]]) -> Iterator[Mutant]:
+    """Yield every mutant of one module."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    planter = Planter(enums)
+    planter.visit(tree)
+    module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for line, where, what, place, new in planter.places:
+        mutated = copy.deepcopy(tree)
+        _put(mutated, place, new)
+        source = ast.unparse(ast.fix_missing_locations(mutated))
+        yield Mutant(module, path, line, where, " ".join(what.split())[:160], source)
+
+
+def _put(tree: ast.AST, place: list[object], new: ast.AST) -> None:
+    owner: object = tree
+    for step in place[:-1]:
+        owner = owner[step] if isinstance(step, int) else getattr(owner, str(step))  # type: ignore[index]
+    last = place[-1]
+    if isinstance(last, int):
+        owner[last] = new  # type: ignore[index]
+    else:
+        setattr(owner, str(last), new)
+
+
+# judging, in a child
+
+
+class Changed(importlib.abc.MetaPathFinder, importlib.abc.SourceLoader):
+    """Gives one module from a text, as if its file said that."""
+
+    def __init__(self, mutant: Mutant) -> None:
+        self.mutant = mutant
+
+    def find_spec(self, name: str, path: object, target: object = None) -> importlib.machinery.ModuleSpec | None:
+        if name != self.mutant.module:
+            return None
+        return importlib.machinery.ModuleSpec(name, self, origin=str(self.mutant.path))
+
+    def get_filename(self, fullname: str) -> str:
+        return str(self.mutant.path)
+
+    def get_data(self, path: str | bytes) -> bytes:
+        return self.mutant.source.encode()
+
+    def get_code(self, fullname: str) -> object:
+        return compile(self.mutant.source, str(self.mutant.path), "exec")
+
+
+def judge(mutant: Mutant | None, seeds: int) -> int:
+    """Run the tests in this process, which has not imported the core yet; returns the exit code of a child."""
+    import hypothesis
+    import pytest
+
+    os.chdir(ROOT)
+    if mutant is not None:
+        sys.meta_path.insert(0, Changed(mutant))
+    hypothesis.settings.register_profile("mutation", derandomize=True, database=None, print_blob=False)
+    hypothesis.settings.load_profile("mutation")
+    for number, (name, paths) in enumerate(STAGES):
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            try:
+                if name == "world":
+                    is_good = _run_worlds(seeds)
+                else:
+                    is_good = pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", *paths]) == 0
+            except BaseException:  # noqa: BLE001 - whatever it raises, it was noticed
+                is_good = False
+        if not is_good:
+            return KILLED_BY + number
+    return SURVIVED
+
+
+def _run_worlds(seeds: int) -> bool:
+    from supervisord_py.testing.world import run_seeds
+
+    return all(outcome.violation is None for outcome in run_seeds(range(seeds)))
+
+
+# the run
+
+
+def run(mutants: Sequence[Mutant], seeds: int, workers: int) -> list[tuple[Mutant, str]]:
+    """Judge all mutants; returns each with ``survived``, ``time-out`` or the stage that killed it."""
+    verdicts: list[tuple[Mutant, str]] = []
+    running: dict[int, tuple[Mutant, float]] = {}
+    todo = list(reversed(mutants))
+    while todo or running:
+        while todo and len(running) < workers:
+            mutant = todo.pop()
+            pid = os.fork()
+            if pid == 0:
+                os.setsid()
+                _quiet()
+                os._exit(judge(mutant, seeds))
+            running[pid] = mutant, time.monotonic()
+        for pid, (mutant, began_s) in list(running.items()):
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                del running[pid]
+                code = os.waitstatus_to_exitcode(status)
+                verdict = "survived" if code == SURVIVED else _stage(code)
+            elif time.monotonic() - began_s > TIMEOUT_S:
+                os.killpg(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+                del running[pid]
+                verdict = "time-out"
+            else:
+                continue
+            verdicts.append((mutant, verdict))
+            if verdict == "survived":
+                print(f"survived: {mutant.path.name}:{mutant.line} {mutant.where}: {mutant.what}", flush=True)
+            if len(verdicts) % 50 == 0:
+                print(f"  {len(verdicts)} of {len(mutants)} judged", flush=True)
+        time.sleep(0.02)
+    return verdicts
+
+
+def _stage(code: int) -> str:
+    number = code - KILLED_BY
+    return STAGES[number][0] if 0 <= number < len(STAGES) else "crash"
+
+
+def _quiet() -> None:
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):
+        os.dup2(nowhere, descriptor)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Make the run; the exit status is 1 when five in a hundred mutants or more survive."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--sample", type=int, help="judge so many, drawn by --seed (default: all)")
+    parser.add_argument("--seed", type=int, default=1, help="of the drawing (default 1)")
+    parser.add_argument("--seeds", type=int, default=60, help="worlds that each mutant has to survive (default 60)")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 2, help="children at a time")
+    parser.add_argument("--only", nargs="*", help="modules of the core to mutate: life.py engine.py ...")
+    parser.add_argument("--again", type=Path, help="judge the survivors of this earlier --json once more")
+    parser.add_argument("--json", type=Path, help="write the survivors there")
+    options = parser.parse_args(arguments)
+    enums = read_enums()
+    paths = [path for path in sorted(CORE.glob("*.py")) if not options.only or path.name in options.only]
+    mutants = [mutant for path in paths for mutant in find_mutants(path, enums)]
+    total = len(mutants)
+    if options.again is not None:
+        wanted = set(json.loads(options.again.read_text(encoding="utf-8")))
+        mutants = [mutant for mutant in mutants if mutant.key in wanted]
+    if options.sample is not None and options.sample < len(mutants):
+        mutants = random.Random(options.seed).sample(mutants, options.sample)
+    print(f"{total} mutants in {len(paths)} modules, {len(mutants)} to judge (seed {options.seed})", flush=True)
+    pid = os.fork()
+    if pid == 0:
+        _quiet()
+        os._exit(judge(None, options.seeds))
+    if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) != SURVIVED:
+        print("the tests fail without any mutant: mend that first", file=sys.stderr)
+        return 2
+    began_s = time.monotonic()
+    verdicts = run(mutants, options.seeds, options.workers)
+    survivors = [mutant for mutant, verdict in verdicts if verdict == "survived"]
+    by_stage = {stage: sum(verdict == stage for _, verdict in verdicts) for stage in sorted({v for _, v in verdicts})}
+    share = 100 * len(survivors) / max(1, len(verdicts))
+    print(f"{len(verdicts)} mutants, {len(survivors)} survived ({share:.1f} %), {by_stage}, "
+          f"{time.monotonic() - began_s:.0f} s")  # fmt: skip
+    if options.json is not None:
+        options.json.write_text(json.dumps(sorted(mutant.key for mutant in survivors), indent=1), encoding="utf-8")
+    return 1 if share >= 5 else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
