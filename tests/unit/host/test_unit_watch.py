@@ -5,6 +5,7 @@ made without a reason.
 import asyncio
 import errno
 import os
+import select
 import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -19,6 +20,11 @@ from supervisord_py.host.unit_files import load_settings, read_sources
 from supervisord_py.host.unit_watch import SourceMarks, UnitWatch, compare_sources, folders_to_watch
 
 SLEEP = '[service]\nexec-start = ["sleep", "1000"]\n'
+
+
+async def turn() -> None:
+    """Let the loop and the threads go on; nothing is decided by how long that takes."""
+    await asyncio.get_running_loop().run_in_executor(None, select.select, [], [], [], 0.005)
 
 
 class Watched:
@@ -63,7 +69,7 @@ class Watched:
         try:
             async with asyncio.timeout(20):
                 while self.marks != wanted:
-                    await asyncio.sleep(0.01)
+                    await turn()
         except TimeoutError:
             raise AssertionError(f"never {wanted}, but {self.marks}") from None
 
@@ -71,7 +77,7 @@ class Watched:
         """Return when no look is due or under way."""
         async with asyncio.timeout(20):
             while self.watch._pending is not None or self.watch._looking is not None:
-                await asyncio.sleep(0.01)
+                await turn()
 
 
 def watched(
@@ -316,7 +322,7 @@ def test_what_happens_while_a_look_or_a_load_is_under_way_counts(tmp_path: Path)
         await asyncio.sleep(0)
         async with asyncio.timeout(20):
             while world.watch.happened == since:
-                await asyncio.sleep(0.01)
+                await turn()
         world.watch.loaded(since)
         await world.until("web")
 

@@ -1,6 +1,7 @@
 """What a reload changes: per unit and key, and what a running life needs to take it over."""
 
 import enum
+import re
 import types
 import typing
 from collections.abc import Iterator
@@ -157,6 +158,18 @@ def test_every_built_key_has_an_effect_and_none_is_made_up() -> None:
     assert [key for key in ELSEWHERE if key not in every] == []
     assert [family for family in FAMILIES if not any(key.startswith(family) for key in every)] == []
     assert len({key.name for key in KEYS}) == len(KEYS)
+
+
+def test_the_manual_lists_what_needs_a_restart() -> None:
+    """supervisord-py.unit(5) names every key of [service] that only a restart brings, and no other."""
+    manual = (Path(__file__).parents[3] / "man" / "supervisord-py.unit.5").read_text()
+    told = re.search(r"holds until the next start:\n(.*?)and the table\n\.Ic limits", manual, re.DOTALL)
+    assert told is not None
+    words = {word for word in told[1].replace("\\-", "-").split() if word not in (".Ic", ",", "and")}
+    keys = {key.removeprefix("service.") for key in BUILT if key.startswith("service.")}
+    assert words == {key for key in keys if effect_of(f"service.{key}") is Effect.RESTART}
+    others = [key for key in BUILT if not key.startswith("service.") and effect_of(key) is Effect.RESTART]
+    assert {key.partition(".")[0] for key in others} == {"limits"}
 
 
 def test_values_are_told_as_the_file_has_them() -> None:
