@@ -18,7 +18,7 @@ One bad file never takes others with it, but for what shares it: the instances o
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
@@ -42,6 +42,7 @@ from supervisord_py.model.parse import (
 from supervisord_py.model.positions import SourceText
 from supervisord_py.model.problems import Problem
 from supervisord_py.model.specifiers import SpecifierContext, Specifiers
+from supervisord_py.model.states import ServiceType
 from supervisord_py.model.unit import BadUnit, LoadedFrom, Unit, UnitSet
 from supervisord_py.model.values import format_timespan
 from supervisord_py.model.verify import ORDERING, RELATIONS, TRIGGERED, Candidate, Universe, verify
@@ -167,22 +168,31 @@ class LoadResult:
 
 def _effective_default(table: str, key: str, default: Any, unit: Unit | None) -> Any:
     """The default of a key in this unit, where it follows from others."""
+    if unit is not None and (table, key) == ("unit", "enabled"):
+        return unit.enabled
     service = unit.service if unit is not None else None
-    if service is None or table != "service":
+    if service is None:
         return default
-    match key:
-        case "type":
+    limit = service.restart.limit
+    match table, key:
+        case "service", "type":
             return service.type.value
-        case "restart":
+        case "service", "restart":
             return service.restart.restart.value
-        case "restart-max-delay-sec":
+        case "service", "restart-max-delay-sec":
             return format_timespan(service.restart.max_delay_ns)
-        case "timeout-start-sec":
+        case "service", "timeout-start-sec":
             return format_timespan(service.timeout_start_ns)
-        case "timeout-abort-sec":
+        case "service", "timeout-abort-sec":
             return format_timespan(service.timeout_abort_ns)
-        case "notify-access":
+        case "service", "notify-access":
             return service.notify_access.value
+        case "quarantine", "failures":
+            return service.restart.failures
+        case "unit", "start-limit-interval-sec" if limit is not None:
+            return format_timespan(limit.interval_ns)
+        case "unit", "start-limit-burst" if limit is not None:
+            return limit.burst
     return default
 
 
@@ -318,7 +328,8 @@ class _Builder(_Layers):
         if file.problem is None and not file.text:
             self._masked.add(template)
             return []
-        sample = self._layer(parse_unit_name(template + SAMPLE_INSTANCE))
+        # Of the template's files alone: the first instance may have another file, or be masked.
+        sample = self._layer(parse_unit_name(template + SAMPLE_INSTANCE), holder=parse_unit_name(template))
         count = sample.merged.tables.get(("instances",), {}).get("count")
         if sample.first_problem is not None and (count is None or not count.value):
             self._built[template] = sample
@@ -349,11 +360,11 @@ class _Builder(_Layers):
                             self._pulled.add(dependency.reference.name)
         return needed
 
-    def _layer(self, name: UnitName) -> _Built:
-        """Decode and merge all files of one unit."""
-        main = self.main_of(name)
+    def _layer(self, name: UnitName, *, holder: UnitName | None = None) -> _Built:
+        """Decode and merge all files of one unit; with ``holder`` the files of that name."""
+        main = self.main_of(holder or name)
         assert main is not None, f"internal error: no file defines {name}"
-        defaults, own = self.files_of(name, main)
+        defaults, own = self.files_of(holder or name, main)
         files = ([defaults] if defaults is not None else []) + own
         specifiers = Specifiers(self._context, name, main.path)
         problems: list[Problem] = []
@@ -389,18 +400,20 @@ class _Builder(_Layers):
         candidates: dict[str, Candidate] = {}
         bad: dict[str, BadUnit] = {}
         groups_of_bad: dict[str, tuple[str, ...]] = {}
-        for name, built in self._built.items():
+        for name, built in list(self._built.items()):
             if built.unit is not None:
                 written = built.merged.tables.get(("unit",), {})
                 unit = built.unit
                 if name not in self._pulled and "enabled" not in written:
                     unit = replace(unit, enabled=False)
+                    self._built[name] = replace(built, unit=unit)
                 candidates[name] = Candidate(unit, {key: written[key] for key in RELATIONS if key in written})
             else:
                 assert built.first_problem is not None, "a unit is missing without a problem"
                 bad[name] = BadUnit(name, built.path, built.first_problem.public())
                 groups = built.merged.tables.get(("unit",), {}).get("groups")
                 groups_of_bad[name] = () if groups is None else groups.value
+        self._check_pid_files(candidates)
         verified = verify(Universe(candidates, groups_of_bad, frozenset(self._masked), frozenset(templates)))
         self.complain(*verified.problems)
         problems = sorted(self._problems, key=lambda problem: (problem.file, problem.line, problem.column))
@@ -412,6 +425,20 @@ class _Builder(_Layers):
             masked=tuple(sorted(self._masked)),
         )
         return LoadResult(unit_set, tuple(problems), self._key_table, self._templates | self._built)
+
+    def _check_pid_files(self, candidates: Mapping[str, Candidate]) -> None:
+        """Units that write one pid file would each be taken for the other."""
+        owners: dict[str, str] = {}
+        for name in sorted(candidates):
+            service = candidates[name].unit.service
+            if service is None or service.pid_file is None or service.type is not ServiceType.FORKING:
+                continue
+            other = owners.setdefault(service.pid_file, name)
+            if other != name:
+                entry = self._built[name].merged.tables["service",]["pid-file"].entry
+                hint = "write a name with %i into it" if "@" in name else "give each a file of its own"
+                message = f"{service.pid_file} is the pid file of {other} too"
+                self.complain(entry.problem(message, hint, severity="warning"))
 
 
 def _as_defaults(file: FileTables, has_process: bool) -> FileTables:

@@ -183,3 +183,35 @@ def test_requisite_is_part_of_a_cycle() -> None:
     """It orders as requires does, so a circle of it is refused."""
     result = load_texts({"a": service('requisite = "b"'), "b": service('after = "a"')})
     assert list(result.unit_set.bad) == ["a", "b"]
+
+
+def test_settings_show_what_is_in_force() -> None:
+    """A default that follows from another key is shown as it is: the start limit's other half, no quarantine, and that
+    a handler is not started with the supervisor."""
+    result = load_texts(
+        {"web": service('start-limit-burst = 2\non-failure = "alert@x"'), "plain": SLEEP, "alert@": SLEEP}
+    )
+
+    def shown(name: str) -> dict[str, object]:
+        keys = ("start-limit-interval-sec", "start-limit-burst", "failures", "enabled")
+        return {
+            setting.key: setting.value for setting in result.settings(name) if setting.key.rpartition(".")[2] in keys
+        }
+
+    assert shown("web") == {
+        "unit.start-limit-burst": 2,
+        "unit.start-limit-interval-sec": "10s",
+        "unit.enabled": True,
+        "quarantine.failures": 0,
+    }
+    assert shown("plain") == {"unit.enabled": True, "quarantine.failures": 5}
+    assert shown("alert@x")["unit.enabled"] is False
+
+
+def test_two_units_with_one_pid_file_are_told() -> None:
+    """Each would be taken for the other; instances are where that happens."""
+    template = '[service]\ntype = "forking"\nexec-start = ["/bin/d"]\npid-file = "d.pid"\n[instances]\ncount = 2\n'
+    (problem,) = load_texts({"d@": template}).problems
+    assert (problem.severity, problem.message) == ("warning", "/run/d.pid is the pid file of d@1 too")
+    assert problem.hint == "write a name with %i into it"
+    assert not load_texts({"d@": template.replace("d.pid", "d-%i.pid")}).problems
