@@ -43,6 +43,7 @@ from supervisord_py.model.states import (
     Result,
     SubState,
 )
+from supervisord_py.model.unit import UnitSet
 
 STEPS_MIN = 20_000
 STEPS_PER_UNIT = 2_000
@@ -51,6 +52,9 @@ STEPS_PER_UNIT = 2_000
 _STARTS = demand.STARTS
 _UNASKED = (JobOrigin.AUTOMATIC, JobOrigin.RELATION)
 """Starts that the start limit counts."""
+
+_CHECK_BITS = 32
+"""A question about conditions has the job's number in its lower bits."""
 
 
 # the worklists
@@ -268,21 +272,55 @@ def _ask_conditions(ledger: Ledger, job: Job) -> bool:
     ledger.edit_job(job)
     job.state, job.checking = JobState.RUNNING, True
     ledger.edit(job.unit).skipped = False
-    ledger.act(CheckConditions(job.id, job.unit, unit.conditions, unit.asserts))
+    action = pending_check(ledger, job)
+    assert action is not None
+    ledger.act(action)
     return True
+
+
+def _check_id(job: Job) -> int:
+    """Return the number of the question that a job asks now: its own, and another one each time it asks again."""
+    return job.id + (job.checks << _CHECK_BITS)
+
+
+def pending_check(ledger: Ledger, job: Job) -> CheckConditions | None:
+    """Return what a job asks about the conditions of its unit, None when it asks nothing."""
+    unit = ledger.set.units.get(job.unit) or ledger.unit(job.unit)
+    if not job.checking or unit is None:
+        return None
+    return CheckConditions(_check_id(job), job.unit, unit.conditions, unit.asserts)
+
+
+def units_loaded(ledger: Ledger, before: UnitSet) -> None:
+    """After a reload: what is being looked at by an older text is looked at again, and what is upheld anew starts."""
+    for job in ledger.jobs.values():
+        old, new = before.units.get(job.unit), ledger.set.units.get(job.unit)
+        same = old is not None and new is not None and (old.conditions, old.asserts) == (new.conditions, new.asserts)
+        if job.checking and not same:
+            _stop_checking(ledger, job)
+            ledger.runnable[job.id] = None
+    for name, unit in ledger.set.units.items():
+        if unit.upholds and ledger.state(name).sub in UP:
+            ledger.changed[name] = None
+
+
+def _stop_checking(ledger: Ledger, job: Job) -> None:
+    """Let go of a question: an answer to it means nothing any more."""
+    ledger.edit_job(job)
+    job.state, job.checking, job.checks = JobState.WAITING, False, job.checks + 1
 
 
 def conditions_checked(ledger: Ledger, event: ConditionsChecked) -> None:
     """Go on with a start whose conditions were looked at; an answer that no job waits for means nothing."""
-    job = ledger.jobs.get(event.check_id)
-    if job is None or not job.checking or job.unit != event.unit:
+    job = ledger.jobs.get(event.check_id & ((1 << _CHECK_BITS) - 1))
+    if job is None or not job.checking or job.unit != event.unit or _check_id(job) != event.check_id:
         return
-    ledger.edit_job(job).checking = False
+    _stop_checking(ledger, job)
     state = ledger.edit(job.unit)
     state.checked_wall_ns = ledger.now.wall_ns
     state.unmet = event.condition or event.assertion
     if state.unmet is None:
-        job.state, job.checked = JobState.WAITING, True
+        job.checked = True
         ledger.runnable[job.id] = None
         return
     what = "a condition" if event.condition is not None else "an assertion"

@@ -139,6 +139,7 @@ def _merge_into(ledger: Ledger, job: Job, merged: JobType, goal: Goal, node: Nod
     if merged is not job.type or (merged is JobType.STOP and origin is not job.origin):
         job.type = merged
         job.state = JobState.WAITING
+        job.checks += job.checking
         job.checking = job.checked = False
     job.origin = origin
     job.named = job.named or _is_named(goal, node)

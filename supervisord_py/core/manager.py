@@ -12,7 +12,7 @@ everything, ``loading`` takes over unit files, ``view`` shows it all.
 from collections.abc import Callable, Mapping
 
 from supervisord_py.core import engine, installing, loading, requests, rollout, service, shutdown, snapshot
-from supervisord_py.core.actions import AnyAction, CheckConditions, Effects, FollowMain, ReleaseUnit
+from supervisord_py.core.actions import AnyAction, Effects, FollowMain, ReleaseUnit
 from supervisord_py.core.events import (
     ClockChanged,
     CommandRequested,
@@ -156,9 +156,8 @@ class Manager:
                 waits = waits_for_pid_file(ledger, name)
                 pending.append(FollowMain(name, state.following, service.pid_file, waits))
         for job in ledger.jobs.values():
-            unit = ledger.set.units.get(job.unit)
-            if job.checking and unit is not None:
-                pending.append(CheckConditions(job.id, job.unit, unit.conditions, unit.asserts))
+            if (check := engine.pending_check(ledger, job)) is not None:
+                pending.append(check)
         if (revert := rollout.pending_action(ledger)) is not None:
             pending.append(revert)
         return pending
@@ -188,7 +187,9 @@ class Manager:
     def _load(self, event: UnitsLoaded) -> None:
         ledger = self._ledger
         first = not ledger.set.units and not ledger.set.bad
+        before = ledger.set
         names = loading.take_over(ledger, event.units, event.cause)
+        engine.units_loaded(ledger, before)
         for adopted in event.adopted:
             adopt(ledger, adopted)
         if event.reverts:

@@ -245,7 +245,9 @@ class Job(Struct, omit_defaults=True):
     told: bool = False
     """``unit.queued`` has been written."""
     checking: bool = False
-    """``CheckConditions`` was asked with this job's number and is not answered yet."""
+    """``CheckConditions`` was asked and is not answered yet."""
+    checks: int = 0
+    """How often it was asked before the present or last time."""
     checked: bool = False
     """Its conditions and assertions hold; known for the step that follows only."""
     halfway: bool = False

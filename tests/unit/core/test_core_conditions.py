@@ -36,7 +36,7 @@ def test_a_start_asks_first_and_the_unit_stays_as_it_is() -> None:
 
 
 def test_a_condition_that_does_not_hold_skips_the_start() -> None:
-    """The job ends well, as skipped, the unit is inactive and not failed; record, status and why say which condition."""
+    """The job ends as skipped, the unit is inactive and not failed; record, status and why say which condition."""
     rig = Rig(conditional())
     request = rig.ask("start", "web")
     rig.checked("web", UNMET)
@@ -267,3 +267,36 @@ def test_nothing_is_upheld_over_a_condition_again_and_again() -> None:
     rig.spawned("keeper")
     rig.later(60)
     assert sum(isinstance(action, CheckConditions) for action in rig.actions) == 1
+
+
+def test_a_reload_in_the_middle_asks_by_the_new_text_and_hears_no_old_answer() -> None:
+    """The file got another condition while somebody looked: what is said about the old one decides nothing."""
+    rig = Rig(conditional())
+    rig.ask("start", "web")
+    old = rig.did(CheckConditions)[0]
+    rig.load(service("web", relations={"conditions": (MEMORY,)}, restart=NEVER))
+    new = rig.did(CheckConditions)[0]
+    assert (new.conditions, new.check_id != old.check_id) == ((MEMORY,), True)
+    rig.happen(ConditionsChecked(old.check_id, "web", UNMET))
+    assert rig.last.records == []
+    rig.checked("web")
+    assert rig.launched() == ["web"]
+
+
+def test_a_reload_that_leaves_the_conditions_alone_asks_nothing() -> None:
+    """One question is enough."""
+    rig = Rig(conditional())
+    rig.ask("start", "web")
+    rig.load(conditional(description="another text"))
+    assert rig.did(CheckConditions) == []
+    rig.checked("web")
+    assert rig.launched() == ["web"]
+
+
+def test_a_unit_whose_file_vanishes_while_somebody_looks_is_not_started() -> None:
+    """The job ends; it does not wait for an answer that nobody can give any more."""
+    rig = Rig(conditional(), service("app"))
+    request = rig.ask("start", "web")
+    rig.load(service("app"))
+    assert rig.outcome(request) == {"web": "invalid"}
+    assert type(rig.manager).restore(rig.state, rig.units).pending_actions() == []

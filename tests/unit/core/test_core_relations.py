@@ -275,6 +275,13 @@ def test_upholding_does_not_replace_a_stop_that_is_asked_for() -> None:
     assert rig.outcome(stop) == {"db": "done"}
 
 
+def test_upholding_begins_with_the_reload_that_says_so() -> None:
+    """keeper runs already when its file begins to uphold web, which is down: web is started."""
+    rig = running(service("keeper"), service("web", relations={"enabled": False}), start=("keeper",))
+    rig.load(service("keeper", relations=on("upholds", "web")), service("web", relations={"enabled": False}))
+    assert rig.launched() == ["keeper", "web"]
+
+
 # on-failure, on-success
 
 
