@@ -51,6 +51,8 @@ class Difference(Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     row: str
+    title: str
+    """What rows of one kind have in common; ``docs/differences.md`` tells them together."""
     systemd: str
     we: str
     why: str
