@@ -220,8 +220,10 @@ def end_where_it_is(ledger: Ledger, message: str) -> None:
     rollout = ledger.rollout
     assert rollout is not None
     for unit in rollout.units.values():
-        if unit.step in (RolloutStep.WAITING, RolloutStep.RESTARTING):
+        if unit.step is RolloutStep.WAITING:
             unit.message = message
+        elif unit.step is RolloutStep.RESTARTING:
+            unit.message = f"{message}; its restart goes on"
     _end(ledger, rollout, JobResult.CANCELED, message)
 
 
@@ -254,17 +256,22 @@ def deadline(ledger: Ledger, name: str) -> None:
 
 
 def _take_end(ledger: Ledger, rollout: Rollout, name: str, unit: RolloutUnit, result: JobResult, message: str) -> None:
-    state = ledger.state(name)
     if result is JobResult.DONE:
-        unit.invocation = state.invocation
-        if rollout.phase is RolloutPhase.FORWARD and rollout.probation_ns and state.sub in UP:
-            _put_on_probation(ledger, rollout, name, unit)
-        else:
-            unit.step = RolloutStep.DONE
+        _watch(ledger, rollout, name, unit)
     elif result in (JobResult.CANCELED, JobResult.SKIPPED):
         unit.step, unit.message = RolloutStep.LEFT_OUT, message or "its restart was called off"
     else:
         unit.step, unit.message = RolloutStep.FAILED, message or result.value
+
+
+def _watch(ledger: Ledger, rollout: Rollout, name: str, unit: RolloutUnit) -> None:
+    """The unit is up again: from now on it has to stay so."""
+    state = ledger.state(name)
+    unit.invocation = state.invocation
+    if rollout.phase is RolloutPhase.FORWARD and rollout.probation_ns and state.sub in UP:
+        _put_on_probation(ledger, rollout, name, unit)
+    else:
+        unit.step = RolloutStep.DONE
 
 
 def _put_on_probation(ledger: Ledger, rollout: Rollout, name: str, unit: RolloutUnit) -> None:
@@ -278,9 +285,9 @@ def _first_failure(ledger: Ledger, rollout: Rollout) -> str | None:
     for name, unit in rollout.units.items():
         if unit.step is RolloutStep.FAILED:
             return name
-        if unit.step not in _WATCHED:
-            continue
         state = ledger.state(name)
+        if unit.step not in _WATCHED and not _is_broken_before_its_turn(ledger, rollout, name, unit):
+            continue
         if state.sub in UP:
             if unit.invocation != state.invocation:
                 ledger.edit_rollout()
@@ -303,6 +310,20 @@ def _first_failure(ledger: Ledger, rollout: Rollout) -> str | None:
     return None
 
 
+def _is_broken_before_its_turn(ledger: Ledger, rollout: Rollout, name: str, unit: RolloutUnit) -> bool:
+    """Tell whether a unit that waits has begun a life by the new text all the same (with one that it requires, or by
+    its own policy) and is ending by itself."""
+    state = ledger.state(name)
+    return (
+        rollout.verb == "apply"
+        and unit.step is RolloutStep.WAITING
+        and state.invocation != unit.before
+        and state.sub not in UP | STARTING
+        and name in ledger.texts
+        and not _needs_restart(ledger, name)
+    )
+
+
 def _has_ended_by_itself(ledger: Ledger, name: str, unit: RolloutUnit, state: UnitState) -> bool:
     if state.sub in STARTING and state.invocation != unit.invocation:
         # A life that somebody ordered.
@@ -314,6 +335,7 @@ def _has_ended_by_itself(ledger: Ledger, name: str, unit: RolloutUnit, state: Un
 
 
 def _go_forward(ledger: Ledger, rollout: Rollout) -> bool:
+    _take_up_restarted(ledger, rollout)
     waiting = [name for name, unit in rollout.units.items() if unit.step is RolloutStep.WAITING]
     if not waiting:
         if any(unit.step in _OPEN for unit in rollout.units.values()):
@@ -337,13 +359,31 @@ def _go_forward(ledger: Ledger, rollout: Rollout) -> bool:
     return True
 
 
+def _take_up_restarted(ledger: Ledger, rollout: Rollout) -> None:
+    """Watch from now on what was restarted before its turn, with a unit that it requires or by somebody."""
+    for name, unit in rollout.units.items():
+        state = ledger.state(name)
+        if unit.step is not RolloutStep.WAITING or state.invocation == unit.before or state.sub not in UP:
+            continue
+        if not _needs_restart(ledger, name):
+            ledger.edit_rollout()
+            _watch(ledger, rollout, name, unit)
+
+
 def _unavailable(ledger: Ledger, rollout: Rollout) -> int:
     """Count the units that this rollout has taken down, or has not yet found good."""
     return sum(
         unit.step in (RolloutStep.RESTARTING, RolloutStep.PROBATION)
+        or (unit.step is RolloutStep.WAITING and _is_taken_along(ledger, name))
         or (unit.step is RolloutStep.DONE and ledger.state(name).sub not in UP and not _is_at_rest(ledger, name))
         for name, unit in rollout.units.items()
     )
+
+
+def _is_taken_along(ledger: Ledger, name: str) -> bool:
+    """Tell whether a unit is being restarted because of another one."""
+    job = ledger.job_of.get(name)
+    return job is not None and job.origin is JobOrigin.COMMAND and ledger.state(name).sub not in UP
 
 
 def _is_at_rest(ledger: Ledger, name: str) -> bool:
@@ -489,7 +529,11 @@ def _end(ledger: Ledger, rollout: Rollout, result: JobResult, message: str) -> N
 
 
 def _by_fate(rollout: Rollout) -> dict[str, str]:
-    return {name: unit.step.value for name, unit in rollout.units.items()}
+    back = rollout.phase is RolloutPhase.BACK
+    return {
+        name: "reverted" if back and unit.step is RolloutStep.DONE else unit.step.value
+        for name, unit in rollout.units.items()
+    }
 
 
 def _outcome(rollout: Rollout, name: str, unit: RolloutUnit, result: JobResult) -> tuple[JobResult, str]:

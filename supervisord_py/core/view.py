@@ -128,7 +128,7 @@ def _rollout_jobs(ledger: Ledger) -> list[JobStatus]:
         JobStatus(
             job=unit.job,
             unit=name,
-            type=rollout.verb,
+            type="rollout",
             state=(JobState.RUNNING if name in before else JobState.WAITING).value,
             waiting_for=() if name in before else tuple(before),
         )

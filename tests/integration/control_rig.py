@@ -136,6 +136,7 @@ class FakeSupervisor:
             "socket_gid": None,
         }
         self._places = moved(default_places({}, 0, "/"), state=str(folder.parent / "state"), settings="/nonexistent")
+        self._places.state.mkdir(exist_ok=True)
         self._sources = read_sources(self._config, self._places)
         self._changes = UnitChanges(self, self._config, self._places, LastGood())
         self.happens(UnitsLoaded(self.loaded.unit_set))

@@ -3,7 +3,7 @@
 from msgspec.structs import replace
 
 from supervisord_py.core import view
-from supervisord_py.core.actions import RevertUnits
+from supervisord_py.core.actions import Reply, RevertUnits
 from supervisord_py.core.graph import Graph
 from supervisord_py.core.manager import Manager
 from supervisord_py.core.rollout import in_order
@@ -11,6 +11,7 @@ from supervisord_py.model.unit import Unit
 from supervisord_py.testing.playbook import (
     Playbook,
     Told,
+    Wanted,
     command,
     exited,
     manager_dies,
@@ -20,6 +21,7 @@ from supervisord_py.testing.playbook import (
     record,
     refusal,
     reply,
+    shutdown,
     signal,
     spawn,
     spawned,
@@ -97,10 +99,7 @@ def test_all_at_once_without_a_bound() -> None:
     assert story >> roll(n=0) << reply_to_nothing()
 
 
-def reply_to_nothing():  # type: ignore[no-untyped-def]
-    from supervisord_py.core.actions import Reply
-    from supervisord_py.testing.playbook import Wanted
-
+def reply_to_nothing() -> Wanted:
     return Wanted("reply to nothing", Reply, lambda item: item.refusal is None and not item.outcomes)
 
 
@@ -142,9 +141,7 @@ def test_a_failure_in_the_probation_goes_back() -> None:
     )
 
 
-def revert(failed: str):  # type: ignore[no-untyped-def]
-    from supervisord_py.testing.playbook import Wanted
-
+def revert(failed: str) -> Wanted:
     return Wanted(f"revert because of {failed}", RevertUnits, lambda action: action.failed == failed)
 
 
@@ -184,7 +181,7 @@ def test_a_second_one_is_refused_and_the_first_can_be_cancelled() -> None:
     story = up(*OLD) >> load(*NEW) >> roll() << signal("w@1") >> roll() << refusal("Busy")
     assert story
     manager: Manager = story.scene.manager
-    rows = [job for job in view.jobs(manager) if job.type == "apply"]
+    rows = [job for job in view.jobs(manager) if job.type == "rollout"]
     assert [(row.unit, row.state, row.waiting_for) for row in rows] == [
         ("w@1", "running", ()),
         ("w@2", "waiting", ("w@1",)),
@@ -194,7 +191,7 @@ def test_a_second_one_is_refused_and_the_first_can_be_cancelled() -> None:
     (first, second) = done.effects.replies
     results = {outcome.unit: outcome.result for each in (first, second) for outcome in each.outcomes}
     assert results == {"w@1": "canceled", "w@2": "canceled", "w@3": "canceled"}
-    assert [job for job in view.jobs(manager) if job.type == "apply"] == []
+    assert [job for job in view.jobs(manager) if job.type == "rollout"] == []
 
 
 def test_a_unit_that_somebody_stops_is_left_out() -> None:
@@ -216,10 +213,30 @@ def test_dependencies_go_first_and_are_not_restarted_twice() -> None:
     assert story >> spawned("api") << record("rollout.finished", result="done") << reply("api", "done")
 
 
+def test_what_fails_with_the_unit_that_it_requires_is_a_failure_too() -> None:
+    """A unit that is restarted along, before its turn, and does not come up by the new text makes all go back."""
+    db, api = service("db"), service("api", relations=needs("db"))
+    story = playbook((db, api)) >> command("start", "api") << spawn("db") >> spawned("db") << spawn("api")
+    story = story >> spawned("api") >> load(newer(db), newer(api)) >> roll(probation_s=10) << signal("api")
+    story = story >> exited("api", "SIGTERM") << signal("db") >> exited("db", "SIGTERM") << spawn("db")
+    story = story >> spawned("db") << spawn("api") >> exited("api", 1) << record("rollout.failed", "api")
+    assert story << revert("api")
+
+
+def test_a_unit_that_keeps_failing_by_the_old_text_does_not_stop_the_new_one() -> None:
+    """It is what the new text may mend: its own restarts are no failure of the rollout."""
+    db, api = service("db"), service("api")
+    story = playbook((db, api)) >> command("start", "api", "db") << spawn("api") << spawn("db")
+    story = story >> spawned("db") >> spawned("api") >> load(newer(db), newer(api))
+    story = story >> command("apply", arguments={"max_unavailable": 1, "probation_ns": 60_000_000_000})
+    story = story << signal("api") >> exited("api", "SIGTERM") << spawn("api") >> spawned("api")
+    assert story >> exited("db", 1) << record("unit.restart-scheduled", "db")
+    assert story.scene.manager.ledger.rollout is not None
+    assert story.scene.manager.ledger.rollout.failed is None
+
+
 def test_the_shutdown_ends_it() -> None:
     """Nothing is restarted any more, and who waited is told."""
-    from supervisord_py.testing.playbook import shutdown
-
     story = up(*OLD) >> load(*NEW) >> roll() << signal("w@1")
     story = story >> shutdown() << signal("w@2") << signal("w@3")
     assert story << record("rollout.finished", result="canceled") << reply("w@2", "canceled")

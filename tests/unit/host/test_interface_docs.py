@@ -65,7 +65,8 @@ def test_the_examples_run(tmp_path: Path) -> None:
                 client = await rig.connect()
                 parameters = dict(call["parameters"])
                 if "path" in parameters:
-                    parameters["path"] = parameters["path"].replace("/etc/supervisord-py/units", str(tmp_path / "units"))
+                    folder = str(tmp_path / "units")
+                    parameters["path"] = parameters["path"].replace("/etc/supervisord-py/units", folder)
                 client.send(call["method"], more=call.get("more", False), **parameters)
                 reply = await client.reply()
                 told = {"error": reply.error} if reply.error is not None else {}

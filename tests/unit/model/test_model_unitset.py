@@ -520,3 +520,12 @@ def test_problem_of_a_plain_word_is_told_whole() -> None:
         "unknown key 'exec-stat' in [service]"
         in load_texts({"web": SLEEP + 'exec-stat = "x"\n'}).unit_set.bad["web"].reason
     )
+
+
+def test_003_a_template_does_not_depend_on_the_file_of_its_first_instance() -> None:
+    """The first instance is masked, or has a file of its own: the others are there, as many as the template says."""
+    template = SLEEP + "[instances]\ncount = 2\n"
+    masked = load_texts({"w@": template, "w@1": ""})
+    assert (sorted(masked.unit_set.units), masked.unit_set.masked, masked.problems) == (["w@2"], ("w@1",), ())
+    other = load_texts({"w@": template, "w@1": SLEEP, "w@1.d/5": "[limits]\nnice = 1\n"})
+    assert sorted(other.unit_set.units) == ["w@1", "w@2"]
