@@ -193,7 +193,14 @@ def follow(ledger: Ledger, name: str, *, wait: bool) -> None:
 
 def waits_for_pid_file(ledger: Ledger, name: str) -> bool:
     """Tell whether the unit's pid file may still come; before ``exec-start-post``, which may write it, it need not."""
-    return ledger.state(name).sub is SubState.START_POST or not service_of(ledger, name).exec_start_post
+    sub = ledger.state(name).sub
+    return sub is SubState.START_POST or (sub is SubState.START and not service_of(ledger, name).exec_start_post)
+
+
+def looks_for_successor(ledger: Ledger, name: str) -> bool:
+    """Tell whether the main process has ended and the pid file is being looked at for the one that took its place."""
+    state = ledger.state(name)
+    return state.sub is SubState.RUNNING and state.following is not None
 
 
 def begin_post(ledger: Ledger, name: str) -> None:
@@ -657,10 +664,10 @@ def _is_restarted(ledger: Ledger, name: str, state: UnitState, service: Service,
         return False
     if state.result is not Result.SUCCESS and is_limit_hit(service.restart, state.failures):
         return False
-    return wants_restart(service.restart, state.result, oneshot=oneshot, main=_main_status(state))
+    return wants_restart(service.restart, state.result, oneshot=oneshot, main=main_status(state))
 
 
-def _main_status(state: UnitState) -> ExitStatus | None:
+def main_status(state: UnitState) -> ExitStatus | None:
     """Return how the main process of this life ended, None without one."""
     if not state.main_ended:
         return None

@@ -84,8 +84,8 @@ def admit_start(starts_ns: Sequence[int], limit: StartLimit, now_ns: int) -> lis
     Returns:
         The starts that count from now on, this one among them; None when it is one too many.
 
-    Source: systemd.unit(5), StartLimitIntervalSec=; basic/ratelimit.c. That a start by hand is never refused is ours: it
-    begins the count anew, with itself.
+    Source: systemd.unit(5), StartLimitIntervalSec=; basic/ratelimit.c. That a start by hand is never refused is ours:
+    it begins the count anew, with itself.
     """
     if limit.interval_ns == 0 or limit.burst == 0:
         return []

@@ -78,6 +78,9 @@ FAILED_CONDITION = 255
 
 def feed(ledger: Ledger, name: str, what: Input, ended: Ended = _NOTHING) -> None:
     """Let one input happen to a unit."""
+    if what not in (Input.FOLLOWED, Input.TREE_EMPTIED, Input.READY) and life.looks_for_successor(ledger, name):
+        # Whatever happens now is too late for a new main process: the unit ends as the one that it had.
+        what, ended = Input.FOLLOWED, Ended(Result.PROTOCOL, "", 0)
     sub = ledger.state(name).sub
     handler = TRANSITIONS.get((sub, what))
     if handler is not None:
@@ -318,7 +321,8 @@ TRANSITIONS: dict[tuple[SubState, Input], Handler] = {
     (SubState.START_POST, Input.DEADLINE): steps.start_timed_out,
     (SubState.START_POST, Input.WATCHDOG): steps.watchdog,
     (SubState.START_POST, Input.STOP): steps.stop_starting,
-    (SubState.RUNNING, Input.MAIN_ENDED): steps.main_ended,
+    (SubState.RUNNING, Input.FOLLOWED): steps.succeeded_or_not,
+    (SubState.RUNNING, Input.MAIN_ENDED): steps.main_ended_while_up,
     (SubState.RUNNING, Input.TREE_EMPTIED): steps.emptied_while_up,
     (SubState.RUNNING, Input.DEADLINE): steps.ran_too_long,
     (SubState.RUNNING, Input.RELOADING): steps.reloads_itself,
@@ -390,10 +394,7 @@ IMPOSSIBLE: dict[tuple[SubState, Input], str] = {
     **{(sub, Input.MAIN_ENDED): "there is no main process" for sub in (*_NO_PROCESS, *_BEFORE_START)},
     (SubState.STOP_POST, Input.MAIN_ENDED): "there is no main process",
     **{(sub, Input.CONTROL_ENDED): "no command runs" for sub in (*_NO_PROCESS, SubState.RUNNING)},
-    **{
-        (sub, Input.FOLLOWED): "nobody asked"
-        for sub in (*_NO_PROCESS, *_BEFORE_START, SubState.RUNNING, SubState.RELOAD)
-    },
+    **{(sub, Input.FOLLOWED): "nobody asked" for sub in (*_NO_PROCESS, *_BEFORE_START, SubState.RELOAD)},
     **{(sub, Input.FOLLOWED): "the asking was called off" for sub in sorted(STOPPING, key=lambda sub: sub.value)},
     **{
         (sub, Input.IDLE): "nobody waits for it"

@@ -11,6 +11,7 @@ from msgspec import Struct
 from supervisord_py.core import life
 from supervisord_py.core.actions import KillTree, SignalProcesses, Whom
 from supervisord_py.core.ledger import Intent, Ledger, Task
+from supervisord_py.core.restart import exit_result
 from supervisord_py.model.states import KillMode, Result, Role, ServiceType, Severity, SubState
 
 
@@ -215,6 +216,30 @@ def start_timed_out(ledger: Ledger, name: str, _: Ended) -> None:
 
 def stop_starting(ledger: Ledger, name: str, why: Ended) -> None:
     life.enter_signal(ledger, name, why.message)
+
+
+def main_ended_while_up(ledger: Ledger, name: str, ended: Ended) -> None:
+    """A forking daemon may have left its place to another one, by its pid file; any other end is the unit's."""
+    service = life.service_of(ledger, name)
+    is_left = ledger.state(name).leftover and ledger.globals.shutdown is None
+    if service.type is ServiceType.FORKING and service.pid_file is not None and is_left:
+        life.follow(ledger, name, wait=False)
+    else:
+        main_ended(ledger, name, ended)
+
+
+def succeeded_or_not(ledger: Ledger, name: str, ended: Ended) -> None:
+    """The pid file names the process that goes on with the life; or it does not, and the life ends as it did."""
+    state = ledger.edit(name)
+    if ended.result is Result.SUCCESS:
+        state.main_ended = False
+        return
+    status, service = life.main_status(state), life.service_of(ledger, name)
+    assert status is not None, f"internal error: {name} looks for a successor of nobody"
+    ignored = service.exec_start[0].ignore_failure
+    result = Result.SUCCESS if ignored else exit_result(status, daemon=True, success=service.success)
+    message = f"its main process {life.describe_exit(status.code, status.signal, status.core_dumped)}"
+    main_ended(ledger, name, Ended(result, message, 0))
 
 
 def main_ended(ledger: Ledger, name: str, ended: Ended) -> None:

@@ -260,6 +260,49 @@ def test_main_pid_of_a_daemon_that_is_followed() -> None:
     assert rig.shown("web") == "active/running/success"
 
 
+def _hands_over(**keys: object) -> tuple[Rig, int]:
+    """A daemon with a pid file has ended with 3, and other processes of it are left; the spawn id that is asked for."""
+    rig, _ = forked(pid_file=PID_FILE, **keys)
+    first = rig.followed("web")
+    rig.happen(ProcessExited(first, 101, ExitStatus(code=3), tree_empty=False))
+    return rig, rig.follow_of("web").spawn_id
+
+
+def test_the_pid_file_names_the_successor_of_a_daemon_that_ends() -> None:
+    """A daemon that replaces itself writes its pid file before the old one ends (nginx): the life goes on."""
+    rig, asked = _hands_over(exec_start_post=())
+    assert rig.did(FollowMain) == [FollowMain("web", asked, PID_FILE, wait=False)]
+    assert Manager.restore(rig.state, rig.units).pending_actions() == rig.did(FollowMain)
+    rig.followed("web")
+    assert rig.shown("web") == "active/running/success"
+    assert rig.status("web").pid is not None
+    assert "unit.stopping" not in rig.events("web")
+    rig.daemon_exited("web", 0)
+    assert rig.shown("web") == "inactive/dead/success"
+
+
+def test_a_daemon_without_a_successor_ends_the_unit() -> None:
+    """The file names nobody that lives: the unit ends as its main process did."""
+    rig, _ = _hands_over()
+    rig.followed("web", refused="process 101 is not alive")
+    assert rig.shown("web") == "deactivating/stop-sigterm/exit-code"
+    rig.emptied("web")
+    assert rig.shown("web") == "failed/failed/exit-code"
+    assert rig.record("unit.failed").fields["message"] == "its main process exited with code 3"
+
+
+@pytest.mark.parametrize("verb", ["stop", "reload"])
+def test_what_is_asked_while_a_successor_is_looked_for_comes_too_late(verb: str) -> None:
+    """The looking is called off, and the unit ends as its main process did; a reload has failed."""
+    rig, asked = _hands_over(exec_reload=commands("r"))
+    request = rig.ask(verb, "web")
+    assert StopFollowing("web", asked) in rig.last.actions
+    assert rig.shown("web") == "deactivating/stop-sigterm/exit-code"
+    rig.emptied("web")
+    assert rig.shown("web") == "failed/failed/exit-code"
+    assert rig.outcome(request) == {"web": "done" if verb == "stop" else "failed"}
+
+
 def test_a_restart_of_a_forking_unit_forks_again() -> None:
     """Each life has its own start command and its own daemon."""
     rig, _ = forked(restart=RestartPolicy(jitter=0.0))
