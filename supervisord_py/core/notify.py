@@ -33,6 +33,7 @@ def notify_received(ledger: Ledger, event: NotifyReceived) -> None:
     """Let a datagram happen to its unit; one of a process that is not of the present life is ignored."""
     name, fields = event.unit, event.fields
     state = ledger.state(name)
+    _note_heir(ledger, event)
     processes = [process for process in (state.main, state.control) if process is not None]
     if event.spawn_id is not None and all(process.spawn_id != event.spawn_id for process in processes):
         return
@@ -64,6 +65,19 @@ def _note_reloading(ledger: Ledger, name: str, since_us: int | None) -> None:
     asked_ns = ledger.state(name).reload_asked_ns
     if asked_ns is None or (since_us is not None and since_us >= asked_ns // 1000):
         feed(ledger, name, Input.RELOADING)
+
+
+def _note_heir(ledger: Ledger, event: NotifyReceived) -> None:
+    """A process that was found too late to be the main one may hand its place over all the same: two ends will be
+    told of its spawn id.
+    """
+    state = ledger.state(event.unit)
+    if event.main_pid is None or state.main is not None:
+        return
+    late = next((each for each in reversed(state.former) if each.pid is not None), None)
+    if late is not None and late.pid != event.main_pid:
+        edited = ledger.edit(event.unit)
+        edited.former = [*edited.former, Former(late.spawn_id, late.invocation, event.main_pid)]
 
 
 def _note_main_pid(ledger: Ledger, event: NotifyReceived) -> None:

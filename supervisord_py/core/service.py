@@ -169,7 +169,7 @@ def main_followed(ledger: Ledger, event: MainFollowed) -> None:
             state.main = Process(event.spawn_id, Role.MAIN, pid=event.pid)
             feed(ledger, name, Input.FOLLOWED)
     elif event.pid is not None and event.spawn_id not in ledger.unit_of_spawn:
-        state.former = [*state.former, Former(event.spawn_id, state.invocation)]
+        state.former = [*state.former, Former(event.spawn_id, state.invocation, event.pid)]
         ledger.unit_of_spawn[event.spawn_id] = name
         state.leftover = state.held = True
         service = ledger.service(name)

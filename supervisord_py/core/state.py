@@ -66,10 +66,14 @@ class Process(Struct, omit_defaults=True):
 
 
 class Former(Struct, frozen=True):
-    """A process that is not the main one any more; it shares the spawn id of the one that is."""
+    """A process that is not the main one any more, and shares the spawn id of the one that is; or one that was found
+    too late to be it.
+    """
 
     spawn_id: int
     invocation: str | None
+    pid: int | None = None
+    """Of one that was found too late."""
 
 
 class LastLife(Struct, frozen=True, omit_defaults=True):

@@ -4,7 +4,7 @@ import pytest
 from core_rig import Rig, commands, service
 
 from supervisord_py.core.actions import FollowMain, KillTree, ReleaseUnit, SignalProcesses, StopFollowing, Whom
-from supervisord_py.core.events import ExitStatus, MainFollowed, ProcessExited
+from supervisord_py.core.events import ExitStatus, MainFollowed, NotifyReceived, ProcessExited
 from supervisord_py.core.manager import Manager
 from supervisord_py.model.states import KillMode, Restart, Role, ServiceType
 from supervisord_py.model.unit import SECOND_NS, Command, KillPolicy, RestartPolicy, Unit
@@ -186,6 +186,20 @@ def test_a_daemon_that_is_found_after_its_life_is_asked_to_end() -> None:
     assert rig.did(ReleaseUnit) == [ReleaseUnit("web")]
 
 
+def test_a_daemon_that_is_found_too_late_hands_its_place_over() -> None:
+    """MAINPID= of it makes two processes of one spawn id: both ends are the unit's (the second was nobody's)."""
+    rig, _ = forked(pid_file=PID_FILE)
+    asked = rig.follow_of("web").spawn_id
+    rig.ask("stop", "web")
+    rig.happen(MainFollowed("web", asked, 300))
+    for named in (300, 301):
+        rig.happen(NotifyReceived("web", asked, 300, {"MAINPID": str(named)}, main_pid=named))
+    rig.happen(ProcessExited(asked, 300, ExitStatus(code=0), main=False, tree_empty=False))
+    rig.happen(ProcessExited(asked, 301, ExitStatus(signal=15)))
+    assert [record.unit for record in rig.records if record.event == "unit.exited"] == ["web"] * 3
+    assert rig.shown("web") == "inactive/dead/success"
+
+
 def test_a_restored_manager_asks_for_the_daemon_again() -> None:
     """The pid file is watched by the manager itself, so its death must not end the waiting."""
     rig, _ = forked(pid_file=PID_FILE)
@@ -252,8 +266,6 @@ def test_main_pid_of_a_daemon_that_is_followed() -> None:
     """A daemon that replaces itself names the new one with MAINPID=, as any other main process."""
     rig, _ = forked()
     spawn_id = rig.followed("web")
-    from supervisord_py.core.events import NotifyReceived
-
     rig.happen(NotifyReceived("web", spawn_id, 1, {"MAINPID": "400"}, main_pid=400))
     assert rig.status("web").pid == 400
     rig.happen(ProcessExited(spawn_id, 101, ExitStatus(code=0), main=False, tree_empty=False))
