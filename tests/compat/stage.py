@@ -93,10 +93,15 @@ class Body:
 
 
 class Stage:
-    """The theatre of the simulated world."""
+    """The theatre of the simulated world.
 
-    def __init__(self, units: UnitSet) -> None:
+    With ``mortal`` each decision is its manager's last: the next one restores the committed state and goes on.
+    """
+
+    def __init__(self, units: UnitSet, *, mortal: bool = False) -> None:
         self.manager = Manager(1)
+        self._mortal = mortal
+        self._committed: dict[str, str] = {}
         self.units = units
         self.clock = Clock()
         self.agenda = Agenda(self.clock)
@@ -116,9 +121,15 @@ class Stage:
         """Ask for something and wait for the answer: 0 when all of it was done, else 1."""
         self._request += 1
         request = self._request
-        self._handle(CommandRequested(request, verb, units, arguments=arguments))
+        command = CommandRequested(request, verb, units, arguments=arguments, token=f"token-{request}")
+        self._handle(command)
         end_ns = self.clock.mono_ns + BLOCKED_NS
         while request not in self._replies:
+            if self._mortal:
+                # The client's connection was cut with the manager: it asks again.
+                self._handle(command)
+                if request in self._replies:
+                    break
             assert self._step(end_ns), f"{verb} {units} is never answered"
         reply = self._replies[request]
         if reply.refusal is not None:
@@ -202,7 +213,21 @@ class Stage:
             self._replies[reply.request_id] = reply
         for action in effects.actions:
             self._apply(action)
+        if self._mortal:
+            self._succeed()
         self._work()
+
+    def _succeed(self) -> None:
+        """The manager dies with its decision committed; the next one asks again for what has not been answered."""
+        for key, text in self.manager.take_changes().items():
+            if text is None:
+                del self._committed[key]
+            else:
+                self._committed[key] = text
+        self.manager = Manager.restore(dict(self._committed), self.units)
+        if not self._facts:
+            for action in self.manager.pending_actions():
+                self._apply(action)
 
     # the keeper and the host
 

@@ -9,16 +9,23 @@ from tests.compat.summary import summary
 from tests.compat.translate import KEY_TABLE, load
 
 
-@pytest.mark.parametrize(
-    "row",
-    judged(Matrix.RESTART, Matrix.DEPENDENCY, Matrix.STOP, Matrix.TYPES, Matrix.PHASES),
-    ids=lambda row: row.id,
-)
+ROWS = judged(Matrix.RESTART, Matrix.DEPENDENCY, Matrix.STOP, Matrix.TYPES, Matrix.PHASES)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
 def test_the_core_does_what_systemd_did(row: Row) -> None:
     """The units of the row come to the end that systemd brought them to, or to the one that is listed."""
     acted = play(row, Setting())
     loaded = load(acted.texts)
     judge(row, acted.wanted, acted.perform(Stage(loaded.unit_set), loaded))
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
+def test_it_does_so_when_every_decision_is_a_managers_last(row: Row) -> None:
+    """A manager that dies after each decision, and its heirs, come to the same end."""
+    acted = play(row, Setting())
+    loaded = load(acted.texts)
+    judge(row, acted.wanted, acted.perform(Stage(loaded.unit_set, mortal=True), loaded))
 
 
 @pytest.mark.parametrize("row", sorted(WAITING))
