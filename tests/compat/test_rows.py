@@ -8,7 +8,6 @@ from tests.compat.stage import Stage
 from tests.compat.summary import summary
 from tests.compat.translate import KEY_TABLE, load
 
-
 ROWS = judged(Matrix.RESTART, Matrix.DEPENDENCY, Matrix.STOP, Matrix.TYPES, Matrix.PHASES)
 
 
