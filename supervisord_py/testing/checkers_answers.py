@@ -2,8 +2,9 @@
 
 from typing import TYPE_CHECKING
 
-from supervisord_py.core.actions import Reply, SpawnProcess
+from supervisord_py.core.actions import FollowMain, Reply, SpawnProcess
 from supervisord_py.core.events import CommandRequested, DeadlineReached, ProcessExited, UnitsLoaded
+from supervisord_py.core.life import looks_for_successor
 from supervisord_py.core.manager import Manager
 from supervisord_py.core.view import unit_status
 from supervisord_py.model.states import OnDependencyFailure, Role, ServiceType
@@ -275,9 +276,12 @@ class StatusTruth(Checker):
     name = "status-truth"
 
     def step(self, step: Step) -> None:
+        looked_for = {action.unit for action in step.effects.actions if isinstance(action, FollowMain)}
         for key in step.changes:
-            if key.startswith("unit/"):
-                self._check(key.removeprefix("unit/"))
+            name = key.removeprefix("unit/")
+            # a forking unit whose main process has ended may have another one: its pid file is read again first
+            if key.startswith("unit/") and name not in looked_for:
+                self._check(name)
 
     def _check(self, name: str) -> None:
         unit = self.world.seen.texts.get(name)
@@ -289,6 +293,9 @@ class StatusTruth(Checker):
         remains = life is not None and life.unit.service is not None and life.unit.service.remain_after_exit
         if status.sub_state == "running" or (status.sub_state == "reload" and not remains):
             if life is not None and life.is_up_without_main:
+                return
+            if looks_for_successor(self.world.manager.ledger, name):
+                # its daemon has ended, and its pid file is asked who goes on
                 return
             if life is None or not life.main_running:
                 self.fail(f"{name} is said to be {status.sub_state}, and its main process is not running")
