@@ -84,8 +84,9 @@ def is_gone(ledger: Ledger, name: str) -> bool:
 
 def has_no_known_main(ledger: Ledger, name: str) -> bool:
     """Tell whether the unit's main process is one that nobody knows, so that its whole tree stands for it."""
-    state = ledger.state(name)
-    return service_of(ledger, name).type is ServiceType.FORKING and state.main is None and not state.main_ended
+    state, service = ledger.state(name), ledger.service(name)
+    is_forking = service is not None and service.type is ServiceType.FORKING
+    return is_forking and state.main is None and not state.main_ended
 
 
 def is_alive(ledger: Ledger, name: str) -> bool:

@@ -86,8 +86,9 @@ class Life:
 
     @property
     def is_up_without_main(self) -> bool:
-        """A forking unit whose daemon nobody could tell from its other processes."""
-        return self.forked and not self.mains and (self.leftovers or bool(self.running))
+        """A forking unit whose daemon nobody could tell from its other processes, or is being looked for again."""
+        is_looked_for = Role.MAIN in self.pending.values()
+        return self.forked and (not self.mains or is_looked_for) and (self.leftovers or bool(self.running))
 
     @property
     def oneshot(self) -> bool:
@@ -194,7 +195,7 @@ class Observer:
     def _take_live(self, life: Life) -> None:
         """A life goes on by the new text, as far as it can take it over."""
         loaded = self.units.units.get(life.unit.name)
-        if loaded is None or not life.alive:
+        if loaded is None:
             return
         old, life.unit = life.unit, take_live(life.unit, loaded)
         if old.service is not None and life.unit.service is not None:

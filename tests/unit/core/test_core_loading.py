@@ -384,3 +384,16 @@ def test_a_running_unit_whose_file_comes_back_with_a_missing_requirement_runs_on
     assert rig.shown("web") == "active/running/success"
     assert rig.refusal(rig.ask("restart", "web")) == "NoSuchUnit"
     assert rig.launched().count("web") == 1
+
+
+def test_a_service_that_left_processes_becomes_a_target() -> None:
+    """The target is up when the last process of the service that it was ends: nothing happens to it (an assertion, in
+    every manager; simulated seed 656).
+    """
+    rig = Rig(service("web", kill=KillPolicy(mode=KillMode.PROCESS)), start=True)
+    rig.spawned("web")
+    rig.exited("web", 0, empty=False)
+    rig.load(target("web"))
+    rig.ask("start", "web")
+    rig.emptied("web")
+    assert rig.shown("web") == "active/running/success"
