@@ -43,19 +43,18 @@ class ChecksConditions(Checker):
 
     def __init__(self, world: "World") -> None:
         super().__init__(world)
-        self._asked: set[str] = set()
+        self._asked: dict[str, int] = {}
+        """By unit: the number of the question that is open."""
         self._held: set[str] = set()
-
-    def manager_started(self) -> None:
-        self._asked.clear()
 
     def step(self, step: Step) -> None:
         seen, event = self.world.seen, step.event
         if isinstance(event, UnitsLoaded):
             # a text that has no conditions yet, or has others, was looked at by its old ones
             self._held.update(event.units.units)
-        if isinstance(event, ConditionsChecked):
-            self._asked.discard(event.unit)
+            self._asked.clear()
+        if isinstance(event, ConditionsChecked) and self._asked.get(event.unit) == event.check_id:
+            del self._asked[event.unit]
             if event.condition is None and event.assertion is None:
                 self._held.add(event.unit)
             else:
@@ -66,7 +65,7 @@ class ChecksConditions(Checker):
                 self._held.add(record.unit)
         for action in step.effects.actions:
             if isinstance(action, CheckConditions):
-                self._asked.add(action.unit)
+                self._asked[action.unit] = action.check_id
                 self._held.discard(action.unit)
             if not isinstance(action, SpawnProcess) or action.role not in BEGINNING:
                 continue

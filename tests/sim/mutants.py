@@ -12,14 +12,22 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from supervisord_py.core import consequences, demand, ledger, life, transaction
+from supervisord_py.core import consequences, demand, engine, graph, ledger, life, transaction
 from supervisord_py.core.actions import Effects, ExitSupervisor, KillTree, ReleaseUnit, SignalProcesses, SpawnProcess
-from supervisord_py.core.events import CommandRequested, DeadlineReached, Event, Now, ShutdownRequested
+from supervisord_py.core.events import (
+    CommandRequested,
+    ConditionsChecked,
+    DeadlineReached,
+    Event,
+    Now,
+    ShutdownRequested,
+)
 from supervisord_py.core.jobs import STOP_LIKE
 from supervisord_py.core.manager import Manager
 from supervisord_py.core.service import TRANSITIONS, Input
 from supervisord_py.core.state import Ending
 from supervisord_py.model.states import Role, SubState
+from supervisord_py.model.unit import ExitStatuses
 
 
 class Mutant(Struct, frozen=True):
@@ -253,6 +261,111 @@ def overlooks_stop_post() -> Iterator[type[Manager]]:
 @mutant("what waits for a dependency is forgotten", "recovers")
 def never_recovers() -> Iterator[type[Manager]]:
     with swapped(consequences, "_recover", lambda _: lambda book, task: None) as manager:
+        yield manager
+
+
+# lives and relations
+
+
+@mutant("exec-stop-post is left out of a life that was never up", "stop-post", "settled")
+def forgets_stop_post() -> Iterator[type[Manager]]:
+    def made(original: Any) -> Any:
+        def over(book: ledger.Ledger, name: str) -> None:
+            if book.state(name).was_up:
+                original(book, name)
+            else:
+                life.end(book, name)
+
+        return over
+
+    with swapped(life, "over", made) as manager:
+        yield manager
+
+
+@mutant("a start does not look at the conditions", "conditions")
+def starts_without_looking() -> Iterator[type[Manager]]:
+    with swapped(engine, "_ask_conditions", lambda _: lambda book, job: False) as manager:
+        yield manager
+
+
+@mutant("a start goes on although a condition does not hold", "conditions")
+def starts_in_spite_of_conditions() -> Iterator[type[Manager]]:
+    class Reckless(Manager):
+        def handle(self, event: Event, now: Now) -> Effects:
+            if isinstance(event, ConditionsChecked):
+                event = replace(event, condition=None, assertion=None)
+            return super().handle(event, now)
+
+    yield Reckless
+
+
+@mutant("a requisite is started like what is required", "requisite")
+def starts_requisites() -> Iterator[type[Manager]]:
+    def made(_: Any) -> Any:
+        return lambda self, key, dependency: self._pull_start(key, dependency, matters=True)
+
+    with swapped(transaction._Builder, "_verify", made) as manager:
+        yield manager
+
+
+@mutant("what is part of a unit is not stopped with it", "part-of")
+def forgets_parts() -> Iterator[type[Manager]]:
+    with swapped(graph.Relations, "follows_stops", lambda _: lambda self: self.required_by) as manager:
+        yield manager
+
+
+@mutant("what is upheld stays down", "upholds")
+def never_upholds() -> Iterator[type[Manager]]:
+    with swapped(consequences, "_uphold", lambda _: lambda book, name: None) as manager:
+        yield manager
+
+
+@mutant("on-failure starts its units at every failure, also before a restart", "hooks")
+def hooks_fire_early() -> Iterator[type[Manager]]:
+    def made(original: Any) -> Any:
+        def schedule(book: ledger.Ledger, name: str, *more: Any) -> None:
+            original(book, name, *more)
+            book.intents.append(ledger.Task(ledger.Intent.FAILED, name, name))
+
+        return schedule
+
+    with swapped(life, "_schedule_restart", made) as manager:
+        yield manager
+
+
+@mutant("on-failure and on-success start nothing", "hooks")
+def hooks_never_fire() -> Iterator[type[Manager]]:
+    with swapped(consequences, "_trigger", lambda _: lambda book, task: None) as manager:
+        yield manager
+
+
+@mutant("a job has all the time in the world", "job-timeout")
+def jobs_never_time_out() -> Iterator[type[Manager]]:
+    with swapped(ledger.Ledger, "arm_job", lambda _: lambda self, job, timeout_ns: None) as manager:
+        yield manager
+
+
+@mutant("restart-prevent-exit-status is not looked at", "restart-rules")
+def nothing_prevents_a_restart() -> Iterator[type[Manager]]:
+    def made(original: Any) -> Any:
+        return lambda policy, *more, **how: original(replace(policy, prevent=ExitStatuses()), *more, **how)
+
+    with swapped(life, "wants_restart", made) as manager:
+        yield manager
+
+
+@mutant("restart-force-exit-status is not looked at", "restart-rules")
+def nothing_forces_a_restart() -> Iterator[type[Manager]]:
+    def made(original: Any) -> Any:
+        return lambda policy, *more, **how: original(replace(policy, force=ExitStatuses()), *more, **how)
+
+    with swapped(life, "wants_restart", made) as manager:
+        yield manager
+
+
+@mutant("the start limit refuses nothing", "start-limit")
+def starts_without_limit() -> Iterator[type[Manager]]:
+    with swapped(life, "refuse_automatic_start", lambda _: lambda book, name: None) as manager:
         yield manager
 
 

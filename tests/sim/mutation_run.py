@@ -29,6 +29,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import hypothesis
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 CORE = ROOT / "supervisord_py" / "core"
 ENUMS = (ROOT / "supervisord_py" / "model" / "states.py", *sorted(CORE.glob("*.py")))
@@ -273,10 +276,8 @@ class Changed(importlib.abc.MetaPathFinder, importlib.abc.SourceLoader):
 
 def judge(mutant: Mutant | None, seeds: int) -> int:
     """Run the tests in this process, which has not imported the core yet; returns the exit code of a child."""
-    import hypothesis
-    import pytest
-
     os.chdir(ROOT)
+    sys.path.insert(0, str(ROOT))
     if mutant is not None:
         sys.meta_path.insert(0, Changed(mutant))
     hypothesis.settings.register_profile("mutation", derandomize=True, database=None, print_blob=False)
@@ -287,7 +288,7 @@ def judge(mutant: Mutant | None, seeds: int) -> int:
                 if name == "world":
                     is_good = _run_worlds(seeds)
                 else:
-                    is_good = pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", *paths]) == 0
+                    is_good = pytest.main(["-x", "-q", "-W", "ignore", "-p", "no:cacheprovider", *paths]) == 0
             except BaseException:  # noqa: BLE001 - whatever it raises, it was noticed
                 is_good = False
         if not is_good:

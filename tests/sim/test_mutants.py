@@ -5,15 +5,16 @@ from mutants import MUTANTS
 
 from supervisord_py.testing.checkers_answers import ANSWER_CHECKERS
 from supervisord_py.testing.checkers_processes import PROCESS_CHECKERS
+from supervisord_py.testing.checkers_relations import RELATION_CHECKERS
 from supervisord_py.testing.world import World
 
-SEEDS = 60
+SEEDS = 300
 
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_the_planted_bug_is_found(name: str) -> None:
-    """Within sixty seeds the checker that is made for the bug finds it, and no checker that has nothing to do with
-    it.
+    """Within three hundred seeds the checker that is made for the bug finds it, and no other that has nothing to do
+    with it.
     """
     planted = MUTANTS[name]
     with planted.plant() as manager_type:
@@ -29,7 +30,7 @@ def test_the_planted_bug_is_found(name: str) -> None:
 def test_every_checker_has_found_a_bug() -> None:
     """No checker is decoration: each is the one that has to find at least one planted bug."""
     named = {planted.checkers[0] for planted in MUTANTS.values()}
-    assert {checker.name for checker in (*PROCESS_CHECKERS, *ANSWER_CHECKERS)} <= named
+    assert {checker.name for checker in (*PROCESS_CHECKERS, *ANSWER_CHECKERS, *RELATION_CHECKERS)} <= named
 
 
 def test_planting_leaves_no_trace() -> None:
