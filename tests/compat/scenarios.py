@@ -39,9 +39,9 @@ class Setting:
         moved = text.replace("/run/", f"{self.folder}/{self.prefix}")
         return moved.replace("/usr/bin/python3", self.python)
 
-    def runs_out(self, seconds: float) -> str:
-        """How long a time-out is that has to run out."""
-        return str(seconds) if self.short_s is None else f"{round(self.short_s * 1000)}ms"
+    def runs_out(self, seconds: float, *, share: float = 1.0) -> str:
+        """How long a time-out is that has to run out; with a ``share`` where nothing happens before."""
+        return str(seconds) if self.short_s is None else f"{round(self.short_s * share * 1000)}ms"
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ _CAUSES: dict[str, str] = {
 def _restart(row: Row, setting: Setting) -> Play:
     cause, policy = row.data["cause"], row.data["policy"]
     unit = setting.name("web")
-    text = _CAUSES[cause].replace("@1", setting.runs_out(1))
+    text = _CAUSES[cause].replace("@1", setting.runs_out(1, share=0.3))
     wanted: dict[str, Any] = {"restarted": row.data["restarted"]}
     if cause.startswith("oneshot") and policy in ("always", "on-success"):
         wanted = REFUSED
@@ -352,7 +352,7 @@ def _types(row: Row, setting: Setting) -> Play:
     runs_out = data["result"] == "timeout"
     text = re.sub(
         r"(TimeoutStartSec|RuntimeMaxSec)=(\d+)",
-        lambda found: f"{found[1]}={setting.runs_out(float(found[2])) if runs_out else 30}",
+        lambda found: f"{found[1]}={setting.runs_out(float(found[2]), share=0.5) if runs_out else 30}",
         text,
     )
     wanted = {
