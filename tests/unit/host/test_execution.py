@@ -89,6 +89,13 @@ def test_the_whole_request_of_a_plain_unit() -> None:
     }
 
 
+def test_every_process_of_a_unit_with_a_pid_file_is_told_where_it_is() -> None:
+    """PIDFILE, which the unit's own environment cannot forge; nobody else has it."""
+    context = ExecContext(environment=(("PIDFILE", "/tmp/forged"),))
+    assert spawn(context, pid_file="/run/web.pid")["env"]["PIDFILE"] == "/run/web.pid"
+    assert "PIDFILE" not in spawn()["env"]
+
+
 def test_path_lang_and_identity_are_those_that_systemd_gave() -> None:
     """What a booted systemd gave to processes of nobody and of daemon is what ours get."""
     plain = OBSERVED["plain"]["env"]
