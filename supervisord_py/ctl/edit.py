@@ -59,8 +59,8 @@ def edit(context: click.Context, unit: str, drop_in: bool, yes: bool) -> int:
     if not yes and not sys.stdin.isatty() and not session.options.plan:
         raise Misuse("edit asks before it writes, and this is no terminal: give --yes", context)
     path = _file_of(session, unit, drop_in=drop_in)
-    editor = _editor(session)
     old = _read(path)
+    editor = _editor(session)
     descriptor, name = tempfile.mkstemp(prefix=f"{path.stem}-", suffix=".toml")
     copy, keep = Path(name), False
     with open(descriptor, "w", encoding="utf-8") as file:
