@@ -296,8 +296,7 @@ class Daemon:
 
     async def _reload(self, peer: Peer, *, reason: str, plan: bool) -> ReloadReport:
         seen = self._watch.happened
-        sources = await asyncio.to_thread(read_sources, self._config, self._places)
-        settings, loaded = sources.build()
+        sources, settings, loaded = await asyncio.to_thread(self._read_and_build)
         problems = tuple(
             problem.headline() for problem in (*sources.problems, *loaded.problems) if problem.severity == "error"
         )
@@ -311,14 +310,19 @@ class Daemon:
         seq = self._driver.note([with_fields(command_record("daemon-reload", (), peer, reason), result="done")])
         if sources.has_bad_settings:
             # Settings that cannot be read change nothing: the units of this load are used, the settings stay.
-            sources = msgspec.structs.replace(sources, settings=self._sources.settings)
-            settings, loaded = sources.build()
+            settings = self._sources.settings
+            sources = msgspec.structs.replace(sources, settings=settings)
         self._use(settings, loaded, sources, seen=seen)
         self._load_units(cause=seq)
         await self.changed()
         self._use_log_policies()
         durable = await self._journal.wait_durable(self._journal.next_seq - 1)
         return msgspec.structs.replace(report, durable=durable)
+
+    def _read_and_build(self) -> tuple[Sources, Settings, LoadResult]:
+        """Read everything anew; in a thread, because a thousand files take longer than anybody should wait for."""
+        sources = read_sources(self._config, self._places)
+        return sources, *sources.build()
 
     @property
     def sources(self) -> Sources:
