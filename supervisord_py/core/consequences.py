@@ -12,7 +12,7 @@ from supervisord_py.core.ledger import Intent, Ledger, Task
 from supervisord_py.core.restart import is_limit_hit
 from supervisord_py.core.state import BETWEEN_LIVES, REST, STARTING, UP, JobOrigin, Monitor
 from supervisord_py.core.transaction import Goal, RefusedError, build, build_stop
-from supervisord_py.model.states import JobMode, JobResult, JobState, JobType, Result, SubState
+from supervisord_py.model.states import JobMode, JobResult, JobState, JobType, OnDependencyFailure, Result, SubState
 from supervisord_py.model.unit import SECOND_NS
 from supervisord_py.model.values import format_timespan
 
@@ -133,8 +133,8 @@ def _fail_dependent(ledger: Ledger, task: Task) -> None:
 
 def _uphold(ledger: Ledger, name: str) -> None:
     """Start a unit again that another one upholds, even if somebody stopped it; not when it has failed too often."""
-    state, own = ledger.state(name), ledger.service(name)
-    if state.sub not in (SubState.DEAD, SubState.FAILED) or name in ledger.job_of or name not in ledger.set.units:
+    state, own, unit = ledger.state(name), ledger.service(name), ledger.set.units.get(name)
+    if state.sub not in (SubState.DEAD, SubState.FAILED) or name in ledger.job_of or unit is None:
         return
     other = demand.upholder(ledger, name)
     if other is None or state.result is Result.START_LIMIT_HIT:
@@ -142,21 +142,29 @@ def _uphold(ledger: Ledger, name: str) -> None:
     if state.sub is SubState.FAILED and own is not None and is_limit_hit(own.restart, state.failures):
         return
     if _is_too_often(ledger, name):
-        ledger.arm_uphold(name, state.related_from_ns + RELATED_INTERVAL_NS)
+        ledger.arm_uphold(name, ledger.state(name).related_from_ns + RELATED_INTERVAL_NS)
         return
     goal = Goal(
         ((name, JobType.START),),
         JobOrigin.RELATION,
         # What is asked for is not replaced: a stop that is under way stays one.
         JobMode.FAIL,
+        gently=True,
         reason=f"{other} upholds it",
         cause=state.cause,
     )
     try:
         transaction = build(ledger, goal)
-    except RefusedError:
+    except RefusedError as error:
+        waits = unit.on_dependency_failure is OnDependencyFailure.WAIT
+        if state.sub is SubState.DEAD and waits and not demand.has_all(ledger, name):
+            ledger.edit(name).stopped = False
+            wait_for_dependency(ledger, name, error.refusal.message)
         return
-    state.related += 1
+    edited = ledger.edit(name)
+    edited.related += 1
+    # It is to be up, whatever took it down: if it has to wait for what it needs, it comes with that.
+    edited.stopped = False
     apply(ledger, transaction)
 
 

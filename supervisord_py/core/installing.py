@@ -227,10 +227,11 @@ def wait_for_dependency(ledger: Ledger, name: str, message: str) -> None:
     """A unit could not start because of another: it waits for that one to recover, or fails if it is told to."""
     unit = ledger.unit(name)
     waits = unit is None or unit.on_dependency_failure is OnDependencyFailure.WAIT
+    had_failed = ledger.state(name).sub is SubState.FAILED
     state = ledger.set_sub(name, SubState.DEPENDENCY if waits else SubState.FAILED)
     ledger.arm_phase(name, None)
     state.result, state.message = Result.DEPENDENCY, message
     ledger.intents.append(Task(Intent.RECOVERED, name, name, state.cause))
-    if not waits:
+    if not waits and not had_failed:
         fields = {"result": state.result.value, "message": message, "failures": state.failures, "limit_hit": False}
         ledger.record("unit.failed", name, severity=Severity.ERROR, fields=fields)

@@ -62,6 +62,8 @@ class Goal(Struct, frozen=True):
     mode: JobMode = JobMode.REPLACE
     optional: bool = False
     bound: bool = False
+    gently: bool = False
+    """What is needed is started as for an automatic restart: not what somebody stopped, or what failed too often."""
     forced: bool = False
     """It has to be: it replaces irreversible jobs too."""
     by: str = ""
@@ -231,7 +233,7 @@ class _Builder:
         if unit == key[0]:
             return
         refusal = self._refuse_unknown(unit, f"cannot {key[1].value} {key[0]}: it needs {unit}")
-        if refusal is None and self._goal.origin is JobOrigin.AUTOMATIC:
+        if refusal is None and (self._goal.gently or self._goal.origin is JobOrigin.AUTOMATIC):
             if is_met(self._ledger, unit, dependency.until) and not self._ledger.state(unit).skipped:
                 return
             refusal = self._refuse_automatic(unit, key[0])

@@ -275,6 +275,27 @@ def test_upholding_does_not_replace_a_stop_that_is_asked_for() -> None:
     assert rig.outcome(stop) == {"db": "done"}
 
 
+def test_an_upheld_unit_whose_dependency_was_stopped_comes_back_with_it() -> None:
+    """The stop of db takes web along, and stays: nobody starts db for web. web waits, says so, and comes with db."""
+    rig = running(
+        service("keeper", relations=on("upholds", "web")),
+        service("db"),
+        service("web", relations=needs("db"), restart=NEVER),
+        start=("db", "keeper"),
+    )
+    rig.up("web")
+    rig.ask("stop", "db")
+    rig.exited("web", signal=15)
+    rig.exited("db", signal=15)
+    assert rig.shown("web") == "inactive/dependency/dependency"
+    assert rig.shown("db") == "inactive/dead/success"
+    rig.later(60)
+    assert rig.launched().count("db") == 1
+    rig.ask("start", "db")
+    rig.up("db")
+    assert rig.launched()[-1] == "web"
+
+
 def test_upholding_begins_with_the_reload_that_says_so() -> None:
     """keeper runs already when its file begins to uphold web, which is down: web is started."""
     rig = running(service("keeper"), service("web", relations={"enabled": False}), start=("keeper",))
