@@ -1,8 +1,10 @@
 """What a peer that is not admin is shown of settings and unit files."""
 
+import pytest
 import tomli
 
-from supervisord_py.host.redaction import WITHHELD, redact_file, redact_setting
+from supervisord_py.host.redaction import WITHHELD, redact_change, redact_file, redact_setting
+from supervisord_py.store.redact import REDACTED
 
 UNIT = '''\
 # DATABASE_URL = "postgres://u:hunter1@db"  and nothing else
@@ -60,3 +62,21 @@ def test_settings() -> None:
     assert redact_setting("service.restart", "always") == "always"
     assert redact_setting("agent.config", {"token": "x", "depth": 3}) == {"token": "[redacted]", "depth": 3}
     assert redact_setting("service.pass-environment", ["HOME"]) == ["HOME"]
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "shown"),
+    [
+        ("service.exec-start", '["web", "--token", "hunter1"]', f'["web", "--token", "{REDACTED}"]'),
+        ("service.exec-stop", 'stop --password=hunter1 now\n["ok"]', f"stop '--password={REDACTED}' now\n[\"ok\"]"),
+        ("service.exec-start", '["a", "b', REDACTED),
+        ("service.environment.TOKEN", "hunter1", REDACTED),
+        ("service.environment.HOME", "/x", REDACTED),
+        ("service.user", "web", "web"),
+        ("unit.description", "see http://u:hunter1@x", f"see http://u:{REDACTED}@x"),
+        ("service.user", None, None),
+    ],
+)
+def test_a_changed_key_is_told_without_its_secrets(key: str, text: str | None, shown: str | None) -> None:
+    """Each command of a list for itself, every environment value, and what text gives away."""
+    assert redact_change(key, text) == shown

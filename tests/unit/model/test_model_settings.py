@@ -5,9 +5,10 @@ from itertools import pairwise
 import pytest
 from unitset_rig import KEY_TABLE
 
+from supervisord_py.model.changes import compare_settings
 from supervisord_py.model.commands import COMMANDS, PRESETS, command_set
 from supervisord_py.model.problems import Problem
-from supervisord_py.model.settings import AllowRule, Settings, parse_settings
+from supervisord_py.model.settings import AllowRule, ControlSettings, Settings, parse_settings, settings_texts
 
 
 def parse(text: str) -> tuple[Settings, tuple[Problem, ...]]:
@@ -141,3 +142,33 @@ def test_presets_are_a_chain_and_admin_is_everything() -> None:
     assert command_set(("restart", "monitoring")) == PRESETS["monitoring"] | {"restart"}
     with pytest.raises(KeyError):
         command_set("nobody")
+
+
+def test_changed_settings_are_told_by_key() -> None:
+    """Values as the file has them; what only a start of the supervisor brings is told as that."""
+    old = good('[journal]\nmax-bytes = "1G"\n[[control.allow]]\nuser = "ann"\ncommands = "operator"\n')
+    new = good(
+        '[supervisor]\nname = "x"\nshutdown-timeout-sec = "infinity"\n[control]\nsocket-mode = "0600"\n'
+        'require-reason = true\n[journal]\nmax-age = "1h"\n'
+    )
+    assert [(each.key, each.old, each.new, each.effect.value) for each in compare_settings(old, new)] == [
+        ("supervisor.name", "main", "x", "restart"),
+        ("supervisor.shutdown-timeout-sec", "1min 30s", "infinity", "live"),
+        ("control.socket-mode", "0660", "0600", "restart"),
+        ("control.require-reason", "false", "true", "live"),
+        ("control.allow.1", "commands=operator user=ann", None, "live"),
+        ("journal.max-bytes", "1G", "256M", "live"),
+        ("journal.max-age", "4w 2d", "1h", "live"),
+    ]
+
+
+def test_every_setting_that_is_built_is_compared() -> None:
+    """No key of docs/keys.toml is forgotten."""
+    every = {
+        f"{table.name}.{key}"
+        for table in KEY_TABLE.of("settings")
+        for key, spec in table.keys.items()
+        if spec.built and table.name != "control.allow"
+    }
+    told = settings_texts(Settings(control=ControlSettings(socket_group="adm")))
+    assert every == told.keys()
