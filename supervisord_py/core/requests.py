@@ -86,7 +86,9 @@ class Requests:
 
     def _decide(self, event: CommandRequested) -> list[Outcome]:
         if rollout.is_rollout(event):
-            self._refuse_unknown(event)
+            if event.verb != "apply":
+                # What is applied may be that its file is gone, and the unit with it.
+                self._refuse_unknown(event)
             return rollout.request(self._ledger, event)
         match event.verb:
             case "start" | "stop" | "restart" | "try-restart" | "reload" | "reload-or-restart":

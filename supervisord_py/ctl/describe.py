@@ -78,6 +78,9 @@ def cat(session: Session, unit: str, origin: bool) -> int:
         session.echo(*table(style, ("KEY", "VALUE", "FROM"), rows))
         return 0
     files = session.call("Cat", unit=unit)["files"]
+    if not files and not session.wants_json:
+        found = session.call("List", units=[unit], failed=False)["units"][0]
+        session.note(f"{unit} has no file to show: it is {found['load_state'].replace('_', '-')}")
     if session.wants_json:
         session.emit({"unit": unit, "files": files})
         return 0

@@ -33,6 +33,7 @@ from supervisord_py.host.manager_verbs import (
 from supervisord_py.host.unit_changes import CannotChangeError
 from supervisord_py.host.unit_names import Named
 from supervisord_py.host.unit_views import UnitViews
+from supervisord_py.model.names import is_unit_name
 from supervisord_py.wire.varlink import MANAGER
 
 _MS_NS = 1_000_000
@@ -171,6 +172,8 @@ class ChangeVerbs:
     ) -> NoReturn:
         raised: MethodError
         match error.error:
+            case "NoSuchUnit":
+                raised = NoSuchUnitError(error.unit)
             case "BadUnit":
                 raised = BadUnitError(error.unit, error.message)
             case "InvalidRequest":
@@ -204,7 +207,7 @@ class ChangeVerbs:
         units: list[str] = []
         try:
             if parameters["units"]:
-                units = await self._verbs.units_of(request, command, "apply", reason)
+                units = await self._units_with_files(request, command, reason)
             else:
                 scope = await self._authority.require(peer, command, reason=reason)
                 if not scope.everything:
@@ -242,6 +245,21 @@ class ChangeVerbs:
             "changes": shown["changes"],
             "settings": shown["settings"],
         }
+
+    async def _units_with_files(self, request: Request, command: str, reason: str) -> list[str]:
+        """Return the units of an apply: those that there are, and names whose file may be new."""
+        peer, patterns = request.peer, request.parameters["units"]
+        await self._authority.require(peer, command, reason=reason, asked=patterns[:100])
+        resolver = self._queries.names_for(peer, command)
+        found: list[Named] = []
+        for pattern in dict.fromkeys(patterns):
+            try:
+                found += resolver.resolve((pattern,))
+            except NoSuchUnitError:
+                if not is_unit_name(pattern):
+                    raise
+                found.append(Named(pattern, True))
+        return await self._authority.require_units(peer, command, found, reason=reason, every=True)
 
     async def check_text(self, request: Request) -> object:
         await self._authority.require(request.peer, "edit")

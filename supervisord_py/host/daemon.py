@@ -233,10 +233,8 @@ class Daemon:
         arguments: Mapping[str, Any] | None = None,
     ) -> Submission:
         record = None if plan else command_record(verb, units, peer, reason)
-        if record is not None and self._journal.refusing:
-            refusal = Refusal(
-                "Busy", f"the journal cannot be written (when-full = refuse-commands): {self._journal.degraded}"
-            )
+        if record is not None and (why := self.refusing) is not None:
+            refusal = Refusal("Busy", why)
             seq = self._driver.note([with_fields(record, result="Busy")])
             return Submission(Reply(0, refusal=refusal), durable=False, seq=seq)
         answer = await self._driver.request(
@@ -333,6 +331,11 @@ class Daemon:
         return self._changes
 
     # What the changes of unit files need (host.unit_changes.Host)
+
+    @property
+    def refusing(self) -> str | None:
+        degraded = self._journal.degraded if self._journal.refusing else None
+        return degraded and f"the journal cannot be written (when-full = refuse-commands): {degraded}"
 
     def note_command(self, record: Record) -> int | None:
         return self._driver.note([record])

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from supervisord_py.host.unit_files import UnitSources
+from supervisord_py.host.unit_files import CONTROL_PRIORITY, UnitSources
 from supervisord_py.model.changes import restart_keys
 from supervisord_py.model.unit import Unit
 from supervisord_py.model.unitset import LoadResult, UnitFile
@@ -89,8 +89,9 @@ class LastGood:
         dropped: set[str] = set()
         restored: dict[str, UnitFile] = {}
         for name in names:
-            dropped |= {file.path for file in loaded.read_files(name)}
-            restored |= {file.path: file for file in self._state.files[name]}
+            # What somebody said about the unit meanwhile (enable, mask) is not part of the release.
+            dropped |= {file.path for file in loaded.read_files(name) if file.priority != CONTROL_PRIORITY}
+            restored |= {file.path: file for file in self._state.files[name] if file.priority != CONTROL_PRIORITY}
             self._state.refused[name] = message
         files = [file for file in sources.files if file.path not in dropped and file.path not in restored]
         return replace(sources, files=(*files, *restored.values()))

@@ -73,6 +73,10 @@ class Host(Protocol):
     @property
     def sources(self) -> Sources: ...
 
+    @property
+    def refusing(self) -> str | None:
+        """Why no change is taken now (a journal that cannot be written, where the settings want that), else None."""
+
     def note_command(self, record: Record) -> int | None:
         """Write a ``command`` record and return its number."""
 
@@ -173,6 +177,7 @@ class UnitChanges:
             files = _told(planned.changes)
             if plan:
                 return EnablementReport(files, durable=False)
+            self._refuse_while_refusing(verb, names, peer, reason)
             if planned.changes:
                 await self.write(planned)
             seq = host.note_command(with_fields(command_record(verb, names, peer, reason), result="done"))
@@ -211,6 +216,7 @@ class UnitChanges:
             report = reload_report(planned.changes, planned.settings_changes)
             if plan:
                 return ApplyReport(report, planned.restarts)
+            self._refuse_while_refusing("apply", units, peer, reason)
             if under_way := view.rollout_units(host.manager):
                 raise CannotChangeError("Busy", under_way[0], _BUSY)
             result = "queued" if planned.restarts else "done"
@@ -230,6 +236,11 @@ class UnitChanges:
         return ApplyReport(
             report, planned.restarts, replace(submission, reply=replace(submission.reply, outcomes=outcomes), seq=seq)
         )
+
+    def _refuse_while_refusing(self, verb: str, units: Sequence[str], peer: Peer, reason: str) -> None:
+        if (why := self._host.refusing) is not None:
+            self._host.note_command(with_fields(command_record(verb, units, peer, reason), result="Busy"))
+            raise CannotChangeError("Busy", "", why)
 
     def revert(self, action: RevertUnits) -> None:
         """A rollout has failed: load the older files of its units, and of what was changed with them."""
@@ -321,6 +332,9 @@ class UnitChanges:
         if not names and (wrong := next((each for each in sources.problems if each.severity == "error"), None)):
             message = f"the settings are invalid, nothing is applied: {wrong.headline()}"
             raise CannotChangeError("JobFailed", "", message)
+        for name in names:
+            if not loaded.read_files(name) and name not in {*loaded.unit_set.masked, *view.list_units(host.manager)}:
+                raise CannotChangeError("NoSuchUnit", name, f"no file defines {name}")
         for name, bad in loaded.unit_set.bad.items():
             if bad != old.unit_set.bad.get(name) or name in names:
                 raise CannotChangeError("BadUnit", name, bad.reason)

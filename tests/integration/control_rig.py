@@ -348,6 +348,8 @@ class FakeSupervisor:
     def changes(self) -> UnitChanges:
         return self._changes
 
+    refusing: str | None = None
+
     def note_command(self, record: Record) -> int | None:
         return self.write(record)
 

@@ -60,6 +60,8 @@ def test_supervisor_591_disable_is_kept() -> None:
     file; enabling it again leaves nothing behind."""
     with supervisor({"web": SLEEP.format(1), "db": SLEEP.format(1000), "old": SLEEP.format(1000)}) as running:
         assert running.supctl("disable", "db", "--now").returncode == 0
+        running.kill_manager()
+        assert running.status("db")["enabled"] is False, "the next manager knows it too"
         assert running.supctl("mask", "old", "--now", "-m", "it writes to the wrong disk").returncode == 0
         assert running.stop() == 0
         running.start_again()

@@ -101,6 +101,36 @@ def test_apply_loads_and_restarts(tmp_path: Path) -> None:
     drive(main())
 
 
+def test_apply_of_a_new_file_by_its_name(tmp_path: Path) -> None:
+    """A file that nobody has loaded yet is taken up; a name without one is none."""
+
+    async def main() -> None:
+        async with running(tmp_path, own_uid=UID) as rig:
+            rig.supervisor.write_units({"fresh": SLEEP, "other": SLEEP})
+            reply = await rig.call("Apply", **applying("fresh"))
+            assert [(each["unit"], each["change"]) for each in reply["changes"]] == [("fresh", "added")]
+            assert "other" not in rig.supervisor.loaded.unit_set.units
+            assert (await rig.refusal("Apply", **applying("nope")))[0] == "NoSuchUnit"
+            (tmp_path / "units" / "fresh.toml").unlink()
+            gone = await rig.call("Apply", **applying("fresh"))
+            assert [each["change"] for each in gone["changes"]] == ["removed"]
+
+    drive(main())
+
+
+def test_nothing_changes_while_the_journal_refuses(tmp_path: Path) -> None:
+    """Where the settings want that no command is taken that cannot be written down."""
+
+    async def main() -> None:
+        async with running(tmp_path, own_uid=UID) as rig:
+            rig.supervisor.refusing = "the disk is full"
+            assert (await rig.refusal("Disable", **change("db")))[0] == "Busy"
+            assert (await rig.refusal("Apply", **applying()))[0] == "Busy"
+            assert rig.supervisor.manager.ledger.set.units["db"].enabled
+
+    drive(main())
+
+
 def test_a_file_that_became_invalid_refuses_apply(tmp_path: Path) -> None:
     """One that was invalid before does not, unless it is named."""
 

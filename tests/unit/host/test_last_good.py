@@ -2,7 +2,7 @@
 
 from supervisord_py.host.last_good import LastGood
 from supervisord_py.host.unit_changes import with_files_of
-from supervisord_py.host.unit_files import UnitSources, build
+from supervisord_py.host.unit_files import CONTROL_PRIORITY, UnitSources, build
 from supervisord_py.model.unit import Unit
 from tests.unit.model.unitset_rig import CONTEXT, unit_files
 
@@ -36,6 +36,18 @@ def test_the_files_that_a_life_began_with_come_back() -> None:
     assert build(back).unit_set.units["web"] == lives["web"]
     assert build(back).unit_set.units["db"] == build(three).unit_set.units["db"]
     assert (kept.refused("web"), kept.refused("db")) == ("it was refused by apply: exit 1", None)
+
+
+def test_what_was_said_of_a_unit_meanwhile_stays() -> None:
+    """A unit that was disabled during the rollout is disabled after it, by whichever text."""
+    one, two = sources(web=sleep(1)), sources(web=sleep(2))
+    kept = LastGood()
+    kept.note_load(build(one), build(two), lives_of(one), read=None, applied=["web"])
+    said = unit_files({"web.d/50-enabled": "[unit]\nenabled = false\n"}, "control", CONTROL_PRIORITY)
+    disabled = UnitSources((*two.files, *said), (), CONTEXT)
+    kept.note_load(build(two), build(disabled), lives_of(one), read=[], in_rollout=["web"])
+    unit = build(kept.go_back(["web"], "", disabled, build(disabled))).unit_set.units["web"]
+    assert (unit.enabled, unit.service) == (False, lives_of(one)["web"].service)
 
 
 def test_what_needs_no_restart_goes_back_with_the_rest_of_its_apply() -> None:
