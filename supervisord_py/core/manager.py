@@ -89,6 +89,11 @@ class Manager:
         """
         snapshot.load_counters(self._ledger, state)
 
+    def skip_spawns(self, last_id: int) -> None:
+        """Number the next spawn above ``last_id``: processes of a lost keeper carry what is up to it."""
+        if last_id >= self._ledger.globals.next_spawn:
+            self._ledger.edit_globals().next_spawn = last_id + 1
+
     def handle(self, event: Event, now: Now) -> Effects:
         """Decide what follows from one event."""
         ledger = self._ledger

@@ -22,11 +22,12 @@ import msgspec
 
 from supervisord_py import __version__
 from supervisord_py.core.actions import Refusal, Reply, RevertUnits
-from supervisord_py.core.events import CommandRequested, Origin, ShutdownForced, ShutdownRequested, UnitsLoaded
+from supervisord_py.core.events import Adopted, CommandRequested, Origin, ShutdownForced, ShutdownRequested, UnitsLoaded
 from supervisord_py.core.manager import Manager
 from supervisord_py.core.snapshot import NewerFormatError
 from supervisord_py.core.view import is_over, lives, reload_plan, rollout_units, unit_status
 from supervisord_py.host.accounts import Accounts
+from supervisord_py.host.adoption import adopted_lives
 from supervisord_py.host.cgroups import UnitGroups, find_place
 from supervisord_py.host.clock import Clock
 from supervisord_py.host.command_records import command_record, with_fields
@@ -105,6 +106,7 @@ class Daemon:
             places.journal, self._settings.journal, boot_id=boot_id(), loop=self._loop, group_id=gid
         )
         recovery = self._journal.open(welcome.lines, welcome.state.get(LOSS_KEY))
+        self._lost = welcome.lost if is_first else None
         self._manager = self._first_manager() if is_first else self._next_manager(welcome)
         self._groups = UnitGroups(find_place(), welcome.config["name"], welcome.instance)
         if is_first:
@@ -141,11 +143,10 @@ class Daemon:
         self._journal.attach(self._driver.note)
         self._journal.on_rotated.append(lambda: self._spawn_task(self._store_snapshot()))
         started = start_record(welcome, recovery, keeper.pid, self._loaded.unit_set if is_first else None)
-        if is_first and (lost := self._config.get("lost")) is not None:
-            self._driver.note([lost_record(lost)])
         if is_first:
             # All in one commit: whoever follows a manager that got no further is the first one too.
-            self._load_units(started)
+            lost = [] if self._lost is None else [lost_record(self._lost)]
+            self._load_units(*lost, started, adopted=adopted_lives(self._lost))
         else:
             self._driver.note([started])
             self._driver.ask_again()
@@ -417,6 +418,8 @@ class Daemon:
         except NewerFormatError as newer:
             # After a downgrade: units run, their counters begin anew.
             print(f"manager: {self._places.snapshot} is not used: {newer}", file=sys.stderr)
+        if self._lost is not None:
+            manager.skip_spawns(self._lost["last_id"])
         return manager
 
     def _next_manager(self, welcome: Welcome) -> Manager:
@@ -454,11 +457,18 @@ class Daemon:
             self._output.set_policy(unit, self._hands.policy_of(unit))
 
     def _load_units(
-        self, *records: Record, cause: int | None = None, start_enabled: bool = True, reverts: bool = False
+        self,
+        *records: Record,
+        cause: int | None = None,
+        start_enabled: bool = True,
+        reverts: bool = False,
+        adopted: tuple[Adopted, ...] = (),
     ) -> None:
         """Give the core what was read; the sources are the manager's state from the moment that it is decided."""
         self._driver.submit(
-            UnitsLoaded(self._loaded.unit_set, start_enabled=start_enabled, cause=cause, reverts=reverts),
+            UnitsLoaded(
+                self._loaded.unit_set, start_enabled=start_enabled, adopted=adopted, cause=cause, reverts=reverts
+            ),
             records=records,
             keep={SOURCES_KEY: self._sources.pack(), LAST_GOOD_KEY: self._changes.last_good.pack()},
         )

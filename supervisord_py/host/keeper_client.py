@@ -50,7 +50,8 @@ class Orphan(Struct, frozen=True):
 
 
 class Welcome(Struct, frozen=True):
-    """What a manager is told first. ``listeners`` are bound, listening, and the manager's own copies."""
+    """What a manager is told first. ``listeners`` are bound, listening, and the manager's own copies; ``lost`` is what
+    ``run`` found of a killed keeper, for the first one (``host.adoption.report``)."""
 
     protocol: int
     version: str
@@ -67,6 +68,7 @@ class Welcome(Struct, frozen=True):
     stopping: str | None
     config: dict[str, Any]
     listeners: dict[str, Any] = {}
+    lost: dict[str, Any] | None = None
 
 
 class Owner(Struct, frozen=True):

@@ -9,13 +9,15 @@ import sys
 from pathlib import Path
 
 import click
-import msgspec
 
-from supervisord_py.host.leftovers import LostKeeper, end_leftovers, find_lost_keeper
+from supervisord_py.host.adoption import LostKeeper, end_leftovers, find_lost_keeper, hand_over, take_over
+from supervisord_py.host.execution import effective_notify_access
 from supervisord_py.host.places import RUNTIME_DIR_MAX, Places, default_places, moved
 from supervisord_py.host.unit_files import load, load_settings
 from supervisord_py.keeper.protocol import keeper_argv
 from supervisord_py.model.settings import Settings
+from supervisord_py.model.states import KillMode, NotifyAccess
+from supervisord_py.model.unit import UnitSet
 
 DEFAULT_CONTROL_GROUP = "supervisord-py"
 
@@ -77,14 +79,15 @@ def run_command(
     lock_folder(places.state, "--state-dir")
     if not places.log.samefile(places.state):
         lock_folder(places.log, "--log-dir")
-    lost = end_lost_keeper(places)
+    lost = adopt_of_lost_keeper(places, loaded.unit_set)
     os.chdir("/")
     # Keeper and manager hold a descriptor or two a unit; units get their own limit (1024 unless they say otherwise).
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     config = keeper_config(places, settings, unit_paths, name, list(pass_environment), gid, settings_path is not None)
-    config["lost"] = None if lost is None else msgspec.to_builtins(lost)
     argv = keeper_argv(config)
+    if lost is not None:
+        argv += ["--resume", str(hand_over(lost, lambda unit: notify_access(loaded.unit_set, unit)))]
     sys.stdout.flush()
     sys.stderr.flush()
     os.execv(argv[0], argv)
@@ -142,19 +145,39 @@ def lock_folder(folder: Path, option: str) -> None:
     os.set_inheritable(descriptor, True)
 
 
-def end_lost_keeper(places: Places) -> LostKeeper | None:
-    """End what a killed keeper of this runtime folder left, so that nothing is started twice."""
+def adopt_of_lost_keeper(places: Places, units: UnitSet) -> LostKeeper | None:
+    """Take over the lives that a killed keeper of this runtime folder left, and end what else it left, so that
+    nothing is started twice."""
     lost = find_lost_keeper(places.runtime)
     if lost is None:
         return None
-    if lost.processes:
-        names = ", ".join(f"{leftover.unit or '?'} (pid {leftover.pid})" for leftover in lost.processes)
-        click.echo(f"the keeper before (pid {lost.pid}) was killed; ending what it left: {names}", err=True)
+    take_over(lost, places.runtime, lambda unit: may_leave_processes(units, unit))
+    click.echo(f"the keeper before (pid {lost.pid}) was killed", err=True)
+    if lost.lives:
+        names = ", ".join(f"{life.spawn.unit} (pid {life.main.pid})" for life in lost.lives)
+        click.echo(f"taking over what it left: {names}", err=True)
+    if lost.ended:
+        names = ", ".join(f"{leftover.unit or '?'} (pid {leftover.pid})" for leftover in lost.ended)
+        click.echo(f"ending what is left of lives that are over: {names}", err=True)
     stubborn = end_leftovers(lost)
     if stubborn:
         pids = ", ".join(str(leftover.pid) for leftover in stubborn)
         raise click.ClickException(f"processes of the keeper before do not die: {pids}; look at them first")
     return lost
+
+
+def may_leave_processes(units: UnitSet, name: str) -> bool:
+    """Say whether the unit's text leaves alone what its main process leaves behind."""
+    unit = units.units.get(name)
+    return unit is not None and unit.service is not None and unit.service.kill.mode is KillMode.PROCESS
+
+
+def notify_access(units: UnitSet, name: str) -> str:
+    """Return whose notifications the unit listens to."""
+    unit = units.units.get(name)
+    return (
+        NotifyAccess.NONE.value if unit is None or unit.service is None else effective_notify_access(unit.service).value
+    )
 
 
 def keeper_config(

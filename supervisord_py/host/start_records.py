@@ -34,10 +34,13 @@ def start_record(welcome: Welcome, recovery: Recovery, keeper_pid: int, first: U
 
 
 def lost_record(lost: Mapping[str, Any]) -> Record:
-    """Return ``keeper.lost`` for what ``run`` found of a killed keeper."""
+    """Return ``keeper.lost`` for what ``run`` found of a killed keeper (``adoption.report``)."""
     fields = {
         "keeper_pid": lost["pid"],
         "keeper_instance": f"{lost['instance']:05x}",
-        "processes": lost["processes"],
+        "adopted": [{"pid": life["pid"], "unit": life["unit"]} for life in lost["adopted"]],
+        "ended": lost["ended"],
+        "left": lost["left"],
+        "unseen": lost["unseen"],
     }
     return Record("keeper.lost", Severity.ERROR, fields=fields)

@@ -9,6 +9,7 @@ never returns.
 """
 
 import contextlib
+import ctypes
 import errno
 import gc
 import importlib
@@ -34,6 +35,9 @@ SAFE_AROUND = {"core", "fsize", "memlock", "msgqueue", "nofile", "rttime", "sigp
 LATE = {"as", "data"}
 """Limits that could starve the steps after them: set last, just before exec, unless that needs privileges."""
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+PR_SET_PDEATHSIG = 1
+ME = os.getpid()
+_libc = ctypes.CDLL(None, use_errno=True)
 FILES_KEPT = 32
 """Descriptors that no unit gets: with them the keeper looks into /proc and starts managers when all others are used."""
 
@@ -219,6 +223,11 @@ class Spawner:
         return False
 
 
+def die_with_parent(signal_number: int) -> None:
+    """Ask for this signal when our parent ends; 0 for none."""
+    _libc.prctl(PR_SET_PDEATHSIG, signal_number, 0, 0, 0)
+
+
 def fork(run: Callable[[], None]) -> int:
     """Return the pid of a child that does ``run``, with no signal let through, and exits with 0 when that returns."""
     # Blocked until the child has dropped our handlers: one that ran there would write to our wake-up pipe.
@@ -298,6 +307,10 @@ def _run_steps(plan: Plan, null: int, report: int) -> NoReturn:
     step = "fds"
     try:
         gc.disable()
+        # A killed keeper leaves nobody who has no tag yet and would run a program later.
+        die_with_parent(signal.SIGKILL)
+        if os.getppid() != ME:
+            os._exit(EXIT_CODES["fork"])
         os.dup2(null, 0)
         for fd in (1, 2) if plan.out >= 0 else ():
             os.dup2(plan.out, fd)
@@ -344,6 +357,7 @@ def _run_steps(plan: Plan, null: int, report: int) -> NoReturn:
         for name in late:
             set_limit(name, *plan.limits[name], name in plan.strict)
         step = "exec"
+        die_with_parent(0)
         _first_that_runs(plan.candidates, lambda path: os.execve(path, plan.argv, plan.env))
     except BaseException as error:  # noqa: BLE001  nothing may return into the keeper's code in this process
         number = (error.errno or 0) if isinstance(error, OSError) else errno.ENOMEM

@@ -1,7 +1,8 @@
 """Main processes that we did not make: found, checked, held by pidfd, and their end learned.
 
-A process that is our child is reaped as any other. Another one is held by a pidfd: that tells that it has ended, and
-from Linux 6.15 on its status too, once whoever is its parent has reaped it.
+A process that is our child is reaped as any other. Another one is held by a pidfd, which tells that it has ended. How,
+says /proc as long as its parent has not reaped it, to those who may look into it; and from Linux 6.15 on the pidfd once
+it is reaped.
 """
 
 import contextlib
@@ -9,11 +10,11 @@ import fcntl
 import os
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
-from supervisord_py.keeper.inventory import ME, Inventory, Spawn, Stat, Unit, read_stat
+from supervisord_py.keeper.inventory import ME, Inventory, Spawn, Stat, Unit, read, read_stat
 from supervisord_py.keeper.loop import PIDFD, Loop
 
 PIDFD_GET_INFO = 0xC040FF0B
@@ -21,7 +22,8 @@ PIDFD_INFO_EXIT = 1 << 3
 _INFO = struct.Struct("=Q52xi")
 """``struct pidfd_info`` (linux/pidfd.h): mask first, the wait status last."""
 UNREAPED_NS = 500_000_000
-"""How long a process that has ended may wait for its parent before its status counts as unknown."""
+"""How long a process that we may not look into may wait for its parent before its status counts as unknown."""
+CAP_SYS_PTRACE = 19
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -36,6 +38,20 @@ def read_status(pidfd: int) -> int | None:
     return None
 
 
+def read_unreaped(pid: int) -> int | None:
+    """Return the wait status of a zombie (proc_pid_stat(5), ``exit_code``); None where we are shown 0 for a secret."""
+    fields = read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
+    capabilities = read("/proc/self/status").partition(b"CapEff:")[2].split()[:1]
+    try:
+        owner = os.stat(f"/proc/{pid}")
+        is_ours = (owner.st_uid, owner.st_gid) == (os.geteuid(), os.getegid())
+        if fields[0] == b"Z" and (is_ours or int(capabilities[0], 16) >> CAP_SYS_PTRACE & 1):
+            return int(fields[49])
+    except (OSError, IndexError, ValueError):
+        pass  # reaped meanwhile
+    return None
+
+
 def start_ns(stat: Stat) -> int:
     """Return when a process was started, on the monotonic clock."""
     age_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - stat.start * 1_000_000_000 // _TICKS
@@ -43,10 +59,14 @@ def start_ns(stat: Stat) -> int:
 
 
 class Follower:
-    """Lets spawns mean other processes; ``ended`` takes the spawn, the pid and the status of one not our child."""
+    """Lets spawns mean other processes, and holds those of adopted units; ``ended`` takes the unit, the pid and the
+    status of one that has ended, ``moved`` a spawn that means another process now."""
 
-    def __init__(self, loop: Loop, inventory: Inventory, ended: Callable[[Spawn, int, int | None], None]) -> None:
-        self._loop, self._inventory, self._ended = loop, inventory, ended
+    def __init__(
+        self, loop: Loop, inventory: Inventory,
+        ended: Callable[[Unit, int, int | None], None], moved: Callable[[Spawn], None],
+    ) -> None:  # fmt: skip
+        self._loop, self._inventory, self._ended, self._moved = loop, inventory, ended, moved
 
     def request(self, do: dict[str, Any]) -> dict[str, Any] | None:
         """Carry out ``follow``; return the fact that answers it, None when that was told and has ended since."""
@@ -68,6 +88,7 @@ class Follower:
                 return {**fact, "refused": f"{len(found) or 'no'} processes of {unit.name} could be the main process"}
             (pid,) = found
         spawn = Spawn(do["id"], unit, "main", pid, 0)
+        spawn.invocation = unit.invocations[-1] if unit.invocations else None
         refused = self.move(spawn, pid, is_trusted=bool(do.get("trusted")))
         if refused is not None:
             return {**fact, "refused": refused}
@@ -90,14 +111,28 @@ class Follower:
             return f"process {pid} belongs to {f'unit {owner.name}' if owner else 'no unit'}, not to {unit.name}"
         if self._inventory.spawns.get(pid, main) is not main:
             return f"process {pid} is another command of the unit"
-        if not (pid in self._inventory.children or pid in unit.followed or self._hold(main, pid, seen)):
+        if not (pid in self._inventory.children or pid in unit.followed or self._hold(unit, pid, seen)):
             return f"process {pid} is not alive"
         self._inventory.spawns[pid] = main
-        main.main_pid = pid
+        main.main_pid, main.main_start = pid, seen.start
         main.started_ns = main.started_ns or start_ns(seen)
+        self._moved(main)
         return None
 
-    def _hold(self, spawn: Spawn, pid: int, seen: Stat) -> bool:
+    def gather(self, units: Iterable[Unit]) -> None:
+        """Find and hold every process of the adopted ones among ``units``. Raises OSError when nobody can look now."""
+        wanted = {id(unit) for unit in units if unit.is_adopted}
+        found = bool(wanted)
+        while found:  # what forks and ends while we look has a child that the next look finds
+            found = False
+            held = {pid for unit in self._inventory.units.values() for pid in unit.followed}
+            held |= self._inventory.children.keys() | self._inventory.managers | {ME}
+            for pid in set(map(int, filter(str.isdigit, os.listdir("/proc")))) - held:
+                owner = self._inventory.owner(pid)
+                if owner is not None and id(owner) in wanted and (seen := read_stat(pid)) and seen.state not in "ZX":
+                    found |= self._hold(owner, pid, seen)
+
+    def _hold(self, unit: Unit, pid: int, seen: Stat) -> bool:
         try:
             pidfd = os.pidfd_open(pid)
         except OSError:
@@ -105,12 +140,12 @@ class Follower:
         if (again := read_stat(pid)) is None or again.start != seen.start:
             os.close(pidfd)
             return False
-        self.watch(spawn, pid, pidfd)
+        self.watch(unit, pid, pidfd)
         return True
 
-    def watch(self, spawn: Spawn, pid: int, pidfd: int) -> None:
-        spawn.unit.followed[pid] = pidfd
-        self._loop.watch(pidfd, PIDFD, partial(self._look, spawn, pid, pidfd))
+    def watch(self, unit: Unit, pid: int, pidfd: int) -> None:
+        unit.followed[pid] = pidfd
+        self._loop.watch(pidfd, PIDFD, partial(self._look, unit, pid, pidfd))
 
     def let_go(self, unit: Unit, pid: int) -> None:
         """The process is over with: close what held it, if anything did."""
@@ -119,16 +154,19 @@ class Follower:
             self._loop.unwatch(pidfd)
             os.close(pidfd)
 
-    def _look(self, spawn: Spawn, pid: int, pidfd: int) -> None:
-        """It has ended. A child is reaped; another's status is told by its pidfd when its parent has reaped it."""
-        status = read_status(pidfd)
+    def _look(self, unit: Unit, pid: int, pidfd: int) -> None:
+        """It has ended. A child is reaped; another's status is told by /proc before its parent reaps it, by its pidfd
+        after that."""
+        status = read_unreaped(pid)
+        if status is None:
+            status = read_status(pidfd)
         if status is None and pid not in self._inventory.children and read_stat(pid) is not None:
             if not self._loop.has_timer(f"unreaped {pid}"):
-                self._loop.watch(pidfd, PIDFD, partial(self._look, spawn, pid, pidfd), hang_up=True)
-                end = partial(self._ended, spawn, pid, None)
+                self._loop.watch(pidfd, PIDFD, partial(self._look, unit, pid, pidfd), hang_up=True)
+                end = partial(self._ended, unit, pid, None)
                 self._loop.set_timer(f"unreaped {pid}", time.monotonic_ns() + UNREAPED_NS, end)
             return
-        self._ended(spawn, pid, status)
+        self._ended(unit, pid, status)
 
 
 def _lives(pid: int) -> bool:

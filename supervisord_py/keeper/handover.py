@@ -16,7 +16,6 @@ The state is JSON with a version number; a keeper reads its own version and the 
 spawner's descriptors are not handed over: they close at exec and are made anew.
 """
 
-import ctypes
 import fcntl
 import json
 import os
@@ -28,14 +27,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from supervisord_py.keeper.child import fork
+from supervisord_py.keeper.child import die_with_parent, fork
 from supervisord_py.keeper.loop import SPAWN, Loop
-from supervisord_py.keeper.protocol import SEALS, keeper_argv
+from supervisord_py.keeper.protocol import SEALS, STATE_VERSION, keeper_argv
 
-STATE_VERSION = 1
 CHECK_TIMEOUT_NS = 30 * 1_000_000_000
 READY = "ready "
-PR_SET_PDEATHSIG = 1
 
 
 def read_state(fd: int) -> dict[str, Any]:
@@ -101,7 +98,7 @@ class Handover:
 
     def _try(self, state: dict[str, Any], out: int) -> None:
         """Runs in the copy."""
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)  # nor is our lock held by it alone
+        die_with_parent(signal.SIGKILL)  # or it would hold our lock alone
         for standard in (1, 2):
             os.dup2(out, standard)
         try:

@@ -37,7 +37,10 @@ class Spawn:
         self.failure: Any = None
         """What it told: then the process is no life of the unit (a ``SpawnError``)."""
         self.cgroups: list[str] = []
-        self.tagged = False
+        self.tagged = self.is_ready = self.is_over = False
+        self.invocation: str | None = None
+        self.main_start = 0
+        """When the process that ``main_pid`` names began, should it not be the one that we made."""
 
 
 class Unit:
@@ -60,6 +63,8 @@ class Unit:
         self.killing: int | None = None
         self.signalled = set[tuple[int, int]]()
         self.told_empty = True
+        self.is_adopted = False
+        """A dead keeper made processes of it: they are below nobody of ours, and are looked for by tag."""
         self.tags, self.invocations, self.groups = deque[int](), deque[str](), list[bytes]()
         """By what its processes are known, oldest first."""
 
@@ -189,6 +194,7 @@ class Inventory:
         return False
 
     def add(self, spawn: Spawn, invocation: str | None) -> None:
+        spawn.invocation = invocation
         self.spawns[spawn.pid] = spawn
         unit = self.children[spawn.pid] = self._tags[spawn.id] = spawn.unit
         unit.children.add(spawn.pid)
@@ -239,7 +245,7 @@ class Inventory:
         """Attribute a child that we did not make; it may be a zombie already."""
         if pid in self.managers or pid in self.children:
             return
-        unit = self._owner(pid) or self.strays
+        unit = self.owner(pid) or self.strays
         command = read(f"/proc/{pid}/cmdline") or read(f"/proc/{pid}/comm") if unit is self.strays else b""
         self.children[pid] = unit
         unit.children.add(pid)
@@ -256,7 +262,7 @@ class Inventory:
         self.touched[unit.name] = unit
         return self.spawns.pop(pid, None)
 
-    def _owner(self, pid: int) -> Unit | None:
+    def owner(self, pid: int) -> Unit | None:
         """Tell by cgroup, then by the tag, then by the environment, whose process ``pid`` is."""
         for line in read(f"/proc/{pid}/cgroup").splitlines() if self._groups else ():
             while line.count(b"/") and line not in self._groups:
@@ -288,7 +294,7 @@ class Inventory:
                 self.adopt(at)
             else:
                 at = stat.ppid
-        return self._owner(pid), False, False
+        return self.owner(pid), False, False
 
     def roots(self, unit: Unit) -> set[int]:
         return unit.children | unit.followed.keys()
@@ -301,7 +307,8 @@ def _pack_unit(unit: Unit) -> dict[str, Any]:
         "notify": None if box is None else [box.path, box.socket.fileno(), box.access, box.unacknowledged],
         "main": None if unit.main is None else unit.main.id, "children": sorted(unit.children),
         "followed": list(unit.followed.items()), "killing": unit.killing, "signalled": sorted(unit.signalled),
-        "told_empty": unit.told_empty, "tags": list(unit.tags), "invocations": list(unit.invocations),
+        "told_empty": unit.told_empty, "adopted": unit.is_adopted, "tags": list(unit.tags),
+        "invocations": list(unit.invocations),
         "groups": [os.fsdecode(line) for line in unit.groups],
     }  # fmt: skip
 
@@ -313,6 +320,7 @@ def _unpack_unit(given: dict[str, Any]) -> Unit:
     unit.children, unit.followed = set(given["children"]), dict(given["followed"])
     unit.signalled = {(pid, start) for pid, start in given["signalled"]}
     unit.told_empty, unit.tags = given["told_empty"], deque(given["tags"])
+    unit.is_adopted = given.get("adopted", False)
     unit.invocations, unit.groups = deque(given["invocations"]), [os.fsencode(line) for line in given["groups"]]
     return unit
 
@@ -321,14 +329,16 @@ def _pack_spawn(spawn: Spawn) -> dict[str, Any]:
     return {
         "id": spawn.id, "unit": spawn.unit.name, "role": spawn.role, "pid": spawn.pid, "main_pid": spawn.main_pid,
         "started_ns": spawn.started_ns, "report": spawn.report, "cgroups": spawn.cgroups, "tagged": spawn.tagged,
-        "failure": None if spawn.failure is None else spawn.failure.args,
+        "failure": None if spawn.failure is None else spawn.failure.args, "ready": spawn.is_ready,
+        "invocation": spawn.invocation, "main_start": spawn.main_start,
     }  # fmt: skip
 
 
 def _unpack_spawn(given: dict[str, Any], units: dict[str, Unit]) -> Spawn:
     spawn = Spawn(given["id"], units[given["unit"]], given["role"], given["pid"], given["started_ns"])
     spawn.main_pid, spawn.report, spawn.cgroups = given["main_pid"], given["report"], given["cgroups"]
-    spawn.tagged = given["tagged"]
+    spawn.tagged, spawn.is_ready = given["tagged"], given.get("ready", False)
+    spawn.invocation, spawn.main_start = given.get("invocation"), given.get("main_start", 0)
     spawn.failure = None if given["failure"] is None else SpawnError(*given["failure"])
     if spawn.report is not None:
         spawn.unit.starting.append(spawn)

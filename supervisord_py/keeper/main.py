@@ -22,6 +22,7 @@ from typing import Any
 
 sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 import supervisord_py
+from supervisord_py.keeper.book import Book
 from supervisord_py.keeper.child import Spawner
 from supervisord_py.keeper.custody import SECOND_NS, Custody, Managers
 from supervisord_py.keeper.handover import Handover, end_check, read_state
@@ -46,16 +47,18 @@ class Keeper:
     """All of it; with ``state`` it goes on with what an image of this process before it held (``handover``)."""
 
     def __init__(self, config: dict[str, Any], state: dict[str, Any] | None = None) -> None:
+        adopted = state if state is not None and "listener" not in state else None
         # The locks of the state and log folder, which ``run`` took for as long as we live.
-        self._kept = state["kept"] if state is not None else _open_files()
+        self._kept = state["kept"] if state is not None and adopted is None else _open_files()
         self._config = {**CONFIG_DEFAULTS, **config}
         self._given = config
         self._runtime: str = config["runtime_dir"]
         self._socket_path: str = self._config["socket"] or f"{self._runtime}/control.sock"
-        if state is None:
-            self._lock = _prepare_folder(self._runtime)
+        if state is None or adopted is not None:
+            self._kept = [fd for fd in self._kept if adopted is None or fd not in adopted["fds"]]
+            self._lock = _prepare_folder(self._runtime, None if adopted is None else adopted["lock"])
             self._listener = self._listen()
-            self._instance = int.from_bytes(os.urandom(4), "big") & 0xFFFFF
+            self._instance = int.from_bytes(os.urandom(4), "big") & 0xFFFFF if adopted is None else adopted["instance"]
             # For the next `run`, should this keeper be killed: the processes it leaves carry this number in their tag.
             os.write(self._lock, b"%d\n" % self._instance)
         else:
@@ -64,15 +67,16 @@ class Keeper:
         self._become_reaper()
         self._loop = Loop()
         self._custody = Custody()
-        given = None if state is None else {name: (soft, hard) for name, (soft, hard) in state["limits"].items()}
-        self._spawner = spawner = Spawner(self._instance, self._config["spawner"], given)
+        limits = {name: (soft, hard) for name, (soft, hard) in (state or {}).get("limits", {}).items()}
+        self._spawner = spawner = Spawner(self._instance, self._config["spawner"], limits)
         self.inventory = Inventory(self._instance, self._custody.put)
         self._managers = Managers(self._config, self._loop, spawner, self._custody, self)
         self._reaper = Reaper(
             self._loop, self.inventory, spawner, self._custody.put, f"{self._runtime}/n",
-            self._managers.send_outputs, self._managers.reaped,
+            self._managers.send_outputs, self._managers.reaped, lambda spawn: self._book.note(spawn),
         )  # fmt: skip
         self._handover = Handover(self._loop, config, self.inventory.managers, self._pack, self._replacement_checked)
+        self._lost: dict[str, Any] | None = None if state is None else state.get("lost")
         self._requests: deque[dict[str, Any]] = deque()
         self._stopping: str | None = None
         self._shutdown_ns: int | None = None
@@ -84,9 +88,15 @@ class Keeper:
         for number in (signal.SIGCHLD, signal.SIGUSR2, signal.SIGXFSZ, *STOPS, *ORDERS):
             signal.signal(number, lambda *_: None)
         self._loop.watch(self._wake, SIGNAL, self._signalled)
-        if state is not None:
+        if adopted is not None:
+            self.inventory.unpack(adopted["inventory"])
+            self._reaper.unpack(adopted["inventory"], [])
+            for spawn in self.inventory.spawns.values():
+                self.inventory.learn_groups(spawn)
+        elif state is not None:
             self._unpack(state)
             os.write(wake_in, bytes(state.get("signals", [])))
+        self._book = Book(f"{self._runtime}/book", self.inventory)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
     @property
@@ -198,9 +208,9 @@ class Keeper:
         if question["op"] == "whose":
             unit, stray, descendant = self.inventory.whose(question["pid"])
             return {**answer, "unit": unit.name if unit else None, "stray": stray, "descendant": descendant}
-        self.inventory.scan()
         names = self.inventory.units.keys() if question["units"] is None else question["units"]
         units = [self.inventory.units[name] for name in names if name in self.inventory.units]
+        self._reaper.look(units)
         return {**answer, "trees": {unit.name: sorted(walk(self.inventory.roots(unit))) for unit in units}}
 
     def welcome(self, pid: int) -> tuple[dict[str, Any], list[int], list[tuple[str, int]]]:
@@ -224,7 +234,7 @@ class Keeper:
             "processes": processes,
             "orphans": [{"pid": orphan, "unit": self.inventory.children[orphan].name} for orphan in sorted(orphans)],
             "strays": sorted(strays), "outputs": [name for name, _ in outputs], "managers": self._managers.count,
-            "stopping": self._stopping, "config": self._given, "listeners": ["control"],
+            "stopping": self._stopping, "config": self._given, "listeners": ["control"], "lost": self._lost,
         }  # fmt: skip
         return welcome, [self._listener.fileno()], outputs
 
@@ -241,7 +251,7 @@ class Keeper:
         return {
             "fds": held, "kept": self._kept, "lock": self._lock, "listener": self._listener.fileno(),
             "socket_inode": self._socket_inode, "instance": self._instance, "limits": self._spawner.given,
-            "old": _VERSION, "stopping": self._stopping, "shutdown_ns": self._shutdown_ns,
+            "old": _VERSION, "lost": self._lost, "stopping": self._stopping, "shutdown_ns": self._shutdown_ns,
             "custody": self._custody.pack(), "managers": managers, "inventory": inventory,
             "ended": self._reaper.pack(), "requests": list(self._requests),
         }  # fmt: skip
@@ -323,11 +333,15 @@ class Keeper:
         except OSError as error:
             say(f"cannot empty {self._runtime}: {error.strerror}; the next start does it")
         with contextlib.suppress(OSError):
+            _unlink(f"{self._runtime}/book")
             _unlink(f"{self._runtime}/lock")
 
 
-def _prepare_folder(runtime: str) -> int:
-    """Make the runtime folder and take its lock; return the lock's descriptor. Exits with 1 when that cannot be."""
+def _prepare_folder(runtime: str, lock: int | None) -> int:
+    """Make the runtime folder and take its lock, unless ``run`` holds it already; return the lock's descriptor.
+
+    Exits with 1 when that cannot be.
+    """
     if len(os.fsencode(runtime)) > RUNTIME_DIR_MAX:
         sys.exit(
             f"supervisord-py: runtime folder too long, {RUNTIME_DIR_MAX} bytes at most: {runtime}; give --runtime-dir"
@@ -338,20 +352,20 @@ def _prepare_folder(runtime: str) -> int:
         found = os.stat(runtime)
         if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o022:
             sys.exit(f"supervisord-py: {runtime} belongs to another user or may be written by others; remove it")
-        while True:
-            path = f"{runtime}/lock"
+        path = f"{runtime}/lock"
+        while lock is None:
             lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.exists(path) and os.path.samestat(os.fstat(lock), os.stat(path)):
-                break
-            os.close(lock)  # its last holder removed it between our open and our lock
+            if not (os.path.exists(path) and os.path.samestat(os.fstat(lock), os.stat(path))):
+                os.close(lock)  # its last holder removed it between our open and our lock
+                lock = None
         os.ftruncate(lock, 0)
         os.write(lock, b"%d\n" % os.getpid())
         os.makedirs(f"{runtime}/n", 0o711, exist_ok=True)
         os.chmod(f"{runtime}/n", 0o711)
         _empty_folder(f"{runtime}/n")
     except BlockingIOError:
-        holder = os.read(lock, 32).decode().partition("\n")[0]
+        holder = os.read(lock or 0, 32).decode().partition("\n")[0]
         sys.exit(
             f"supervisord-py: already running here as pid {holder} ({path} is locked); stop it, or give --runtime-dir"
         )

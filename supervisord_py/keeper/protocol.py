@@ -53,8 +53,8 @@ Facts, numbered from 1 without a hole, sent in order, kept until acknowledged
     {"fact": "followed", "unit", "id", "pid": INT or null, "refused": TEXT or null}     exactly one of both
     {"fact": "exited", "id", "pid", "code": INT or null, "signal": INT or null, "core": BOOL, "main": BOOL,
      "tree_empty": BOOL, "runtime_ms": INT, "rusage": {..}}
-        Code and signal null: a followed process that was never our child, and the kernel (before 6.15) or its parent
-        (it does not reap) keeps its status to itself. ``main`` false: the process that
+        Code and signal null: a followed process that was never our child, whose status nobody tells us (``follow``).
+        ``main`` false: the process that
         ``MAINPID`` replaced. ``tree_empty``: no process is left, and no exit of the unit is still to be told.
     {"fact": "tree-empty", "unit"}                      a later end than those that ``exited`` told made it empty
     {"fact": "notify", "unit", "id": SPAWN_ID or null, "pid", "fields": {..}, "main_pid": INT or null,
@@ -70,9 +70,10 @@ Other messages of the keeper
     {"welcome": {"protocol": 1, "version", "pid", "instance", "runtime_dir", "state": {..}, "lines": [[SEQ, TEXT]..],
      "processes": [{"id", "unit", "role", "pid", "pending": BOOL}..], "orphans": [{"pid", "unit"}..],
      "strays": [PID..], "outputs": [UNIT..], "managers": COUNT, "stopping": null or "stop" or "kill", "config": {..},
-     "listeners": ["control"]}}
-        The listeners are beside it as descriptors. A spawn that is still to be made has pid 0. The outputs follow as
-        ``outputs`` messages, the unacknowledged facts as ``facts``.
+     "listeners": ["control"], "lost": {..} or null}}
+        ``lost`` is what ``run`` found of a killed keeper, for the first manager. The listeners are beside it as
+        descriptors. A spawn that is still to be made has pid 0. The outputs follow as ``outputs`` messages, the
+        unacknowledged facts as ``facts``.
     {"outputs": [UNIT..]}           with as many descriptors: the unit's output pipe, also whenever one is made
     {"order": "stop" | "kill" | "reload" | "reopen"}
         A signal came: TERM/INT/QUIT/RTMIN+3, second INT, HUP, USR1. (USR2 is ``restart-manager``.)
@@ -92,6 +93,10 @@ before is still applied.
 Configuration: ``keeper_argv`` takes a JSON object with ``runtime_dir``, ``manager_argv`` and, where they differ from
 ``CONFIG_DEFAULTS``, its keys; ``config`` in ``welcome`` is that object unchanged, so that every manager starts alike.
 The manager finds its end of the pair under the descriptor number in ``$SUPERVISORD_PY_KEEPER_FD``.
+
+A keeper that follows a killed one is started with ``--resume FD`` too: a state that ``run`` put together
+(``host/adoption.py``), with the instance number of the dead keeper, the lock, and the units that live on. Their
+processes are nobody's children here: each is held by a pidfd, and they are looked for by tag (``Unit.is_adopted``).
 
 Whose a process is: the keeper is the subreaper, so the tree of a unit is empty exactly when no direct child of the
 keeper belongs to it. Every child is a spawn or an orphan; orphans are attributed once: by cgroup, then by the tag (soft
@@ -114,6 +119,8 @@ from collections.abc import Sequence
 from typing import Any
 
 PROTOCOL = 1
+STATE_VERSION = 2
+"""Of what one image of the keeper leaves to the next, and ``run`` to the first; the one before is read too."""
 INLINE_MAX = 64 * 1024
 FDS_MAX = 200
 NOTIFY_QUEUE_MAX = 64

@@ -10,7 +10,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from resource import struct_rusage
 from typing import Any
@@ -28,11 +28,13 @@ class Reaper:
     def __init__(
         self, loop: Loop, inventory: Inventory, spawner: Spawner, put: Callable[..., bool], folder: str,
         send_outputs: Callable[[list[tuple[str, int]]], None], manager_ended: Callable[[int, int], None],
+        changed: Callable[[Spawn], None],
     ) -> None:  # fmt: skip
         self._loop, self._inventory, self._spawner, self._put = loop, inventory, spawner, put
         self._send_outputs, self._manager_ended = send_outputs, manager_ended
-        self.follower = Follower(loop, inventory, self._followed_ended)
-        self.notify = Notify(folder, loop, inventory, put, self._resolve_all, self.follower)
+        self._changed = changed
+        self.follower = Follower(loop, inventory, self._followed_ended, changed)
+        self.notify = Notify(folder, loop, inventory, put, self._resolve_all, changed, self.follower)
         self._ended: list[tuple[Unit, dict[str, Any]]] = []
         self.is_behind = False
         """More exits wait than one turn takes."""
@@ -48,7 +50,7 @@ class Reaper:
             if given["notify"] is not None:
                 self.notify.unpack(units[given["name"]], given["notify"])
             for pid, pidfd in list(units[given["name"]].followed.items()):
-                self.follower.watch(self._inventory.spawns[pid], pid, pidfd)
+                self.follower.watch(units[given["name"]], pid, pidfd)
         for spawn in [spawn for unit in units.values() for spawn in unit.starting]:
             self._watch_report(spawn)
         self._ended = [(units.get(name) or Unit(name), fact) for name, fact in ended]
@@ -68,7 +70,7 @@ class Reaper:
             case "kill" if unit is not None:
                 self.kill(unit, do["signal"])
             case "release" if unit is not None:
-                self._inventory.scan()
+                self.look([unit])
                 if unit.is_empty:
                     self._release(unit)
 
@@ -93,6 +95,7 @@ class Reaper:
         spawn.pid = spawn.main_pid = made.pid
         spawn.tagged, spawn.report = made.tagged, made.report
         self._inventory.add(spawn, invocation)
+        self._changed(spawn)
         if spawn.role == "main":
             unit.main = spawn
         if spawn.report is None:
@@ -170,7 +173,7 @@ class Reaper:
 
     def _signal(self, unit: Unit, do: dict[str, Any]) -> None:
         if do["whom"] == "all":
-            self._inventory.scan()
+            self.look([unit])
             found = walk(self._inventory.roots(unit))
         else:
             found = {s.main_pid: 0 for s in self._inventory.spawns.values() if s.id == do["id"] and s.unit is unit}
@@ -197,7 +200,7 @@ class Reaper:
         """Begin to signal all of a unit: a round now, another at the end of the turn and at each exit in it."""
         unit.killing, unit.signalled = number, set()
         self._inventory.touched[unit.name] = unit
-        self._inventory.scan()
+        self.look([unit])
         self._sweep(unit, number)
 
     def _sweep(self, unit: Unit, number: int) -> None:
@@ -210,6 +213,11 @@ class Reaper:
                 # A v1 hierarchy and an old kernel have none: the walk is what kills.
                 with contextlib.suppress(OSError), open(f"{folder}/cgroup.kill", "wb", buffering=0) as file:
                     file.write(b"1")
+
+    def look(self, units: Iterable[Unit], *, again: bool = False) -> None:
+        """Find the processes that came to the units without our making them."""
+        self._inventory.scan(again=again)
+        self.follower.gather(units)
 
     def _release(self, unit: Unit) -> None:
         self.notify.close(unit)
@@ -253,14 +261,14 @@ class Reaper:
             # Of others no exit is told that a notification could come too late for; their unit's queue has its bound.
             self.notify.drain(self._inventory.children[pid], full=spawn is not None)
 
-    def _followed_ended(self, spawn: Spawn, pid: int, status: int | None) -> None:
+    def _followed_ended(self, unit: Unit, pid: int, status: int | None) -> None:
         """A process that we follow has ended: it is reaped if it became our child, else its status is as good as
         the kernel tells."""
         try:
             os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:
-            self._loop.guard(partial(self.notify.drain, spawn.unit), of_unit=True)
-            self._end(pid, spawn.unit, status, None)
+            self._loop.guard(partial(self.notify.drain, unit), of_unit=True)
+            self._end(pid, unit, status, None)
         else:
             self.reap()
 
@@ -279,6 +287,8 @@ class Reaper:
         elif spawn is not None and spawn.failure is not None:
             self._failed(spawn.id, spawn.failure, unit.name)
         elif spawn is not None:
+            spawn.is_over = pid == spawn.main_pid
+            self._changed(spawn)
             fact |= {"fact": "exited", "id": spawn.id, "main": pid == spawn.main_pid}
             fact["runtime_ms"] = (time.monotonic_ns() - spawn.started_ns) // 1_000_000
             fact["rusage"] = _rusage(usage) if usage is not None else {}
@@ -293,7 +303,7 @@ class Reaper:
         if not self._inventory.touched:
             return
         # Raises when nobody can look now: then nothing is said yet of whose tree is empty, and it is tried again.
-        self._inventory.scan(again=True)
+        self.look(list(self._inventory.touched.values()), again=True)
         touched, self._inventory.touched = self._inventory.touched, {}
         ended, self._ended = self._ended, []
         last = {unit.name: fact for unit, fact in ended}
@@ -302,7 +312,7 @@ class Reaper:
             self._put(fact, unit.name)
         for unit in touched.values():
             if unit.is_empty:
-                unit.killing = None
+                unit.killing, unit.is_adopted = None, False
                 self._inventory.forget_lives(unit)
                 if not unit.told_empty and unit is not self._inventory.strays:
                     unit.told_empty = True

@@ -106,14 +106,14 @@ from supervisord_py.keeper.reaper import Reaper
 facts = []
 put = lambda fact, unit=None: facts.append((unit, fact["fact"])) or True
 loop, inventory = Loop(), Inventory(1, put)
-reaper = Reaper(loop, inventory, None, put, "/none", None, None)
+reaper = Reaper(loop, inventory, None, put, "/none", None, None, None)
 for spawn_id, name in enumerate("abc", 1):
     pid = os.fork() or os._exit(0)
     unit = inventory.units[name] = Unit(name)
     inventory.add(Spawn(spawn_id, unit, "main", pid, 0), None)
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
 os.mkdir("n")
-box = inventory.units["a"].notify = Mailbox("n")
+box = inventory.units["a"].notify = Mailbox("n/box")
 box.socket.close()
 reaper.reap()
 reaper.settle()

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from supervisord_py.keeper.follow import read_status
+from supervisord_py.keeper.follow import read_status, read_unreaped
 from tests.integration.keeper_rig import FakeManager, is_alive, keeper, python, spawn, wait_until
 
+KERNEL_TELLS = tuple(map(int, os.uname().release.split(".")[:2])) >= (6, 15)
 DAEMON = """
 import os, signal
 if os.fork() == 0:
@@ -70,7 +71,7 @@ def test_daemon_becomes_the_main_process_and_its_exit_is_told(named: bool) -> No
 
 
 def test_exit_of_a_process_that_is_not_our_child_has_a_status() -> None:
-    """A followed grandchild that its parent reaps: the kernel tells the status by the pidfd (Linux 6.15)."""
+    """A followed grandchild, whether or not its parent reaps it before we look: /proc or the pidfd tells."""
     with keeper() as rig:
         manager = rig.manager()
         manager.commit(python(1, "a", PARENT_THAT_REAPS, role="start"))
@@ -79,18 +80,24 @@ def test_exit_of_a_process_that_is_not_our_child_has_a_status() -> None:
         assert manager.fact("followed", id=2)["pid"] == pid
         manager.commit(term(2, "a"))
         end = manager.fact("exited", id=2)
-        assert (end["code"], end["signal"]) == ((7, None) if kernel_tells_status() else (None, None))
+        assert end["code"] == 7 or (end["code"] is None and not KERNEL_TELLS)
         assert not end["tree_empty"]
 
 
-def kernel_tells_status() -> bool:
+@pytest.mark.parametrize("status", [3 << 8, 0, signal.SIGKILL])
+def test_status_of_a_zombie_and_of_one_that_was_reaped(status: int) -> None:
+    """Before it is reaped /proc tells, afterwards the pidfd; each other tells nothing."""
     pid = os.fork()
     if pid == 0:
-        os._exit(3)
+        os.kill(os.getpid(), status) if status == signal.SIGKILL else os._exit(status >> 8)
     pidfd = os.pidfd_open(pid)
     try:
-        os.waitpid(pid, 0)
-        return read_status(pidfd) == 3 << 8
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        assert read_status(pidfd) is None
+        assert read_unreaped(pid) == status
+        assert os.waitpid(pid, 0)[1] == status
+        assert read_unreaped(pid) is None
+        assert read_status(pidfd) == (status if KERNEL_TELLS else None)
     finally:
         os.close(pidfd)
 

@@ -1,10 +1,15 @@
 """The keeper replaces itself: same pid, everything it held goes on, and a new image that is not fit changes nothing."""
 
+import json
 import os
 import signal
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from supervisord_py.keeper.handover import read_state
+from supervisord_py.keeper.protocol import STATE_VERSION
 from tests.integration.keeper_rig import SYSTEM_PYTHON, FakeManager, Rig, is_alive, keeper, python, spawn, wait_until
 
 
@@ -34,10 +39,10 @@ import os, signal, socket, sys
 sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 sock.connect(os.environ["NOTIFY_SOCKET"])
 def tell(*_):
-    print("said before", flush=True)
+    os.write(1, b"said before\\n")
     sock.send(b"READY=1")
 signal.signal(signal.SIGUSR1, tell)
-print("up", flush=True)
+os.write(1, b"up\\n")
 while True: signal.pause()
 """
     with keeper() as rig:
@@ -167,3 +172,81 @@ def test_unfit_manager_keeps_the_old_image() -> None:
         assert "--resume" not in command_line(rig.pid)
         manager = reexec(rig, manager)
         assert manager.fact("reexecuted", refused=None)
+
+
+OLD_IMAGE = """
+import fcntl, json, os, socket, subprocess, sys
+argv, state = sys.argv[2:], json.load(open(sys.argv[1]))
+runtime = json.loads(argv[argv.index("--config") + 1])["runtime_dir"]
+os.makedirs(runtime + "/n")
+held = []
+def hold(fd):
+    # As far away as the numbers of the fixture were: what is opened meanwhile is not in the way.
+    held.append(fcntl.fcntl(fd, fcntl.F_DUPFD, 100))
+    return held[-1]
+def bound(kind, path):
+    made = socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+    made.bind(path)
+    return made
+lock = os.open(runtime + "/lock", os.O_RDWR | os.O_CREAT)
+fcntl.flock(lock, fcntl.LOCK_EX)
+listener = bound(socket.SOCK_STREAM, runtime + "/control.sock")
+listener.listen()
+state |= {"lock": hold(lock), "listener": hold(listener.fileno())}
+state["socket_inode"] = os.stat(runtime + "/control.sock").st_ino
+state["managers"] |= {"current": None, "pids": []}
+pids = {}
+for unit in state["inventory"]["units"]:
+    reader, writer = os.pipe()
+    unit["output"] = [hold(reader), hold(os.open(f"/proc/self/fd/{writer}", os.O_RDWR))]
+    if unit["notify"] is not None:
+        box = bound(socket.SOCK_DGRAM, runtime + "/n/box")
+        unit["notify"][:2] = [runtime + "/n/box", hold(box.fileno())]
+    for pid in unit["children"]:
+        pids[pid] = subprocess.Popen(["sleep", "1000"], start_new_session=True).pid
+    unit["children"] = [pids[pid] for pid in unit["children"]]
+for spawn in state["inventory"]["spawns"]:
+    spawn["pid"] = spawn["main_pid"] = pids[spawn["pid"]]
+state["inventory"]["pids"] = [[pids[pid], spawn_id] for pid, spawn_id in state["inventory"]["pids"]]
+state["fds"] = held
+memfd = os.memfd_create("state", 0)
+os.write(memfd, json.dumps(state).encode())
+for fd in held:
+    os.set_inheritable(fd, True)
+os.execv(argv[0], [*argv, "--resume", str(memfd)])
+"""
+
+
+def test_state_of_the_version_before_is_read() -> None:
+    """A state of version 1, as a keeper of that version wrote it, goes on: the fixture with this test's descriptors."""
+    fixture = Path(__file__).parents[1] / "data" / "handover" / "state-1.json"
+    old = json.loads(fixture.read_text())
+    assert old["version"] == STATE_VERSION - 1
+    with keeper(before=[SYSTEM_PYTHON, "-c", OLD_IMAGE, str(fixture)]) as rig:
+        manager = rig.manager()
+        assert manager.welcome["state"] == old["custody"]["state"]
+        assert manager.welcome["lines"] == old["custody"]["lines"]
+        assert manager.welcome["instance"] == old["instance"]
+        assert {process["id"]: process["unit"] for process in manager.welcome["processes"]} == {1: "sleeps", 2: "talks"}
+        assert sorted(manager.welcome["outputs"]) == ["gone", "sleeps", "talks"]
+        assert manager.fact("reexecuted", refused=None)["old"] == old["old"]
+        assert manager.facts[0][0] == old["custody"]["last"] + 1
+        manager.commit(
+            {"do": "signal", "unit": "sleeps", "id": 1, "whom": "main", "signal": 9, "cont": False},
+            {"do": "kill", "unit": "talks", "signal": 9}, {"do": "release", "unit": "gone"},
+            spawn(3, "new", "sh", "-c", "exit 5"), spawn(4, "new", "sh", "-c", "exit 6"),
+        )  # fmt: skip
+        assert manager.fact("exited", id=1)["signal"] == 9
+        assert manager.fact("exited", id=2)["tree_empty"]
+        assert manager.fact("exited", id=4)["code"] == 6
+        assert not [fact for _, fact in manager.facts if fact.get("id") == 3], "a known id is no second process"
+        reexec(rig, manager)
+
+
+def test_state_of_a_later_version_is_refused_in_a_sentence() -> None:
+    """After a downgrade: the check says so, nothing happens."""
+    with pytest.raises(ValueError, match=f"version {STATE_VERSION + 1}; this keeper reads {STATE_VERSION}"):
+        memfd = os.memfd_create("state")
+        os.write(memfd, json.dumps({"version": STATE_VERSION + 1}).encode())
+        read_state(memfd)

@@ -208,25 +208,6 @@ def test_logs_follow_and_survive_the_manager() -> None:
         assert found == list(range(len(found)))
 
 
-def test_killed_keeper_takes_the_manager_with_it_and_nothing_is_started_twice() -> None:
-    """Without its keeper a manager ends at once; the next run ends what was left and starts one copy of each."""
-    with supervisor({"a": SLEEP, "deaf": f'{DEAF}timeout-stop-sec = "1s"\n'}) as running:
-        until(lambda: "deaf" in running.supctl("logs", "deaf").stdout, "a deaf process")
-        pids = [running.wait_state(unit, "active")["pid"] for unit in ("a", "deaf")]
-        manager = running.manager_pid()
-        assert manager is not None
-        running.process.kill()
-        running.process.wait()
-        until(lambda: not Path(f"/proc/{manager}/exe").exists() or _is_zombie(manager), "the manager's end")
-        assert all(Path(f"/proc/{pid}/exe").exists() for pid in pids)
-        running.start_again()
-        for unit, pid in zip(("a", "deaf"), pids, strict=True):
-            assert running.wait_state(unit, "active")["pid"] != pid
-            assert _is_zombie(pid)
-        (lost,) = (record for record in running.records() if record["event"] == "keeper.lost")
-        assert {process["pid"] for process in lost["processes"]} == set(pids)
-
-
 @pytest.mark.parametrize("own", ["state", "log"])
 def test_two_instances_share_no_state_and_no_log_folder(own: str) -> None:
     """A second supervisor on another runtime folder is refused the first one's state and log folder, in a sentence."""
