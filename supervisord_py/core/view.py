@@ -274,7 +274,7 @@ def _reasons(ledger: Ledger, name: str) -> list[WhyLine]:
     if job is not None and job.checking:
         return [WhyLine("starting", "its conditions are being looked at", seq=job.cause)]
     if state.sub is SubState.STUCK:
-        return [WhyLine("stuck", life.stuck_message(ledger, name), seq=seq, advice=f"supctl stop {name}")]
+        return [WhyLine("stuck", stopping.stuck_message(ledger, name), seq=seq, advice=f"supctl stop {name}")]
     if state.sub in BETWEEN_LIVES:
         ended = f": {state.message}" if state.message else ""
         message = f"it ended ({state.result.value}) and is restarted{ended}"
@@ -284,7 +284,7 @@ def _reasons(ledger: Ledger, name: str) -> list[WhyLine]:
     if state.sub is SubState.FAILED:
         return [_failed(state, unit, name)]
     if state.sub in STARTING:
-        lines = [WhyLine("starting", "it is starting", seq=seq, advice=f"supctl logs -f {name}")]
+        lines = [WhyLine("starting", _starting(ledger, name), seq=seq, advice=f"supctl logs -f {name}")]
         return lines + _source(state) if state.monitor is not None or (state.order and state.order.by) else lines
     if state.sub in STOPPING:
         return [WhyLine("operator" if state.stopped else "failed", _stopping(state), seq=seq)]
@@ -342,6 +342,14 @@ def _failed(state: UnitState, unit: Unit, name: str) -> WhyLine:
         return WhyLine("failed", message, seq=state.cause, advice=f"supctl start {name}")
     message = f"it failed ({state.result.value}){ended}"
     return WhyLine("failed", message, seq=state.cause, advice=f"supctl logs {name}")
+
+
+def _starting(ledger: Ledger, name: str) -> str:
+    """What its start waits for, where that is not the process itself."""
+    service = ledger.service(name)
+    if ledger.state(name).following is not None and service is not None and service.pid_file is not None:
+        return f"it waits for its pid file {service.pid_file}"
+    return "it is idle until the jobs of the other units are done" if processes.is_idling(ledger, name) else "it is starting"
 
 
 def _missing_dependencies(ledger: Ledger, name: str, state: UnitState) -> list[WhyLine]:

@@ -116,10 +116,11 @@ def test_a_unit_whose_last_process_ends_during_a_reload_command_is_over() -> Non
 
 
 def test_the_pid_file_is_waited_for() -> None:
-    """It may come some time after the start command has ended; until then the unit is starting."""
+    """It may come some time after the start command has ended; until then the unit is starting, and says why."""
     rig, request = forked(pid_file=PID_FILE)
     assert rig.did(FollowMain)[0].pid_file == PID_FILE
     rig.later(4)
+    assert rig.status("web").why == f"it waits for its pid file {PID_FILE}"
     assert rig.shown("web") == "activating/start/success"
     assert request not in rig.replies
     rig.followed("web")
