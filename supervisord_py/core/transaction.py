@@ -225,7 +225,7 @@ class _Builder:
         refusal = self._refuse_unknown(unit, f"cannot {key[1].value} {key[0]}: it needs {unit}")
         if refusal is not None:
             self._poisoned.append((key, refusal))
-        elif not is_kept(self._ledger, unit, dependency.until):
+        elif not is_kept(self._ledger, unit, dependency.until) or self._goal.mode is JobMode.ISOLATE:
             self._add((unit, JobType.VERIFY_ACTIVE), Pull(key, matters=True))
 
     def _pull_start(self, key: Key, dependency: Dependency, *, matters: bool) -> None:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from supervisord_py.core.actions import FollowMain, Reply, SpawnProcess
 from supervisord_py.core.events import CommandRequested, DeadlineReached, ProcessExited, UnitsLoaded
-from supervisord_py.core.life import looks_for_successor
+from supervisord_py.core.processes import looks_for_successor
 from supervisord_py.core.manager import Manager
 from supervisord_py.core.view import unit_status
 from supervisord_py.model.states import OnDependencyFailure, Role, ServiceType
@@ -377,6 +377,9 @@ class Recovers(Checker):
         for record in step.effects.records:
             name = record.unit or ""
             if record.event in ("unit.starting", "job.queued", "unit.removed"):
+                self._waiting.pop(name, None)
+            if record.event == "job.finished" and record.fields.get("result") in ("assert", "skipped"):
+                # it has had its turn
                 self._waiting.pop(name, None)
             is_bound_stop = record.event == "unit.stopped"
             if (record.event == "job.finished" or is_bound_stop) and record.fields.get("result") == "dependency":

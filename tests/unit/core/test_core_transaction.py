@@ -198,6 +198,17 @@ def test_isolate_keeps_what_is_needed_and_cancels_the_jobs_of_all_others() -> No
     assert rig.record("unit.stopping", "slow").fields["reason"] == "all alone is asked for"
 
 
+def test_isolate_keeps_a_requisite() -> None:
+    """It is never started for the unit, but it is one of those that have to be there."""
+    rig = Rig(service("db"), service("web", relations={"requisite": loose("db")}), service("edge"))
+    for name in ("db", "web", "edge"):
+        rig.ask("start", name)
+        rig.spawned(name)
+    rig.ask("start", "web", mode=JobMode.ISOLATE)
+    assert rig.shown("db") == rig.shown("web") == "active/running/success"
+    assert rig.shown("edge") == "deactivating/stop-sigterm/success"
+
+
 def test_flush_cancels_all_other_jobs_and_stops_nothing() -> None:
     """What is queued elsewhere is called off, what runs goes on; a restart that was due does not come."""
     rig = Rig(
