@@ -186,7 +186,9 @@ class _Scan:
             self.folder(path, priority)
         else:
             self._typed_file(path, priority)
-        names = {file.name: file.path for file in reversed(self.files[:before]) if file.kind is UnitFileKind.UNIT}
+        # A mask in the control folder was not typed: it is meant to stand before what was.
+        typed = [file for file in self.files[:before] if file.priority != CONTROL_PRIORITY]
+        names = {file.name: file.path for file in reversed(typed) if file.kind is UnitFileKind.UNIT}
         for file in self.files[before:]:
             if file.kind is UnitFileKind.UNIT and names.get(file.name, file.path) != file.path:
                 message = f"not used: {names[file.name]} defines {file.name} too, and was named first"

@@ -6,6 +6,7 @@ Each test is named after the complaint.
 import json
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -183,23 +184,37 @@ def test_circus_965_what_the_admin_stopped_stays_stopped() -> None:
 
 
 def test_the_manager_dies_in_the_middle_of_an_apply() -> None:
-    """The next manager goes on with the rollout, back to the older text included, and supctl has not noticed."""
+    """The next manager goes on with the rollout, back to the older text included, and who waits for it is answered."""
     units = ("w@1", "w@2")
     with supervisor({"w@": worker("one", 2)}) as running:
         before = pids(running, *units)
         (running.units / "w@.toml").write_text(worker("two", 2))
-        queued = running.supctl("apply", "--rolling", "--probation", "2s", "--no-wait")
-        assert queued.returncode == 0, queued.stderr
-        until(lambda: running.status("w@1")["pid"] not in (None, before["w@1"]), "the first restart")
-        running.wait_state("w@1", "active")
-        running.kill_manager()
-        # The new release has been ready, and now it dies.
-        os.kill(running.status("w@1")["pid"], signal.SIGKILL)
-        until(lambda: any(each["event"] == "rollout.finished" for each in running.records()), "the end of the rollout")
+        waiting = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "supervisord_py.ctl.cli", "--socket", str(running.socket)),
+                *("apply", "--rolling", "--probation", "1min"),
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            until(lambda: running.status("w@1")["pid"] not in (None, before["w@1"]), "the first restart")
+            running.wait_state("w@1", "active")
+            running.kill_manager()
+            # The new release has been ready, and now it dies.
+            os.kill(running.status("w@1")["pid"], signal.SIGKILL)
+            out, err = waiting.communicate(timeout=60)
+        finally:
+            waiting.kill()
+            waiting.communicate()
+        assert (waiting.returncode, "did not stay up" in err) == (1, True), out
         after = pids(running, *units)
         assert after["w@2"] == before["w@2"]
         assert "release one" in running.supctl("logs", "-n", "1", "w@1").stdout
         assert "refused by apply" in running.supctl("status", "w@1").stdout
+        started = [record["event"] for record in running.records() if record["event"].startswith("rollout.")]
+        assert started == ["rollout.started", "rollout.failed", "rollout.reverted", "rollout.finished"]
 
 
 def test_cancel_ends_an_apply_where_it_is() -> None:

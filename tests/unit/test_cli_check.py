@@ -45,6 +45,16 @@ def test_check_of_good_units(tmp_path: Path) -> None:
         assert (result.exit_code, result.stdout) == (0, "1 good unit, 0 bad, 0 errors, 0 warnings\n")
 
 
+def test_check_reads_what_supctl_wrote(tmp_path: Path) -> None:
+    """What enable and mask say counts as it does for run: from the usual state folder, or the one that is named."""
+    units = write(tmp_path / "u" / "web.toml")
+    for state in ("xdg_state_home/supervisord-py", "other"):
+        (tmp_path / state / "control").mkdir(parents=True)
+    (tmp_path / "xdg_state_home" / "supervisord-py" / "control" / "web.toml").symlink_to("/dev/null")
+    assert run("check", units).stdout == "0 good units, 0 bad, 1 masked, 0 errors, 0 warnings\n"
+    assert run("check", units, "--state-dir", "other").stdout == "1 good unit, 0 bad, 0 errors, 0 warnings\n"
+
+
 def test_check_tells_all_problems_of_all_files(tmp_path: Path) -> None:
     """Exit 1; each problem with its line, the caret and the hint; settings are checked too."""
     write(tmp_path / "u" / "a.toml", "[service]\nexec-start = 'x y z'\numask = 1\n")

@@ -103,6 +103,26 @@ def reply_to_nothing() -> Wanted:
     return Wanted("reply to nothing", Reply, lambda item: item.refusal is None and not item.outcomes)
 
 
+def test_all_at_once_a_failure_is_told_when_all_are() -> None:
+    """Without a probation nothing goes back, and what became of each is said."""
+    story = up(*OLD) >> load(*NEW) >> roll(n=0, reverts=False) << signal("w@1") << signal("w@2") << signal("w@3")
+    story = cycled(story, "w@1") >> exited("w@1", 3) << record("rollout.failed", "w@1", reverts=False)
+    story = cycled(cycled(story, "w@2") >> notify("w@2", READY="1"), "w@3")
+    assert story >> notify("w@3", READY="1") << reply("w@3", "done")
+    assert story.scene.manager.ledger.rollout is None
+
+
+def test_all_at_once_on_probation_all_go_back() -> None:
+    """Every unit that was restarted is restarted again by its older text, at once too."""
+    story = up(*OLD) >> load(*NEW) >> roll(n=0, probation_s=30) << signal("w@1") << signal("w@2") << signal("w@3")
+    for name in WORKERS:
+        story = cycled(story, name) >> notify(name, READY="1")
+    story = story >> wait("29s") >> exited("w@3", 1) << revert("w@3")
+    story = story >> load(*OLD, reverts=True) << signal("w@1") << signal("w@2") << spawn("w@3")
+    story = cycled(cycled(story, "w@1"), "w@2") >> notify("w@1", READY="1") >> notify("w@2", READY="1")
+    assert story >> notify("w@3", READY="1") << reply("w@3", "failed")
+
+
 def test_only_what_changed_in_what_a_process_got_is_restarted() -> None:
     """A unit with another description, one that did not change and one that is down are left alone."""
     a, b, c, d = (service(name) for name in "abcd")
