@@ -15,7 +15,7 @@ Source: systemd, core/job.c and unit.c (unit_notify); model-codebases 3.1 (the h
 dinit, service.cc (process_queues).
 """
 
-from supervisord_py.core import demand, jobs, life, service
+from supervisord_py.core import demand, jobs, life, processes, service, stopping
 from supervisord_py.core.actions import CheckConditions
 from supervisord_py.core.consequences import carry_out
 from supervisord_py.core.events import ConditionsChecked
@@ -87,7 +87,7 @@ def work(ledger: Ledger) -> None:
 
 def _idle_units(ledger: Ledger) -> list[str]:
     """Return the idle units, once their programs may run: no job is left but theirs, and such as wait for them."""
-    for name in [name for name in ledger.idling if not life.is_idling(ledger, name)]:
+    for name in [name for name in ledger.idling if not processes.is_idling(ledger, name)]:
         del ledger.idling[name]
     for job in ledger.jobs.values():
         if job.unit in ledger.idling:
@@ -132,14 +132,14 @@ def _settle(ledger: Ledger, job: Job) -> None:
             if sub in UP:
                 finish(ledger, job, JobResult.DONE)
             elif sub is SubState.STUCK:
-                finish(ledger, job, JobResult.FAILED, life.stuck_message(ledger, job.unit))
+                finish(ledger, job, JobResult.FAILED, stopping.stuck_message(ledger, job.unit))
             elif sub in BETWEEN_LIVES or sub in REST:
                 _settle_ended_start(ledger, job)
         case JobType.STOP:
             if sub in REST:
                 finish(ledger, job, JobResult.DONE)
             elif sub is SubState.STUCK:
-                finish(ledger, job, JobResult.FAILED, life.stuck_message(ledger, job.unit))
+                finish(ledger, job, JobResult.FAILED, stopping.stuck_message(ledger, job.unit))
         case JobType.RESTART:
             if sub in REST:
                 ledger.edit_job(job)
@@ -148,7 +148,7 @@ def _settle(ledger: Ledger, job: Job) -> None:
                 # What waited for the stop half may go on; the start half waits for what it needs.
                 ledger.runnable[job.id] = None
             elif sub is SubState.STUCK:
-                finish(ledger, job, JobResult.FAILED, life.stuck_message(ledger, job.unit))
+                finish(ledger, job, JobResult.FAILED, stopping.stuck_message(ledger, job.unit))
         case JobType.RELOAD:
             if sub is SubState.RELOAD:
                 return
@@ -227,7 +227,7 @@ def _run_start(ledger: Ledger, job: Job) -> None:
     elif state.sub in STARTING:
         ledger.edit_job(job).state = JobState.RUNNING
     elif state.sub is SubState.STUCK:
-        finish(ledger, job, JobResult.FAILED, life.stuck_message(ledger, name))
+        finish(ledger, job, JobResult.FAILED, stopping.stuck_message(ledger, name))
     elif state.sub in STOPPING:
         # Its next life begins when this one is over.
         _tell_queued(ledger, job)
@@ -402,7 +402,7 @@ def _run_reload(ledger: Ledger, job: Job) -> None:
         return
     if sub not in UP:
         finish(ledger, job, JobResult.INVALID, f"{name} is not running; start it")
-    elif own is None or not life.can_reload(own):
+    elif own is None or not processes.can_reload(own):
         finish(ledger, job, JobResult.INVALID, f"{name} has no exec-reload; restart it")
     else:
         _begin(ledger, job)

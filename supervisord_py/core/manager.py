@@ -4,7 +4,7 @@
 a recording, and decides the same; its whole memory can be taken out as text after every event (``take_changes``) and
 put into another one (``restore``).
 
-How the parts fit: ``ledger`` holds the state, ``service`` and ``life`` know one unit, ``transaction`` turns a wish into
+How the parts fit: ``ledger`` holds the state, ``service``, ``life`` and ``stopping`` know one unit, ``transaction`` turns a wish into
 jobs, ``engine`` runs them and carries consequences from unit to unit, ``requests`` owes the replies, ``shutdown`` ends
 everything, ``loading`` takes over unit files, ``view`` shows it all.
 """
@@ -35,10 +35,12 @@ from supervisord_py.core.events import (
     UnitsLoaded,
 )
 from supervisord_py.core.ledger import Intent, Ledger, Task
-from supervisord_py.core.life import adopt, forget_failures, waits_for_pid_file
+from supervisord_py.core.life import adopt
 from supervisord_py.core.notify import notify_received
+from supervisord_py.core.processes import waits_for_pid_file
 from supervisord_py.core.service import Input
 from supervisord_py.core.state import ACTIVE_STATES, REST, UP, JobOrigin
+from supervisord_py.core.stopping import forget_failures
 from supervisord_py.core.timers import DeadlineKind
 from supervisord_py.core.transaction import Goal, RefusedError, Transaction, build
 from supervisord_py.model.states import JobType, Severity

@@ -19,8 +19,8 @@ from supervisord_py.core.events import CommandRequested
 from supervisord_py.core.installing import apply, finish
 from supervisord_py.core.jobs import is_redundant
 from supervisord_py.core.ledger import Ledger
-from supervisord_py.core.life import can_reload
 from supervisord_py.core.orders import who
+from supervisord_py.core.processes import can_reload
 from supervisord_py.core.service import Input
 from supervisord_py.core.state import REST, UP, JobEnd, JobOrigin, Outcome, TokenEntry
 from supervisord_py.core.transaction import Goal, Node, RefusedError, build
@@ -113,9 +113,7 @@ class Requests:
         if event.mode in (JobMode.ISOLATE, JobMode.RESTART_DEPENDENCIES) and event.verb != "start":
             mode = event.mode.value
             raise RefusedError(Refusal("TransactionConflict", f"mode {mode} is for start, not for {event.verb}"))
-        goal = Goal(
-            anchors, JobOrigin.COMMAND, event.mode, by=who(event.origin), note=event.reason, cause=event.cause
-        )
+        goal = Goal(anchors, JobOrigin.COMMAND, event.mode, by=who(event.origin), note=event.reason, cause=event.cause)
         transaction = build(ledger, goal)
         if event.plan:
             return [self._planned(node) for node in transaction.nodes]

@@ -1,4 +1,4 @@
-"""The state machine of a service: which step of ``life`` each input leads to in each state.
+"""The state machine of a service: which of the ``steps`` each input leads to in each state.
 
 Theory of operation
 -------------------
@@ -13,7 +13,7 @@ Source: systemd, core/service.c (service_sigchld_event, service_dispatch_timer, 
 from collections.abc import Callable
 from enum import Enum
 
-from supervisord_py.core import life, steps
+from supervisord_py.core import processes, steps
 from supervisord_py.core.actions import SignalProcesses, Whom
 from supervisord_py.core.events import (
     ExitStatus,
@@ -78,7 +78,7 @@ FAILED_CONDITION = 255
 
 def feed(ledger: Ledger, name: str, what: Input, ended: Ended = _NOTHING) -> None:
     """Let one input happen to a unit."""
-    if what not in (Input.FOLLOWED, Input.TREE_EMPTIED, Input.READY) and life.looks_for_successor(ledger, name):
+    if what not in (Input.FOLLOWED, Input.TREE_EMPTIED, Input.READY) and processes.looks_for_successor(ledger, name):
         # Whatever happens now is too late for a new main process: the unit ends as the one that it had.
         what, ended = Input.FOLLOWED, Ended(Result.PROTOCOL, "", 0)
     sub = ledger.state(name).sub
@@ -144,11 +144,11 @@ def process_exited(ledger: Ledger, event: ProcessExited) -> None:
     state = ledger.edit(name)
     _forget_spawn(ledger, state, event.spawn_id, still_main=False)
     state.leftover = not event.tree_empty
-    service = life.service_of(ledger, name)
+    service = processes.service_of(ledger, name)
     daemon = process.role in (Role.MAIN, Role.START) and service.type is not ServiceType.ONESHOT
     status = event.status
     what = "main process" if process.role is Role.MAIN else f"{process.role.value} command"
-    message = f"its {what} {life.describe_exit(status.code, status.signal, status.core_dumped)}"
+    message = f"its {what} {processes.describe_exit(status.code, status.signal, status.core_dumped)}"
     result = exit_result(status, daemon=daemon, success=service.success)
     if process.role is Role.CONDITION and result is Result.EXIT_CODE and status.code != FAILED_CONDITION:
         result = Result.EXEC_CONDITION
@@ -269,7 +269,7 @@ def _process_over(
 
 
 def _command(ledger: Ledger, name: str, process: Process) -> Command | None:
-    commands = life.commands_of(life.service_of(ledger, name), process.role)
+    commands = processes.commands_of(processes.service_of(ledger, name), process.role)
     return commands[process.index] if process.index < len(commands) else None
 
 

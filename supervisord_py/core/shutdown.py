@@ -8,7 +8,7 @@ of the time the supervisor exits even if a process does not die: a stop that nev
 
 from collections import deque
 
-from supervisord_py.core import life, service
+from supervisord_py.core import processes, service, stopping
 from supervisord_py.core.actions import ExitSupervisor, KillTree
 from supervisord_py.core.events import ShutdownRequested
 from supervisord_py.core.installing import apply, finish
@@ -18,7 +18,7 @@ from supervisord_py.core.timers import DeadlineKind
 from supervisord_py.core.transaction import Goal, build_stop
 from supervisord_py.model.states import JobMode, JobResult, JobType, Severity, SubState
 
-FORCED_GRACE_NS = life.FORCED_KILL_NS + 1_000_000_000
+FORCED_GRACE_NS = processes.FORCED_KILL_NS + 1_000_000_000
 FORCED_LEAST_NS = 1_000_000_000
 
 
@@ -85,7 +85,7 @@ def force(ledger: Ledger, reason: str) -> None:
         if ledger.state(name).sub in BETWEEN_LIVES:
             service.order_stop(ledger, name, Ending.ORDER, reason)
         else:
-            life.kill_now(ledger, name)
+            stopping.kill_now(ledger, name)
     for name in sorted(ledger.states):
         if name not in ledger.alive and ledger.state(name).leftover:
             ledger.act(KillTree(name))
@@ -131,7 +131,7 @@ def _rescale_running(ledger: Ledger) -> None:
         state, own = ledger.state(name), ledger.service(name)
         if own is None or state.sub not in STOPPING or state.sub is SubState.STUCK:
             continue
-        timeout_ns = life.stop_timeout_ns(ledger, own.timeout_stop_ns)
+        timeout_ns = processes.stop_timeout_ns(ledger, own.timeout_stop_ns)
         assert timeout_ns is not None
         at_ns = ledger.now.mono_ns + timeout_ns
         if state.timeout_at_ns is None or state.timeout_at_ns > at_ns:
@@ -143,7 +143,7 @@ def _worst_case_ns(ledger: Ledger, name: str, cap_ns: int) -> int:
     if own is None:
         return 0
     timeout_ns = cap_ns if own.timeout_stop_ns is None else min(own.timeout_stop_ns, cap_ns)
-    return timeout_ns * (1 + len(own.exec_stop) + len(own.exec_stop_post)) + timeout_ns // life.KILL_SHARE
+    return timeout_ns * (1 + len(own.exec_stop) + len(own.exec_stop_post)) + timeout_ns // processes.KILL_SHARE
 
 
 def _longest_chain_ns(ledger: Ledger, cap_ns: int) -> int:

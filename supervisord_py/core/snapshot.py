@@ -16,8 +16,8 @@ import msgspec
 from msgspec import Struct
 
 from supervisord_py.core.ledger import Ledger
-from supervisord_py.core.life import is_idling
 from supervisord_py.core.loading import rebuild_graph
+from supervisord_py.core.processes import is_idling
 from supervisord_py.core.state import FORMAT, REST, GlobalState, Job, JobEnd, LastLife, Rollout, TokenEntry, UnitState
 from supervisord_py.core.timers import DeadlineKind
 from supervisord_py.errors import SupervisordError

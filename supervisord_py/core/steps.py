@@ -1,6 +1,6 @@
 """What follows from one input in one state: a step of a service each, called by the table in ``service``.
 
-A step looks at what kind of service it is and takes the next step of ``life``; it never looks at the state it is in,
+A step looks at what kind of service it is and takes the next step of ``life`` or ``stopping``; it never looks at the state it is in,
 because the table did.
 """
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
-from supervisord_py.core import life
+from supervisord_py.core import life, processes, stopping
 from supervisord_py.core.actions import KillTree, SignalProcesses, Whom
 from supervisord_py.core.ledger import Intent, Ledger, Task
 from supervisord_py.core.restart import exit_result
@@ -56,8 +56,8 @@ def condition_ended(ledger: Ledger, name: str, ended: Ended) -> None:
 def next_condition(ledger: Ledger, name: str) -> None:
     state = ledger.edit(name)
     state.sweeping = False
-    if state.index + 1 < len(life.service_of(ledger, name).exec_condition):
-        life.run_command(ledger, name, SubState.CONDITION, Role.CONDITION, state.index + 1)
+    if state.index + 1 < len(processes.service_of(ledger, name).exec_condition):
+        processes.run_command(ledger, name, SubState.CONDITION, Role.CONDITION, state.index + 1)
     else:
         life.begin_pre(ledger, name)
 
@@ -68,10 +68,10 @@ def condition_swept(ledger: Ledger, name: str, _: Ended) -> None:
 
 
 def _command_before_start_ended(ledger: Ledger, name: str, ended: Ended, go_on: Callable[[Ledger, str], None]) -> None:
-    service = life.service_of(ledger, name)
+    service = processes.service_of(ledger, name)
     if ended.result is not Result.SUCCESS:
-        life.fail(ledger, name, ended.result, ended.message)
-        life.enter_signal(ledger, name, ended.message, quiet=True)
+        stopping.fail(ledger, name, ended.result, ended.message)
+        stopping.enter_signal(ledger, name, ended.message, quiet=True)
     elif ledger.state(name).leftover and service.kill.mode is not KillMode.PROCESS and service.kill.send_sigkill:
         # What the command leaves behind must not live beside the service; a spawn would cancel the killing, so wait.
         ledger.edit(name).sweeping = True
@@ -87,8 +87,8 @@ def pre_ended(ledger: Ledger, name: str, ended: Ended) -> None:
 def next_pre(ledger: Ledger, name: str) -> None:
     state = ledger.edit(name)
     state.sweeping = False
-    if state.index + 1 < len(life.service_of(ledger, name).exec_start_pre):
-        life.run_command(ledger, name, SubState.START_PRE, Role.START_PRE, state.index + 1)
+    if state.index + 1 < len(processes.service_of(ledger, name).exec_start_pre):
+        processes.run_command(ledger, name, SubState.START_PRE, Role.START_PRE, state.index + 1)
     else:
         life.begin_main(ledger, name)
 
@@ -99,7 +99,7 @@ def pre_swept(ledger: Ledger, name: str, _: Ended) -> None:
 
 
 def main_spawned(ledger: Ledger, name: str, _: Ended) -> None:
-    service = life.service_of(ledger, name)
+    service = processes.service_of(ledger, name)
     if service.type in (ServiceType.SIMPLE, ServiceType.EXEC, ServiceType.IDLE):
         life.begin_post(ledger, name)
     elif service.type is not ServiceType.FORKING:
@@ -107,13 +107,13 @@ def main_spawned(ledger: Ledger, name: str, _: Ended) -> None:
 
 
 def others_are_done(ledger: Ledger, name: str, _: Ended) -> None:
-    if life.is_idling(ledger, name):
+    if processes.is_idling(ledger, name):
         life.run_main(ledger, name)
 
 
 def start_deadline(ledger: Ledger, name: str, ended: Ended) -> None:
     """An idle unit has waited long enough for the others; any other was to be up by now."""
-    if life.is_idling(ledger, name):
+    if processes.is_idling(ledger, name):
         life.run_main(ledger, name)
     else:
         start_timed_out(ledger, name, ended)
@@ -121,58 +121,58 @@ def start_deadline(ledger: Ledger, name: str, ended: Ended) -> None:
 
 def start_command_ended(ledger: Ledger, name: str, ended: Ended) -> None:
     """The start command of a forking unit has done its part: find the daemon that it left."""
-    service = life.service_of(ledger, name)
+    service = processes.service_of(ledger, name)
     is_left = ledger.state(name).leftover
     if ended.result is not Result.SUCCESS:
-        life.fail(ledger, name, ended.result, ended.message)
-        life.enter_signal(ledger, name, ended.message, quiet=True)
+        stopping.fail(ledger, name, ended.result, ended.message)
+        stopping.enter_signal(ledger, name, ended.message, quiet=True)
     elif service.pid_file is not None:
-        life.follow(ledger, name, wait=life.waits_for_pid_file(ledger, name))
+        processes.follow(ledger, name, wait=processes.waits_for_pid_file(ledger, name))
         if not is_left:
             emptied_in_start(ledger, name, ended)
     elif service.guess_main_pid and is_left:
-        life.follow(ledger, name, wait=True)
+        processes.follow(ledger, name, wait=True)
     else:
         life.begin_post(ledger, name)
 
 
 def emptied_in_start(ledger: Ledger, name: str, _: Ended) -> None:
     """No process is left that could still write the pid file."""
-    waits = ledger.state(name).following is not None and life.service_of(ledger, name).pid_file is not None
-    if waits and life.waits_for_pid_file(ledger, name):
+    waits = ledger.state(name).following is not None and processes.service_of(ledger, name).pid_file is not None
+    if waits and processes.waits_for_pid_file(ledger, name):
         message = "no process of it is left that could write its pid file"
-        life.fail(ledger, name, Result.PROTOCOL, message)
-        life.enter_signal(ledger, name, message, quiet=True)
+        stopping.fail(ledger, name, Result.PROTOCOL, message)
+        stopping.enter_signal(ledger, name, message, quiet=True)
 
 
 def followed(ledger: Ledger, name: str, ended: Ended) -> None:
     """The main process is known, or cannot be: a pid file must name one, a guess may fail."""
-    must_be = life.service_of(ledger, name).pid_file is not None and life.waits_for_pid_file(ledger, name)
+    must_be = processes.service_of(ledger, name).pid_file is not None and processes.waits_for_pid_file(ledger, name)
     if must_be and ended.result is not Result.SUCCESS:
-        life.fail(ledger, name, ended.result, ended.message)
-        life.enter_signal(ledger, name, ended.message)
+        stopping.fail(ledger, name, ended.result, ended.message)
+        stopping.enter_signal(ledger, name, ended.message)
     else:
         life.begin_post(ledger, name)
 
 
 def followed_at_last(ledger: Ledger, name: str, ended: Ended) -> None:
     """The commands after the start are done, and the pid file is there."""
-    if ended.result is not Result.SUCCESS and life.service_of(ledger, name).pid_file is not None:
-        life.fail(ledger, name, ended.result, ended.message)
-        life.enter_signal(ledger, name, ended.message)
+    if ended.result is not Result.SUCCESS and processes.service_of(ledger, name).pid_file is not None:
+        stopping.fail(ledger, name, ended.result, ended.message)
+        stopping.enter_signal(ledger, name, ended.message)
     else:
         life.finish_start(ledger, name)
 
 
 def start_post_ended(ledger: Ledger, name: str, ended: Ended) -> None:
-    service = life.service_of(ledger, name)
+    service = processes.service_of(ledger, name)
     if ended.result is not Result.SUCCESS:
-        life.fail(ledger, name, ended.result, ended.message)
-        life.enter_signal(ledger, name, ended.message)
+        stopping.fail(ledger, name, ended.result, ended.message)
+        stopping.enter_signal(ledger, name, ended.message)
     elif ended.index + 1 < len(service.exec_start_post):
-        life.run_command(ledger, name, SubState.START_POST, Role.START_POST, ended.index + 1)
-    elif life.has_no_known_main(ledger, name) and (service.pid_file is not None or service.guess_main_pid):
-        life.follow(ledger, name, wait=True)
+        processes.run_command(ledger, name, SubState.START_POST, Role.START_POST, ended.index + 1)
+    elif processes.has_no_known_main(ledger, name) and (service.pid_file is not None or service.guess_main_pid):
+        processes.follow(ledger, name, wait=True)
         if not ledger.state(name).leftover:
             emptied_in_start(ledger, name, ended)
     else:
@@ -181,49 +181,49 @@ def start_post_ended(ledger: Ledger, name: str, ended: Ended) -> None:
 
 def main_ended_in_post(ledger: Ledger, name: str, ended: Ended) -> None:
     """The command that runs is waited for: it may have more to do."""
-    life.fail(ledger, name, ended.result, ended.message)
+    stopping.fail(ledger, name, ended.result, ended.message)
 
 
 def start_ended(ledger: Ledger, name: str, ended: Ended) -> None:
     """The main process is gone before the unit was up: a oneshot's way, everybody else's failure."""
-    service = life.service_of(ledger, name)
+    service = processes.service_of(ledger, name)
     if ended.result is not Result.SUCCESS:
-        life.fail(ledger, name, ended.result, ended.message)
+        stopping.fail(ledger, name, ended.result, ended.message)
     elif service.type is ServiceType.ONESHOT:
         if ended.index + 1 < len(service.exec_start):
-            life.run_command(ledger, name, SubState.START, Role.MAIN, ended.index + 1)
+            processes.run_command(ledger, name, SubState.START, Role.MAIN, ended.index + 1)
         else:
             life.begin_post(ledger, name)
         return
     elif service.type in (ServiceType.NOTIFY, ServiceType.NOTIFY_RELOAD):
-        life.fail(ledger, name, Result.PROTOCOL, f"{ended.message} before it said READY=1")
+        stopping.fail(ledger, name, Result.PROTOCOL, f"{ended.message} before it said READY=1")
     elif service.remain_after_exit:
         life.begin_post(ledger, name)
         return
-    life.enter_signal(ledger, name, ended.message, quiet=True)
+    stopping.enter_signal(ledger, name, ended.message, quiet=True)
 
 
 def ready(ledger: Ledger, name: str, _: Ended) -> None:
-    if life.service_of(ledger, name).type in (ServiceType.NOTIFY, ServiceType.NOTIFY_RELOAD):
+    if processes.service_of(ledger, name).type in (ServiceType.NOTIFY, ServiceType.NOTIFY_RELOAD):
         life.begin_post(ledger, name)
 
 
 def start_timed_out(ledger: Ledger, name: str, _: Ended) -> None:
     message = "it was not ready within its start time-out"
-    life.fail(ledger, name, Result.TIMEOUT, message)
-    life.enter_signal(ledger, name, message)
+    stopping.fail(ledger, name, Result.TIMEOUT, message)
+    stopping.enter_signal(ledger, name, message)
 
 
 def stop_starting(ledger: Ledger, name: str, why: Ended) -> None:
-    life.enter_signal(ledger, name, why.message)
+    stopping.enter_signal(ledger, name, why.message)
 
 
 def main_ended_while_up(ledger: Ledger, name: str, ended: Ended) -> None:
     """A forking daemon may have left its place to another one, by its pid file; any other end is the unit's."""
-    service = life.service_of(ledger, name)
+    service = processes.service_of(ledger, name)
     is_left = ledger.state(name).leftover and ledger.globals.shutdown is None
     if service.type is ServiceType.FORKING and service.pid_file is not None and is_left:
-        life.follow(ledger, name, wait=False)
+        processes.follow(ledger, name, wait=False)
     else:
         main_ended(ledger, name, ended)
 
@@ -234,30 +234,30 @@ def succeeded_or_not(ledger: Ledger, name: str, ended: Ended) -> None:
     if ended.result is Result.SUCCESS:
         state.main_ended = False
         return
-    status, service = life.main_status(state), life.service_of(ledger, name)
+    status, service = processes.main_status(state), processes.service_of(ledger, name)
     assert status is not None, f"internal error: {name} looks for a successor of nobody"
     ignored = service.exec_start[0].ignore_failure
     result = Result.SUCCESS if ignored else exit_result(status, daemon=True, success=service.success)
-    message = f"its main process {life.describe_exit(status.code, status.signal, status.core_dumped)}"
+    message = f"its main process {processes.describe_exit(status.code, status.signal, status.core_dumped)}"
     main_ended(ledger, name, Ended(result, message, 0))
 
 
 def main_ended(ledger: Ledger, name: str, ended: Ended) -> None:
     """A unit that was up has lost its main process: cleanly ended ones get their exec-stop, failed ones do not."""
-    service = life.service_of(ledger, name)
+    service = processes.service_of(ledger, name)
     if ended.result is not Result.SUCCESS:
-        life.fail(ledger, name, ended.result, ended.message)
-        life.enter_signal(ledger, name, ended.message, quiet=True)
+        stopping.fail(ledger, name, ended.result, ended.message)
+        stopping.enter_signal(ledger, name, ended.message, quiet=True)
     elif service.remain_after_exit:
         ledger.set_sub(name, SubState.EXITED)
         ledger.arm_phase(name, None)
     else:
-        life.enter_stop(ledger, name, ended.message, quiet=True)
+        stopping.enter_stop(ledger, name, ended.message, quiet=True)
 
 
 def emptied_while_up(ledger: Ledger, name: str, _: Ended) -> None:
     """The last process is gone: the end of a unit whose main process nobody knows."""
-    if life.has_no_known_main(ledger, name):
+    if processes.has_no_known_main(ledger, name):
         main_ended(ledger, name, Ended(Result.SUCCESS, "no process of it is left", 0))
 
 
@@ -268,30 +268,30 @@ def emptied_in_reload(ledger: Ledger, name: str, ended: Ended) -> None:
 
 def ran_too_long(ledger: Ledger, name: str, _: Ended) -> None:
     message = "it has run for its runtime-max-sec"
-    life.fail(ledger, name, Result.TIMEOUT, message)
-    life.enter_stop(ledger, name, message)
+    stopping.fail(ledger, name, Result.TIMEOUT, message)
+    stopping.enter_stop(ledger, name, message)
 
 
 def stop(ledger: Ledger, name: str, why: Ended) -> None:
     if ledger.service(name) is None:
-        life.end(ledger, name)
+        stopping.end(ledger, name)
     else:
-        life.enter_stop(ledger, name, why.message)
+        stopping.enter_stop(ledger, name, why.message)
 
 
 def reload(ledger: Ledger, name: str, _: Ended) -> None:
     state = ledger.edit(name)
     state.reload_failed = None
     ledger.record("unit.reloading", name)
-    if life.service_of(ledger, name).exec_reload:
-        life.run_command(ledger, name, SubState.RELOAD, Role.RELOAD, 0)
+    if processes.service_of(ledger, name).exec_reload:
+        processes.run_command(ledger, name, SubState.RELOAD, Role.RELOAD, 0)
     else:
         ask_to_reload(ledger, name)
 
 
 def ask_to_reload(ledger: Ledger, name: str) -> None:
     """Send a ``notify-reload`` unit its signal, and wait for RELOADING=1 of after that, then READY=1."""
-    state, service = ledger.set_sub(name, SubState.RELOAD), life.service_of(ledger, name)
+    state, service = ledger.set_sub(name, SubState.RELOAD), processes.service_of(ledger, name)
     if state.main is None or service.type is not ServiceType.NOTIFY_RELOAD:
         back_to_running(ledger, name)
         return
@@ -318,12 +318,12 @@ def has_reloaded_itself(ledger: Ledger, name: str, _: Ended) -> None:
 
 def reload_ended(ledger: Ledger, name: str, ended: Ended) -> None:
     """A reload command ended: the next one, or back to running; its failure fails the job and nothing else."""
-    service = life.service_of(ledger, name)
+    service = processes.service_of(ledger, name)
     state = ledger.edit(name)
     if ended.result is not Result.SUCCESS and state.reload_failed is None:
         state.reload_failed = ended.message
     if state.reload_failed is None and ended.index + 1 < len(service.exec_reload):
-        life.run_command(ledger, name, SubState.RELOAD, Role.RELOAD, ended.index + 1)
+        processes.run_command(ledger, name, SubState.RELOAD, Role.RELOAD, ended.index + 1)
     elif state.reload_failed is None and service.type is ServiceType.NOTIFY_RELOAD:
         ask_to_reload(ledger, name)
     elif state.reload_failed is not None or not state.notify_reloading:
@@ -348,7 +348,7 @@ def reload_timed_out(ledger: Ledger, name: str, _: Ended) -> None:
 
 
 def back_to_running(ledger: Ledger, name: str) -> None:
-    is_alive = life.is_alive(ledger, name)
+    is_alive = processes.is_alive(ledger, name)
     state = ledger.set_sub(name, SubState.RUNNING if is_alive else SubState.EXITED)
     state.notify_reloading = False
     state.reload_asked_ns = None
@@ -368,8 +368,8 @@ def main_ended_in_reload(ledger: Ledger, name: str, ended: Ended) -> None:
     if ended.result is Result.SUCCESS and ledger.state(name).control is None:
         main_ended(ledger, name, ended)
         return
-    life.fail(ledger, name, ended.result, ended.message)
-    life.enter_signal(ledger, name, ended.message, quiet=True)
+    stopping.fail(ledger, name, ended.result, ended.message)
+    stopping.enter_signal(ledger, name, ended.message, quiet=True)
 
 
 def stop_in_reload(ledger: Ledger, name: str, why: Ended) -> None:
@@ -381,70 +381,70 @@ def stop_in_reload(ledger: Ledger, name: str, why: Ended) -> None:
 
 
 def says_stopping(ledger: Ledger, name: str, _: Ended) -> None:
-    life.enter_stopping_itself(ledger, name)
+    stopping.enter_stopping_itself(ledger, name)
 
 
 def watchdog(ledger: Ledger, name: str, _: Ended) -> None:
-    life.enter_watchdog(ledger, name, "it said WATCHDOG=trigger")
+    stopping.enter_watchdog(ledger, name, "it said WATCHDOG=trigger")
 
 
 def stop_command_ended(ledger: Ledger, name: str, ended: Ended) -> None:
-    service = life.service_of(ledger, name)
+    service = processes.service_of(ledger, name)
     if ended.result is not Result.SUCCESS:
-        life.fail(ledger, name, ended.result, ended.message)
+        stopping.fail(ledger, name, ended.result, ended.message)
     elif ended.index + 1 < len(service.exec_stop):
-        life.run_command(ledger, name, SubState.STOP, Role.STOP, ended.index + 1)
+        processes.run_command(ledger, name, SubState.STOP, Role.STOP, ended.index + 1)
         return
-    life.enter_signal(ledger, name, ended.message)
+    stopping.enter_signal(ledger, name, ended.message)
 
 
 def stop_command_timed_out(ledger: Ledger, name: str, _: Ended) -> None:
     message = "its stop command did not end within the stop time-out"
-    life.fail(ledger, name, Result.TIMEOUT, message)
-    life.enter_signal(ledger, name, message)
+    stopping.fail(ledger, name, Result.TIMEOUT, message)
+    stopping.enter_signal(ledger, name, message)
 
 
 def main_ended_in_stop(ledger: Ledger, name: str, ended: Ended) -> None:
     """exec-stop goes on: it may have more to do than to end the main process."""
-    life.fail(ledger, name, ended.result, ended.message)
+    stopping.fail(ledger, name, ended.result, ended.message)
 
 
 def ended_in_signal(ledger: Ledger, name: str, ended: Ended) -> None:
-    life.fail(ledger, name, ended.result, ended.message)
-    life.process_ended(ledger, name)
+    stopping.fail(ledger, name, ended.result, ended.message)
+    stopping.process_ended(ledger, name)
 
 
 def control_ended_in_signal(ledger: Ledger, name: str, _: Ended) -> None:
-    life.process_ended(ledger, name)
+    stopping.process_ended(ledger, name)
 
 
 def emptied_in_signal(ledger: Ledger, name: str, _: Ended) -> None:
-    life.process_ended(ledger, name)
+    stopping.process_ended(ledger, name)
 
 
 def signal_timed_out(ledger: Ledger, name: str, _: Ended) -> None:
-    life.stop_timed_out(ledger, name)
+    stopping.stop_timed_out(ledger, name)
 
 
 def kill_timed_out(ledger: Ledger, name: str, _: Ended) -> None:
-    life.fail(ledger, name, Result.TIMEOUT, "it did not end within its stop time-out")
-    life.enter_stuck(ledger, name)
+    stopping.fail(ledger, name, Result.TIMEOUT, "it did not end within its stop time-out")
+    stopping.enter_stuck(ledger, name)
 
 
 def kill_again(ledger: Ledger, name: str, _: Ended) -> None:
-    life.try_again(ledger, name)
+    stopping.try_again(ledger, name)
 
 
 def post_ended(ledger: Ledger, name: str, ended: Ended) -> None:
-    service = life.service_of(ledger, name)
+    service = processes.service_of(ledger, name)
     if ended.result is not Result.SUCCESS:
-        life.fail(ledger, name, ended.result, ended.message)
+        stopping.fail(ledger, name, ended.result, ended.message)
     elif ended.index + 1 < len(service.exec_stop_post):
-        life.run_command(ledger, name, SubState.STOP_POST, Role.STOP_POST, ended.index + 1)
+        processes.run_command(ledger, name, SubState.STOP_POST, Role.STOP_POST, ended.index + 1)
         return
-    life.enter_final(ledger, name)
+    stopping.enter_final(ledger, name)
 
 
 def post_timed_out(ledger: Ledger, name: str, _: Ended) -> None:
-    life.fail(ledger, name, Result.TIMEOUT, "its stop-post command did not end within the stop time-out")
-    life.enter_final(ledger, name)
+    stopping.fail(ledger, name, Result.TIMEOUT, "its stop-post command did not end within the stop time-out")
+    stopping.enter_final(ledger, name)

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
-from supervisord_py.core import demand, life
+from supervisord_py.core import demand, processes, stopping
 from supervisord_py.core.graph import Graph, Relations
 from supervisord_py.core.ledger import Ledger
 from supervisord_py.core.loading import plan_of, restart_needed
@@ -349,7 +349,11 @@ def _starting(ledger: Ledger, name: str) -> str:
     service = ledger.service(name)
     if ledger.state(name).following is not None and service is not None and service.pid_file is not None:
         return f"it waits for its pid file {service.pid_file}"
-    return "it is idle until the jobs of the other units are done" if processes.is_idling(ledger, name) else "it is starting"
+    return (
+        "it is idle until the jobs of the other units are done"
+        if processes.is_idling(ledger, name)
+        else "it is starting"
+    )
 
 
 def _missing_dependencies(ledger: Ledger, name: str, state: UnitState) -> list[WhyLine]:

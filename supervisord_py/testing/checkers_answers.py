@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING
 
 from supervisord_py.core.actions import FollowMain, Reply, SpawnProcess
 from supervisord_py.core.events import CommandRequested, DeadlineReached, ProcessExited, UnitsLoaded
-from supervisord_py.core.processes import looks_for_successor
 from supervisord_py.core.manager import Manager
+from supervisord_py.core.processes import looks_for_successor
 from supervisord_py.core.view import unit_status
 from supervisord_py.model.states import OnDependencyFailure, Role, ServiceType
 from supervisord_py.model.unit import RestartPolicy, Unit

@@ -12,7 +12,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from supervisord_py.core import consequences, demand, engine, graph, ledger, life, transaction
+from supervisord_py.core import consequences, demand, engine, graph, ledger, life, processes, stopping, transaction
 from supervisord_py.core.actions import Effects, ExitSupervisor, KillTree, ReleaseUnit, SignalProcesses, SpawnProcess
 from supervisord_py.core.events import (
     CommandRequested,
@@ -78,13 +78,13 @@ def forgets_leftovers() -> Iterator[type[Manager]]:
 
         return is_gone
 
-    with swapped(life, "is_gone", made) as manager:
+    with swapped(processes, "is_gone", made) as manager:
         yield manager
 
 
 @mutant("SIGKILL is sent at once instead of the stop signal", "kill-timeout")
 def kills_at_once() -> Iterator[type[Manager]]:
-    with swapped(life, "_signal", lambda _: lambda book, name, signal, **_: book.act(KillTree(name, 9))) as manager:
+    with swapped(stopping, "_signal", lambda _: lambda book, name, signal, **_: book.act(KillTree(name, 9))) as manager:
         yield manager
 
 
@@ -97,7 +97,7 @@ def kills_early() -> Iterator[type[Manager]]:
 
         return stop_timeout_ns
 
-    with swapped(life, "stop_timeout_ns", made) as manager:
+    with swapped(processes, "stop_timeout_ns", made) as manager:
         yield manager
 
 
@@ -196,19 +196,19 @@ def releases_too_early() -> Iterator[type[Manager]]:
 
 @mutant("the back-off is half of what the policy says", "restart-delay")
 def restarts_early() -> Iterator[type[Manager]]:
-    with swapped(life, "restart_delay_ns", lambda original: lambda policy, n: original(policy, n) // 2) as manager:
+    with swapped(stopping, "restart_delay_ns", lambda original: lambda policy, n: original(policy, n) // 2) as manager:
         yield manager
 
 
 @mutant("the back-off never grows", "restart-delay")
 def backoff_does_not_grow() -> Iterator[type[Manager]]:
-    with swapped(life, "restart_delay_ns", lambda original: lambda policy, n: original(policy, 1)) as manager:
+    with swapped(stopping, "restart_delay_ns", lambda original: lambda policy, n: original(policy, 1)) as manager:
         yield manager
 
 
 @mutant("the count of failures ends no restarts", "failure-count")
 def restarts_for_ever() -> Iterator[type[Manager]]:
-    with swapped(life, "is_limit_hit", lambda _: lambda policy, failures: False) as manager:
+    with swapped(stopping, "is_limit_hit", lambda _: lambda policy, failures: False) as manager:
         yield manager
 
 
@@ -236,7 +236,7 @@ def stops_half() -> Iterator[type[Manager]]:
 
         return is_gone
 
-    with swapped(life, "is_gone", made) as manager:
+    with swapped(processes, "is_gone", made) as manager:
         yield manager
 
 
@@ -274,11 +274,11 @@ def forgets_stop_post() -> Iterator[type[Manager]]:
             if book.state(name).was_up:
                 original(book, name)
             else:
-                life.end(book, name)
+                stopping.end(book, name)
 
         return over
 
-    with swapped(life, "over", made) as manager:
+    with swapped(stopping, "over", made) as manager:
         yield manager
 
 
@@ -329,7 +329,7 @@ def hooks_fire_early() -> Iterator[type[Manager]]:
 
         return schedule
 
-    with swapped(life, "_schedule_restart", made) as manager:
+    with swapped(stopping, "_schedule_restart", made) as manager:
         yield manager
 
 
@@ -350,7 +350,7 @@ def nothing_prevents_a_restart() -> Iterator[type[Manager]]:
     def made(original: Any) -> Any:
         return lambda policy, *more, **how: original(replace(policy, prevent=ExitStatuses()), *more, **how)
 
-    with swapped(life, "wants_restart", made) as manager:
+    with swapped(stopping, "wants_restart", made) as manager:
         yield manager
 
 
@@ -359,7 +359,7 @@ def nothing_forces_a_restart() -> Iterator[type[Manager]]:
     def made(original: Any) -> Any:
         return lambda policy, *more, **how: original(replace(policy, force=ExitStatuses()), *more, **how)
 
-    with swapped(life, "wants_restart", made) as manager:
+    with swapped(stopping, "wants_restart", made) as manager:
         yield manager
 
 
