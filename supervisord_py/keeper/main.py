@@ -215,6 +215,7 @@ class Keeper:
 
     def welcome(self, pid: int) -> tuple[dict[str, Any], list[int], list[tuple[str, int]]]:
         """Return what a new manager is told first, the listeners, and the units' outputs."""
+        self._loop.guard(self._mend_folder)
         self.inventory.scan()
         mains = [spawn for at, spawn in self.inventory.spawns.items() if at == spawn.main_pid]
         processes = [
@@ -309,6 +310,26 @@ class Keeper:
         self._socket_inode = os.stat(new).st_ino
         os.rename(new, self._socket_path)
         return listener
+
+    def _mend_folder(self) -> None:
+        """Make the runtime folder anew for a new manager, should a logout or a cleaner have taken it."""
+        if os.path.exists(self._socket_path):
+            return
+        try:
+            os.makedirs(self._runtime, 0o755 if os.geteuid() == 0 else 0o700, exist_ok=True)
+            os.makedirs(f"{self._runtime}/n", 0o711, exist_ok=True)
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+            if not os.path.exists(f"{self._runtime}/lock"):
+                lock = os.open(f"{self._runtime}/lock", flags, 0o600)
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.write(lock, b"%d\n%d\n" % (os.getpid(), self._instance))
+                os.dup2(lock, self._lock, inheritable=False)
+                os.close(lock)
+            old, self._listener = self._listener, self._listen()
+            old.close()
+            self._book.rewrite()
+        except OSError as error:
+            say(f"cannot make {self._runtime} anew: {error.strerror}")
 
     def _become_reaper(self) -> None:
         for fd in _open_files():

@@ -40,8 +40,10 @@ Requests (``do``)
         Every process of the unit, in rounds until none is left or until the unit's next spawn; SIGKILL each round,
         another signal once a process.
     {"do": "release", "unit": NAME}
-        Close output pipe and notify socket, remove its cgroups; ignored while a process is left.
-    {"do": "restart-manager"}       pre-flight a new manager, then end this one (else ``preflight-failed`` is told)
+        Close output pipe and notify socket, remove its cgroups; while a process is left nothing is done, and the
+        output is sent again.
+    {"do": "restart-manager"}       pre-flight a new manager, then end this one (else ``preflight-failed`` is told); a
+                                    runtime folder that somebody removed is made anew for it
     {"do": "reexec"}                replace the keeper itself in place, and the manager (``keeper/handover.py``); what
                                     became of it is told by ``{"reexec": ..}`` and ``reexecuted``
     {"do": "exit", "code": INT}     kill what is left, end the manager, exit

@@ -73,6 +73,8 @@ class Reaper:
                 self.look([unit])
                 if unit.is_empty:
                     self._release(unit)
+                elif unit.output is not None:
+                    self._send_outputs([(unit.name, unit.output[0])])
 
     def _spawn(self, do: dict[str, Any]) -> None:
         started_ns = time.monotonic_ns()

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -274,3 +275,28 @@ def test_it_is_pid_1_of_a_container() -> None:
         manager.commit({"do": "exit", "code": 4})
         manager.obey()
         assert rig.wait() == 4
+
+
+def test_a_runtime_folder_that_was_removed_is_there_again_with_the_next_manager() -> None:
+    """A cleaner took it: after SIGUSR2 clients connect, the lock names us, and a second keeper is refused."""
+    with keeper() as rig:
+        manager = rig.manager()
+        manager.commit(spawn(1, "a", "sleep", "1000"))
+        manager.fact("spawned", id=1)
+        shutil.rmtree(rig.runtime)
+        os.kill(rig.pid, signal.SIGUSR2)
+        following = rig.manager(greet=False)
+        following.send({"op": "hello", "protocol": 1, "pid": following.pid})
+        manager.obey()
+        following.until(lambda: following.welcome, "welcome")
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(rig.runtime / "control.sock"))
+            listener = socket.socket(fileno=os.dup(following.listeners[0]))
+            with listener, listener.accept()[0]:
+                pass
+        assert (rig.runtime / "lock").read_text().split() == [str(rig.pid), str(following.welcome["instance"])]
+        assert '"unit":"a"' in (rig.runtime / "book").read_text()
+        second = subprocess.run(keeper_argv(rig.config), capture_output=True, text=True, timeout=20, check=False)
+        assert f"already running here as pid {rig.pid}" in second.stderr
+        following.commit(python(2, "b", "print('x', flush=True)", notify="main"))
+        assert following.line("b") == "x"

@@ -257,11 +257,12 @@ def test_the_output_pipe_outlives_the_process_and_is_one_for_all_lives_of_a_unit
 
 
 def test_release_waits_for_the_last_process() -> None:
-    """A unit with a process left is not released."""
+    """A unit with a process left is not released; its output is sent again to the manager, who has closed it."""
     with keeper() as rig:
         manager = rig.manager()
         manager.commit(spawn(1, "a", "sleep", "100"), {"do": "release", "unit": "a"})
         manager.fact("spawned", id=1)
+        manager.until(lambda: manager.messages.count({"outputs": ["a"]}) == 2, "the output again")
         assert list(manager.ask("trees", units=["a"])["trees"]) == ["a"]
 
 
