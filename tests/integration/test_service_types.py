@@ -117,6 +117,32 @@ def test_a_pid_file_may_come_late_and_its_folder_too(tmp_path: Path) -> None:
         assert status["pid"] == int(pid_file.read_text())
 
 
+def test_a_manager_that_dies_in_a_restart_loses_no_daemon() -> None:
+    """Whenever the manager is killed after a daemon's death, the next one ends up with exactly one daemon, the one that
+    the pid file names."""
+
+    def prepare(folder: Path) -> None:
+        text = forking(folder / "a.pid", more=f"pid-file = {json.dumps(str(folder / 'a.pid'))}\nrestart-sec = 0")
+        (folder / "units" / "a.toml").write_text(f"{text}\n[quarantine]\nfailures = 0\n")
+
+    with supervisor({}, prepare=prepare) as running:
+        pid = running.wait_state("a", "active")["pid"]
+        for turn in range(4):
+            os.kill(pid, signal.SIGKILL)
+            exits = 2 * turn + 1 + turn % 3
+            until(lambda exits=exits: len(events(running, "a", "unit.exited")) >= exits, "the restart's step")
+            running.kill_manager()
+
+            def is_up(before: int = pid) -> dict[str, Any] | None:
+                status = running.status("a")
+                return status if status["active_state"] == "active" and status["pid"] != before else None
+
+            status = until(is_up, "the next daemon")
+            pid = status["pid"]
+            assert status["tasks"] == 1
+            assert int((running.folder / "a.pid").read_text()) == pid
+
+
 def test_a_stale_pid_file_is_not_believed(tmp_path: Path) -> None:
     """A file from before the start that names a process of nobody's is waited past, and the journal says so."""
     fifo, pid_file = tmp_path / "word", tmp_path / "a.pid"
