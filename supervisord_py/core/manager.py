@@ -4,9 +4,9 @@
 a recording, and decides the same; its whole memory can be taken out as text after every event (``take_changes``) and
 put into another one (``restore``).
 
-How the parts fit: ``ledger`` holds the state, ``service``, ``life`` and ``stopping`` know one unit, ``transaction`` turns a wish into
-jobs, ``engine`` runs them and carries consequences from unit to unit, ``requests`` owes the replies, ``shutdown`` ends
-everything, ``loading`` takes over unit files, ``view`` shows it all.
+How the parts fit: ``ledger`` holds the state, ``service``, ``life`` and ``stopping`` know one unit, ``transaction``
+turns a wish into jobs, ``engine`` runs them and carries consequences from unit to unit, ``requests`` owes the replies,
+``shutdown`` ends everything, ``loading`` takes over unit files, ``view`` shows it all.
 """
 
 from collections.abc import Callable, Mapping

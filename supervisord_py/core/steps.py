@@ -1,7 +1,7 @@
 """What follows from one input in one state: a step of a service each, called by the table in ``service``.
 
-A step looks at what kind of service it is and takes the next step of ``life`` or ``stopping``; it never looks at the state it is in,
-because the table did.
+A step looks at what kind of service it is and takes the next step of ``life`` or ``stopping``; it never looks at the
+state it is in, because the table did.
 """
 
 from collections.abc import Callable
