@@ -123,7 +123,7 @@ def _editor(session: Session) -> list[str]:
         if session.environment.get(variable, "").strip():
             return shlex.split(session.environment[variable])
     found = shutil.which("vi", path=session.environment.get("PATH"))
-    if found is None:
+    if found is None or not sys.stdin.isatty():
         raise CannotEditError("there is no editor: set EDITOR, for example EDITOR=nano")
     return [found]
 
