@@ -83,6 +83,8 @@ class Hands(Protocol):
 
     def process_spawned(self, event: ProcessSpawned) -> None: ...
 
+    def spawn_failed(self, event: SpawnFailed) -> None: ...
+
     def process_exited(self, event: ProcessExited) -> None: ...
 
     def main_pid_changed(self, event: NotifyReceived) -> None: ...
@@ -261,6 +263,8 @@ class Driver:
         match event:
             case ProcessSpawned():
                 self._hands.process_spawned(event)
+            case SpawnFailed():
+                self._hands.spawn_failed(event)
             case ProcessExited():
                 self._hands.process_exited(event)
             case NotifyReceived():

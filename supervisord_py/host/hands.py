@@ -126,6 +126,9 @@ class ManagerHands:
     def process_spawned(self, event: ProcessSpawned) -> None:
         self._pids[event.spawn_id] = event.pid
 
+    def spawn_failed(self, event: SpawnFailed) -> None:
+        self._roles.pop(event.spawn_id, None)
+
     def process_exited(self, event: ProcessExited) -> None:
         if not event.main:
             return
