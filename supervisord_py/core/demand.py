@@ -105,7 +105,7 @@ def first_blocker(ledger: Ledger, job: Job) -> str | None:
     The search goes on where it stopped last: a unit that waits for a thousand others would otherwise look at all of
     them each time one gets ready.
     """
-    if job.ignore_order:
+    if job.ignore_order or job.type is JobType.NOP:
         return None
     edges = ledger.graph[job.unit].after
     if job.type not in STOP_LIKE and edges:
@@ -120,7 +120,7 @@ def first_blocker(ledger: Ledger, job: Job) -> str | None:
 
 def blockers(ledger: Ledger, job: Job) -> list[str]:
     """Return every unit that the job has to wait for, sorted."""
-    if job.ignore_order:
+    if job.ignore_order or job.type is JobType.NOP:
         return []
     found = dict.fromkeys(_other_blockers(ledger, job))
     if job.type not in STOP_LIKE:

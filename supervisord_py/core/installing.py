@@ -25,6 +25,8 @@ from supervisord_py.model.states import (
 
 _ORIGINS = tuple(JobOrigin)
 _STARTS = demand.STARTS
+_LACKING = frozenset({"NoSuchUnit", "BadUnit", "UnitMasked"})
+"""Refusals that name a unit without which the other cannot start."""
 
 
 def apply(ledger: Ledger, transaction: Transaction) -> dict[str, Job]:
@@ -159,20 +161,20 @@ def _merge_into(ledger: Ledger, job: Job, merged: JobType, goal: Goal, node: Nod
 def refuse(ledger: Ledger, goal: Goal, unit: str, refusal: Refusal) -> None:
     """A start that nobody waits for cannot be: it is written, and the unit waits if that can help."""
     message = refusal.message
+    # What another unit asked for is called off if it contradicts something; all else lacks something.
+    lacks = goal.origin is not JobOrigin.RELATION or refusal.error in _LACKING
+    result = JobResult.DEPENDENCY if lacks else JobResult.CANCELED
     ledger.record(
         "job.finished",
         unit,
         severity=Severity.ERROR,
         cause=goal.cause,
-        fields={"job": None, "type": JobType.START.value, "result": JobResult.DEPENDENCY.value, "message": message},
+        fields={"job": None, "type": JobType.START.value, "result": result.value, "message": message},
         chain=unit in ledger.set.units,
     )
     # A unit whose file was gone for a while may be running: it waits for nothing.
-    if (
-        refusal.error in ("NoSuchUnit", "BadUnit", "UnitMasked")
-        and unit in ledger.set.units
-        and ledger.state(unit).sub in REST
-    ):
+    is_idle = unit not in ledger.job_of and ledger.state(unit).sub in REST
+    if refusal.error in _LACKING and unit in ledger.set.units and is_idle:
         wait_for_dependency(ledger, unit, message)
 
 

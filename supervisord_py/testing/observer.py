@@ -5,6 +5,7 @@ itself. The observer is told each event before the checkers judge the step, and 
 """
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from supervisord_py.core.actions import Effects, FollowMain, KillTree, SignalProcesses, SpawnProcess, StopFollowing
 from supervisord_py.core.events import (
@@ -199,6 +200,10 @@ class Observer:
             return
         old, life.unit = life.unit, take_live(life.unit, loaded)
         if old.service is not None and life.unit.service is not None:
+            if life.ending:
+                # an end that is under way goes on as it began
+                kill = replace(life.unit.service.kill, mode=old.service.kill.mode)
+                life.unit = replace(life.unit, service=replace(life.unit.service, kill=kill))
             life.changed_post = life.changed_post or old.service.exec_stop_post != life.unit.service.exec_stop_post
 
     def _see_process(self, event: ProcessSpawned | SpawnFailed | ProcessExited, now: Now) -> None:
@@ -268,7 +273,8 @@ class Observer:
     def see_effects(self, event: Event, effects: Effects, now: Now) -> None:
         is_kill = isinstance(event, CommandRequested) and event.verb == "kill"
         if not (isinstance(event, CommandRequested) and event.mode in IGNORING):
-            self.ignoring.difference_update(r.unit for r in effects.records if r.event == "job.finished" and r.unit)
+            ended = [r for r in effects.records if r.event == "job.finished" and r.fields.get("job") is not None]
+            self.ignoring.difference_update(r.unit for r in ended if r.unit)
         for action in effects.actions:
             match action:
                 case SpawnProcess():

@@ -383,3 +383,32 @@ def test_012_bound_to_the_start_of_a_unit_that_was_skipped() -> None:
         rig.checked("db", condition='condition-path-exists = "/x"')
         assert rig.spawns == []
         assert rig.outcome(request)["web"] == "dependency"
+
+
+def test_013_a_job_that_does_nothing_waits_for_nobody() -> None:
+    """try-restart of a unit that is down, after a unit that takes its time: done at once (seed 9168: it waited, and
+    was neither run nor timed out).
+    """
+    rig = Rig(notify("db"), service("web", relations=needs("db")))
+    rig.ask("start", "db", wait=False)
+    request = rig.ask("try-restart", "web")
+    assert rig.outcome(request)["web"] in ("skipped", "done")
+
+
+def test_014_a_hook_that_cannot_be_started_leaves_the_queued_start_alone() -> None:
+    """web's start waits, in spite of what it lacks; db fails and names web: that is refused, the queued job is not
+    touched (seed 9405: the unit was said to wait for a dependency while its job was queued).
+    """
+    rig = Rig(
+        notify("log"),
+        oneshot("db", relations={"on_failure": ("web",)}),
+        service("web", relations={**needs("ghost"), "after": (Dependency("log"),)}),
+    )
+    rig.ask("start", "log", wait=False)
+    request = rig.ask("start", "web", mode=JobMode.IGNORE_REQUIREMENTS)
+    rig.ask("start", "db")
+    rig.failed_to_spawn("db")
+    assert rig.shown("web") == "queued/dependency/success"
+    rig.up("log")
+    rig.spawned("web")
+    assert rig.outcome(request) == {"web": "done"}
