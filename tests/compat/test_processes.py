@@ -29,7 +29,7 @@ from tests.integration.supervisor_rig import SYSTEM_PYTHON, RunningSupervisor, s
 pytestmark = [pytest.mark.xdist_group("systemd-rows"), pytest.mark.slow]
 
 SHORT_S = 2.0
-"""A time-out that has to run out: what a process does before takes milliseconds, on a busy machine a few hundred [s]."""
+"""A time-out that has to run out: what a process does before takes milliseconds, when busy a few hundred [s]."""
 
 SETTLED_S = 30.0
 NEVER_CAME = "what the row says"
