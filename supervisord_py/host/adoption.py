@@ -297,7 +297,7 @@ def hand_over(lost: LostKeeper, access_of: Callable[[str], str]) -> int:
             }
         )
         pids.append([main.pid, spawn.id])
-    ids = sorted({tag for life in lost.lives for tag in life.tags})
+    ids = sorted({lost.last_id, *(tag for life in lost.lives for tag in life.tags)})
     inventory = {"units": units, "strays": [], "spawns": spawns, "pids": pids, "touched": [], "ids": ids}
     state = {
         "version": STATE_VERSION,

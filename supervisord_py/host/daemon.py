@@ -89,7 +89,6 @@ class Daemon:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._storing = asyncio.Lock()
         self._is_stopping = False
-        self._reexec: asyncio.Future[str | None] | None = None
         self._has_told_the_end = STOPPED_KEY in welcome.state
         self._instance = welcome.instance
         is_first = SOURCES_KEY not in welcome.state
@@ -162,7 +161,6 @@ class Daemon:
             on_order=self._order,
             on_lost=self._keeper_lost,
             on_preflight_failed=self._preflight_failed,
-            on_reexec=self._reexec_checked,
         )
         for unit in self._idle_outputs:
             self._hands.release(unit)
@@ -375,13 +373,10 @@ class Daemon:
         return durable
 
     async def reexec_keeper(self, peer: Peer, *, reason: str = "") -> tuple[bool, str | None]:
-        durable = await self._note_durably(
-            with_fields(command_record("daemon-reexec", (), peer, reason), result="queued")
-        )
-        if self._reexec is None or self._reexec.done():
-            self._reexec = self._loop.create_future()
+        record = with_fields(command_record("daemon-reexec", (), peer, reason), result="queued")
+        durable, refused = await self._note_durably(record), self._keeper.reexec_checked()
         self._driver.ask({"do": "reexec"})
-        return durable, await asyncio.shield(self._reexec)
+        return durable, await refused
 
     async def shutdown(self, peer: Peer, *, reason: str = "") -> bool:
         record = with_fields(command_record("shutdown", (), peer, reason), result="queued")
@@ -457,18 +452,11 @@ class Daemon:
             self._output.set_policy(unit, self._hands.policy_of(unit))
 
     def _load_units(
-        self,
-        *records: Record,
-        cause: int | None = None,
-        start_enabled: bool = True,
-        reverts: bool = False,
-        adopted: tuple[Adopted, ...] = (),
+        self, *records: Record, adopted: tuple[Adopted, ...] = (), start_enabled: bool = True, **why: Any
     ) -> None:
         """Give the core what was read; the sources are the manager's state from the moment that it is decided."""
         self._driver.submit(
-            UnitsLoaded(
-                self._loaded.unit_set, start_enabled=start_enabled, adopted=adopted, cause=cause, reverts=reverts
-            ),
+            UnitsLoaded(self._loaded.unit_set, start_enabled=start_enabled, adopted=adopted, **why),
             records=records,
             keep={SOURCES_KEY: self._sources.pack(), LAST_GOOD_KEY: self._changes.last_good.pack()},
         )
@@ -500,10 +488,6 @@ class Daemon:
     def _preflight_failed(self, reason: str) -> None:
         """A new manager was to take over and did not; this one goes on."""
         self._driver.note([Record("manager.unfit", Severity.ERROR, fields={"reason": reason})])
-
-    def _reexec_checked(self, refused: str | None) -> None:
-        if self._reexec is not None and not self._reexec.done():
-            self._reexec.set_result(refused)
 
     def _shut_down(self, origin: Origin, reason: str, cause: int | None) -> None:
         if not self._is_stopping:
@@ -581,7 +565,10 @@ async def _main() -> None:
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_stop_on_bug)
     keeper = KeeperClient(socket.socket(fileno=int(os.environ.pop(KEEPER_FD))), loop)
-    welcome = await keeper.hello()
+    try:
+        welcome = await keeper.hello()
+    except ConnectionError:
+        os._exit(0)  # the keeper is dead, or found another one fit before us
     try:
         daemon = Daemon(keeper, welcome)
     except NewerFormatError as newer:

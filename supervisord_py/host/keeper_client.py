@@ -141,7 +141,7 @@ class KeeperClient:
         self._on_order: Callable[[str], None]
         self._on_lost: Callable[[], None] | None = None
         self._on_preflight_failed: Callable[[str], None] | None = None
-        self._on_reexec: Callable[[str | None], None] | None = None
+        self._reexec: asyncio.Future[str | None] | None = None
         self.protocol = PROTOCOL
         self.version = ""
         self.pid = 0
@@ -166,7 +166,6 @@ class KeeperClient:
         on_order: Callable[[str], None],
         on_lost: Callable[[], None],
         on_preflight_failed: Callable[[str], None] | None = None,
-        on_reexec: Callable[[str | None], None] | None = None,
     ) -> None:
         """Deliver from now on, beginning with what came since the welcome, in its order.
 
@@ -176,10 +175,9 @@ class KeeperClient:
             on_order: ``stop``, ``kill``, ``reload`` or ``reopen``: a signal came to the keeper.
             on_lost: The keeper is gone, or this manager shall end; called once.
             on_preflight_failed: ``restart-manager`` came to nothing, and why.
-            on_reexec: Why no new image of the keeper can take over; None: it can, and does with the next manager.
         """
         self._on_facts, self._on_output, self._on_order = on_facts, on_output, on_order
-        self._on_lost, self._on_preflight_failed, self._on_reexec = on_lost, on_preflight_failed, on_reexec
+        self._on_lost, self._on_preflight_failed = on_lost, on_preflight_failed
         waiting, self._waiting = self._waiting, []
         for message, fds in waiting:
             self._deliver(message, fds)
@@ -232,6 +230,13 @@ class KeeperClient:
         answer = await self._ask({"op": "trees", "units": None if units is None else list(units)})
         trees: dict[str, list[int]] = answer["trees"]
         return trees
+
+    def reexec_checked(self) -> "asyncio.Future[str | None]":
+        """Return what the next check of a new image of the keeper will find: why it cannot take over, None when it
+        can, and does with the next manager."""
+        if self._reexec is None:
+            self._reexec = self._loop.create_future()
+        return asyncio.shield(self._reexec)
 
     async def _ask(self, question: dict[str, Any]) -> dict[str, Any]:
         if self._is_lost:
@@ -328,8 +333,9 @@ class KeeperClient:
             self._on_order(message["order"])
         elif "preflight-failed" in message and self._on_preflight_failed is not None:
             self._on_preflight_failed(message["preflight-failed"])
-        elif "reexec" in message and self._on_reexec is not None:
-            self._on_reexec(message["reexec"])
+        elif "reexec" in message and self._reexec is not None:
+            self._reexec.set_result(message["reexec"])
+            self._reexec = None
 
     def _lose(self) -> None:
         self._is_lost = True

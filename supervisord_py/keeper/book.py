@@ -3,7 +3,8 @@
 It is written when a process is booked, when another takes its place and when it says READY; never synced, because it
 outlives the keeper and need not outlive the machine. A line is ``{"spawn": {..}}``, the whole of what is to be known of
 one spawn (the last line of an id counts), or ``{"unit": NAME, "tags": [..]}``: by these spawn ids the unit's processes
-may be tagged though nothing else is known of those spawns. A file that cannot be written costs the adoption, no unit.
+may be tagged though nothing else is known of those spawns (no unit: the newest id that was seen). A file that cannot be
+written costs the adoption, no unit.
 """
 
 import json
@@ -37,6 +38,7 @@ class Book:
         try:
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
             self._fd = os.open(self._path + "~", flags, 0o600)
+            self._write({"unit": "", "tags": [self._inventory.newest_id]})
             for unit in self._inventory.units.values():
                 if unit.tags:
                     self._write({"unit": unit.name, "tags": list(unit.tags)})

@@ -193,6 +193,10 @@ class Inventory:
             self._ids.discard(self._ids_in_order.popleft())
         return False
 
+    @property
+    def newest_id(self) -> int:
+        return self._ids_in_order[-1] if self._ids_in_order else 0
+
     def add(self, spawn: Spawn, invocation: str | None) -> None:
         spawn.invocation = invocation
         self.spawns[spawn.pid] = spawn

@@ -264,6 +264,9 @@ def test_keeper_killed_again_and_again_runs_nothing_twice() -> None:
         operator = Restless(running.socket, [name for name, kind in kinds.items() if kind == "toggled"], chance)
         operator.start()
         for _ in range(KILLS):
+            if chance.random() < 0.6:
+                with running.client() as client:
+                    client.call("Ping")
             moment = chance.uniform(0, 0.3) if chance.random() < 0.3 else chance.uniform(0.2, 2.0)
             threading.Event().wait(moment)
             kill_keeper(running)
