@@ -388,7 +388,7 @@ class Recovers(Checker):
     def settled(self) -> None:
         texts = self.world.seen.texts
         for name in self._waiting:
-            unit = texts.get(name)
+            unit = texts.get(name) if name in self.world.seen.units.units else None
             if unit is None or unit.on_dependency_failure is OnDependencyFailure.FAIL or unit.conflicts:
                 continue
             if any(name in other.conflicts for other in texts.values()) or not self._can_start(unit):

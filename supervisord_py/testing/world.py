@@ -229,10 +229,8 @@ class World:
         calmer = without_cycles_of_lives(self.units)
         if calmer != self.units:
             self.submit(UnitsLoaded(calmer))
-        for name, life in sorted(self.seen.lives.items()):
-            service = life.unit.service
-            if name not in self.units.units and service is not None and service.runtime_max_ns is not None:
-                self.submit(self.clients.enter("stop", name))
+        for name in sorted(self.manager_units() - set(self.units.units) - set(self.units.bad)):
+            self.submit(self.clients.enter("stop", name))
 
     def _mend(self) -> None:
         """An operator starts what has failed: whatever waits for it has to come back by itself."""

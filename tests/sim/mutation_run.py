@@ -48,14 +48,22 @@ SURVIVED, KILLED_BY = 0, 10
 
 @dataclass(frozen=True)
 class Mutant:
-    """One slip: where, what, and the module as it would be."""
+    """One slip: where, what, and how it is made."""
 
     module: str
     path: Path
     line: int
     where: str
     what: str
-    source: str = field(repr=False)
+    place: tuple[object, ...] = field(repr=False)
+    new: ast.AST = field(repr=False)
+
+    @property
+    def source(self) -> str:
+        """The module as it would be."""
+        tree = ast.parse(self.path.read_text(encoding="utf-8"))
+        _put(tree, self.place, self.new)
+        return ast.unparse(ast.fix_missing_locations(tree))
 
     @property
     def key(self) -> str:
@@ -88,7 +96,7 @@ def _is_member(stmt: ast.stmt) -> bool:
 
 
 class Planter(ast.NodeVisitor):
-    """Finds every place for a slip in one module; each is told as a function that makes it in a copy of the tree."""
+    """Finds every place for a slip in one module; each is told as a path into the tree and what would stand there."""
 
     def __init__(self, enums: dict[str, list[str]]) -> None:
         self.enums = enums
@@ -233,13 +241,10 @@ def find_mutants(path: Path, enums: dict[str, list[str]]) -> Iterator[Mutant]:
     planter.visit(tree)
     module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
     for line, where, what, place, new in planter.places:
-        mutated = copy.deepcopy(tree)
-        _put(mutated, place, new)
-        source = ast.unparse(ast.fix_missing_locations(mutated))
-        yield Mutant(module, path, line, where, " ".join(what.split())[:160], source)
+        yield Mutant(module, path, line, where, " ".join(what.split())[:160], tuple(place), new)
 
 
-def _put(tree: ast.AST, place: list[object], new: ast.AST) -> None:
+def _put(tree: ast.AST, place: tuple[object, ...], new: ast.AST) -> None:
     owner: object = tree
     for step in place[:-1]:
         owner = owner[step] if isinstance(step, int) else getattr(owner, str(step))  # type: ignore[index]
@@ -257,7 +262,7 @@ class Changed(importlib.abc.MetaPathFinder, importlib.abc.SourceLoader):
     """Gives one module from a text, as if its file said that."""
 
     def __init__(self, mutant: Mutant) -> None:
-        self.mutant = mutant
+        self.mutant, self._source = mutant, mutant.source
 
     def find_spec(self, name: str, path: object, target: object = None) -> importlib.machinery.ModuleSpec | None:
         if name != self.mutant.module:
@@ -268,10 +273,10 @@ class Changed(importlib.abc.MetaPathFinder, importlib.abc.SourceLoader):
         return str(self.mutant.path)
 
     def get_data(self, path: str | bytes) -> bytes:
-        return self.mutant.source.encode()
+        return self._source.encode()
 
     def get_code(self, fullname: str) -> object:
-        return compile(self.mutant.source, str(self.mutant.path), "exec")
+        return compile(self._source, str(self.mutant.path), "exec")
 
 
 def judge(mutant: Mutant | None, seeds: int) -> int:
