@@ -176,6 +176,7 @@ class Ledger:
         state.sub = sub
         self.changed[name] = None
         if sub in REST:
+            state.phase_at_ns = None
             self.alive.pop(name, None)
         else:
             self.alive[name] = None

@@ -1,9 +1,11 @@
 """daemon-reload: what is new, changed, gone, bad."""
 
 import pytest
-from core_rig import NO_JITTER, Rig, commands, needs, notify, oneshot, service, target
+from core_rig import NO_JITTER, Rig, commands, needs, notify, oneshot, service, target, unit_set
 
 from supervisord_py.core import view
+from supervisord_py.core.actions import KillTree
+from supervisord_py.core.events import Now, UnitsLoaded
 from supervisord_py.core.manager import Manager
 from supervisord_py.model.states import KillMode, Restart, Role
 from supervisord_py.model.unit import (
@@ -157,28 +159,82 @@ def test_the_time_until_failures_are_forgotten_changes_at_once() -> None:
     assert rig.status("web").failures == 0
 
 
-def test_a_command_list_that_is_being_run_is_finished_as_it_began() -> None:
-    """The second reload command is the old one, although the list changed while the first ran; the next reload runs
-    the new list.
-    """
-    rig = Rig(service("web", exec_reload=commands("one", "two")), start=True)
+def test_the_end_of_a_run_changes_at_once() -> None:
+    """runtime-max-sec counts from when the unit came up, whatever reloads of its own lie between."""
+    rig = Rig(service("web", exec_reload=commands("again"), runtime_max_ns=100 * SECOND_NS), start=True)
     rig.spawned("web")
+    rig.later(50)
     rig.ask("reload", "web")
-    rig.load(service("web", exec_reload=commands("new"), timeout_stop_ns=SECOND_NS))
     rig.exited("web", 0, role=Role.RELOAD, empty=False)
+    rig.load(service("web", exec_reload=commands("again"), runtime_max_ns=60 * SECOND_NS))
+    rig.later(9)
+    assert rig.status("web").sub_state == "running"
+    rig.later(2)
+    assert rig.status("web").sub_state == "stop-sigterm"
+
+
+def test_a_time_out_of_a_shutdown_stays() -> None:
+    """What the shutdown allows is not lengthened by a reload that comes too late."""
+    rig = Rig(service("web", timeout_stop_ns=10 * SECOND_NS), start=True)
+    rig.spawned("web")
+    rig.shut_down(90)
+    rig.load(service("web", timeout_stop_ns=80 * SECOND_NS))
+    rig.later(11)
+    assert rig.status("web").sub_state == "stop-sigkill"
+
+
+def test_a_phase_has_its_beginning_on_another_boots_clock_too() -> None:
+    """A state that is moved to another clock counts a changed time-out from the same moment."""
+    rig = Rig(service("web", timeout_stop_ns=10 * SECOND_NS), start=True)
+    rig.spawned("web")
+    rig.ask("stop", "web")
+    shift_ns = 7000 * SECOND_NS
+    moved = Manager.restore(rig.state, rig.units, shift_ns=shift_ns)
+    now = Now(rig.mono_ns + shift_ns, rig.mono_ns, rig.mono_ns, 500)
+    moved.handle(UnitsLoaded(unit_set(service("web", timeout_stop_ns=30 * SECOND_NS))), now)
+    assert moved.deadline_ns() == rig.mono_ns + shift_ns + 30 * SECOND_NS
+
+
+def test_a_unit_at_rest_is_in_no_phase() -> None:
+    """Nothing of a life's clock stays in the state of a unit that is down."""
+    rig = Rig(service("web"), start=True)
+    rig.spawned("web")
+    assert "phase_at_ns" in rig.state["unit/web"]
+    rig.ask("stop", "web")
+    rig.exited("web", signal=15)
+    assert "phase_at_ns" not in rig.state["unit/web"]
+    rig = Rig(service("web", relations=needs("ghost")), start=True)
+    assert rig.shown("web") == "inactive/dependency/dependency"
+    assert "phase_at_ns" not in rig.state["unit/web"]
+
+
+@pytest.mark.parametrize("role", [Role.RELOAD, Role.STOP, Role.STOP_POST])
+def test_a_command_list_that_is_being_run_is_finished_as_it_began(role: Role) -> None:
+    """The second command is the old one, although the list changed while the first ran."""
+    key = f"exec_{role.value.replace('-', '_')}"
+    rig = Rig(service("web", **{key: commands("one", "two")}), start=True)
+    rig.spawned("web")
+    rig.ask("reload" if role is Role.RELOAD else "stop", "web")
+    if role is Role.STOP_POST:
+        rig.exited("web", signal=15)
+    rig.load(service("web", **{key: commands("new")}, timeout_stop_ns=SECOND_NS))
+    rig.exited("web", 0, role=role, empty=False)
     assert rig.spawns[-1].command.words == ("two",)
-    rig.exited("web", 0, role=Role.RELOAD, empty=False)
-    rig.ask("reload", "web")
-    assert rig.spawns[-1].command.words == ("new",)
+    if role is Role.RELOAD:
+        rig.exited("web", 0, role=role, empty=False)
+        rig.ask("reload", "web")
+        assert rig.spawns[-1].command.words == ("new",), "the next reload runs the new list"
 
 
 def test_a_stop_keeps_the_kill_mode_that_it_began_with() -> None:
-    """With kill-mode process nobody would wait for what is left, and the stop that waits for it would never end."""
-    rig = Rig(service("web"), start=True)
+    """With kill-mode process nobody would kill what is left, and the stop that waits for it would be stuck."""
+    rig = Rig(service("web", timeout_stop_ns=10 * SECOND_NS), start=True)
     rig.spawned("web")
     stop = rig.ask("stop", "web")
+    rig.load(service("web", timeout_stop_ns=10 * SECOND_NS, kill=KillPolicy(mode=KillMode.PROCESS)))
     rig.exited("web", signal=15, empty=False)
-    rig.load(service("web", kill=KillPolicy(mode=KillMode.PROCESS)))
+    rig.later(11)
+    assert rig.did(KillTree) == [KillTree("web", 9)]
     rig.emptied("web")
     assert rig.outcome(stop) == {"web": "done"}
 
