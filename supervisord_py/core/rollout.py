@@ -33,6 +33,7 @@ from supervisord_py.core.events import CommandRequested
 from supervisord_py.core.graph import Graph
 from supervisord_py.core.installing import apply
 from supervisord_py.core.ledger import Ledger
+from supervisord_py.core.orders import who
 from supervisord_py.core.state import (
     REST,
     STARTING,
@@ -118,6 +119,8 @@ def request(ledger: Ledger, event: CommandRequested) -> list[Outcome]:
             max_unavailable=options.max_unavailable,
             probation_ns=options.probation_ns,
             reverts=options.reverts,
+            by=who(event.origin),
+            note=event.reason,
             cause=cause,
         )
     )
@@ -451,7 +454,8 @@ def _restart_together(ledger: Ledger, rollout: Rollout, names: list[str]) -> boo
 
 
 def _goal(rollout: Rollout, anchors: tuple[tuple[str, JobType], ...]) -> Goal:
-    return Goal(anchors, JobOrigin.COMMAND, cause=rollout.cause)
+    reason = f"{rollout.verb} goes back: {rollout.message}" if rollout.phase is RolloutPhase.BACK else ""
+    return Goal(anchors, JobOrigin.COMMAND, by=rollout.by, note=rollout.note, reason=reason, cause=rollout.cause)
 
 
 def _job_type(ledger: Ledger, rollout: Rollout, name: str) -> JobType:

@@ -365,6 +365,10 @@ class Rollout(Struct, omit_defaults=True):
     """0: all at once."""
     probation_ns: int = 0
     reverts: bool = False
+    by: str = ""
+    """Who asked for it."""
+    note: str = ""
+    """The reason that they gave."""
     phase: RolloutPhase = RolloutPhase.FORWARD
     failed: str | None = None
     """The unit whose failure ended the way forward."""
