@@ -280,3 +280,18 @@ def test_order_is_that_of_dependencies_through_units_that_stay() -> None:
         "w@10": service("w@10"),
     }
     assert in_order(Graph(units), ("web", "zdb", "w@10", "w@2")) == ["w@2", "w@10", "zdb", "web"]
+
+
+def test_a_probation_is_shifted_with_the_clock() -> None:
+    """A state that another boot's clock wrote: the end of the probation is as far away as it was."""
+    story = up(*OLD) >> load(*NEW) >> roll(probation_s=10) << signal("w@1")
+    assert cycled(story, "w@1") >> notify("w@1", READY="1")
+    scene = story.scene
+    at_ns = scene.manager.deadline_ns()
+    assert at_ns is not None
+    moved = Manager.restore(scene.manager.snapshot(), scene.units, shift_ns=5_000_000_000)
+    assert moved.ledger.rollout is not None
+    assert scene.manager.ledger.rollout is not None
+    ends = [each.ledger.rollout.units["w@1"].good_at_ns for each in (scene.manager, moved)]
+    assert ends[1] == ends[0] + 5_000_000_000
+    assert moved.deadline_ns() == at_ns + 5_000_000_000
