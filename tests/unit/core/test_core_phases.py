@@ -34,7 +34,7 @@ def test_a_condition_that_holds_lets_the_start_go_on() -> None:
 
 @pytest.mark.parametrize("code", [1, 254])
 def test_a_condition_that_does_not_hold_skips_the_start(code: int) -> None:
-    """1 to 254: the unit is inactive, not failed, its start job ends well, as skipped, and no policy starts it again."""
+    """1 to 254: the unit is inactive, not failed, its start job was skipped, and no policy starts it again."""
     rig = Rig(service("web", restart=ALWAYS, exec_condition=commands("c1", "c2")))
     request = rig.ask("start", "web")
     rig.exited("web", code)
