@@ -362,6 +362,7 @@ class Driver:
                 journalled=self._journal.journalled,
                 requests=requests,
                 on_sent=in_custody,
+                deadline_ns=self.manager.deadline_ns(),
             )
         except Exception as error:  # raised again
             # What was decided is in nobody's custody now: whoever asked for it, this manager must not decide more.

@@ -19,12 +19,13 @@ BOOK_MAX = 1 << 20
 
 
 class Book:
+    """Nothing is written before the first ``rewrite``: a copy that only tries whether it could go on has a book too."""
+
     def __init__(self, path: str, inventory: Inventory) -> None:
         self._path, self._inventory = path, inventory
         self._fd = -1
         self._size = self._limit = 0
         self._is_told = False
-        self.rewrite()
 
     def note(self, spawn: Spawn) -> None:
         """Write what is true of a spawn now; raises nothing."""

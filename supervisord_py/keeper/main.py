@@ -105,6 +105,7 @@ class Keeper:
 
     def run(self) -> int:
         """Keep until the end; return the exit code."""
+        self._book.rewrite()
         self._managers.resume()
         gc.collect()
         gc.freeze()

@@ -170,6 +170,9 @@ def test_unfit_manager_keeps_the_old_image() -> None:
         fact = manager.fact("reexecuted", new=None)
         assert "ended before it was ready" in fact["refused"]
         assert "--resume" not in command_line(rig.pid)
+        manager.commit(spawn(1, "a", "sleep", "1000"))
+        manager.fact("spawned", id=1)
+        assert '"id":1,' in (rig.runtime / "book").read_text(), "the copy that tried has left our book alone"
         manager = reexec(rig, manager)
         assert manager.fact("reexecuted", refused=None)
 

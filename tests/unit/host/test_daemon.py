@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -25,6 +26,7 @@ class Commit(msgspec.Struct):
     state: dict[str, str | None]
     lines: list[tuple[int, str]]
     requests: list[dict[str, Any]]
+    deadline_ns: int | None
 
     @property
     def events(self) -> list[str]:
@@ -57,8 +59,9 @@ class FakeKeeper:
         journalled: int,
         requests: Sequence[dict[str, Any]],
         on_sent: Callable[[], None],
+        deadline_ns: int | None,
     ) -> None:
-        commit = Commit(dict(state), list(lines), list(requests))
+        commit = Commit(dict(state), list(lines), list(requests), deadline_ns)
         self.commits.append(commit)
         on_sent()
         self.on_commit(commit)
@@ -163,6 +166,21 @@ def test_first_manager_killed_before_its_first_decision_has_a_successor_that_sta
             await until(lambda: third.commits, "its first commit")
             assert "manager.restarted" in third.commits[0].events
             assert spawned(third) == []
+
+    drive(main())
+
+
+def test_keeper_knows_when_the_manager_wants_to_act_next(tmp_path: Path) -> None:
+    """With a start that has a time limit under way, each commit says when that is over: a manager that sleeps through
+    it is hung."""
+
+    async def main() -> None:
+        async with manager(tmp_path) as (made, keeper):
+            await until(all_spawned(keeper), "the spawns")
+            deadline_ns = keeper.commits[-1].deadline_ns
+            assert deadline_ns is not None
+            assert deadline_ns == made.manager.deadline_ns()
+            assert deadline_ns > time.monotonic_ns()
 
     drive(main())
 
