@@ -146,10 +146,8 @@ class UnitWatch:
             self._schedule()
 
     def _matters(self, change: inotify.Change) -> bool:
-        if change.mask & inotify.OVERFLOW:
-            return True
         if change.watch not in self._watches:
-            # One that we have ended says so; one that is being set is not known yet.
+            # One that we have ended says so; one that is being set is not known yet, and lost events have none.
             return not change.mask & inotify.IGNORED
         names = self._watches[change.watch]
         if not change.name:

@@ -4,10 +4,9 @@ made without a reason.
 
 import asyncio
 import errno
-import os
 import select
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -35,7 +34,9 @@ class Watched:
         self.settings = root / "supervisord.toml"
         self.places = default_places({}, 0, str(root))
         self.looks = 0
-        self.seen = asyncio.Event()
+        self.after_reading: Callable[[], None] = lambda: None
+        """Called in the thread of each look when it has read everything."""
+        self.pauses: list[float] = []
         self.loaded = self.read()
         self.watch = UnitWatch(asyncio.get_running_loop(), [str(self.units), str(self.settings)], self._begin)
 
@@ -51,10 +52,13 @@ class Watched:
     def _begin(self) -> Callable[[], SourceMarks]:
         loaded = self.loaded
         _, result = loaded.build()
+        self.pauses.append(self.watch._pause_s)
 
         def look() -> SourceMarks:
             self.looks += 1
-            return compare_sources(loaded, self.read(), result.names)
+            now = self.read()
+            self.after_reading()
+            return compare_sources(loaded, now, result.names)
 
         return look
 
@@ -305,45 +309,104 @@ def test_no_room_for_watches_is_a_warning(tmp_path: Path, monkeypatch: pytest.Mo
         await world.until()
         assert world.watch.problem is None
 
+    async def by_a_reload(world: Watched) -> None:
+        patch.undo()
+        world.reload()
+        await world.settled()
+        assert world.watch.problem is None
+
     shutil.rmtree(tmp_path / "units")
     if call == "add":
         watched(tmp_path, again)
+        shutil.rmtree(tmp_path / "units")
+        with monkeypatch.context() as patch:
+            patch.setattr(Inotify, "add", full)
+            watched(tmp_path, by_a_reload)
 
 
-def test_what_happens_while_a_look_or_a_load_is_under_way_counts(tmp_path: Path) -> None:
-    """A file that is written after a look read it, and one that is written after a reload read it, are marked."""
+def test_what_happens_while_a_look_is_under_way_counts(tmp_path: Path) -> None:
+    """A file that is written after a look has read it is marked by the next one; while that goes on, looks become
+    rarer, and then prompt again.
+    """
 
     async def talk(world: Watched) -> None:
+        texts = ["# 1\n", "# 2\n", "# 3\n"]
+
+        def write() -> None:
+            if texts:
+                happened = world.watch.happened
+                (world.units / "web.toml").write_text(SLEEP + texts.pop())
+                while world.watch.happened == happened:
+                    select.select([], [], [], 0.005)
+
+        world.pauses.clear()
+        world.after_reading = write
+        (world.units / "db.toml").touch()
+        await world.until("web")
+        await world.settled()
+        assert world.pauses == pytest.approx([0.1, 0.2, 0.4, 0.8])
+        assert world.watch._pause_s == unit_watch.QUIET_S
+
+    watched(tmp_path, talk)
+
+
+def test_what_happens_while_files_are_loaded_counts(tmp_path: Path) -> None:
+    """A file that is written after a reload has read it is marked, although a look at it was made before the reload
+    was done.
+    """
+
+    async def talk(world: Watched) -> None:
+        since, read = world.watch.happened, world.read()
         (world.units / "web.toml").write_text("")
         await world.until("web")
-        since = world.watch.happened
-        world.loaded = world.read()
-        (world.units / "web.toml").write_text(SLEEP)
-        await asyncio.sleep(0)
-        async with asyncio.timeout(20):
-            while world.watch.happened == since:
-                await turn()
+        await world.settled()
+        (world.units / "db.toml").write_text("")
+        await world.until("db web")
+        await world.settled()
+        world.loaded = read
+        world.watch.marks = SourceMarks()
         world.watch.loaded(since)
+        await world.until("db web")
+
+    watched(tmp_path, talk)
+
+
+def test_a_folder_that_comes_while_watches_are_set_is_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was not there when the folders were listed, and no watch could tell that it came."""
+    listed = unit_watch.folders_to_watch
+
+    def late(paths: Iterable[str]) -> dict[str, unit_watch.Names]:
+        found = listed(paths)
+        (tmp_path / "units" / "web.toml.d").mkdir(exist_ok=True)
+        return found
+
+    monkeypatch.setattr(unit_watch, "folders_to_watch", late)
+
+    async def talk(world: Watched) -> None:
+        (world.units / "web.toml.d" / "a.toml").write_text("[service]\n")
         await world.until("web")
 
     watched(tmp_path, talk)
 
 
 def test_other_files_in_the_folder_wake_nobody(tmp_path: Path) -> None:
-    """A log that is written beside the units, and a file that is only read, cause no look."""
+    """A log that is written beside the units asks for no look, and nor does the end of a watch of our own."""
 
     async def talk(world: Watched) -> None:
-        looks = world.looks
+        matters, seen = world.watch._matters, {}
+
+        def note(change: inotify.Change) -> bool:
+            seen[change.name] = matters(change)
+            return seen[change.name]
+
+        world.watch._matters = note  # type: ignore[method-assign]
         (world.units / "app.log").write_text("x")
         (world.units / "app.log").unlink()
-        (world.units / "web.toml").read_text()
-        os.utime(world.units)
-        (world.units / "web.toml").write_text(SLEEP)
-        await world.settled()
-        # The last one is the only one that could have changed a unit.
-        assert world.looks <= looks + 2
-        await asyncio.sleep(0)
-        assert world.marks == ([], [], False)
+        (world.units / "web.toml").write_text("")
+        await world.until("web")
+        assert seen == {"app.log": False, "web.toml": True}
+        assert not matters(inotify.Change(9999, inotify.IGNORED, ""))
+        assert matters(inotify.Change(9999, inotify.CREATE, "new.toml"))
 
     watched(tmp_path, talk)
 
