@@ -163,12 +163,15 @@ def refuse_automatic_start(ledger: Ledger, name: str) -> str | None:
         state.starts_ns = counted
         return None
     span = "" if limit.interval_ns is None else f" within {format_timespan(limit.interval_ns)}"
+    had_failed = state.sub is SubState.FAILED
     ledger.set_sub(name, SubState.FAILED)
     ledger.arm_phase(name, None)
     state.result, state.ending = Result.START_LIMIT_HIT, Ending.ITSELF
     state.message = f"it was started {limit.burst} times{span}; start it when it is mended"
     fields = {"result": state.result.value, "message": state.message, "failures": state.failures, "limit_hit": True}
-    ledger.record("unit.failed", name, severity=Severity.ERROR, fields=fields)
+    if not had_failed:
+        # A failed unit that another upholds stays failed: that was told, and has started its handlers.
+        ledger.record("unit.failed", name, severity=Severity.ERROR, fields=fields)
     return state.message
 
 

@@ -259,6 +259,22 @@ def test_upholding_ends_at_the_start_limit() -> None:
     assert rig.launched().count("web") == 3
 
 
+def test_a_failed_unit_at_its_start_limit_fails_once() -> None:
+    """web crashes, and its limit keeps it from being started for the upholder: one failure, one call of its handler."""
+    limited = RestartPolicy(restart=Restart.NO, jitter=0.0, failures=0, limit=StartLimit(10_000_000_000, 1))
+    rig = running(
+        service("keeper", relations=on("upholds", "web")),
+        service("web", relations={"on_failure": ("alert",)}, restart=limited),
+        service("alert"),
+        start=("keeper",),
+    )
+    rig.spawned("web")
+    rig.crash("web")
+    assert rig.shown("web") == "failed/failed/start-limit-hit"
+    assert rig.events("web").count("unit.failed") == 1
+    assert rig.launched().count("alert") == 1
+
+
 def test_upholding_does_not_replace_a_stop_that_is_asked_for() -> None:
     """db goes down and takes web along: web is not started again over the stop of what it needs."""
     rig = running(
