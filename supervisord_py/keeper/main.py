@@ -56,11 +56,9 @@ class Keeper:
         self._socket_path: str = self._config["socket"] or f"{self._runtime}/control.sock"
         if state is None or adopted is not None:
             self._kept = [fd for fd in self._kept if adopted is None or fd not in adopted["fds"]]
-            self._lock = _prepare_folder(self._runtime, None if adopted is None else adopted["lock"])
-            self._listener = self._listen()
             self._instance = int.from_bytes(os.urandom(4), "big") & 0xFFFFF if adopted is None else adopted["instance"]
-            # For the next `run`, should this keeper be killed: the processes it leaves carry this number in their tag.
-            os.write(self._lock, b"%d\n" % self._instance)
+            self._lock = _prepare_folder(self._runtime, None if adopted is None else adopted["lock"], self._instance)
+            self._listener = self._listen()
         else:
             self._lock, self._listener = state["lock"], socket.socket(fileno=state["listener"])
             self._socket_inode, self._instance = state["socket_inode"], state["instance"]
@@ -280,6 +278,7 @@ class Keeper:
         """No new manager took over: then we do not leave either."""
         if self._handover.is_wanted:
             self._handover.is_wanted = False
+            self._managers.send({"reexec": reason})
             self._custody.put({"fact": "reexecuted", "old": _VERSION, "new": None, "refused": reason})
 
     def is_leaving(self) -> bool:
@@ -323,7 +322,7 @@ class Keeper:
             if not os.path.exists(f"{self._runtime}/lock"):
                 lock = os.open(f"{self._runtime}/lock", flags, 0o600)
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                os.write(lock, b"%d\n%d\n" % (os.getpid(), self._instance))
+                _sign_lock(lock, self._instance)
                 os.dup2(lock, self._lock, inheritable=False)
                 os.close(lock)
             old, self._listener = self._listener, self._listen()
@@ -359,7 +358,17 @@ class Keeper:
             _unlink(f"{self._runtime}/lock")
 
 
-def _prepare_folder(runtime: str, lock: int | None) -> int:
+def _sign_lock(lock: int, instance: int) -> None:
+    """Write pid and instance number at once: a keeper that is killed has left both, or what was there before.
+
+    They are for the next `run`: the processes that a killed keeper leaves carry the number in their tag.
+    """
+    words = b"%d\n%d\n" % (os.getpid(), instance)
+    os.pwrite(lock, words, 0)
+    os.ftruncate(lock, len(words))
+
+
+def _prepare_folder(runtime: str, lock: int | None, instance: int) -> int:
     """Make the runtime folder and take its lock, unless ``run`` holds it already; return the lock's descriptor.
 
     Exits with 1 when that cannot be.
@@ -381,8 +390,7 @@ def _prepare_folder(runtime: str, lock: int | None) -> int:
             if not (os.path.exists(path) and os.path.samestat(os.fstat(lock), os.stat(path))):
                 os.close(lock)  # its last holder removed it between our open and our lock
                 lock = None
-        os.ftruncate(lock, 0)
-        os.write(lock, b"%d\n" % os.getpid())
+        _sign_lock(lock, instance)
         os.makedirs(f"{runtime}/n", 0o711, exist_ok=True)
         os.chmod(f"{runtime}/n", 0o711)
         _empty_folder(f"{runtime}/n")

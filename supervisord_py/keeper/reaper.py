@@ -48,7 +48,8 @@ class Reaper:
         units = self._inventory.units
         for given in packed["units"]:
             if given["notify"] is not None:
-                self.notify.unpack(units[given["name"]], given["notify"])
+                box = partial(self.notify.unpack, units[given["name"]], given["notify"])
+                self._loop.guard(box, of_unit=True)
             for pid, pidfd in list(units[given["name"]].followed.items()):
                 self.follower.watch(units[given["name"]], pid, pidfd)
         for spawn in [spawn for unit in units.values() for spawn in unit.starting]:
