@@ -32,6 +32,11 @@ def list_units(manager: Manager) -> list[str]:
     return sorted({**ledger.set.units, **ledger.set.bad, **ledger.texts, **ledger.globals.vanished})
 
 
+def active_states(manager: Manager) -> list[ActiveState]:
+    """Return the state of every unit, by name."""
+    return [manager.ledger.shown_active(name) for name in list_units(manager)]
+
+
 def is_over(manager: Manager) -> bool:
     """Tell whether the end of the supervisor is decided (``ExitSupervisor``).
 

@@ -25,7 +25,7 @@ from supervisord_py.core.actions import Refusal, Reply, RevertUnits
 from supervisord_py.core.events import Adopted, CommandRequested, Origin, ShutdownForced, ShutdownRequested, UnitsLoaded
 from supervisord_py.core.manager import Manager
 from supervisord_py.core.snapshot import NewerFormatError
-from supervisord_py.core.view import is_over, lives, reload_plan, rollout_units, unit_status
+from supervisord_py.core.view import active_states, is_over, lives, reload_plan, rollout_units, unit_status
 from supervisord_py.host.accounts import Accounts
 from supervisord_py.host.adoption import adopted_lives
 from supervisord_py.host.cgroups import UnitGroups, find_place
@@ -57,6 +57,7 @@ from supervisord_py.host.sources import SOURCES_KEY, Sources, places_of, read_so
 from supervisord_py.host.start_records import lost_record, start_record
 from supervisord_py.host.unit_changes import UnitChanges
 from supervisord_py.host.unit_watch import SourceMarks, UnitWatch, compare_sources
+from supervisord_py.host.upward import Upward, status_line
 from supervisord_py.host.usage import sample
 from supervisord_py.keeper.protocol import KEEPER_FD
 from supervisord_py.model.changes import compare_settings
@@ -139,6 +140,7 @@ class Daemon:
         self._server = build_control_server(
             welcome.listeners["control"], self, whose=keeper.whose, own_uid=os.getuid(), on_bug=self._tell_bug
         )
+        self._upward = Upward(lambda: status_line(active_states(self._manager)))
         self._journal.attach(self._driver.note)
         self._journal.on_rotated.append(lambda: self._spawn_task(self._store_snapshot()))
         started = start_record(welcome, recovery, keeper.pid, self._loaded.unit_set if is_first else None)
@@ -175,6 +177,8 @@ class Daemon:
         wanted = RecordFilter() if self._config["events"] == "all" else RecordFilter(severity="warning")
         self._spawn_task(Console(1, colour=self._config["colour"]).show(self.journal_follow(wanted, 0)))
         self._server.start()
+        # The units that were loaded are the core's when the first batch is done.
+        self._changed.add_done_callback(lambda _: self._upward.ready())
         self._watch.start(self._first_look_s)
         gc.collect()
         gc.freeze()
@@ -184,6 +188,7 @@ class Daemon:
         """Let go of connections, files and threads and decide nothing: what is left is what a killed manager leaves."""
         await self._server.close()
         await self._watch.close()
+        self._upward.close()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -289,7 +294,8 @@ class Daemon:
 
     async def reload(self, peer: Peer, *, reason: str = "", plan: bool = False) -> ReloadReport:
         async with self._changes.lock:
-            return await self._reload(peer, reason=reason, plan=plan)
+            with contextlib.nullcontext() if plan else self._upward.reloading():
+                return await self._reload(peer, reason=reason, plan=plan)
 
     async def _reload(self, peer: Peer, *, reason: str, plan: bool) -> ReloadReport:
         seen = self._watch.happened
@@ -492,6 +498,7 @@ class Daemon:
     def _shut_down(self, origin: Origin, reason: str, cause: int | None) -> None:
         if not self._is_stopping:
             self._is_stopping = True
+            self._upward.stopping()
             timeout_ns = self._settings.supervisor.shutdown_timeout_ns
             self._driver.submit(
                 ShutdownRequested(SHUTDOWN_TIMEOUT_NS if timeout_ns is None else timeout_ns, origin, reason, cause)
@@ -527,18 +534,11 @@ class Daemon:
         if not self._changed.done():
             self._changed.set_result(None)
         self._changed = self._loop.create_future()
+        self._upward.changed()
 
     def _output_trouble(self, trouble: OutputTrouble) -> None:
-        self._driver.note(
-            [
-                Record(
-                    "unit.limit",
-                    Severity.WARNING,
-                    unit=trouble.unit,
-                    fields={"limit": "output", "problem": trouble.problem, "dropped_bytes": trouble.dropped_bytes},
-                )
-            ]
-        )
+        fields = {"limit": "output", "problem": trouble.problem, "dropped_bytes": trouble.dropped_bytes}
+        self._driver.note([Record("unit.limit", Severity.WARNING, unit=trouble.unit, fields=fields)])
 
     def _tell_bug(self, where: str, error: Exception) -> None:
         """A method of the control interface failed: the call has ended with it, decisions are not touched."""

@@ -181,7 +181,7 @@ class Managers:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             theirs.set_inheritable(True)
-            env = {**os.environ, KEEPER_FD: str(theirs.fileno())}
+            env = {**self._keeper.upward.environment(), KEEPER_FD: str(theirs.fileno())}
             plan = Plan({"argv": self._argv, "env": env, "cwd": ".", "umask": 0o022, "sigpipe": True}, -1, {})
             pid, report = self._spawner.execute(plan)
         self.pids.add(pid)

@@ -30,6 +30,7 @@ from supervisord_py.keeper.inventory import Inventory, walk
 from supervisord_py.keeper.loop import PAUSE_NS, SIGNAL, Loop, say
 from supervisord_py.keeper.protocol import CONFIG_DEFAULTS, PROTOCOL
 from supervisord_py.keeper.reaper import Reaper
+from supervisord_py.keeper.upward import Upward
 
 _VERSION: str = supervisord_py.__version__
 RUNTIME_DIR_MAX = 80
@@ -68,6 +69,7 @@ class Keeper:
         limits = {name: (soft, hard) for name, (soft, hard) in (state or {}).get("limits", {}).items()}
         self._spawner = spawner = Spawner(self._instance, self._config["spawner"], limits)
         self.inventory = Inventory(self._instance, self._custody.put)
+        self.upward = Upward(f"{self._runtime}/n", self._loop, self._manager_pid, (state or {}).get("upward"))
         self._managers = Managers(self._config, self._loop, spawner, self._custody, self)
         self._reaper = Reaper(
             self._loop, self.inventory, spawner, self._custody.put, f"{self._runtime}/n",
@@ -104,6 +106,7 @@ class Keeper:
     def run(self) -> int:
         """Keep until the end; return the exit code."""
         self._book.rewrite()
+        self.upward.start_beating()
         self._managers.resume()
         gc.collect()
         gc.freeze()
@@ -138,6 +141,7 @@ class Keeper:
             self._managers.preflight()
         elif number in STOPS and self._stopping is None:
             self._stopping = "stop"
+            self.upward.stopping()
             if (timeout_s := self._config["shutdown_timeout_s"]) is not None:
                 self._give_up_at(time.monotonic_ns() + int(timeout_s * SECOND_NS) + GRACE_NS)
             self._managers.order("stop")
@@ -158,6 +162,7 @@ class Keeper:
         """Kill what is left, end the manager, and let ``run`` return when nothing is left."""
         if not self.is_ending:
             self._exit_code = code
+            self.upward.stopping()
             self._loop.set_timer("end", time.monotonic_ns() + 2 * GRACE_NS, self._abandon)
             self._requests.clear()
             self._loop.guard(self._managers.end_all)
@@ -172,6 +177,9 @@ class Keeper:
             self._clean_up()
         finally:
             os._exit(1)
+
+    def _manager_pid(self) -> int | None:
+        return None if self._managers.current is None else self._managers.current.pid
 
     def _is_alone(self) -> bool:
         try:
@@ -246,13 +254,15 @@ class Keeper:
         for unit in inventory["units"]:
             held += [*(unit["output"] or ()), *(unit["notify"] or ())[1:2], *(fd for _, fd in unit["followed"])]
         managers = self._managers.pack()
+        upward = self.upward.pack()
+        held += (upward or [])[1:2]
         held += [spawn["report"] for spawn in inventory["spawns"] if spawn["report"] is not None]
         held += (managers["current"] or ())[1:2]
         return {
             "fds": held, "kept": self._kept, "lock": self._lock, "listener": self._listener.fileno(),
             "socket_inode": self._socket_inode, "instance": self._instance, "limits": self._spawner.given,
             "old": _VERSION, "lost": self._lost, "stopping": self._stopping, "shutdown_ns": self._shutdown_ns,
-            "custody": self._custody.pack(), "managers": managers, "inventory": inventory,
+            "custody": self._custody.pack(), "managers": managers, "upward": upward, "inventory": inventory,
             "ended": self._reaper.pack(), "requests": list(self._requests),
         }  # fmt: skip
 

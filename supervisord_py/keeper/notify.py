@@ -21,10 +21,16 @@ DATAGRAM_MAX = 4096
 _ROOM = socket.CMSG_SPACE(12) + socket.CMSG_SPACE(4 * 253)
 
 
+def make_folder(folder: str) -> None:
+    """Make the folder of all sockets if it is gone: a logout may have taken it with everything in it."""
+    os.makedirs(os.path.dirname(folder), 0o755 if os.geteuid() == 0 else 0o700, exist_ok=True)
+    os.makedirs(folder, 0o711, exist_ok=True)
+
+
 class Mailbox:
     """A bound socket; with ``fd`` the one that an image of the keeper before this one has bound."""
 
-    def __init__(self, path: str, fd: int | None = None) -> None:
+    def __init__(self, path: str, fd: int | None = None, *, mode: int = 0o666) -> None:
         self.path = path
         if fd is not None:
             self.socket = socket.socket(fileno=fd)
@@ -32,7 +38,7 @@ class Mailbox:
             self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
             self.socket.bind(path)
-            os.chmod(path, 0o666)
+            os.chmod(path, mode)
         self.access = "none"
         self.depth = int(read("/proc/sys/net/unix/max_dgram_qlen") or 1000) + 2
         """No more datagrams can wait in it: reading as many reads all that was sent before, whoever goes on sending."""
@@ -63,9 +69,7 @@ class Notify:
             self.drain(unit)
             self.close(unit)
         if unit.notify is None:
-            # A logout may have taken the folder with everything in it.
-            os.makedirs(os.path.dirname(self._folder), 0o755 if os.geteuid() == 0 else 0o700, exist_ok=True)
-            os.makedirs(self._folder, 0o711, exist_ok=True)
+            make_folder(self._folder)
             # 96 random bits: who does not know the name cannot send. No more, because a socket's path has 107 bytes.
             unit.notify = Mailbox(f"{self._folder}/{os.urandom(12).hex()}")
             self.resume(unit)
