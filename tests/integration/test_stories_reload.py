@@ -184,6 +184,6 @@ def test_horust_2_reload_on_a_hangup() -> None:
         write(running, "web", f'[unit]\ndescription = "new"\n{SLEEP}')
         write(running, "new", SLEEP)
         os.kill(running.keeper_pid, signal.SIGHUP)
-        running.wait_state("new", "active")
+        until(lambda: running.supctl("status", "new").returncode == 0, "the new unit")
         assert running.status("web")["description"] == "new"
         assert pids(running, "web") == before
