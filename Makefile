@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run test check lint format bench clean
+.PHONY: run test check lint format bench soak mutate clean
 
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; set PYTHON=")'
@@ -34,6 +34,12 @@ format: $(READY)
 
 bench: $(READY)  ## beside supervisor, circus and a C loop; writes docs/performance.md
 	$(BIN)/python bench/run.py
+
+soak: $(READY)  ## simulated worlds on all cores for HOURS=N; stops at the first violation
+	$(BIN)/python -m supervisord_py.testing.soak --hours $(or $(HOURS),1)
+
+mutate: $(READY)  ## one slip at a time in core/: prints what the fast tests do not notice (SAMPLE=N for a part)
+	$(BIN)/python tests/sim/mutation_run.py $(if $(SAMPLE),--sample $(SAMPLE))
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -20,7 +20,7 @@ PR_SET_CHILD_SUBREAPER = 36
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say how the rows of what systemd did came out."""
+    """Say how the rows of what systemd did came out, and what else tests have found out about the whole."""
     reports = [
         (report.nodeid, word == "passed")
         for word in ("passed", "failed", "error")
@@ -28,6 +28,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     ]
     if (line := summary(reports)) is not None:
         terminalreporter.write_line(line)
+    for report in (*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")):
+        for key, value in getattr(report, "user_properties", ()):
+            # What a test has to say about the whole run, wherever it ran.
+            if key == "summary" and getattr(report, "when", None) == "call":
+                terminalreporter.write_line(str(value))
 
 
 def descendants(pid: int) -> list[tuple[int, str]]:

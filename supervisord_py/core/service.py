@@ -284,6 +284,9 @@ SIGNAL_PHASES = (
     SubState.STUCK,
 )
 
+FINAL = frozenset({SubState.FINAL_SIGTERM, SubState.FINAL_SIGKILL})
+"""What exec-stop-post has left ends."""
+
 TRANSITIONS: dict[tuple[SubState, Input], Handler] = {
     (SubState.DEAD, Input.START): steps.begin,
     (SubState.FAILED, Input.START): steps.begin,
@@ -344,7 +347,7 @@ TRANSITIONS: dict[tuple[SubState, Input], Handler] = {
     (SubState.STOP, Input.MAIN_ENDED): steps.main_ended_in_stop,
     (SubState.STOP, Input.CONTROL_ENDED): steps.stop_command_ended,
     (SubState.STOP, Input.DEADLINE): steps.stop_command_timed_out,
-    **{(sub, Input.MAIN_ENDED): steps.ended_in_signal for sub in SIGNAL_PHASES},
+    **{(sub, Input.MAIN_ENDED): steps.ended_in_signal for sub in SIGNAL_PHASES if sub not in FINAL},
     **{(sub, Input.CONTROL_ENDED): steps.control_ended_in_signal for sub in SIGNAL_PHASES},
     **{(sub, Input.TREE_EMPTIED): steps.emptied_in_signal for sub in SIGNAL_PHASES},
     (SubState.STOP_WATCHDOG, Input.DEADLINE): steps.signal_timed_out,
@@ -392,7 +395,10 @@ _NO_PROCESS = (*_IDLE, SubState.EXITED)
 
 IMPOSSIBLE: dict[tuple[SubState, Input], str] = {
     **{(sub, Input.MAIN_ENDED): "there is no main process" for sub in (*_NO_PROCESS, *_BEFORE_START)},
-    (SubState.STOP_POST, Input.MAIN_ENDED): "there is no main process",
+    **{
+        (sub, Input.MAIN_ENDED): "there is no main process"
+        for sub in (SubState.STOP_POST, SubState.FINAL_SIGTERM, SubState.FINAL_SIGKILL)
+    },
     **{(sub, Input.CONTROL_ENDED): "no command runs" for sub in (*_NO_PROCESS, SubState.RUNNING)},
     **{(sub, Input.FOLLOWED): "nobody asked" for sub in (*_NO_PROCESS, *_BEFORE_START, SubState.RELOAD)},
     **{(sub, Input.FOLLOWED): "the asking was called off" for sub in sorted(STOPPING, key=lambda sub: sub.value)},

@@ -7,7 +7,7 @@ from supervisord_py.core.events import CommandRequested, DeadlineReached, Proces
 from supervisord_py.core.manager import Manager
 from supervisord_py.core.processes import looks_for_successor
 from supervisord_py.core.view import unit_status
-from supervisord_py.model.states import OnDependencyFailure, Role, ServiceType
+from supervisord_py.model.states import OnDependencyFailure, Role
 from supervisord_py.model.unit import RestartPolicy, Unit
 from supervisord_py.testing.checkers import Checker, Step
 from supervisord_py.testing.checkers_processes import BEGINNING
@@ -118,8 +118,10 @@ class RestartDelay(Checker):
                 if reset_ns is not None and now_ns - life.begun_ns >= reset_ns:
                     self._attempts.pop(name, None)
                 self._attempts[name] = attempt = self._attempts.get(name, 0) + 1
-                if name not in {job.unit for job in self.world.jobs()}:
-                    # somebody has asked for a start that waits for the end of this life: then there is no delay
+                is_asked = name in {job.unit for job in self.world.jobs()}
+                # which of several older texts a unit without a file runs by is the core's to know
+                if not is_asked and name in seen.units.units:
+                    # (if somebody has asked for a start that waits for the end of this life, there is no delay)
                     self._not_before[name] = now_ns + least_delay_ns(policy, attempt)
         for action in step.effects.actions:
             if isinstance(action, SpawnProcess) and action.role in BEGINNING:
@@ -336,8 +338,8 @@ class Settled(Checker):
                 if process.spawn is not None and process.spawn.role is Role.MAIN and process.spawn.main is process
             ]
             is_up = status.sub_state in ("running", "reload")
-            tree = world.kernel.trees.get(name)
-            if is_up and not mains and tree and unit.service is not None and unit.service.type is ServiceType.FORKING:
+            tree, life = world.kernel.trees.get(name), world.seen.lives.get(name)
+            if is_up and not mains and tree and life is not None and life.is_forking:
                 # nobody can say which of its processes is the main one
                 continue
             if is_up and (not mains or status.pid != mains[0].pid):

@@ -155,6 +155,8 @@ class Kernel:
         self.pid_files: dict[str, int] = {}
         self.pid_file_written: Callable[[str], None] = lambda path: None
         """Told after each change of a pid file."""
+        self.struck: Callable[[str, str], None] = lambda fault, unit: None
+        """Told when a fault takes effect on a process of a unit."""
 
     # the keeper: custody
 
@@ -231,6 +233,7 @@ class Kernel:
         spawn.pending = False
         if failed:
             step, code, errno = failed
+            self.struck("spawn_failed", spawn.unit)
             self._forget(spawn.main)
             spawn.over = True
             self._watcher.exited(spawn.main, None)
@@ -426,9 +429,13 @@ class Kernel:
     def _begin_command(self, spawn: Spawn) -> None:
         code = self._rng.choice((1, 2, 100, 255)) if self._fault("command_failed") else 0
         spawn.unfinished = lambda: self._end(spawn.main, ExitStatus(code=0))
-        if not self._fault("command_hung"):
+        if self._fault("command_hung"):
+            self.struck("command_hung", spawn.unit)
+        else:
             delay_ns = self._milliseconds(1, 800)
             self._agenda.after(delay_ns, lambda: self._end(spawn.main, ExitStatus(code=code)))
+        if self._fault("command_leaves"):
+            self._agenda.after(self._milliseconds(0, 2), lambda: self._fork(spawn))
         if spawn.role is Role.STOP and self._rng.random() < 0.5:
             for other in list(self.trees.get(spawn.unit, {}).values()):
                 if other.spawn is not None and other.spawn.role is Role.MAIN:
@@ -471,6 +478,7 @@ class Kernel:
         if spawn.over or not spawn.main.alive:
             return
         child = self._new_process(spawn.unit, spawn.invocation)
+        self.struck("grandchild", spawn.unit)
         child.parent = spawn.main
         child.outlives_main = self._rng.random() < 0.6
         child.ignores_term = self._fault("grandchild_ignores")
@@ -492,6 +500,7 @@ class Kernel:
         new = self._new_process(spawn.unit, spawn.invocation)
         new.spawn = spawn
         new.parent = old
+        self.struck("main_pid", spawn.unit)
         # who takes the place of one that was asked to end knows that
         new.signalled = old.signalled
         self._watcher.born(new)
@@ -531,6 +540,7 @@ class Kernel:
 
     def _notify(self, spawn: Spawn, fields: dict[str, str]) -> None:
         if not spawn.over and spawn.main.alive and not spawn.pending and self._admits(spawn, spawn.main):
+            self.struck("chatter", spawn.unit)
             self._tell(NotifyReceived(spawn.unit, spawn.spawn_id, spawn.main.pid, fields))
 
     def _admits(self, spawn: Spawn, process: Process) -> bool:
@@ -561,8 +571,11 @@ class Kernel:
             process.signalled = True
         if signal == SIGKILL:
             delay_ns = self._milliseconds(500, 25_000) if process.unkillable else self._milliseconds(0, 5)
+            if process.unkillable:
+                self.struck("unkillable", process.unit)
             status = ExitStatus(signal=SIGKILL)
         elif process.ignores_term:
+            self.struck("ignore_term", process.unit)
             return
         else:
             delay_ns = process.term_delay_ns
@@ -608,6 +621,9 @@ class Kernel:
         tree = self.trees.get(process.unit, {})
         if process.status_unknown and spawn is not None and spawn.main is process:
             status = ExitStatus()
+            self.struck("unknown_status", process.unit)
+        elif spawn is not None and spawn.main is process and not process.signalled and not process.killed:
+            self.struck("ends_badly" if status.code != 0 else "ends_well", process.unit)
         runtime_ms = (self._clock.mono_ns - process.born_ns) // MILLISECOND_NS
         if spawn is None:
             self._watcher.exited(process, None)
@@ -648,6 +664,7 @@ class Kernel:
         """The OOM killer, or a colleague, picks a process of the unit."""
         tree = self.trees.get(name)
         if tree:
+            self.struck("killed", name)
             self._deliver(self._rng.choice(list(tree.values())), SIGKILL)
 
     def cure(self) -> None:

@@ -92,6 +92,10 @@ class Life:
         return self.forked and (not self.mains or is_looked_for) and (self.leftovers or bool(self.running))
 
     @property
+    def is_forking(self) -> bool:
+        return self.unit.service is not None and self.unit.service.type is ServiceType.FORKING
+
+    @property
     def oneshot(self) -> bool:
         return self.unit.service is not None and self.unit.service.type is ServiceType.ONESHOT
 
@@ -136,6 +140,8 @@ class Observer:
     def __init__(self) -> None:
         self.units = UnitSet()
         self.texts: dict[str, Unit] = {}
+        self.older: dict[str, Unit] = {}
+        """The texts before the last reload: an idle unit may have begun by one of them without a process to tell it."""
         self.lives: dict[str, Life] = {}
         self.spawned: dict[int, Asked] = {}
         self.ignoring: set[str] = set()
@@ -156,6 +162,10 @@ class Observer:
             return self.lives[name].unit
         return self.texts[name]
 
+    def _text_of_life(self, action: SpawnProcess) -> Unit:
+        text = self.text(action.unit)
+        return text if text.service is not None else self.older[action.unit]
+
     def life_of(self, spawn_id: int) -> Life | None:
         action = self.spawned.get(spawn_id)
         life = self.lives.get(action.unit) if action else None
@@ -173,6 +183,7 @@ class Observer:
             case NotifyReceived():
                 self._see_notification(event, now)
             case UnitsLoaded():
+                self.older = {**self.older, **self.texts}
                 self.units = event.units
                 self.texts.update(event.units.units)
                 self.targets.update(name for name, unit in event.units.units.items() if unit.service is None)
@@ -283,7 +294,7 @@ class Observer:
                     if life is None or life.invocation != action.invocation:
                         if self.may_leave_processes(action.unit):
                             self.left_behind.add(action.unit)
-                        life = self.lives[action.unit] = Life(self.text(action.unit), action.invocation, now)
+                        life = self.lives[action.unit] = Life(self._text_of_life(action), action.invocation, now)
                         self.skipped.discard(action.unit)
                         life.ignores_order = action.unit in self.ignoring
                     life.pending[action.spawn_id] = action.role

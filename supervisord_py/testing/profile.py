@@ -43,6 +43,7 @@ class Profile(Struct, frozen=True):
     unkillable: float = 0.0
     command_failed: float = 0.0
     command_hung: float = 0.0
+    command_leaves: float = 0.0
     no_daemon: float = 0.0
     two_daemons: float = 0.0
     pid_file_late: float = 0.0

@@ -24,7 +24,7 @@ import hashlib
 import sys
 import time
 import traceback
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from random import Random
@@ -47,6 +47,7 @@ from supervisord_py.core.events import (
 from supervisord_py.core.manager import Manager
 from supervisord_py.core.view import jobs, list_units, unit_status
 from supervisord_py.model.records import UNNUMBERED, Record
+from supervisord_py.model.states import SubState
 from supervisord_py.model.status import JobStatus
 from supervisord_py.model.unit import Service, UnitSet
 from supervisord_py.testing.checkers import Checkers, Step, Violation
@@ -136,6 +137,9 @@ class World:
         self.units = UnitSet()
         self.calm = False
         self.steps = 0
+        self.strikes: Counter[tuple[str, SubState]] = Counter()
+        """How often each fault took effect on a unit in each state: what the coverage of faults is printed from."""
+        self.kernel.struck = self._strike
         self._jobs: list[JobStatus] = []
         self._jobs_at = -1
         self.deaths = 0
@@ -271,14 +275,25 @@ class World:
             request.gone = True
             self.submit(RequesterGone(event.request_id))
 
+    def _strike(self, fault: str, unit: str) -> None:
+        self.strikes[fault, self.manager.ledger.state(unit).sub] += 1
+
+    def _strike_all(self, fault: str) -> None:
+        """A fault that is about the whole machine strikes every unit where it is."""
+        for state in self.manager.ledger.states.values():
+            self.strikes[fault, state.sub] += 1
+
     def _disturb(self) -> None:
         """Something happens to the machine, or somebody edits unit files."""
         if self._chance("daemon_reload"):
+            self._strike_all("daemon_reload")
             self.submit(UnitsLoaded(mutate_units(self.rng, self.profile, self.units), start_enabled=True))
         if self._chance("wall_jump"):
+            self._strike_all("wall_jump")
             self.clock.set_wall(self.rng.randint(-86_400, 86_400) * SECOND_NS)
             self._clock_changed = True
         if self._chance("suspend"):
+            self._strike_all("suspend")
             self.clock.suspend(self.rng.randint(1, 36_000) * SECOND_NS)
             self._clock_changed = True
         if self._chance("conditions_change"):
@@ -290,8 +305,10 @@ class World:
         if self._chance("early_deadline"):
             self.submit(DeadlineReached())
         if self._chance("shutdown") and self._stopping is None:
+            self._strike_all("shutdown")
             self.order_stop(ShutdownRequested(self.rng.choice((SECOND_NS, SHUTDOWN_NS))))
         elif self._stopping is not None and self._chance("forced"):
+            self._strike_all("forced")
             self._forced = True
             self.submit(ShutdownForced())
 
@@ -326,6 +343,7 @@ class World:
 
     def _die(self, when: str) -> None:
         self.deaths += 1
+        self._strike_all(f"death_{when.replace(' ', '_')}")
         self._note(f"-- the manager dies {when}")
         self._inbox.clear()
         self.hands.drop()

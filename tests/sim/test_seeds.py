@@ -1,4 +1,4 @@
-"""Five hundred seeds of the simulated world; ``make test`` runs all, in chunks that parallel workers share."""
+"""Two thousand seeds of the simulated world; ``make test`` runs all, in chunks that parallel workers share."""
 
 import pytest
 from mutants import MUTANTS
@@ -6,7 +6,7 @@ from mutants import MUTANTS
 from supervisord_py.testing.profile import FAULTS
 from supervisord_py.testing.world import World, main
 
-CHUNKS = 20
+CHUNKS = 80
 CHUNK = 25
 
 
