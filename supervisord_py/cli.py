@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from supervisord_py.model.problems import Problem
 
 _ELSEWHERE = {
+    "doctor": (
+        "supervisord_py.doctor.command:doctor_command",
+        "what this machine offers, or a supervisor's invariants",
+    ),
     "run": ("supervisord_py.host.run:run_command", "supervise units in the foreground"),
 }
 """Commands that live in other modules: where, and what the overview says about them."""

@@ -19,11 +19,15 @@ from typing import Any
 import msgspec
 
 from supervisord_py.ctl.client import Client
+from supervisord_py.doctor.findings import Level
+from supervisord_py.doctor.instance import examine
 
 ROOT = Path(__file__).parents[2]
 SYSTEM_PYTHON = "/usr/bin/python3"
 START_S = 30.0
 STOP_S = 60.0
+INVARIANTS_S = 20.0
+"""How long what looks broken may take to settle on a loaded machine."""
 
 
 def until(condition: Callable[[], Any], what: str, timeout_s: float = 20.0) -> Any:
@@ -131,6 +135,13 @@ class RunningSupervisor:
         """What keeper and manager wrote so far."""
         return (self.folder / "out").read_text(errors="replace")
 
+    def check_invariants(self) -> None:
+        """Fail when a law of a running supervisor is broken: what ``doctor --instance`` calls wrong."""
+        with self.client(timeout_s=STOP_S) as client:
+            findings = examine(client, settle_s=INVARIANTS_S)
+        broken = [finding for finding in findings if finding.level is Level.WRONG]
+        assert not broken, f"{broken}\n{self.output()}"
+
     def stop(self) -> int:
         """Stop everything in order; returns the exit code."""
         self.process.send_signal(signal.SIGTERM)
@@ -155,11 +166,13 @@ def supervisor(
     prepare: Callable[[Path], None] | None = None,
     uid: int | None = None,
     prefix: tuple[str, ...] = (),
+    invariants: bool = True,
 ) -> Iterator[RunningSupervisor]:
     """Run a supervisor of these unit files (name to text); everything is gone afterwards.
 
     With ``uid`` (as root) it runs as that ordinary user, on the system's Python, which others may enter. ``prefix``
-    is a command that executes it.
+    is a command that executes it. At the end, if it still runs, the invariants of ``doctor --instance`` must hold:
+    ``invariants`` False is for tests that break them on purpose.
     """
     # Not tmp_path: a socket's path must be short.
     folder = Path(tempfile.mkdtemp(prefix="spy-"))
@@ -199,6 +212,8 @@ def supervisor(
         try:
             running.wait_started()
             yield running
+            if invariants and running.process.poll() is None:
+                running.check_invariants()
         finally:
             process = running.process
             if process.poll() is None:

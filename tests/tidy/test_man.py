@@ -338,7 +338,7 @@ def test_exit_codes_are_the_contract() -> None:
     used = {error.exit_status for error in subclasses(SupervisordError)} | set(_EXIT_STATUS.values())
     assert used <= set(CONTRACT_EXIT_CODES)
     assert {code: shown[code] for code in (0, 1, 2)}.keys() <= exit_codes(DAEMON).keys()
-    assert set(exit_codes(DAEMON)) <= {0, 1, 2, keeper.EXIT_SOFTWARE}
+    assert set(exit_codes(DAEMON)) <= {*CONTRACT_EXIT_CODES, keeper.EXIT_SOFTWARE}
 
 
 def test_exit_codes_of_processes_that_were_not_made() -> None:

@@ -1,0 +1,138 @@
+"""``supervisord-py doctor`` on this machine and on a running supervisor, with bugs planted in real processes."""
+
+import json
+import os
+import pwd
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+from supervisord_py.doctor.findings import Level
+from supervisord_py.doctor.instance import examine
+from supervisord_py.keeper.protocol import TAG_BASE, TAG_INSTANCE_SHIFT
+from tests.integration.supervisor_rig import RunningSupervisor, supervisor, until
+
+SLEEPER = '[service]\nexec-start = "sleep 1000"\n'
+
+
+def doctor(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "supervisord_py", "doctor", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def wrong(running: RunningSupervisor) -> dict[str, str]:
+    """What is wrong with a supervisor now, by topic."""
+    with running.client() as client:
+        findings = examine(client, settle_s=1.0)
+    return {finding.topic: finding.fact for finding in findings if finding.level is Level.WRONG}
+
+
+def test_doctor_of_this_machine(tmp_path: Path) -> None:
+    """Every line has a level, every one that is not good a cure, and folders that can be used are not wrong."""
+    folders = [f"--{name}-dir={tmp_path / name[0]}" for name in ("runtime", "state", "log")]
+    done = doctor("--json", *folders)
+    found = json.loads(done.stdout)
+    assert done.returncode == (0 if found["ok"] else 1), done.stderr
+    assert {each["level"] for each in found["findings"]} <= {"ok", "degraded", "wrong"}
+    assert all(each["cure"] for each in found["findings"] if each["level"] != "ok")
+    by_topic = {each["topic"]: each for each in found["findings"]}
+    for topic in ("kernel", "pidfd", "tag", "cgroups", "descriptors", "clock", "Python", "journal space"):
+        assert by_topic[topic]["fact"]
+    assert by_topic["state folder"]["level"] == "ok"
+
+
+def test_doctor_tells_a_state_folder_that_everybody_may_write(tmp_path: Path) -> None:
+    """What is wrong makes the exit code 1 and stands in the text with its cure."""
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s").chmod(0o777)
+    done = doctor(f"--runtime-dir={tmp_path / 'r'}", f"--state-dir={tmp_path / 's'}")
+    assert done.returncode == 1
+    assert f"everybody may write to {tmp_path / 's'}" in done.stdout
+    assert f"chmod o-w {tmp_path / 's'}" in done.stdout
+
+
+def test_doctor_of_nobody(tmp_path: Path) -> None:
+    """Where no supervisor is, --instance says so as supctl does."""
+    done = doctor("--instance", "--json", "--socket", str(tmp_path / "none"))
+    assert done.returncode == 7
+    assert json.loads(done.stdout)["error"]["code"] == "unreachable"
+
+
+def test_doctor_of_an_instance() -> None:
+    """A healthy supervisor passes, on the command line too, through a killed manager and a reexec."""
+    with supervisor({"one": SLEEPER, "two": SLEEPER}) as running:
+        for unit in ("one", "two"):
+            running.wait_state(unit, "active")
+        assert wrong(running) == {}
+        running.kill_manager()
+        assert wrong(running) == {}
+        assert running.supctl("daemon-reexec").returncode == 0
+        assert wrong(running) == {}
+        done = doctor("--instance", "--json", "--socket", str(running.socket))
+        assert (done.returncode, json.loads(done.stdout)["ok"]) == (0, True), done.stdout
+
+
+def test_doctor_finds_a_process_of_a_stopped_unit() -> None:
+    """A process that carries a unit's tag while the unit is said to be stopped is wrong."""
+    with supervisor({"one": SLEEPER}) as running:
+        pid = running.wait_state("one", "active")["pid"]
+        limits = Path(f"/proc/{pid}/limits").read_text()
+        tag = int(limits.partition("Max realtime timeout")[2].split()[0])
+        assert running.supctl("stop", "one").returncode == 0
+        with subprocess.Popen(
+            ["sleep", "1000"],
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_RTTIME, (tag, resource.RLIM_INFINITY)),
+        ) as planted:
+            try:
+                assert f"pid {planted.pid} " in wrong(running)["processes"]
+            finally:
+                planted.kill()
+
+
+def test_doctor_finds_a_process_of_an_unknown_spawn() -> None:
+    """A process with the instance's number and a spawn id that the keeper never gave is wrong."""
+    with supervisor({"one": SLEEPER}) as running:
+        running.wait_state("one", "active")
+        number = int((running.folder / "r" / "lock").read_text().split()[1])
+        tag = TAG_BASE + (number << TAG_INSTANCE_SHIFT) + 999_999
+        with subprocess.Popen(
+            ["sleep", "1000"],
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_RTTIME, (tag, resource.RLIM_INFINITY)),
+        ) as planted:
+            try:
+                assert "the keeper knows of no unit" in wrong(running)["processes"]
+            finally:
+                planted.kill()
+
+
+def test_doctor_finds_what_is_left_in_the_folders() -> None:
+    """A notify socket that nobody listens on is wrong, and so is a lock file that names another pid."""
+    with supervisor({"one": '[service]\ntype = "notify"\nexec-start = "sleep 1000"\n'}, invariants=False) as running:
+        until(lambda: list((running.folder / "r" / "n").iterdir()), "a notify socket")
+        assert wrong(running) == {}
+        (running.folder / "r" / "n" / "0123").touch()
+        assert "0123" in wrong(running)["leftovers"]
+        (running.folder / "r" / "n" / "0123").unlink()
+        lock = running.folder / "r" / "lock"
+        pid, number = lock.read_text().split()
+        lock.write_text(f"{int(pid) + 1}\n{number}\n")
+        assert f"names pid {int(pid) + 1}" in wrong(running)["lock"]
+        lock.write_text(f"{pid}\n{number}\n")
+
+
+def test_doctor_names_equal_uids() -> None:
+    """Units of one user can signal each other and the supervisor that runs as that user."""
+    with supervisor({"one": SLEEPER, "two": SLEEPER}) as running:
+        for unit in ("one", "two"):
+            running.wait_state(unit, "active")
+        with running.client() as client:
+            told = {each.topic: each for each in examine(client)}["signals"]
+    user = pwd.getpwuid(os.geteuid()).pw_name
+    assert told.fact == f"one, two run as {user}: they can signal each other and the supervisor"
+    assert told.level is Level.DEGRADED and "[service] user" in told.cure
