@@ -128,6 +128,9 @@ def adopt(ledger: Ledger, adopted: Adopted) -> None:
     state.invocation = adopted.invocation
     state.main = Process(adopted.spawn_id, Role.MAIN, pid=adopted.pid)
     ledger.unit_of_spawn[adopted.spawn_id] = name
+    numbers = ledger.edit_globals()
+    # The counters are those of a copy that may be older than this process: its number must not be given again.
+    numbers.next_spawn = max(numbers.next_spawn, adopted.spawn_id + 1)
     state.result, state.message = Result.SUCCESS, None
     state.held = state.started = True
     state.leftover = adopted.leftover

@@ -306,7 +306,8 @@ class StatusTruth(Checker):
             spawn_id = next(number for number, role in life.running.items() if role is Role.MAIN)
             if service is not None and service.type in NOTIFYING:
                 spawn = self.world.kernel.spawns[spawn_id]
-                if not spawn.ready_sent:
+                # (what was ready by the text of another time stays so)
+                if not spawn.ready_sent and not life.adopted:
                     self.fail(f"{name} is said to be active, and it has not said READY")
         if status.sub_state in ("dead", "failed") and life is not None and life.main_running:
             self.fail(f"{name} is said to be {status.sub_state}, and its main process runs")

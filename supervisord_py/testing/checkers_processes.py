@@ -109,7 +109,8 @@ class StartOrder(Checker):
             if life is not None and life.invocation == action.invocation:
                 continue
             unit = seen.text(action.unit)
-            if unit.service is not None and unit.service.type is ServiceType.IDLE:
+            is_idle = unit.service is not None and unit.service.type is ServiceType.IDLE
+            if is_idle or action.unit in seen.idling:
                 # its turn came earlier: since then it has waited for the other jobs
                 continue
             for edge in (*unit.requires, *unit.binds_to, *unit.requisite):

@@ -100,6 +100,11 @@ class Clients:
             request.gone = True
         return again
 
+    def forget_tokens(self) -> None:
+        """The supervisor has begun anew: what was asked before is nothing that could be asked again."""
+        self._tokens = []
+        self._jobs_seen = []
+
     def _enter(self, event: CommandRequested) -> CommandRequested:
         numbered = replace(event, request_id=self._next_id)
         self._next_id += 1

@@ -17,7 +17,7 @@ follow it (``follow``); its pid file is written in time, late, never, or names s
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from functools import partial
 from random import Random
 
@@ -32,6 +32,7 @@ from supervisord_py.core.actions import (
     Whom,
 )
 from supervisord_py.core.events import (
+    Adopted,
     Event,
     ExitStatus,
     MainFollowed,
@@ -142,10 +143,11 @@ class Kernel:
         self._clock = clock
         self._agenda = agenda
         self._service_of = service_of
-        self._watcher = watcher
+        self.watcher = watcher
         self._next_pid = 1000
         self._next_fact = 1
         self._calm = False
+        self._is_kept = True
         self._killing: dict[str, int] = {}
         self.spawns: dict[int, Spawn] = {}
         self.trees: dict[str, dict[int, Process]] = {}
@@ -173,7 +175,47 @@ class Kernel:
         while self.facts and self.facts[0][0] <= number:
             self.facts.popleft()
 
+    @property
+    def is_lost(self) -> bool:
+        """Nobody has adopted what the last keeper left."""
+        return not self._is_kept
+
+    def lose_keeper(self) -> None:
+        """The keeper is killed: what it held is lost, what runs goes on, and what had not begun never does."""
+        self._is_kept = False
+        self.facts.clear()
+        self._killing.clear()
+        for process in self.alive():
+            if process.spawn is not None and process.spawn.pending:
+                process.spawn.pending, process.spawn.over = False, True
+                self._forget(process)
+
+    def adopt(self, units: Container[str], ready: Callable[[str], bool]) -> tuple[Adopted, ...]:
+        """A new keeper: it follows the main processes of ``units`` that are left, and ends what belongs to none."""
+        self._is_kept = True
+        self.spawns.clear()
+        adopted: list[Adopted] = []
+        for unit, tree in sorted(self.trees.items()):
+            mains = [each for each in tree.values() if each.spawn and each.spawn.role is Role.MAIN]
+            main = next((each for each in mains if each.spawn and each.spawn.main is each), None)
+            if main is None or main.spawn is None or unit not in units:
+                for process in list(tree.values()):
+                    self._forget(process)
+                continue
+            for other in tree.values():
+                if other is not main:
+                    other.spawn = None
+            spawn = main.spawn
+            self.spawns[spawn.spawn_id] = spawn
+            main.status_unknown = self._rng.random() < 0.5
+            adopted.append(
+                Adopted(unit, spawn.spawn_id, main.pid, spawn.invocation, ready(spawn.invocation), len(tree) > 1)
+            )
+        return tuple(adopted)
+
     def _tell(self, fact: Event) -> None:
+        if not self._is_kept:
+            return
         if isinstance(fact, NotifyReceived) and self._coalesces(fact):
             number, _ = self.facts.pop()
             self.facts.append((number, fact))
@@ -205,7 +247,7 @@ class Kernel:
                 case FollowMain() if action.pid_file is None:
                     self.follow(action.unit, action.spawn_id, None)
                 case ReleaseUnit():
-                    self._watcher.released(action.unit)
+                    self.watcher.released(action.unit)
                     self._killing.pop(action.unit, None)
                 case ExitSupervisor():
                     self._exit(action.code)
@@ -220,7 +262,7 @@ class Kernel:
         spawn = Spawn(action.spawn_id, action.role, self._service_of(action), process)
         process.spawn = spawn
         self.spawns[action.spawn_id] = spawn
-        self._watcher.born(process)
+        self.watcher.born(process)
         exec_ns = self._rng.randint(1, 20) * MILLISECOND_NS
         if self._fault("exec_slow"):
             exec_ns = self._rng.randint(100, 12_000) * MILLISECOND_NS
@@ -236,7 +278,7 @@ class Kernel:
             self.struck("spawn_failed", spawn.unit)
             self._forget(spawn.main)
             spawn.over = True
-            self._watcher.exited(spawn.main, None)
+            self.watcher.exited(spawn.main, None)
             self._tell(SpawnFailed(spawn.spawn_id, step, code, errno, detail="as the profile wants it"))
             if spawn.unit not in self.trees:
                 # no exit told that the tree is empty, so the keeper tells it by itself
@@ -276,7 +318,7 @@ class Kernel:
         process.spawn = spawn = Spawn(spawn_id, Role.MAIN, service, process)
         spawn.pending, spawn.followed_pid = False, process.pid
         self.spawns[spawn_id] = spawn
-        self._watcher.followed(process)
+        self.watcher.followed(process)
         self._tell(MainFollowed(unit, spawn_id, process.pid))
         self._begin_daemon(spawn)
         return True
@@ -403,7 +445,7 @@ class Kernel:
     def _fork_daemon(self, spawn: Spawn) -> Process:
         daemon = self._new_process(spawn.unit, spawn.invocation)
         daemon.parent, daemon.daemon_of, daemon.outlives_main = spawn.main, spawn, True
-        self._watcher.born(daemon)
+        self.watcher.born(daemon)
         self._catch_up(daemon)
         self._draw_end(spawn.unit, lambda: daemon)
         return daemon
@@ -482,7 +524,7 @@ class Kernel:
         child.parent = spawn.main
         child.outlives_main = self._rng.random() < 0.6
         child.ignores_term = self._fault("grandchild_ignores")
-        self._watcher.born(child)
+        self.watcher.born(child)
         self._catch_up(child)
         if self._rng.random() < 0.3:
             self._agenda.after(self._milliseconds(10, 20_000), lambda: self._end(child, ExitStatus(code=0)))
@@ -503,7 +545,7 @@ class Kernel:
         self.struck("main_pid", spawn.unit)
         # who takes the place of one that was asked to end knows that
         new.signalled = old.signalled
-        self._watcher.born(new)
+        self.watcher.born(new)
         spawn.main = new
         self._tell(NotifyReceived(spawn.unit, spawn.spawn_id, old.pid, {"MAINPID": str(new.pid)}, main_pid=new.pid))
         self._agenda.after(self._milliseconds(0, 200), lambda: self._end(old, ExitStatus(code=0)))
@@ -626,13 +668,13 @@ class Kernel:
             self.struck("ends_badly" if status.code != 0 else "ends_well", process.unit)
         runtime_ms = (self._clock.mono_ns - process.born_ns) // MILLISECOND_NS
         if spawn is None:
-            self._watcher.exited(process, None)
+            self.watcher.exited(process, None)
             if not tree:
                 self._tell(TreeEmptied(process.unit))
             return
         is_main = spawn.main is process
         spawn.over = spawn.over or is_main
-        self._watcher.exited(process, spawn.spawn_id)
+        self.watcher.exited(process, spawn.spawn_id)
         rusage = {"user_us": runtime_ms, "system_us": 1, "max_rss_kb": 4096}
         self._tell(
             ProcessExited(

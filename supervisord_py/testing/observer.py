@@ -66,6 +66,7 @@ class Life:
         """When the present attempt to end it began: the first signal of ours."""
         self.ignores_order = False
         """A request with ignore-dependencies (or ignore-requirements) was about it."""
+        self.adopted = False
         self.ordered = False
         """A job that stops or restarts it was queued."""
         self.changed_post = False
@@ -140,6 +141,8 @@ class Observer:
     def __init__(self) -> None:
         self.units = UnitSet()
         self.texts: dict[str, Unit] = {}
+        self.idling: set[str] = set()
+        """Units that were of type idle before a reload, and may have begun then: nothing told it."""
         self.older: dict[str, Unit] = {}
         """The texts before the last reload: an idle unit may have begun by one of them without a process to tell it."""
         self.lives: dict[str, Life] = {}
@@ -155,6 +158,13 @@ class Observer:
         self.shutdown: ShutdownRequested | None = None
         self.shutdown_ns = 0
         self.forced = False
+
+    def keeper_lost(self) -> None:
+        """Nobody knows any more what ran: what is adopted is told with the next units."""
+        self.lives.clear()
+        self.spawned.clear()
+        self.ignoring.clear()
+        self.skipped.clear()
 
     def text(self, name: str) -> Unit:
         """What the next life of a unit runs by: the newest text, or, when its file is gone, the one it runs by now."""
@@ -184,6 +194,11 @@ class Observer:
                 self._see_notification(event, now)
             case UnitsLoaded():
                 self.older = {**self.older, **self.texts}
+                self.idling.update(
+                    name
+                    for name, unit in self.texts.items()
+                    if unit.service is not None and unit.service.type is ServiceType.IDLE
+                )
                 self.units = event.units
                 self.texts.update(event.units.units)
                 self.targets.update(name for name, unit in event.units.units.items() if unit.service is None)
@@ -215,7 +230,8 @@ class Observer:
                 # an end that is under way goes on as it began
                 kill = replace(life.unit.service.kill, mode=old.service.kill.mode)
                 life.unit = replace(life.unit, service=replace(life.unit.service, kill=kill))
-            life.changed_post = life.changed_post or old.service.exec_stop_post != life.unit.service.exec_stop_post
+            post = life.unit.service.exec_stop_post if life.unit.service is not None else ()
+            life.changed_post = life.changed_post or old.service.exec_stop_post != post
 
     def _see_process(self, event: ProcessSpawned | SpawnFailed | ProcessExited, now: Now) -> None:
         life = self.life_of(event.spawn_id)
@@ -258,7 +274,7 @@ class Observer:
             return
         self.spawned[adopted.spawn_id] = Asked(adopted.unit, Role.MAIN, adopted.invocation)
         life = self.lives[adopted.unit] = Life(text, adopted.invocation, now)
-        life.running[adopted.spawn_id] = Role.MAIN
+        life.running[adopted.spawn_id], life.adopted = Role.MAIN, True
         life.mains, life.started, life.ready, life.leftovers = 1, True, adopted.ready, adopted.leftover
 
     def _see_notification(self, event: NotifyReceived, now: Now) -> None:
@@ -296,6 +312,7 @@ class Observer:
                             self.left_behind.add(action.unit)
                         life = self.lives[action.unit] = Life(self._text_of_life(action), action.invocation, now)
                         self.skipped.discard(action.unit)
+                        self.idling.discard(action.unit)
                         life.ignores_order = action.unit in self.ignoring
                     life.pending[action.spawn_id] = action.role
                     life.mains += action.role is Role.MAIN

@@ -76,6 +76,7 @@ class Profile(Struct, frozen=True):
     death_in_batch: float = 0.0
     death_after_commit: float = 0.0
     death_after_replies: float = 0.0
+    keeper_lost: float = 0.0
     late: float = 0.0
     early_deadline: float = 0.0
     repeated_deadline: float = 0.0
@@ -134,7 +135,7 @@ FAULTS: tuple[str, ...] = tuple(
 
 MODEST: dict[str, float] = {
     "death_in_batch": 0.05, "death_after_commit": 0.05, "death_after_replies": 0.05, "shutdown": 0.01,
-    "daemon_reload": 0.1,
+    "daemon_reload": 0.1, "keeper_lost": 0.02,
 }  # fmt: skip
 """The most of what would otherwise drown everything else."""
 

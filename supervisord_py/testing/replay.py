@@ -18,9 +18,10 @@ from supervisord_py.model.unit import UnitSet
 
 
 class Began(Struct, frozen=True, tag="began"):
-    """A new manager, with nothing behind it."""
+    """A new manager, with nothing behind it but, perhaps, the counters of one that was lost with its keeper."""
 
     seed: int
+    counters: dict[str, str] = {}
 
 
 class Restored(Struct, frozen=True, tag="restored"):
@@ -47,8 +48,8 @@ class FlightLog:
         self.lines: list[bytes] = []
         self.decided = decided
 
-    def began(self, seed: int) -> None:
-        self._write(Began(seed))
+    def began(self, seed: int, counters: Mapping[str, str] | None = None) -> None:
+        self._write(Began(seed, dict(counters or {})))
 
     def restored(self, state: Mapping[str, str], units: UnitSet) -> None:
         self._write(Restored(dict(state), units))
@@ -86,6 +87,7 @@ def replay(lines: Iterable[bytes], manager_type: type[Manager] = Manager) -> Ite
         match entry:
             case Began():
                 manager = manager_type(entry.seed)
+                manager.restore_counters(entry.counters)
             case Restored():
                 manager = manager_type.restore(entry.state, entry.units)
             case Took():

@@ -22,6 +22,7 @@ SCRIPTS = sorted((Path(__file__).parents[1] / "scripts").glob("*.txt"))
 MOST = 0.3
 LESS = {
     "shutdown": 0.004, "forced": 0.5, "death_in_batch": 0.03, "death_after_commit": 0.03, "death_after_replies": 0.03,
+    "keeper_lost": 0.02,
     "daemon_reload": 0.05, "suspend": 0.1, "wall_jump": 0.1, "stray": 0.02, "spawn_refused": 0.03,
     "spawn_failed": 0.08, "exec_slow": 0.1, "job_timeout": 0.1, "conditions": 0.2, "condition_fails": 0.2,
     "check_slow": 0.1, "records_lost": 0.05, "missing": 0.02, "bad_unit": 0.02, "part_of": 0.05, "upholds": 0.1,
@@ -35,7 +36,9 @@ NO_PROCESS = REST | BETWEEN_LIVES
 LIVE = tuple(sub for sub in ENTERED if sub not in NO_PROCESS)
 
 MACHINE = (
-    "daemon_reload", "wall_jump", "suspend", "death_in_the_batch", "death_after_the_commit", "death_after_the_replies",
+    "keeper_lost",
+    "daemon_reload", "wall_jump", "suspend", "death_in_the_batch", "death_after_the_commit",
+    "death_after_the_replies", "death_with_the_keeper",
 )  # fmt: skip
 
 PHASES: dict[str, tuple[tuple[SubState, ...], str]] = {
