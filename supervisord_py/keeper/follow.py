@@ -129,7 +129,7 @@ class Follower:
             held = {pid for unit in self._inventory.units.values() for pid in unit.followed}
             held |= self._inventory.children.keys() | self._inventory.managers | {ME}
             for pid in set(map(int, filter(str.isdigit, os.listdir("/proc")))) - held:
-                owner = self._inventory.owner(pid)
+                owner = self._inventory.marked(pid)
                 if owner is not None and id(owner) in wanted and (seen := read_stat(pid)) and seen.state not in "ZX":
                     found |= self._hold(owner, pid, seen)
 

@@ -268,6 +268,15 @@ class Inventory:
 
     def owner(self, pid: int) -> Unit | None:
         """Tell by cgroup, then by the tag, then by the environment, whose process ``pid`` is."""
+        if (unit := self.marked(pid)) is not None:
+            return unit
+        for variable in read(f"/proc/{pid}/environ").split(b"\0"):
+            if variable.startswith(b"INVOCATION_ID="):
+                return self._invocations.get(variable[14:].decode("ascii", "replace"))
+        return None
+
+    def marked(self, pid: int) -> Unit | None:
+        """Tell by cgroup, then by the tag, whose process ``pid`` is."""
         for line in read(f"/proc/{pid}/cgroup").splitlines() if self._groups else ():
             while line.count(b"/") and line not in self._groups:
                 line = line.rpartition(b"/")[0]
@@ -278,9 +287,6 @@ class Inventory:
             instance, spawn_id = divmod(int(limits[0]) - TAG_BASE, 1 << TAG_INSTANCE_SHIFT)
             if instance == self._instance and spawn_id in self._tags:
                 return self._tags[spawn_id]
-        for variable in read(f"/proc/{pid}/environ").split(b"\0"):
-            if variable.startswith(b"INVOCATION_ID="):
-                return self._invocations.get(variable[14:].decode("ascii", "replace"))
         return None
 
     def whose(self, pid: int) -> tuple[Unit | None, bool, bool]:

@@ -36,6 +36,8 @@ class Reaper:
         self.follower = Follower(loop, inventory, self._followed_ended, changed)
         self.notify = Notify(folder, loop, inventory, put, self._resolve_all, changed, self.follower)
         self._ended: list[tuple[Unit, dict[str, Any]]] = []
+        self._next_look_ns = 0
+        """When units that a dead keeper left may be looked for again."""
         self.is_behind = False
         """More exits wait than one turn takes."""
 
@@ -203,7 +205,7 @@ class Reaper:
         """Begin to signal all of a unit: a round now, another at the end of the turn and at each exit in it."""
         unit.killing, unit.signalled = number, set()
         self._inventory.touched[unit.name] = unit
-        self.look([unit])
+        self._inventory.scan()
         self._sweep(unit, number)
 
     def _sweep(self, unit: Unit, number: int) -> None:
@@ -218,9 +220,16 @@ class Reaper:
                     file.write(b"1")
 
     def look(self, units: Iterable[Unit], *, again: bool = False) -> None:
-        """Find the processes that came to the units without our making them."""
+        """Find the processes that came to the units without our making them.
+
+        Those of adopted units are looked for in all of /proc: for all units at once, and a third of the time at most,
+        or a hundred exits would be a hundred passes.
+        """
         self._inventory.scan(again=again)
-        self.follower.gather(units)
+        began_ns = time.monotonic_ns()
+        if began_ns >= self._next_look_ns and any(unit.is_adopted for unit in units):
+            self.follower.gather(self._inventory.units.values())
+            self._next_look_ns = 3 * time.monotonic_ns() - 2 * began_ns
 
     def _release(self, unit: Unit) -> None:
         self.notify.close(unit)
@@ -305,10 +314,14 @@ class Reaper:
         """
         if not self._inventory.touched:
             return
+        waits = time.monotonic_ns() < self._next_look_ns
+        later = {name: unit for name, unit in self._inventory.touched.items() if unit.is_adopted and waits}
         # Raises when nobody can look now: then nothing is said yet of whose tree is empty, and it is tried again.
         self.look(list(self._inventory.touched.values()), again=True)
-        touched, self._inventory.touched = self._inventory.touched, {}
-        ended, self._ended = self._ended, []
+        touched, self._inventory.touched = self._inventory.touched, later
+        touched = {name: unit for name, unit in touched.items() if name not in later}
+        ended = [(unit, fact) for unit, fact in self._ended if unit.name not in later]
+        self._ended = [(unit, fact) for unit, fact in self._ended if unit.name in later]
         last = {unit.name: fact for unit, fact in ended}
         for unit, fact in ended:
             fact["tree_empty"] = unit.told_empty = unit.is_empty and fact is last[unit.name]
