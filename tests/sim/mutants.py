@@ -21,6 +21,7 @@ from supervisord_py.core.events import (
     Event,
     Now,
     ShutdownRequested,
+    UnitsLoaded,
 )
 from supervisord_py.core.jobs import STOP_LIKE
 from supervisord_py.core.manager import Manager
@@ -367,6 +368,17 @@ def nothing_forces_a_restart() -> Iterator[type[Manager]]:
 def starts_without_limit() -> Iterator[type[Manager]]:
     with swapped(life, "refuse_automatic_start", lambda _: lambda book, name: None) as manager:
         yield manager
+
+
+@mutant("what a lost keeper left is not adopted, and is started once more", "one-main", "no-overlap", "spawn-ids")
+def adopts_nothing() -> Iterator[type[Manager]]:
+    class Orphaning(Manager):
+        def handle(self, event: Event, now: Now) -> Effects:
+            if isinstance(event, UnitsLoaded):
+                event = replace(event, adopted=())
+            return super().handle(event, now)
+
+    yield Orphaning
 
 
 # answers and state

@@ -2,6 +2,7 @@
 
 from core_rig import Rig, service
 
+from supervisord_py.core.events import ExitStatus, StrayAppeared, StrayExited
 from supervisord_py.core.manager import Manager
 from supervisord_py.core.timers import DeadlineKind, Timers
 from supervisord_py.model.unit import SECOND_NS, RestartPolicy
@@ -105,3 +106,22 @@ def test_extending_all_day_does_not_grow_the_heap() -> None:
     assert timers.first_ns() == 1_000_000 - 9_999
     fired = [timers.pop_due(1_000_000) for _ in range(10)]
     assert [entry[0] for entry in fired if entry] == sorted(held.values())
+
+
+def test_every_time_of_a_life_is_moved_with_the_clock() -> None:
+    """The beginning of a life is moved as its deadlines are: its run time stays what it was."""
+    rig = Rig(service("web"))
+    rig.ask("start", "web")
+    rig.spawned("web")
+    began_ns = rig.manager.ledger.state("web").began_ns
+    moved = Manager.restore(rig.state, rig.units, shift_ns=-100 * SECOND_NS)
+    assert moved.ledger.state("web").began_ns == began_ns - 100 * SECOND_NS
+
+
+def test_a_stray_is_told_when_it_comes_and_when_it_goes() -> None:
+    """A process that belongs to no unit is written down twice, with its command and with its end."""
+    rig = Rig(service("web"))
+    rig.happen(StrayAppeared(77, "sleep 30"))
+    rig.happen(StrayExited(77, ExitStatus(signal=9)))
+    assert rig.record("stray.appeared").fields == {"pid": 77, "command": "sleep 30"}
+    assert rig.record("stray.exited").fields == {"pid": 77, "signal": "SIGKILL", "core": False}
