@@ -230,6 +230,10 @@ class StopWins(Checker):
             self._stopped.clear()
         for record in step.effects.records:
             name, kind = record.unit or "", record.fields.get("type")
+            if record.event in ("unit.failed", "unit.stopped", "job.finished") and name in seen.texts:
+                # what a unit names for its end is started by it; that may change a job that was there
+                for hook in (*seen.texts[name].on_failure, *seen.texts[name].on_success):
+                    self._forgive({hook} | self._pulled_by(hook))
             if record.event == "job.queued" and kind in ("start", "restart"):
                 self._asked.discard(name)
                 if record.fields.get("origin") != "automatic":
