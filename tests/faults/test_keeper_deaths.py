@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -276,8 +275,8 @@ def test_keeper_killed_again_and_again_runs_nothing_twice() -> None:
         operator.stopping.set()
         operator.join(90)
         assert not operator.is_alive(), "a client waits for ever"
-        told = {status["name"]: status for status in settled(running, lambda: list(find_processes(instance)))}
-        wrong = lies(told, instance)
+        until(lambda: not lies(running, instance), f"nothing is told that is not so: {lies(running, instance)}", 60)
+        wrong: list[str] = []
         printed = [(running.log_folder / f"printer{number}.log").read_text().splitlines() for number in range(PRINTERS)]
         assert running.stop() == 0
         wrong += [f"left behind: {process}" for process in find_processes(instance)]
@@ -301,22 +300,12 @@ def test_keeper_killed_again_and_again_runs_nothing_twice() -> None:
         assert "internal error" not in running.output()
 
 
-def settled(running: RunningSupervisor, living: Callable[[], list[Any]]) -> list[dict[str, Any]]:
-    """Return the status of all units at a moment at which no process came or went."""
-
-    def look() -> list[dict[str, Any]] | None:
-        before = {process.pid for process in living()}
-        with running.client() as client:
-            units: list[dict[str, Any]] = client.call("Status", units=[], lines=0)["units"]
-        return units if {process.pid for process in living()} == before else None
-
-    found: list[dict[str, Any]] = until(look, "a quiet moment", 60)
-    return found
-
-
-def lies(told: dict[str, dict[str, Any]], instance: int) -> list[str]:
-    """Compare what is told with the processes that there are."""
+def lies(running: RunningSupervisor, instance: int) -> list[str]:
+    """Compare what is told with the processes that there are; one that comes or goes meanwhile looks like a lie."""
+    with running.client() as client:
+        units: list[dict[str, Any]] = client.call("Status", units=[], lines=0)["units"]
     living = {process.pid for process in find_processes(instance)}
+    told = {status["name"]: status for status in units}
     wrong = [
         f"{name} is told to run as {status['pid']}, which is no living process of ours"
         for name, status in told.items()
