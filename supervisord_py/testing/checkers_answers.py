@@ -246,6 +246,8 @@ class StopWins(Checker):
                 alive = self.world.kernel.trees.get(name)
                 if alive and not seen.may_leave_processes(name):
                     self.fail(f"the stop of {name} is done and {len(alive)} processes of it are left")
+        # what another unit upholds is started again, as systemd does it
+        self._stopped -= {edge.unit for unit in seen.texts.values() for edge in unit.upholds}
         for action in step.effects.actions:
             if isinstance(action, SpawnProcess) and action.unit in self._stopped and action.role is not Role.STOP_POST:
                 self.fail(f"{action.unit} was stopped and starts by itself")

@@ -54,6 +54,7 @@ from supervisord_py.core.events import (
 )
 from supervisord_py.core.view import jobs, list_units, unit_status, why
 from supervisord_py.model.states import (
+    ExitSupervisorOn,
     JobMode,
     KillMode,
     NotifyAccess,
@@ -319,6 +320,7 @@ def parse_unit(name: str, words: Sequence[str]) -> Unit:
         job_timeout_ns=parse_timespan(values.pop("job-timeout-sec", "infinity")),
         enabled=_is_yes(values.pop("enabled", "true")),
         on_dependency_failure=OnDependencyFailure(values.pop("on-dependency-failure", "wait")),
+        exit_supervisor_on=ExitSupervisorOn(ends) if (ends := values.pop("exit-supervisor-on", None)) else None,
         source=LoadedFrom(f"units/{name}.toml"),
     )
     if values:

@@ -236,10 +236,12 @@ class World:
 
     def _let_live(self) -> None:
         """An operator takes away what ends units although nothing is wrong; what has no file any more is stopped."""
-        calmer = without_cycles_of_lives(self.units)
-        if calmer != self.units:
+        # an edit that nobody has taken over yet is the newest
+        units = next((event.units for event in reversed(self._inbox) if isinstance(event, UnitsLoaded)), self.units)
+        calmer = without_cycles_of_lives(units)
+        if calmer != units:
             self.submit(UnitsLoaded(calmer))
-        for name in sorted(self.manager_units() - set(self.units.units) - set(self.units.bad)):
+        for name in sorted(self.manager_units() - set(units.units) - set(units.bad)):
             self.submit(self.clients.enter("stop", name))
 
     def _mend(self) -> None:
