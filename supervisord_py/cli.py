@@ -23,6 +23,8 @@ _ELSEWHERE = {
         "what this machine offers, or a supervisor's invariants",
     ),
     "run": ("supervisord_py.host.run:run_command", "supervise units in the foreground"),
+    "install": ("supervisord_py.install.command:install_command", "make it a service of the operating system"),
+    "uninstall": ("supervisord_py.install.command:uninstall_command", "stop and remove that service"),
 }
 """Commands that live in other modules: where, and what the overview says about them."""
 

@@ -1,0 +1,217 @@
+"""The service under a real systemd, installed from the wheel: `make test-systemd` (as root).
+
+Each test has a freshly booted system. The file's name keeps it out of `make test`.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.systemd.machine import SERVICE, Machine, machine, until, wheels
+
+OLD, NEW = "0.1.0", "0.1.1"
+UNITS = {
+    "web": '[service]\nexec-start = ["/usr/bin/sleep", "100000"]\n',
+    "tree": '[service]\nexec-start = ["/bin/sh", "-c", "sleep 100001 & exec sleep 100002"]\n',
+    "ready": (
+        '[service]\ntype = "notify"\nnotify-access = "all"\n'
+        'exec-start = ["/bin/sh", "-c", "systemd-notify --ready --status=here; exec sleep 100003"]\n'
+    ),
+}
+STATUS = "3 units: 3 active"
+WATCHDOG_S = 3
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return wheels(tmp_path_factory.mktemp("built") / "wheels", (OLD, NEW))
+
+
+@pytest.fixture
+def booted(built: Path, tmp_path: Path) -> Iterator[Machine]:
+    with machine(built, tmp_path) as running:
+        running.do("useradd", "--create-home", "--shell", "/bin/sh", "alice")
+        running.do("python3", "-m", "venv", "/opt/spy")
+        pip(running, f"supervisord-py=={OLD}")
+        yield running
+
+
+def pip(running: Machine, *arguments: str) -> None:
+    running.do("/opt/spy/bin/pip", "install", "-q", "--no-index", "--find-links", "/wheels", *arguments)
+
+
+def write_units(running: Machine, folder: str, owner: int = 0) -> None:
+    running.path(folder).mkdir(parents=True, exist_ok=True)
+    for name, text in UNITS.items():
+        path = running.path(f"{folder}/{name}.toml")
+        path.write_text(text)
+        os.chown(path, owner, owner)
+
+
+def spy(running: Machine, *arguments: str) -> str:
+    return running.do("/opt/spy/bin/supervisord-py", *arguments)
+
+
+def supctl(running: Machine, *arguments: str) -> Any:
+    return json.loads(running.do("/opt/spy/bin/supctl", "--json", *arguments))
+
+
+def pids(running: Machine) -> dict[str, int]:
+    return {unit["name"]: unit["pid"] for unit in supctl(running, "status")["units"]}
+
+
+def sleepers(running: Machine) -> set[int]:
+    """Every process of the units, in whatever state the supervisor is."""
+    return {int(pid) for pid in running.call("pgrep", "-f", "sleep 10000").stdout.split()}
+
+
+def manager_pid(running: Machine) -> int:
+    return int(supctl(running, "version")["pid"])
+
+
+def started(running: Machine) -> dict[str, int]:
+    """Install the service with three units, and wait until they run; returns their pids."""
+    write_units(running, "/etc/supervisord-py/units")
+    spy(running, "install", "--now")
+    return settled(running)
+
+
+def settled(running: Machine) -> dict[str, int]:
+    until(lambda: running.show("StatusText") == STATUS, f"{STATUS}\n{running.show('StatusText')}")
+    return pids(running)
+
+
+def files(running: Machine) -> set[str]:
+    """Every path that has our name in it, and the links of systemd."""
+    found = running.do("find", "/etc", "/var/lib", "/var/log", "/run", "/home", "-name", "*supervisord-py*")
+    return set(found.splitlines())
+
+
+def test_install_says_all_and_does_it_once(booted: Machine) -> None:
+    """--dry-run changes nothing, install makes an active service with READY and STATUS, again it changes nothing."""
+    before = files(booted)
+    said = spy(booted, "install", "--now", "--dry-run")
+    assert "would write /etc/systemd/system/supervisord-py.service" in said and "KillMode=process" in said
+    assert files(booted) == before
+    write_units(booted, "/etc/supervisord-py/units")
+    said = spy(booted, "install", "--now")
+    assert "wrote /etc/systemd/system/supervisord-py.service" in said and "is active" in said
+    assert booted.call("systemd-analyze", "--man=no", "verify", f"/etc/systemd/system/{SERVICE}").stderr == ""
+    settled(booted)
+    assert booted.show("ActiveState") == "active" and booted.systemctl("is-enabled", SERVICE) == "enabled"
+    keeper = booted.show("MainPID")
+    again = spy(booted, "install", "--now")
+    assert not [line for line in again.splitlines() if line.startswith(("made", "wrote", "linked"))]
+    assert booted.show("MainPID") == keeper and booted.show("NRestarts") == "0"
+    groups = booted.do("systemd-cgls", "--no-pager", f"/system.slice/{SERVICE}")
+    assert "web.unit" in groups and "supervisor" in groups
+
+
+def test_a_stopped_keeper_is_replaced_and_a_working_one_is_not(booted: Machine) -> None:
+    """The watchdog is fed for many periods; a keeper that hangs is killed by systemd, and its successor adopts."""
+    drop_in = booted.path(f"/etc/systemd/system/{SERVICE}.d")
+    drop_in.mkdir()
+    (drop_in / "watchdog.conf").write_text(f"[Service]\nWatchdogSec={WATCHDOG_S}\n")
+    booted.systemctl("daemon-reload")
+    units = started(booted)
+    keeper = booted.show("MainPID")
+    first = int(booted.show("WatchdogTimestampMonotonic"))
+    periods = 3 * WATCHDOG_S * 1_000_000
+    until(lambda: int(booted.show("WatchdogTimestampMonotonic")) > first + periods, "beats for three periods")
+    assert (booted.show("MainPID"), booted.show("NRestarts")) == (keeper, "0")
+    booted.do("kill", "-STOP", keeper)
+    until(lambda: booted.show("NRestarts") == "1" and booted.show("ActiveState") == "active", "another keeper")
+    assert settled(booted) == units
+
+
+def test_no_death_of_ours_costs_a_unit(booted: Machine) -> None:
+    """The manager killed, the manager stopped, the keeper killed: same pids, and they are supervised afterwards."""
+    units = started(booted)
+    tree = sleepers(booted)
+    assert len(tree) == 4
+    keeper, manager = booted.show("MainPID"), manager_pid(booted)
+    booted.do("kill", "-KILL", str(manager))
+    until(lambda: manager_pid(booted) != manager, "another manager")
+    assert settled(booted) == units
+    manager = manager_pid(booted)
+    booted.do("kill", "-STOP", str(manager))
+    until(lambda: not booted.path(f"/proc/{manager}").exists(), "the end of the manager that was stopped")
+    assert settled(booted) == units and manager_pid(booted) != manager
+    assert booted.show("MainPID") == keeper and booted.show("NRestarts") == "0"
+    booted.do("kill", "-KILL", keeper)
+    until(lambda: booted.show("NRestarts") == "1" and booted.show("ActiveState") == "active", "another keeper")
+    assert booted.show("MainPID") != keeper
+    assert settled(booted) == units and sleepers(booted) == tree
+    booted.do("kill", "-KILL", str(units["web"]))
+    until(lambda: pids(booted)["web"] not in (units["web"], None), "web once more")
+    booted.systemctl("stop", SERVICE)
+    assert not sleepers(booted)
+
+
+def test_an_upgrade_leaves_the_units_alone(booted: Machine) -> None:
+    """pip install -U and daemon-reexec: keeper and manager are the new version, the pids and the service the same."""
+    units = started(booted)
+    keeper = booted.show("MainPID")
+    assert supctl(booted, "version")["keeper"] == OLD
+    pip(booted, "-U", f"supervisord-py=={NEW}")
+    booted.do("/opt/spy/bin/supctl", "daemon-reexec")
+    until(lambda: supctl(booted, "version")["keeper"] == NEW, "the new keeper")
+    assert supctl(booted, "version")["manager"] == NEW
+    assert settled(booted) == units
+    assert (booted.show("MainPID"), booted.show("NRestarts"), booted.show("ActiveState")) == (keeper, "0", "active")
+    booted.systemctl("stop", SERVICE)
+    assert not sleepers(booted)
+
+
+def test_reload_restart_stop_and_uninstall(booted: Machine) -> None:
+    """systemctl reload takes up files and tells of bad ones, restart and stop end every process, uninstall keeps what
+    people wrote, and with --purge leaves nothing."""
+    before = files(booted)
+    units = started(booted)
+    more = booted.path("/etc/supervisord-py/units/more.toml")
+    more.write_text(UNITS["web"])
+    booted.systemctl("reload", SERVICE)
+    until(lambda: booted.show("StatusText") == "4 units: 4 active", "the fourth unit")
+    assert booted.show("ActiveState") == "active" and pids(booted).items() >= units.items()
+    more.unlink()
+    tree = sleepers(booted)
+    booted.systemctl("restart", SERVICE)
+    assert not settled(booted).items() & units.items() and not sleepers(booted) & tree
+    said = spy(booted, "uninstall")
+    assert "kept: " in said and "--purge" in said
+    assert not sleepers(booted) and booted.call("systemctl", "cat", SERVICE).returncode != 0
+    assert booted.path("/etc/supervisord-py/units/web.toml").exists()
+    spy(booted, "uninstall", "--purge")
+    assert files(booted) == before
+    assert spy(booted, "uninstall") == ""
+    assert booted.systemctl("list-units", "--all", "--no-legend", SERVICE) == ""
+
+
+def test_a_user_has_a_service_too(booted: Machine) -> None:
+    """As a user: lingering is missed and told, the service survives without a session, and goes without a trace."""
+    alice = booted.as_user("alice")
+    before = files(booted)
+    booted.do("systemctl", "start", "user@1000.service")
+    write_units(booted, "/home/alice/.config/supervisord-py/units", owner=1000)
+    booted.do("chown", "-R", "alice:alice", "/home/alice")
+    said = spy(alice, "install", "--now")
+    assert "lingering is off for alice" in said and "loginctl enable-linger alice" in said
+    booted.do("loginctl", "enable-linger", "alice")
+    assert "lingering" not in spy(alice, "install")
+    units = settled(alice)
+    keeper = alice.show("MainPID")
+    booted.do("kill", "-KILL", keeper)
+    until(lambda: alice.show("NRestarts") == "1" and alice.show("ActiveState") == "active", "another keeper")
+    assert settled(alice) == units
+    pip(booted, "-U", f"supervisord-py=={NEW}")
+    alice.do("/opt/spy/bin/supctl", "daemon-reexec")
+    until(lambda: supctl(alice, "version")["keeper"] == NEW, "the new keeper")
+    alice.systemctl("reload", SERVICE)
+    assert settled(alice) == units
+    spy(alice, "uninstall", "--purge")
+    assert not sleepers(booted)
+    assert files(booted) == before
