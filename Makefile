@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run test check lint format bench soak mutate clean
+.PHONY: run test test-systemd check lint format bench soak mutate clean
 
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; set PYTHON=")'
@@ -31,6 +31,9 @@ lint: $(READY)
 format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+test-systemd: $(READY)  ## under a real systemd in a container: root, mmdebstrap and systemd-container needed; a few minutes
+	$(BIN)/pytest tests/systemd/check_service.py
 
 bench: $(READY)  ## beside supervisor, circus and a C loop; writes docs/performance.md
 	$(BIN)/python bench/run.py
