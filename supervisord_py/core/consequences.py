@@ -5,7 +5,7 @@ Source: systemd, core/unit.c (unit_notify, unit_start_on_failure, retroactively_
 upheld unit is left alone once it has failed as often as its policy allows.
 """
 
-from supervisord_py.core import demand, jobs
+from supervisord_py.core import demand, jobs, shutdown
 from supervisord_py.core.actions import Refusal
 from supervisord_py.core.installing import apply, finish, refuse, start_automatically, wait_for_dependency
 from supervisord_py.core.ledger import Intent, Ledger, Task
@@ -53,6 +53,8 @@ def carry_out(ledger: Ledger, task: Task) -> None:
         case Intent.SUCCEEDED:
             if ledger.state(task.unit).result is Result.SUCCESS:
                 _trigger(ledger, task)
+        case Intent.EXIT_SUPERVISOR:
+            shutdown.end_for_unit(ledger, task.unit, task.cause)
 
 
 def _restart(ledger: Ledger, task: Task) -> None:

@@ -217,6 +217,8 @@ class UnitsLoaded(Event, frozen=True):
     reverts: bool = False
     """It answers ``RevertUnits``."""
     cause: int | None = None
+    shutdown_timeout_ns: int = 90_000_000_000
+    """The time that a shutdown has which a unit brings about (``exit-supervisor-on``)."""
 
 
 class ShutdownRequested(Event, frozen=True):

@@ -61,6 +61,8 @@ class Intent(Enum):
     """It has failed, for good or in a job: start what its on-failure names."""
     SUCCEEDED = "succeeded"
     """It has ended well and is at rest: start what its on-success names."""
+    EXIT_SUPERVISOR = "exit-supervisor"
+    """It is at rest: end everything, if its end is to be that of the supervisor."""
 
 
 class Task(Struct, frozen=True):
@@ -197,6 +199,8 @@ class Ledger:
         unit = self.unit(name)
         if unit is None:
             return
+        if unit.exit_supervisor_on is not None and (ended or new is SubState.FAILED):
+            self.intents.append(Task(Intent.EXIT_SUPERVISOR, name, name, cause))
         if new is SubState.FAILED and unit.on_failure:
             self.intents.append(Task(Intent.FAILED, name, name, cause))
         elif new is SubState.DEAD and ended and unit.on_success:

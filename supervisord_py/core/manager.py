@@ -193,6 +193,8 @@ class Manager:
 
     def _load(self, event: UnitsLoaded) -> None:
         ledger = self._ledger
+        if ledger.globals.shutdown_timeout_ns != event.shutdown_timeout_ns:
+            ledger.edit_globals().shutdown_timeout_ns = event.shutdown_timeout_ns
         first = not ledger.set.units and not ledger.set.bad
         before = ledger.set
         names = loading.take_over(ledger, event.units, event.cause)

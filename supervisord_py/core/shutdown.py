@@ -13,13 +13,15 @@ from supervisord_py.core.actions import ExitSupervisor, KillTree
 from supervisord_py.core.events import ShutdownRequested
 from supervisord_py.core.installing import apply, finish
 from supervisord_py.core.ledger import Ledger
-from supervisord_py.core.state import BETWEEN_LIVES, STOPPING, Ending, JobOrigin, Shutdown
+from supervisord_py.core.state import BETWEEN_LIVES, STOPPING, Ending, JobOrigin, Shutdown, UnitState
 from supervisord_py.core.timers import DeadlineKind
 from supervisord_py.core.transaction import Goal, build_stop
-from supervisord_py.model.states import JobMode, JobResult, JobType, Severity, SubState
+from supervisord_py.model.states import ExitSupervisorOn, JobMode, JobResult, JobType, Result, Severity, SubState
+from supervisord_py.model.values import parse_signal
 
 FORCED_GRACE_NS = processes.FORCED_KILL_NS + 1_000_000_000
 FORCED_LEAST_NS = 1_000_000_000
+NEVER_STARTED = 125
 
 
 def request(ledger: Ledger, event: ShutdownRequested) -> None:
@@ -54,6 +56,40 @@ def request(ledger: Ledger, event: ShutdownRequested) -> None:
         reason = "the supervisor is shutting down"
         goal = Goal(anchors, JobOrigin.COMMAND, JobMode.REPLACE, reason=reason, cause=cause)
         apply(ledger, build_stop(ledger, goal))
+
+
+def end_for_unit(ledger: Ledger, name: str, cause: int | None) -> None:
+    """Begin the ordered stop, with a unit's code for the supervisor's, if the end of its life asks for it.
+
+    A unit that somebody stopped has not ended, nor has one that is started again; the first one that does counts.
+    """
+    unit, state = ledger.unit(name), ledger.state(name)
+    if unit is None or unit.exit_supervisor_on is None or name in ledger.job_of:
+        return
+    if state.sub is SubState.FAILED:
+        if state.ending is Ending.ORDER and state.result is not Result.DEPENDENCY:
+            return
+        how = "has failed"
+    else:
+        is_skipped = state.sub is not SubState.DEAD or state.result is Result.EXEC_CONDITION
+        if is_skipped or state.ending is not Ending.ITSELF or unit.exit_supervisor_on is ExitSupervisorOn.FAILURE:
+            return
+        how = "has ended"
+    reason = f"{name} {how} (exit-supervisor-on)" + (f": {state.message}" if state.message else "")
+    request(ledger, ShutdownRequested(ledger.globals.shutdown_timeout_ns, reason=reason, cause=cause))
+    shutdown = ledger.edit_globals().shutdown
+    assert shutdown is not None
+    shutdown.code = exit_code(state)
+
+
+def exit_code(state: UnitState) -> int:
+    """Return the code that stands for the end of a unit's last life: 128 + n for a signal, 125 when its program never
+    ran; never 0 for a failure.
+    """
+    if not state.main_ended or not state.started or state.result is Result.DEPENDENCY:
+        return 0 if state.result is Result.SUCCESS else NEVER_STARTED
+    code = state.exit_code if state.exit_signal is None else 128 + parse_signal(state.exit_signal)
+    return code or int(state.sub is SubState.FAILED)
 
 
 def force(ledger: Ledger, reason: str) -> None:
@@ -117,7 +153,7 @@ def _exit(ledger: Ledger) -> None:
     shutdown.exited = True
     for _, job in sorted(ledger.jobs.items()):
         finish(ledger, job, JobResult.CANCELED, "the supervisor ends", spread=False)
-    ledger.act(ExitSupervisor(0))
+    ledger.act(ExitSupervisor(shutdown.code))
 
 
 def _waiting(ledger: Ledger) -> dict[str, None]:

@@ -312,6 +312,8 @@ class Shutdown(Struct, omit_defaults=True):
     forced: bool = False
     exited: bool = False
     cause: int | None = None
+    code: int = 0
+    """Of the unit that brought it about (``exit-supervisor-on``)."""
 
 
 FORMAT = 2
@@ -387,6 +389,8 @@ class GlobalState(Struct, omit_defaults=True):
     next_spawn: int = 1
     next_token: int = 0
     shutdown: Shutdown | None = None
+    shutdown_timeout_ns: int = 90_000_000_000
+    """As the last load set it, for a shutdown that a unit brings about."""
     vanished: dict[str, None] = {}
     """Units whose file is gone and that are not at rest yet."""
     pending_texts: dict[str, None] = {}

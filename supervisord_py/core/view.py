@@ -47,6 +47,12 @@ def is_over(manager: Manager) -> bool:
     return shutdown is not None and shutdown.exited
 
 
+def exit_code(manager: Manager) -> int:
+    """Return the code that the supervisor ends with: 0, or that of the unit whose end began the shutdown."""
+    shutdown = manager.ledger.globals.shutdown
+    return 0 if shutdown is None else shutdown.code
+
+
 def unit_status(manager: Manager, name: str) -> UnitStatus:
     """Return one unit as ``status`` shows it; a name that nothing defines is ``not-found``."""
     ledger = manager.ledger

@@ -25,13 +25,14 @@ from supervisord_py.core.actions import Refusal, Reply, RevertUnits
 from supervisord_py.core.events import Adopted, CommandRequested, Origin, ShutdownForced, ShutdownRequested, UnitsLoaded
 from supervisord_py.core.manager import Manager
 from supervisord_py.core.snapshot import NewerFormatError
-from supervisord_py.core.view import active_states, is_over, lives, reload_plan, rollout_units, unit_status
+from supervisord_py.core.view import active_states, exit_code, is_over, lives, reload_plan, rollout_units, unit_status
 from supervisord_py.host.accounts import Accounts
 from supervisord_py.host.adoption import adopted_lives
 from supervisord_py.host.cgroups import UnitGroups, find_place
 from supervisord_py.host.clock import Clock
 from supervisord_py.host.command_records import command_record, with_fields
 from supervisord_py.host.console import Console
+from supervisord_py.host.container import shutdown_timeout_ns
 from supervisord_py.host.control_interfaces import build_control_server
 from supervisord_py.host.driver import Driver
 from supervisord_py.host.execution import SpawnRuntime, passed_environment
@@ -74,9 +75,6 @@ FIRST_LOOK_S = 1.0
 
 STOPPED_KEY = "host/stopped"
 """Set when ``daemon.stopped`` is told, for a manager that has to finish the end of another."""
-
-SHUTDOWN_TIMEOUT_NS = 100 * 365 * 86_400 * 1_000_000_000
-"""What ``shutdown-timeout-sec = "infinity"`` means to the core: a century."""
 
 
 class Daemon:
@@ -173,7 +171,7 @@ class Daemon:
                 self._changes.revert(action)
         if is_over(self._manager):
             # Decided, but the manager that decided it did not live to ask for it.
-            self._exit(0)
+            self._exit(exit_code(self._manager))
         wanted = RecordFilter() if self._config["events"] == "all" else RecordFilter(severity="warning")
         self._spawn_task(Console(1, colour=self._config["colour"]).show(self.journal_follow(wanted, 0)))
         self._server.start()
@@ -462,7 +460,13 @@ class Daemon:
     ) -> None:
         """Give the core what was read; the sources are the manager's state from the moment that it is decided."""
         self._driver.submit(
-            UnitsLoaded(self._loaded.unit_set, start_enabled=start_enabled, adopted=adopted, **why),
+            UnitsLoaded(
+                self._loaded.unit_set,
+                start_enabled=start_enabled,
+                adopted=adopted,
+                shutdown_timeout_ns=shutdown_timeout_ns(self._config, self._settings),
+                **why,
+            ),
             records=records,
             keep={SOURCES_KEY: self._sources.pack(), LAST_GOOD_KEY: self._changes.last_good.pack()},
         )
@@ -499,9 +503,8 @@ class Daemon:
         if not self._is_stopping:
             self._is_stopping = True
             self._upward.stopping()
-            timeout_ns = self._settings.supervisor.shutdown_timeout_ns
             self._driver.submit(
-                ShutdownRequested(SHUTDOWN_TIMEOUT_NS if timeout_ns is None else timeout_ns, origin, reason, cause)
+                ShutdownRequested(shutdown_timeout_ns(self._config, self._settings), origin, reason, cause)
             )
 
     def _exit(self, code: int) -> None:

@@ -11,7 +11,14 @@ from msgspec.structs import replace
 from supervisord_py.model.names import UnitName
 from supervisord_py.model.parse import Decoded, Merged
 from supervisord_py.model.problems import Problem
-from supervisord_py.model.states import KillMode, NotifyAccess, OnDependencyFailure, Restart, ServiceType
+from supervisord_py.model.states import (
+    ExitSupervisorOn,
+    KillMode,
+    NotifyAccess,
+    OnDependencyFailure,
+    Restart,
+    ServiceType,
+)
 from supervisord_py.model.unit import (
     SECOND_NS,
     Command,
@@ -112,6 +119,7 @@ def assemble(name: UnitName, merged: Merged, source: LoadedFrom) -> tuple[Unit |
                 problems.append(fields.problem("unit", key, "a target has no automatic starts", "take it out"))
     if any(problem.severity == "error" for problem in problems):
         return None, problems
+    ends = fields.get("unit", "exit-supervisor-on", None)
     unit = Unit(
         name=str(name),
         kind=UnitKind(kinds[0]),
@@ -125,6 +133,7 @@ def assemble(name: UnitName, merged: Merged, source: LoadedFrom) -> tuple[Unit |
         groups=_unique(fields.get("unit", "groups", ())),
         tags=_unique(fields.get("unit", "tags", ())),
         on_dependency_failure=OnDependencyFailure(fields.get("unit", "on-dependency-failure", "wait")),
+        exit_supervisor_on=None if ends is None else ExitSupervisorOn(ends),
         source=source,
     )
     return unit, problems

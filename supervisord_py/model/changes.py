@@ -198,6 +198,9 @@ KEYS: tuple[Key, ...] = (
     _unit("groups", lambda unit: _names(unit.groups)),
     _unit("tags", lambda unit: _names(unit.tags)),
     _unit("on-dependency-failure", lambda unit: unit.on_dependency_failure.value),
+    _unit(
+        "exit-supervisor-on", lambda unit: None if unit.exit_supervisor_on is None else unit.exit_supervisor_on.value
+    ),
     _live(
         "unit.start-limit-interval-sec",
         lambda own: None if own.restart.limit is None else _span(own.restart.limit.interval_ns),

@@ -124,6 +124,15 @@ class Until(Enum):
     EXITED = "exited"
 
 
+class ExitSupervisorOn(Enum):
+    """When the end of a unit is the end of the supervisor."""
+
+    FAILURE = "failure"
+    """It has failed for good."""
+    EXIT = "exit"
+    """It has ended by itself and is not restarted, well or not."""
+
+
 class OnDependencyFailure(Enum):
     WAIT = "wait"
     FAIL = "fail"

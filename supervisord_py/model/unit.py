@@ -10,6 +10,7 @@ from typing import Literal
 from msgspec import Struct
 
 from supervisord_py.model.states import (
+    ExitSupervisorOn,
     KillMode,
     NotifyAccess,
     OnDependencyFailure,
@@ -201,6 +202,7 @@ class Unit(Struct, frozen=True):
     groups: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
     on_dependency_failure: OnDependencyFailure = OnDependencyFailure.WAIT
+    exit_supervisor_on: ExitSupervisorOn | None = None
     source: LoadedFrom = LoadedFrom("")
 
 

@@ -1,13 +1,16 @@
 """The end of everything: ordered, bounded, forced."""
 
-from core_rig import Rig, commands, needs, notify, service
+from typing import Any
+
+import pytest
+from core_rig import Rig, commands, needs, notify, service, unit_set
 
 from supervisord_py.core.actions import ExitSupervisor, KillTree
-from supervisord_py.core.events import ShutdownForced
+from supervisord_py.core.events import ShutdownForced, UnitsLoaded
 from supervisord_py.core.manager import Manager
-from supervisord_py.core.view import is_over
-from supervisord_py.model.states import KillMode
-from supervisord_py.model.unit import SECOND_NS, Dependency, KillPolicy
+from supervisord_py.core.view import exit_code, is_over
+from supervisord_py.model.states import ExitSupervisorOn, KillMode, Restart
+from supervisord_py.model.unit import SECOND_NS, Dependency, KillPolicy, RestartPolicy, Unit
 
 
 def exits(rig: Rig) -> int:
@@ -224,3 +227,120 @@ def test_a_bond_whose_order_contradicts_itself_is_kept() -> None:
     rig.ask("stop", "a")
     rig.crash("db")
     assert rig.status("b").active_state == "deactivating"
+
+
+def ending(name: str, on: ExitSupervisorOn, restart: Restart = Restart.NO, **keys: Any) -> Unit:
+    policy = RestartPolicy(restart=restart, jitter=0.0, failures=2)
+    return service(name, relations={"exit_supervisor_on": on}, restart=policy, **keys)
+
+
+@pytest.mark.parametrize(
+    ("on", "end", "code"),
+    [
+        (ExitSupervisorOn.FAILURE, {"code": 3}, 3),
+        (ExitSupervisorOn.FAILURE, {"signal": 9}, 137),
+        (ExitSupervisorOn.EXIT, {"code": 3}, 3),
+        (ExitSupervisorOn.EXIT, {"code": 0}, 0),
+        (ExitSupervisorOn.EXIT, {"signal": 15}, 143),
+    ],
+)
+def test_the_end_of_a_unit_is_the_end_of_the_supervisor(on: ExitSupervisorOn, end: dict[str, int], code: int) -> None:
+    """Everything else stops in order, and the supervisor's code is the unit's: 128 + n for a signal."""
+    rig = Rig(service("db"), ending("web", on))
+    rig.ask("start", "db", "web")
+    rig.spawned("db")
+    rig.spawned("web")
+    rig.exited("web", **end)
+    assert exits(rig) == 0, "db is stopped first"
+    assert rig.record("daemon.stopping").fields["reason"].startswith("web has ")
+    rig.exited("db", signal=15)
+    assert rig.did(ExitSupervisor) == [ExitSupervisor(code)]
+
+
+def test_a_unit_that_is_restarted_does_not_end_the_supervisor_until_it_has_failed_for_good() -> None:
+    """Each failure but the last is the restart policy's; the code is that of the last life."""
+    rig = Rig(ending("web", ExitSupervisorOn.FAILURE, Restart.ON_FAILURE))
+    rig.ask("start", "web")
+    rig.spawned("web")
+    rig.crash("web", 3)
+    assert "daemon.stopping" not in rig.events()
+    rig.later(60)
+    rig.spawned("web")
+    rig.crash("web", 4)
+    assert rig.did(ExitSupervisor) == [ExitSupervisor(4)]
+
+
+def test_a_good_end_is_no_failure() -> None:
+    """With "failure" a unit may end well, and be stopped, and the supervisor goes on."""
+    rig = Rig(ending("web", ExitSupervisorOn.FAILURE))
+    rig.ask("start", "web")
+    rig.spawned("web")
+    rig.exited("web", 0)
+    assert "daemon.stopping" not in rig.events()
+
+
+@pytest.mark.parametrize("verb", ["stop", "restart"])
+def test_a_unit_that_somebody_stops_does_not_end_the_supervisor(verb: str) -> None:
+    """An operator may work on the unit of a container, even if its end is not a good one."""
+    rig = Rig(ending("web", ExitSupervisorOn.EXIT))
+    rig.ask("start", "web")
+    rig.spawned("web")
+    rig.ask(verb, "web")
+    rig.exited("web", 1)
+    assert "daemon.stopping" not in rig.events()
+
+
+def test_a_program_that_never_ran_ends_the_supervisor_with_125() -> None:
+    """What every caller of a container takes for "it did not start"."""
+    rig = Rig(ending("web", ExitSupervisorOn.FAILURE))
+    rig.ask("start", "web")
+    rig.failed_to_spawn("web")
+    assert rig.did(ExitSupervisor) == [ExitSupervisor(125)]
+
+
+def test_a_failure_never_ends_the_supervisor_with_0() -> None:
+    """A service that ends with 0 before it was ready has failed: protocol."""
+    unit = notify("web", relations={"exit_supervisor_on": ExitSupervisorOn.FAILURE}, restart=RestartPolicy(Restart.NO))
+    rig = Rig(unit)
+    rig.ask("start", "web")
+    rig.spawned("web")
+    rig.exited("web", 0)
+    assert rig.shown("web") == "failed/failed/protocol"
+    assert rig.did(ExitSupervisor) == [ExitSupervisor(1)]
+
+
+def test_the_first_end_decides_the_code() -> None:
+    """What ends later, because everything is stopped, changes nothing; nor does a later request to stop."""
+    rig = Rig(ending("a", ExitSupervisorOn.FAILURE), ending("b", ExitSupervisorOn.FAILURE))
+    rig.ask("start", "a", "b")
+    rig.spawned("a")
+    rig.spawned("b")
+    rig.crash("a", 5)
+    rig.shut_down()
+    rig.crash("b", 6)
+    assert rig.did(ExitSupervisor) == [ExitSupervisor(5)]
+    assert exit_code(Manager.restore(rig.state, rig.units)) == 5, "a manager that finishes it for another knows"
+
+
+def test_a_shutdown_that_somebody_asked_for_ends_with_0() -> None:
+    """A unit that ends while everything is stopped is no end by itself."""
+    rig = Rig(ending("web", ExitSupervisorOn.EXIT))
+    rig.ask("start", "web")
+    rig.spawned("web")
+    rig.shut_down()
+    rig.exited("web", 7)
+    assert rig.did(ExitSupervisor) == [ExitSupervisor(0)]
+
+
+def test_a_shutdown_by_a_unit_has_the_time_of_the_last_load() -> None:
+    """shutdown-timeout-sec holds for it as for any other."""
+    units = (service("db", timeout_stop_ns=None), ending("web", ExitSupervisorOn.FAILURE))
+    rig = Rig()
+    rig.happen(UnitsLoaded(unit_set(*units), shutdown_timeout_ns=10 * SECOND_NS))
+    rig.ask("start", "db", "web")
+    rig.spawned("db")
+    rig.spawned("web")
+    rig.crash("web")
+    assert rig.record("daemon.stopping").fields["timeout_ms"] == 10_000
+    rig.later(9)
+    assert KillTree("db", 9) in rig.actions
