@@ -93,6 +93,13 @@ class Life:
         return self.forked and (not self.mains or is_looked_for) and (self.leftovers or bool(self.running))
 
     @property
+    def remains(self) -> bool:
+        """Whether it is up although its main process (or, of a forking unit, all that it left) has ended, and well."""
+        if self.unit.service is None or not self.unit.service.remain_after_exit or self.main_exists:
+            return False
+        return not self.main_failed if self.main_gone else self.forked and not self.mains
+
+    @property
     def is_forking(self) -> bool:
         return self.unit.service is not None and self.unit.service.type is ServiceType.FORKING
 
@@ -124,12 +131,14 @@ class Life:
             case Until.EXITED:
                 return self.main_gone and not self.main_exists
             case Until.STARTED:
-                return (self.started and (self.main_exists or not self.main_failed)) or self.is_up_without_main
+                if self.started and (self.main_exists or not self.main_failed):
+                    return True
+                return self.is_up_without_main or self.remains
             case Until.READY | Until.HEALTHY:
                 if self.oneshot:
                     return self.succeeded
-                if self.unit.service is not None and self.unit.service.remain_after_exit and self.main_gone:
-                    return not self.main_failed
+                if self.remains:
+                    return True
                 if self.unit.service is not None and self.unit.service.type in NOTIFYING and not self.ready:
                     return False
                 return self.main_running or self.is_up_without_main
