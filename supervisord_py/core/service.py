@@ -140,18 +140,19 @@ def process_exited(ledger: Ledger, event: ProcessExited) -> None:
     if process is None:
         _former_exited(ledger, name, event)
         return
-    _record_exit(ledger, name, process.role, event)
-    state = ledger.edit(name)
-    _forget_spawn(ledger, state, event.spawn_id, still_main=False)
-    state.leftover = not event.tree_empty
     service = processes.service_of(ledger, name)
     daemon = process.role in (Role.MAIN, Role.START) and service.type is not ServiceType.ONESHOT
     status = event.status
-    what = "main process" if process.role is Role.MAIN else f"{process.role.value} command"
-    message = f"its {what} {processes.describe_exit(status.code, status.signal, status.core_dumped)}"
     result = exit_result(status, daemon=daemon, success=service.success)
     if process.role is Role.CONDITION and result is Result.EXIT_CODE and status.code != FAILED_CONDITION:
         result = Result.EXEC_CONDITION
+    good = result in (Result.SUCCESS, Result.EXEC_CONDITION)
+    _record_exit(ledger, name, process.role, event, Severity.INFO if good else Severity.WARNING)
+    state = ledger.edit(name)
+    _forget_spawn(ledger, state, event.spawn_id, still_main=False)
+    state.leftover = not event.tree_empty
+    what = "main process" if process.role is Role.MAIN else f"{process.role.value} command"
+    message = f"its {what} {processes.describe_exit(status.code, status.signal, status.core_dumped)}"
     _process_over(ledger, name, process, status, result, message)
 
 
@@ -182,11 +183,12 @@ def main_followed(ledger: Ledger, event: MainFollowed) -> None:
 def _former_exited(ledger: Ledger, name: str | None, event: ProcessExited) -> None:
     """Book the end of a process that is nobody's main one any more; it is told, and decides nothing."""
     if name is None:
-        _record_exit(ledger, None, Role.MAIN, event)
+        _record_exit(ledger, None, Role.MAIN, event, _severity(event))
         return
     state = ledger.edit(name)
     former = next((each for each in state.former if each.spawn_id == event.spawn_id), None)
-    _record_exit(ledger, name, Role.MAIN, event, former.invocation if former is not None else None)
+    invocation = former.invocation if former is not None else None
+    _record_exit(ledger, name, Role.MAIN, event, _severity(event), invocation)
     if former is not None:
         place = state.former.index(former)
         state.former = [*state.former[:place], *state.former[place + 1 :]]
@@ -223,8 +225,18 @@ def _process(state: UnitState, spawn_id: int) -> Process | None:
     return None
 
 
+def _severity(event: ProcessExited) -> Severity:
+    """How the end of a process that decides nothing is told."""
+    return Severity.INFO if event.status.code == 0 or not event.main else Severity.WARNING
+
+
 def _record_exit(
-    ledger: Ledger, name: str | None, role: Role, event: ProcessExited, invocation: str | None = None
+    ledger: Ledger,
+    name: str | None,
+    role: Role,
+    event: ProcessExited,
+    severity: Severity,
+    invocation: str | None = None,
 ) -> None:
     status = event.status
     end: dict[str, object] = {}
@@ -235,7 +247,7 @@ def _record_exit(
     ledger.record(
         "unit.exited",
         name,
-        severity=Severity.INFO if status.code == 0 or not event.main else Severity.WARNING,
+        severity=severity,
         fields={
             "spawn_id": event.spawn_id,
             "pid": event.pid,

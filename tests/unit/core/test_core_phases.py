@@ -1,9 +1,12 @@
 """The phases around the main process: exec-condition before it, exec-start-post after it, reloads, and its time."""
 
+from typing import Any
+
 import pytest
 from core_rig import Rig, commands, notify, oneshot, service
 
 from supervisord_py.core.actions import KillTree, SignalProcesses, Whom
+from supervisord_py.model.records import Severity
 from supervisord_py.model.states import Restart, Role, ServiceType
 from supervisord_py.model.unit import SECOND_NS, Command, ExitStatuses, RestartPolicy
 
@@ -498,3 +501,26 @@ def test_success_statuses_hold_for_every_command() -> None:
     assert rig.outcome(request) == {"web": "done"}
     rig.exited("web", 7, role=Role.MAIN)
     assert rig.shown("web") == "inactive/dead/success"
+
+
+@pytest.mark.parametrize(
+    ("keys", "end", "severity"),
+    [
+        ({}, {"code": 0}, Severity.INFO),
+        ({}, {"signal": 15}, Severity.INFO),
+        ({"success": ExitStatuses(codes=(15,))}, {"code": 15}, Severity.INFO),
+        ({}, {"code": 15}, Severity.WARNING),
+        ({}, {"signal": 9}, Severity.WARNING),
+    ],
+    ids=["code 0", "SIGTERM", "privoxy's 15", "code 15", "SIGKILL"],
+)
+def test_the_clean_end_of_a_daemon_was_told_as_a_warning(
+    keys: dict[str, Any], end: dict[str, int], severity: Severity
+) -> None:
+    """A daemon that dies of the stop's SIGTERM, or with a success-exit-status, is no warning; other ends are."""
+    rig = Rig(service("web", **keys))
+    rig.ask("start", "web")
+    rig.spawned("web")
+    rig.ask("stop", "web")
+    rig.exited("web", **end)
+    assert rig.record("unit.exited", "web").severity is severity
