@@ -85,6 +85,8 @@ class Evidence(Struct):
     book: Book | None = None
     mailboxes: dict[str, bool] = {}
     """Files of notify sockets; True where a socket is bound to it."""
+    has_relay: bool = False
+    """One of them is the keeper's own: the manager speaks through it to the service manager above."""
     groups: dict[str, str] = {}
     """Units by the cgroup folder made for them."""
     keeper_descriptors: int | None = None
@@ -140,7 +142,7 @@ def look(client: Client) -> Evidence:
     processes, managers = _processes(instance)
     mailboxes, groups = _mailboxes(instance), _groups(instance)
     mains = [unit.pid for unit in before.values() if unit.pid is not None]
-    invocations = {pid: found for pid in mains if (found := _invocation(pid)) is not None}
+    invocations = {pid: found for pid in mains if (found := _variable(pid, "INVOCATION_ID")) is not None}
     keeper_descriptors, manager_descriptors = _descriptors(instance.keeper), _descriptors(instance.manager)
     units = _compared(before, _status(client))
     living = _units_of(processes.values(), book)
@@ -158,6 +160,7 @@ def look(client: Client) -> Evidence:
         invocations=invocations,
         book=book,
         mailboxes=mailboxes,
+        has_relay=_variable(instance.manager, "NOTIFY_SOCKET") is not None,
         groups=groups,
         keeper_descriptors=keeper_descriptors,
         manager_descriptors=manager_descriptors,
@@ -320,14 +323,15 @@ def _group_unit(pid: int, instance: Instance) -> str | None:
     return None
 
 
-def _invocation(pid: int) -> str | None:
+def _variable(pid: int, name: str) -> str | None:
+    """Return what a process was given as a variable; None also where its environment may not be read."""
     try:
         with open(f"/proc/{pid}/environ", "rb", buffering=0) as file:
             items = file.read(1 << 20).split(b"\0")
     except OSError:
         return None
-    name = b"INVOCATION_ID="
-    return next((item[len(name) :].decode(errors="replace") for item in items if item.startswith(name)), None)
+    start = f"{name}=".encode()
+    return next((item[len(start) :].decode(errors="replace") for item in items if item.startswith(start)), None)
 
 
 def _descriptors(pid: int) -> int | None:

@@ -166,7 +166,19 @@ def _runtime_path(places: Places) -> Finding:
     if length > RUNTIME_DIR_MAX:
         fact = f"{places.runtime} is {length} bytes long, sockets would not fit below it"
         return wrong("runtime path", fact, f"--runtime-dir with a path of at most {RUNTIME_DIR_MAX} bytes")
+    if os.geteuid() == 0:
+        closed = [path for path in (places.runtime, *places.runtime.parents) if _is_closed(path)]
+        if closed:
+            fact = f"{closed[0]} keeps others out: units with a user of their own cannot say READY or use the socket"
+            return degraded("runtime path", fact, f"chmod o+x {closed[0]}, or another --runtime-dir")
     return ok("runtime path", f"{places.runtime}: short enough for sockets")
+
+
+def _is_closed(folder: Path) -> bool:
+    try:
+        return not folder.stat().st_mode & stat.S_IXOTH
+    except OSError:
+        return False  # not made yet: run makes it so that everybody may pass
 
 
 def _folders(places: Places) -> list[Finding]:

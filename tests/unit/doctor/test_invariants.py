@@ -229,6 +229,16 @@ def test_the_children_of_units_are_no_strays() -> None:
     assert broken(evidence) == {}
 
 
+def test_the_relay_to_the_service_manager_is_no_leftover() -> None:
+    """Under a service manager one notify socket is the keeper's own; one more than that is left of a unit."""
+    evidence = healthy()
+    evidence.has_relay = True
+    evidence.mailboxes |= {"/r/n/0b": True, "/r/n/0c": True}
+    assert broken(evidence) == {}
+    evidence.mailboxes["/r/n/0d"] = True
+    assert [finding.topic for finding in broken(evidence).values()] == ["leftovers"]
+
+
 def test_without_the_book_only_what_can_be_known_is_said() -> None:
     """Another user sees less, and that is no broken law."""
     evidence = healthy()
