@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run test test-systemd check lint format bench soak mutate clean
+.PHONY: run test test-daemons test-systemd check lint format bench soak mutate clean
 
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; set PYTHON=")'
@@ -17,6 +17,9 @@ run: $(READY)  ## supervise units/ in the foreground (Ctrl-C stops everything in
 
 test: $(READY)  ## every test
 	$(BIN)/pytest -n 2 --dist loadgroup
+
+test-daemons: $(READY)  ## real daemons (redis, nginx, postgresql, ...) in a container root: as root, makes the root at the first time
+	tests/daemons/enter -v tests/daemons
 
 check: $(READY) lint  ## about a minute: format, lint, types, layers, tidy, unit and property tests, 200 seeds
 	$(BIN)/pytest -q -n 2 tests/unit tests/property tests/tidy
