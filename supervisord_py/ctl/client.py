@@ -11,7 +11,9 @@ its reply is made again on a new connection, when that cannot do anything twice:
 - queries, and verbs whose second run changes nothing that the first has not, are repeated as they are, for at most
   ``TROUBLE_S``: a manager that dies of them, or at every start, must not hold its client for ever;
 - verbs that change units carry a ``token`` (made here unless the caller gave one): the same token again attaches to
-  the same jobs, and sends no signal twice;
+  the same jobs, and sends no signal twice. Tokens are known as long as one keeper lives: where another one listens
+  after the loss (the kernel tells whose socket it is), the verb is not repeated but for a plan, and the caller gets
+  ``SupervisorReplacedError``;
 - what ``_UNREPEATABLE`` names is not repeated: the caller gets ``ConnectionLostError`` and looks what has become of it.
 
 Laws: no call is repeated after a reply to it was read; a refused connection is waited for only after a loss, for
@@ -22,6 +24,7 @@ import errno
 import os
 import select
 import socket
+import struct
 import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
@@ -139,6 +142,19 @@ class ConnectionLostError(SupervisordError):
         )
 
 
+class SupervisorReplacedError(ConnectionLostError):
+    """The supervisor died before it answered a verb, and the one that runs now knows nothing of it: what became of it
+    is not known.
+    """
+
+    def __str__(self) -> str:
+        return (
+            f"the supervisor was killed before {self.method.rpartition('.')[2]} was answered, another one runs now: "
+            "what became of it is not known, and it is not asked for again: see supctl status and "
+            "supctl journal query -e command"
+        )
+
+
 class CallTimeoutError(SupervisordError):
     """The time that the caller gave ran out. What was asked for may still be going on."""
 
@@ -201,6 +217,7 @@ class Client:
         self._while_waiting = while_waiting
         self._on_loss = on_loss
         self._link: _Link | None = None
+        self._was_refused = False
 
     def __enter__(self) -> "Client":
         return self
@@ -233,6 +250,7 @@ class Client:
             UnreachableError: Nobody listens, or whoever listened is gone.
             SocketDeniedError: The socket may not be opened by this user.
             ConnectionLostError: The connection was lost in a call that is not repeated.
+            SupervisorReplacedError: Another supervisor took the place of the one that a verb was sent to.
             CallTimeoutError: ``timeout_s`` ran out.
             ProtocolError: What answers there is no supervisor.
         """
@@ -241,12 +259,18 @@ class Client:
             parameters["token"] = new_token()
         started = time.monotonic()
         deadline = None if self.timeout_s is None else started + self.timeout_s
+        self._was_refused = False
         lost_at: float | None = None
         first_lost_at: float | None = None
         attempt = 0
+        asked: int | None = None
         while True:
             try:
                 link = self._connected(method, deadline, lost_at)
+                if asked is None:
+                    asked = link.server_pid
+                elif method in _TOKEN and not parameters.get("plan") and self._is_another(link, asked):
+                    raise SupervisorReplacedError(method)
                 link.send(method, self._timed(method, parameters, deadline))
                 reply = self._await_reply(link, method, started, deadline)
             except _LostError:
@@ -310,6 +334,14 @@ class Client:
             except UnreachableError:
                 return
 
+    def _is_another(self, link: "_Link", asked: int) -> bool:
+        """Tell whether another keeper listens than the one that was asked before the loss.
+
+        From another pid namespace all pids are 0: then nobody listening for a while tells that the keeper died, for it
+        closes its socket at no other time.
+        """
+        return link.server_pid != asked or (not asked and self._was_refused)
+
     def _timed(self, method: str, parameters: dict[str, Any], deadline: float | None) -> dict[str, Any]:
         if deadline is None or method not in _TIMEOUT:
             return parameters
@@ -331,6 +363,7 @@ class Client:
                 return _Link(connection)
             except OSError as error:
                 connection.close()
+                self._was_refused |= error.errno == errno.ECONNREFUSED
                 if error.errno == errno.EAGAIN:
                     pass  # The backlog is full: everybody waits for the next manager. So do we.
                 elif error.errno in (errno.EACCES, errno.EPERM):
@@ -444,6 +477,8 @@ class _Link:
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
         self._protocol = ClientConnection()
+        self.server_pid: int = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+        """Who listens there: the keeper, also when another manager accepts; 0 in another pid namespace (unix(7))."""
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -502,6 +537,7 @@ __all__ = [
     "ProtocolError",
     "SocketDeniedError",
     "Stream",
+    "SupervisorReplacedError",
     "UnreachableError",
     "new_token",
     "qualify",

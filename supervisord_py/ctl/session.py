@@ -92,7 +92,7 @@ class Session:
 
     def _tell_loss(self) -> None:
         if not self.expects_loss:
-            self.note("the manager is being replaced: waiting for the next one")
+            self.note("the connection was lost, the manager is replaced or has died: waiting for the next one")
 
     def call(self, method: str, /, **parameters: Any) -> dict[str, Any]:
         return self.client.call(method, **parameters)

@@ -82,7 +82,7 @@ def carry_out(
             outcomes = outcomes_from_wire(error.parameters.get("outcomes"))
             return _tell_failure(session, error, outcomes, time.monotonic() - started)
         return session.fail(error)
-    except CallTimeoutError as error:
+    except (CallTimeoutError, ConnectionLostError) as error:
         progress.clear()
         return session.fail(error)
     finally:
