@@ -4,9 +4,12 @@ import json
 import os
 import pwd
 import resource
+import socket
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from supervisord_py.doctor.findings import Level
 from supervisord_py.doctor.instance import examine
@@ -24,6 +27,20 @@ def doctor(*arguments: str) -> "subprocess.CompletedProcess[str]":
         timeout=60,
         check=False,
     )
+
+
+def findings_of(*prefix: str, folders: Path, settings: Path | None = None) -> dict[str, dict[str, str]]:
+    """What doctor says of the machine, by topic; ``prefix`` is a command that executes it."""
+    options = [f"--{name}-dir={folders / name[0]}" for name in ("runtime", "state", "log")]
+    options += [] if settings is None else ["--config", str(settings)]
+    done = subprocess.run(
+        [*prefix, sys.executable, "-m", "supervisord_py", "doctor", "--json", *options],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return {each["topic"]: each for each in json.loads(done.stdout)["findings"]}
 
 
 def wrong(running: RunningSupervisor) -> dict[str, str]:
@@ -55,6 +72,43 @@ def test_doctor_tells_a_state_folder_that_everybody_may_write(tmp_path: Path) ->
     assert done.returncode == 1
     assert f"everybody may write to {tmp_path / 's'}" in done.stdout
     assert f"chmod o-w {tmp_path / 's'}" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("limit", "topic", "cure"),
+    [
+        ("--nofile=512:512", "descriptors", "LimitNOFILE="),
+        ("--nproc=600:600", "processes", "LimitNPROC="),
+        ("--rttime=1000000:1000000", "tag", "LimitRTTIME=infinity"),
+    ],
+    ids=["descriptors", "processes", "tag"],
+)
+def test_doctor_tells_limits_with_their_cure(tmp_path: Path, limit: str, topic: str, cure: str) -> None:
+    """A limit that is too low for a supervisor is degraded, and not wrong."""
+    found = findings_of("prlimit", limit, folders=tmp_path)
+    assert found[topic]["level"] == "degraded" and cure in found[topic]["cure"]
+
+
+def test_doctor_tells_what_a_killed_supervisor_left(tmp_path: Path) -> None:
+    """A control socket that nobody serves is degraded: the next run takes over."""
+    (tmp_path / "r").mkdir()
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(tmp_path / "r" / "control.sock"))
+    found = findings_of(folders=tmp_path)
+    assert found["control socket"]["level"] == "degraded" and "killed" in found["control socket"]["fact"]
+
+
+def test_doctor_tells_a_runtime_path_that_is_too_long(tmp_path: Path) -> None:
+    """Where run would refuse to start, doctor says so before."""
+    found = findings_of(folders=tmp_path / ("long" * 25))
+    assert found["runtime path"]["level"] == "wrong" and "--runtime-dir" in found["runtime path"]["cure"]
+
+
+def test_doctor_compares_the_journal_with_the_disk(tmp_path: Path) -> None:
+    """Settings that want more than the disk has are degraded, with the key that says how much."""
+    (tmp_path / "settings.toml").write_text('[journal]\nmax-bytes = "100000G"\n')
+    found = findings_of(folders=tmp_path, settings=tmp_path / "settings.toml")
+    assert found["journal space"]["level"] == "degraded" and "max-bytes" in found["journal space"]["cure"]
 
 
 def test_doctor_of_nobody(tmp_path: Path) -> None:
