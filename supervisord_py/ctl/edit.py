@@ -4,7 +4,8 @@ Theory of operation
 -------------------
 The editor works on a copy. Each time it ends, the supervisor is asked what would be wrong with that text
 (``CheckText``); an invalid one can only be edited again or left in the copy, whose name is told. What is
-good is shown as a diff, written beside the file and renamed over it, and applied.
+good is shown as a diff, written beside the file and renamed over it, and applied. A file that is no longer what the
+editor was given (changed, removed or made by somebody else) is left alone, and the text is kept.
 
 The file is written by the caller, with the caller's rights, on the machine of the supervisor.
 """
@@ -67,16 +68,16 @@ def edit(context: click.Context, unit: str, drop_in: bool, yes: bool) -> int:
         file.write(old if old is not None else "")
     try:
         while True:
-            _run(editor, copy)
-            new = copy.read_text(encoding="utf-8", errors="surrogateescape")
+            new = _run(editor, copy)
             if new == (old or ""):
                 session.echo("nothing has changed")
                 return 0
-            problems = _check(session, path, new)
+            problems = _check(session, path, new, masks=not drop_in)
             if any(problem["severity"] == "error" for problem in problems):
                 keep = True
                 if yes or session.options.plan or _ask("edit again? [y/n] ", "yn") != "y":
-                    return session.fail(CannotEditError(f"not written, the text is kept in {copy}", exit_status=6))
+                    invalid = CannotEditError(f"not written, the text is kept in {copy}", exit_status=6)
+                    return session.fail(invalid, problems=problems)
                 keep = False
                 continue
             _show(session, path, old or "", new)
@@ -89,15 +90,20 @@ def edit(context: click.Context, unit: str, drop_in: bool, yes: bool) -> int:
                 keep = True
                 session.note(f"not written, the text is kept in {copy}")
                 return 1
+        keep = True
         try:
-            _write(path, new)
+            _write(path, old, new)
+        except _ChangedMeanwhileError as changed:
+            message = f"{path} was {changed} while you edited: not written, the text is kept in {copy}"
+            raise CannotEditError(message) from None
         except OSError as error:
-            keep = True
             message = f"cannot write {path}: {(error.strerror or str(error)).lower()}; the text is kept in {copy}"
             raise CannotEditError(message) from None
+        keep = False
     finally:
         if not keep:
-            copy.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # the editor has removed it, or put something else in its place
+                copy.unlink()
     # Of a template's file all instances are built.
     return _apply(session, path.stem if path.stem.endswith("@") else unit)
 
@@ -143,22 +149,34 @@ def _read(path: Path) -> str | None:
         raise CannotEditError(f"cannot read {path}: {error}") from None
 
 
-def _run(editor: list[str], copy: Path) -> None:
+def _run(editor: list[str], copy: Path) -> str:
+    """Open the editor on the copy and return the text that it leaves."""
     try:
         ended = subprocess.run([*editor, str(copy)], check=False)
     except OSError as error:
         raise CannotEditError(f"cannot run the editor {editor[0]}: {error.strerror}") from None
     if ended.returncode != 0:
         raise CannotEditError(f"the editor {editor[0]} ended with {ended.returncode}: nothing is written")
+    try:
+        return copy.read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise CannotEditError(f"the editor {editor[0]} left no text ({reason}): nothing is written") from None
 
 
-def _check(session: Session, path: Path, text: str) -> list[dict[str, Any]]:
+def _check(session: Session, path: Path, text: str, *, masks: bool) -> list[dict[str, Any]]:
+    """Return what is wrong with the text, and tell it; ``masks``: an empty one would mask the unit."""
+    problem = {"severity": "error", "file": str(path), "line": 0, "column": 0, "key": "", "hint": ""}
     try:
         text.encode()
     except UnicodeEncodeError:
-        problems = [{"severity": "error", "file": str(path), "line": 0, "message": "not UTF-8", "key": "", "hint": ""}]
+        problems = [problem | {"message": "not UTF-8"}]
     else:
-        problems = session.call("CheckText", path=str(path), text=text)["problems"]
+        if masks and not text:
+            hint = "supctl mask does that, and supctl unmask takes it back"
+            problems = [problem | {"message": "an empty file masks its unit", "hint": hint}]
+        else:
+            problems = session.call("CheckText", path=str(path), text=text)["problems"]
     for problem in problems:
         where = f"{problem['file']}:{problem['line']}" if problem["line"] else problem["file"]
         key = f" {problem['key']}:" if problem["key"] else ""
@@ -187,8 +205,20 @@ def _ask(question: str, answers: str) -> str:
             return word
 
 
-def _write(path: Path, text: str) -> None:
-    """Replace the file whole or not at all, with the mode and owner that it has."""
+class _ChangedMeanwhileError(Exception):
+    """The file is not what the editor was given; the message says in one word what became of it."""
+
+
+def _write(path: Path, old: str | None, text: str) -> None:
+    """Replace the file whole or not at all, with the mode and owner that it has.
+
+    Raises:
+        _ChangedMeanwhileError: It is not ``old`` (None: not there) any more.
+        OSError: It cannot be written.
+    """
+    now = _read(path)
+    if now != old:
+        raise _ChangedMeanwhileError("removed" if now is None else "made" if old is None else "changed")
     real = Path(os.path.realpath(path))
     real.parent.mkdir(mode=0o755, exist_ok=True)
     temporary = real.with_name(f".{real.name}.new")

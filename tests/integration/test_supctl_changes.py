@@ -1,5 +1,6 @@
 """enable, disable, mask, unmask, apply and edit against a fake supervisor: what is sent, printed, asked and written."""
 
+import json
 import os
 import pty
 import subprocess
@@ -133,17 +134,19 @@ class Editing:
         supctl.fake.on("Cat", {"files": [{"path": str(self.path), "text": OLD}]})
         supctl.fake.on("Apply", applied(outcome("web", "restart")))
 
-    def run(self, *texts: str, answers: str = "", options: tuple[str, ...] = ()) -> tuple[int, str, str]:
-        """Edit with these texts in turn; returns the exit code and what was printed."""
+    def run(
+        self, *texts: str, answers: str = "", options: tuple[str, ...] = (), meanwhile: str = ":"
+    ) -> tuple[int, str, str]:
+        """Edit with these texts in turn; returns the exit code and what was printed. ``meanwhile`` is a command that
+        the shell runs while the editor is open."""
         for old in self._folder.glob("text*"):
             old.unlink()
         for number, text in enumerate(texts):
             (self._folder / f"text{number}").write_text(text)
         (self._folder / "turn").write_text("0")
         editor = self._folder / "editor"
-        editor.write_text(
-            f'#!/bin/sh\ncd {self._folder}\nturn=$(cat turn)\ncp "text$turn" "$1" || exit 3\necho $((turn + 1)) > turn\n'
-        )
+        write = 'turn=$(cat turn)\ncp "text$turn" "$1" || exit 3\necho $((turn + 1)) > turn'
+        editor.write_text(f"#!/bin/sh\ncd {self._folder}\n{write}\n{meanwhile}\n")
         editor.chmod(0o755)
         ours, theirs = pty.openpty()
         try:
@@ -248,3 +251,46 @@ def test_edit_what_one_may_not_write(supctl: Supctl, editing: Editing, monkeypat
     monkeypatch.undo()
     monkeypatch.setenv("PATH", "/nonexistent")
     assert "there is no editor" in supctl("edit", "web", "--yes").err
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "left", "said"),
+    [
+        ("echo '# a colleague' >> web.toml", OLD + "# a colleague\n", "was changed"),
+        ("rm web.toml", None, "was removed"),
+    ],
+)
+def test_edit_overwrote_what_a_colleague_wrote_meanwhile(
+    supctl: Supctl, editing: Editing, meanwhile: str, left: str | None, said: str
+) -> None:
+    """A file that was changed or removed while the editor was open stays as it is; the text is kept."""
+    supctl.fake.on("CheckText", {"problems": []})
+    code, _, err = editing.run(OLD + "# mine\n", options=("--yes",), meanwhile=meanwhile)
+    assert code == 1
+    assert said in err
+    assert (editing.path.read_text() if editing.path.exists() else None) == left
+    (copy,) = editing.copies()
+    assert copy.read_text() == OLD + "# mine\n"
+    assert str(copy) in err
+    assert supctl.fake.called("Apply") == []
+
+
+@pytest.mark.parametrize("meanwhile", ['rm "$1"', 'rm "$1"; mkdir "$1"'])
+def test_edit_with_an_editor_that_removes_the_file_was_a_traceback(editing: Editing, meanwhile: str) -> None:
+    """It is said, also as a JSON document, and nothing is written."""
+    code, out, err = editing.run(OLD + "#\n", options=("--yes", "--json"), meanwhile=meanwhile)
+    assert code == 1
+    assert "left no text" in json.loads(out)["error"]["message"]
+    assert "Traceback" not in err
+    assert editing.path.read_text() == OLD
+
+
+def test_edit_to_an_empty_text_masked_the_unit(supctl: Supctl, editing: Editing) -> None:
+    """An empty text is an error of ``edit``, with the verb that is meant; as JSON the problem is in the document."""
+    code, out, _ = editing.run("", options=("--yes", "--json"))
+    assert code == 6
+    document = json.loads(out)
+    assert document["error"]["code"] == "bad-unit"
+    assert "masks" in document["problems"][0]["message"]
+    assert editing.path.read_text() == OLD
+    assert supctl.fake.called("Apply") == []
