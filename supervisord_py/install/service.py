@@ -4,6 +4,7 @@ The templates (``packaging/systemd``) are good units as they stand, for distribu
 programs are, for whom the unit is, and what an older systemd does not know.
 """
 
+import shlex
 from collections.abc import Mapping, Sequence
 
 MARK = "# Written by `supervisord-py install`, removed by `supervisord-py uninstall`."
@@ -15,7 +16,7 @@ PROGRAMS = {
 }
 """Programs of the template, and the modules that they are."""
 
-KNOWN_SINCE = {"DelegateSubgroup": 254}
+KNOWN_SINCE = {"DelegateSubgroup": 254, "RestartSteps": 254, "RestartMaxDelaySec": 254}
 """Directives that systemd knows since this version; an older one complains each time it reads the unit."""
 
 
@@ -38,7 +39,7 @@ def service_text(
         if systemd is not None and KNOWN_SINCE.get(key, 0) > systemd:
             continue
         if key in ("ExecStart", "ExecReload"):
-            program, *arguments = value.split()
+            program, *arguments = shlex.split(value)
             line = f"{key}={quote_command([python, '-P', '-m', PROGRAMS[program], *arguments])}"
         lines.append(line)
         if line == "[Service]":

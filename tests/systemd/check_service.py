@@ -40,16 +40,38 @@ def booted(built: Path, tmp_path: Path) -> Iterator[Machine]:
         yield running
 
 
+@pytest.fixture(params=["system", "user"])
+def service(booted: Machine, request: pytest.FixtureRequest) -> Machine:
+    """The machine as root, or as a user who lingers, with the service installed and its three units active."""
+    running = booted
+    if request.param == "user":
+        let_linger(booted)
+        running = booted.as_user("alice")
+    started(running)
+    return running
+
+
+def let_linger(booted: Machine) -> None:
+    # As a unit: logind wants to know the caller's control group, and nsenter leaves us outside of all of them.
+    booted.do("systemd-run", "--quiet", "--wait", "loginctl", "enable-linger", "alice")
+    until(lambda: booted.path("/run/user/1000/systemd/private").exists(), "alice's systemd")
+
+
 def pip(running: Machine, *arguments: str) -> None:
     running.do("/opt/spy/bin/pip", "install", "-q", "--no-index", "--find-links", "/wheels", *arguments)
 
 
-def write_units(running: Machine, folder: str, owner: int = 0) -> None:
-    running.path(folder).mkdir(parents=True, exist_ok=True)
+def write_units(running: Machine) -> Path:
+    """Put the three units where this user's are, and return that folder."""
+    places = "/home/alice/.config" if running.user else "/etc"
+    folder = running.path(f"{places}/supervisord-py/units")
+    folder.mkdir(parents=True, exist_ok=True)
     for name, text in UNITS.items():
-        path = running.path(f"{folder}/{name}.toml")
-        path.write_text(text)
-        os.chown(path, owner, owner)
+        (folder / f"{name}.toml").write_text(text)
+    if running.user:
+        for path in (folder.parents[1], *folder.parents[1].rglob("*")):
+            os.chown(path, 1000, 1000)
+    return folder
 
 
 def spy(running: Machine, *arguments: str) -> str:
@@ -75,7 +97,7 @@ def manager_pid(running: Machine) -> int:
 
 def started(running: Machine) -> dict[str, int]:
     """Install the service with three units, and wait until they run; returns their pids."""
-    write_units(running, "/etc/supervisord-py/units")
+    write_units(running)
     spy(running, "install", "--now")
     return settled(running)
 
@@ -97,7 +119,7 @@ def test_install_says_all_and_does_it_once(booted: Machine) -> None:
     said = spy(booted, "install", "--now", "--dry-run")
     assert "would write /etc/systemd/system/supervisord-py.service" in said and "KillMode=process" in said
     assert files(booted) == before
-    write_units(booted, "/etc/supervisord-py/units")
+    write_units(booted)
     said = spy(booted, "install", "--now")
     assert "wrote /etc/systemd/system/supervisord-py.service" in said and "is active" in said
     assert booted.call("systemd-analyze", "--man=no", "verify", f"/etc/systemd/system/{SERVICE}").stderr == ""
@@ -128,43 +150,43 @@ def test_a_stopped_keeper_is_replaced_and_a_working_one_is_not(booted: Machine) 
     assert settled(booted) == units
 
 
-def test_no_death_of_ours_costs_a_unit(booted: Machine) -> None:
+def test_no_death_of_ours_costs_a_unit(service: Machine) -> None:
     """The manager killed, the manager stopped, the keeper killed: same pids, and they are supervised afterwards."""
-    units = started(booted)
-    tree = sleepers(booted)
+    units = pids(service)
+    tree = sleepers(service)
     assert len(tree) == 4
-    keeper, manager = booted.show("MainPID"), manager_pid(booted)
-    booted.do("kill", "-KILL", str(manager))
-    until(lambda: manager_pid(booted) != manager, "another manager")
-    assert settled(booted) == units
-    manager = manager_pid(booted)
-    booted.do("kill", "-STOP", str(manager))
-    until(lambda: not booted.path(f"/proc/{manager}").exists(), "the end of the manager that was stopped")
-    assert settled(booted) == units and manager_pid(booted) != manager
-    assert booted.show("MainPID") == keeper and booted.show("NRestarts") == "0"
-    booted.do("kill", "-KILL", keeper)
-    until(lambda: booted.show("NRestarts") == "1" and booted.show("ActiveState") == "active", "another keeper")
-    assert booted.show("MainPID") != keeper
-    assert settled(booted) == units and sleepers(booted) == tree
-    booted.do("kill", "-KILL", str(units["web"]))
-    until(lambda: pids(booted)["web"] not in (units["web"], None), "web once more")
-    booted.systemctl("stop", SERVICE)
-    assert not sleepers(booted)
+    keeper, manager = service.show("MainPID"), manager_pid(service)
+    service.do("kill", "-KILL", str(manager))
+    until(lambda: manager_pid(service) != manager, "another manager")
+    assert settled(service) == units
+    manager = manager_pid(service)
+    service.do("kill", "-STOP", str(manager))
+    until(lambda: not service.path(f"/proc/{manager}").exists(), "the end of the manager that was stopped")
+    assert settled(service) == units and manager_pid(service) != manager
+    assert service.show("MainPID") == keeper and service.show("NRestarts") == "0"
+    service.do("kill", "-KILL", keeper)
+    until(lambda: service.show("NRestarts") == "1" and service.show("ActiveState") == "active", "another keeper")
+    assert service.show("MainPID") != keeper
+    assert settled(service) == units and sleepers(service) == tree
+    service.do("kill", "-KILL", str(units["web"]))
+    until(lambda: pids(service)["web"] not in (units["web"], None), "web once more")
+    service.systemctl("stop", SERVICE)
+    assert not sleepers(service)
 
 
-def test_an_upgrade_leaves_the_units_alone(booted: Machine) -> None:
+def test_an_upgrade_leaves_the_units_alone(booted: Machine, service: Machine) -> None:
     """pip install -U and daemon-reexec: keeper and manager are the new version, the pids and the service the same."""
-    units = started(booted)
-    keeper = booted.show("MainPID")
-    assert supctl(booted, "version")["keeper"] == OLD
+    units = pids(service)
+    keeper = service.show("MainPID")
+    assert supctl(service, "version")["keeper"] == OLD
     pip(booted, "-U", f"supervisord-py=={NEW}")
-    booted.do("/opt/spy/bin/supctl", "daemon-reexec")
-    until(lambda: supctl(booted, "version")["keeper"] == NEW, "the new keeper")
-    assert supctl(booted, "version")["manager"] == NEW
-    assert settled(booted) == units
-    assert (booted.show("MainPID"), booted.show("NRestarts"), booted.show("ActiveState")) == (keeper, "0", "active")
-    booted.systemctl("stop", SERVICE)
-    assert not sleepers(booted)
+    service.do("/opt/spy/bin/supctl", "daemon-reexec")
+    until(lambda: supctl(service, "version")["keeper"] == NEW, "the new keeper")
+    assert supctl(service, "version")["manager"] == NEW
+    assert settled(service) == units
+    assert (service.show("MainPID"), service.show("NRestarts"), service.show("ActiveState")) == (keeper, "0", "active")
+    service.systemctl("stop", SERVICE)
+    assert not sleepers(service)
 
 
 def test_reload_restart_stop_and_uninstall(booted: Machine) -> None:
@@ -176,6 +198,10 @@ def test_reload_restart_stop_and_uninstall(booted: Machine) -> None:
     more.write_text(UNITS["web"])
     booted.systemctl("reload", SERVICE)
     until(lambda: booted.show("StatusText") == "4 units: 4 active", "the fourth unit")
+    assert booted.show("ActiveState") == "active" and pids(booted).items() >= units.items()
+    more.write_text("[service]\nexec-strat = 1\n")
+    failed = booted.call("systemctl", "reload", SERVICE)
+    assert failed.returncode != 0 and "exec-strat" in booted.do("journalctl", "--no-pager", "-u", SERVICE)
     assert booted.show("ActiveState") == "active" and pids(booted).items() >= units.items()
     more.unlink()
     tree = sleepers(booted)
@@ -191,25 +217,17 @@ def test_reload_restart_stop_and_uninstall(booted: Machine) -> None:
     assert booted.systemctl("list-units", "--all", "--no-legend", SERVICE) == ""
 
 
-def test_a_user_has_a_service_too(booted: Machine) -> None:
-    """As a user: lingering is missed and told, the service survives without a session, and goes without a trace."""
+def test_a_user_is_told_of_lingering(booted: Machine) -> None:
+    """As a user: install says when lingering is off, and not when it is on; uninstall --purge leaves no trace."""
     alice = booted.as_user("alice")
-    before = files(booted)
     booted.do("systemctl", "start", "user@1000.service")
-    write_units(booted, "/home/alice/.config/supervisord-py/units", owner=1000)
-    booted.do("chown", "-R", "alice:alice", "/home/alice")
-    said = spy(alice, "install", "--now")
+    before = files(booted)
+    started(alice)
+    said = spy(alice, "install")
     assert "lingering is off for alice" in said and "loginctl enable-linger alice" in said
-    booted.do("loginctl", "enable-linger", "alice")
+    let_linger(booted)
     assert "lingering" not in spy(alice, "install")
     units = settled(alice)
-    keeper = alice.show("MainPID")
-    booted.do("kill", "-KILL", keeper)
-    until(lambda: alice.show("NRestarts") == "1" and alice.show("ActiveState") == "active", "another keeper")
-    assert settled(alice) == units
-    pip(booted, "-U", f"supervisord-py=={NEW}")
-    alice.do("/opt/spy/bin/supctl", "daemon-reexec")
-    until(lambda: supctl(alice, "version")["keeper"] == NEW, "the new keeper")
     alice.systemctl("reload", SERVICE)
     assert settled(alice) == units
     spy(alice, "uninstall", "--purge")

@@ -47,6 +47,9 @@ def run(*command: str | Path, **options: Any) -> str:
 
 def debian_root() -> Path:
     """Return a folder with a minimal Debian, made once."""
+    assert os.geteuid() == 0, "only root can boot a container"
+    missing = [program for program in ("mmdebstrap", "systemd-nspawn", "nsenter") if shutil.which(program) is None]
+    assert not missing, f"missing: {missing}; apt-get install --no-install-recommends mmdebstrap systemd-container"
     root = CACHE / SUITE
     if not root.is_dir():
         CACHE.mkdir(parents=True, exist_ok=True)
@@ -100,7 +103,7 @@ class Machine:
     """A booted container; commands run in all its namespaces, as root or as ``user``."""
 
     def __init__(self, leader: int, user: str | None = None) -> None:
-        self.leader, self._user = leader, user
+        self.leader, self.user = leader, user
 
     def as_user(self, name: str) -> "Machine":
         return Machine(self.leader, name)
@@ -117,9 +120,9 @@ class Machine:
             "PATH=/usr/sbin:/usr/bin:/sbin:/bin",
             "LANG=C.UTF-8",
         ]
-        if self._user is not None:
+        if self.user is not None:
             uid = self._uid()
-            places = [f"HOME=/home/{self._user}", f"XDG_RUNTIME_DIR=/run/user/{uid}"]
+            places = [f"HOME=/home/{self.user}", f"XDG_RUNTIME_DIR=/run/user/{uid}"]
             enter = [*enter, *places, "setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
         return subprocess.run(
             [*enter, *command], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=180, check=False,
@@ -129,9 +132,9 @@ class Machine:
     def _uid(self) -> int:
         for line in (self.path("/etc/passwd")).read_text().splitlines():
             name, _, uid, *_ = line.split(":")
-            if name == self._user:
+            if name == self.user:
                 return int(uid)
-        raise AssertionError(f"no user {self._user}")
+        raise AssertionError(f"no user {self.user}")
 
     def do(self, *command: str) -> str:
         """Run a command that must succeed; returns what it printed."""
@@ -144,7 +147,7 @@ class Machine:
         return Path(f"/proc/{self.leader}/root{path}")
 
     def systemctl(self, *arguments: str) -> str:
-        return self.do("systemctl", *(["--user"] if self._user else []), *arguments)
+        return self.do("systemctl", *(["--user"] if self.user else []), *arguments)
 
     def show(self, name: str) -> str:
         return self.systemctl("show", "-P", name, SERVICE)

@@ -53,7 +53,10 @@ def test_commands_are_those_of_this_interpreter() -> None:
     set_to = directives(text)
     assert text.startswith(MARK)
     assert set_to["ExecStart"] == '"/opt/a b/python" -P -m supervisord_py run'
-    assert set_to["ExecReload"] == '"/opt/a b/python" -P -m supervisord_py.ctl.cli --user daemon-reload'
+    assert (
+        set_to["ExecReload"]
+        == '"/opt/a b/python" -P -m supervisord_py.ctl.cli --user daemon-reload --reason "systemctl reload"'
+    )
     assert set_to["Environment"] == "XDG_STATE_HOME=/data/50%%"
     assert "DelegateSubgroup" not in set_to
     assert "DelegateSubgroup" in directives(service_text(template(is_user=True), "/p", systemd=257))
