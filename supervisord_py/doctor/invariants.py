@@ -19,7 +19,7 @@ DESCRIPTORS_A_PROCESS = 2
 COMMAND_SHOWN = 60
 
 Law = Callable[[Evidence], Iterator[tuple[str, Finding]]]
-REPORT = "please report it, with the journal (supctl journal export)"
+REPORT = "please report it, with what supctl journal query prints"
 
 
 def broken(evidence: Evidence) -> dict[str, Finding]:
