@@ -125,7 +125,8 @@ def daemon_reload(session: Session) -> int:
     """Read settings and unit files again and take over what changed: new units are started, running ones take over at
     once what needs no restart, and for the rest it says which to restart. With --plan it is only said, by unit and key.
 
-    A file with a problem leaves its unit as it was and the others are loaded; exits 1 then.
+    A file with a problem leaves its unit as it was, a folder that cannot be read its units, and the others are loaded;
+    exits 1 then.
     """
     options = session.options
     reply = session.call("DaemonReload", plan=options.plan, reason=options.reason)

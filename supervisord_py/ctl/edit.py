@@ -96,6 +96,8 @@ def edit(context: click.Context, unit: str, drop_in: bool, yes: bool) -> int:
         except _ChangedMeanwhileError as changed:
             message = f"{path} was {changed} while you edited: not written, the text is kept in {copy}"
             raise CannotEditError(message) from None
+        except CannotEditError as error:
+            raise CannotEditError(f"{error}; the text is kept in {copy}", error.exit_status) from None
         except OSError as error:
             message = f"cannot write {path}: {(error.strerror or str(error)).lower()}; the text is kept in {copy}"
             raise CannotEditError(message) from None

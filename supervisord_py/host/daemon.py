@@ -322,7 +322,7 @@ class Daemon:
 
     def _read_and_build(self) -> tuple[Sources, Settings, LoadResult]:
         """Read everything anew; in a thread, because a thousand files take longer than anybody should wait for."""
-        sources = read_sources(self._config, self._places)
+        sources = read_sources(self._config, self._places, self._sources)
         return sources, *sources.build()
 
     @property

@@ -40,10 +40,14 @@ class Sources(Struct, frozen=True):
         return self.settings, build(self.units)
 
 
-def read_sources(config: Mapping[str, Any], places: Places) -> Sources:
-    """Read settings and unit files from where ``run`` was told they are."""
+def read_sources(config: Mapping[str, Any], places: Places, before: Sources | None = None) -> Sources:
+    """Read settings and unit files from where ``run`` was told they are.
+
+    ``before`` is what was loaded last: folders that cannot be read now keep their files (``unit_files.read_sources``).
+    """
     settings, problems = load_settings(places.settings, required=bool(config["is_settings_typed"]))
-    return Sources(settings, problems, read_unit_sources(config["unit_paths"] or None, places))
+    units = read_unit_sources(config["unit_paths"] or None, places, before=None if before is None else before.units)
+    return Sources(settings, problems, units)
 
 
 def source_paths(config: Mapping[str, Any], places: Places) -> list[str]:

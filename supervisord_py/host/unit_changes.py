@@ -324,7 +324,8 @@ class UnitChanges:
         before, old = host.sources, host.loaded
 
         def prepare() -> tuple[Sources, Settings, LoadResult]:
-            fresh = read_sources(self._config, self._places)
+            fresh = read_sources(self._config, self._places, before)
+            _refuse_kept(fresh.units, names)
             sources = fresh if not names else replace(before, units=with_files_of(before.units, fresh.units, names))
             return sources, *sources.build()
 
@@ -363,6 +364,19 @@ class UnitChanges:
         if problems is None:
             raise CannotChangeError("InvalidRequest", "", f"{path} is no unit file in a folder that is read")
         return problems
+
+
+def _refuse_kept(sources: UnitSources, names: Sequence[str]) -> None:
+    """Refuse an apply whose files (all of them when ``names`` is empty) lie in a folder that cannot be read.
+
+    Raises:
+        CannotChangeError: They do.
+    """
+    holders = {holder for name in names for holder in (name, parse_unit_name(name).template)}
+    for folder in sources.kept:
+        if not names or any(file.name in holders and file.path.startswith(f"{folder}/") for file in sources.files):
+            message = f"{folder} cannot be read, nothing is applied: see supctl daemon-reload --plan"
+            raise CannotChangeError("JobFailed", names[0] if names else "", message)
 
 
 def with_files_of(old: UnitSources, fresh: UnitSources, names: Sequence[str]) -> UnitSources:

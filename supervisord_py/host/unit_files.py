@@ -37,11 +37,16 @@ CONTROL_PRIORITY = -1
 
 
 class UnitSources(Struct, frozen=True):
-    """Everything that one load read. JSON by msgspec."""
+    """Everything that one load read. JSON by msgspec.
+
+    ``kept`` are folders that were read at the load before and could not be this time: their files are those of that
+    load.
+    """
 
     files: tuple[UnitFile, ...]
     problems: tuple[Problem, ...]
     context: SpecifierContext
+    kept: tuple[str, ...] = ()
 
 
 def load(paths: Sequence[str] | None, places: Places) -> LoadResult:
@@ -60,23 +65,34 @@ def build(sources: UnitSources) -> LoadResult:
 
 
 def read_sources(
-    paths: Sequence[str] | None, places: Places, *, overlay: Mapping[str, str] | None = None
+    paths: Sequence[str] | None,
+    places: Places,
+    *,
+    overlay: Mapping[str, str] | None = None,
+    before: UnitSources | None = None,
 ) -> UnitSources:
     """Read all unit files; see ``load``.
 
-    ``overlay`` holds texts by path that are taken for what stands on disk there, or would.
+    ``overlay`` holds texts by path that are taken for what stands on disk there, or would. ``before`` is what the last
+    load read: a folder that had files then and cannot be read now (its disk is not mounted for a moment) is a problem
+    and keeps them; an empty folder in its place has none.
     """
     scan = _Scan(OverlaidReader(trusted_uids(os.environ, typed=paths is not None), overlay or {}))
     if os.path.lexists(places.control):
         scan.folder(str(places.control), CONTROL_PRIORITY)
+    else:
+        scan.unread.append(str(places.control))
     if paths is None:
         for priority, folder in enumerate(places.unit_path):
             if os.path.lexists(folder):
                 scan.folder(str(folder), priority)
+            else:
+                scan.unread.append(str(folder))
     else:
         for priority, path in enumerate(paths):
             scan.typed(path, priority)
-    return UnitSources(_without_orphans(scan.files), tuple(scan.problems), specifier_context(os.environ))
+    kept = () if before is None else scan.keep(before.files)
+    return UnitSources(_without_orphans(scan.files), tuple(scan.problems), specifier_context(os.environ), kept)
 
 
 def _without_orphans(files: Sequence[UnitFile]) -> tuple[UnitFile, ...]:
@@ -178,6 +194,22 @@ class _Scan:
         self._reader = reader
         self.files: list[UnitFile] = []
         self.problems: list[Problem] = []
+        self.unread: list[str] = []
+        """Folders that could not be listed."""
+
+    def keep(self, before: Sequence[UnitFile]) -> tuple[str, ...]:
+        """Take the files of folders that could not be read from an earlier load; return these folders."""
+        kept: list[str] = []
+        for folder in map(printable, self.unread):
+            files = [file for file in before if file.path.startswith(f"{folder}/")]
+            if not files:
+                continue
+            why = next((problem.message for problem in self.problems if problem.file == folder), "no such folder")
+            self.problems = [problem for problem in self.problems if problem.file != folder]
+            self._complain(folder, f"{why}: the units in it are kept as they were", "an empty folder has none")
+            self.files += files
+            kept.append(folder)
+        return tuple(kept)
 
     def typed(self, path: str, priority: int) -> None:
         """Read a path that the user gave: a folder, or one unit file with its drop-ins and its folder's defaults."""
@@ -212,6 +244,7 @@ class _Scan:
         folder, base = os.path.split(path)
         if not os.path.lexists(path):
             self._complain(path, "no such file or folder")
+            self.unread.append(path)
         elif not base.endswith(_SUFFIX) or base == DEFAULTS_NAME:
             self._complain(path, "not a unit file", f"a unit file is named NAME{_SUFFIX}")
         elif (name := self._unit(path, folder, priority)) is not None:
@@ -253,6 +286,7 @@ class _Scan:
             self._complain(folder, refused.message, refused.hint)
         except OSError as error:
             self._complain(folder, _cannot_read(error))
+        self.unread.append(folder)
         return []
 
     def _add(self, name: str, path: str, kind: UnitFileKind, folder: str, priority: int) -> None:

@@ -187,3 +187,34 @@ def test_horust_2_reload_on_a_hangup() -> None:
         until(lambda: running.supctl("status", "new").returncode == 0, "the new unit")
         assert running.status("web")["description"] == "new"
         assert pids(running, "web") == before
+
+
+def test_a_unit_folder_that_was_missing_for_a_moment_unloaded_everything() -> None:
+    """Its disk is not mounted when somebody reloads: everything stays as it was loaded, what an operator stopped and
+    what has failed too; the reload says so and fails, and so does an apply."""
+    wrong = '[service]\ntype = "oneshot"\nexec-start = ["false"]\n'
+    with supervisor({"web": SLEEP, "down": SLEEP, "failing": wrong}) as running:
+        before = pids(running, "web", "down")
+        running.wait_state("failing", "failed")
+        assert running.supctl("stop", "down").returncode == 0
+        away = running.units.with_name("away")
+        running.units.rename(away)
+        for options in (("--plan",), ()):
+            done = running.supctl("daemon-reload", *options)
+            assert (done.returncode, done.stdout) == (1, "nothing has changed\n")
+            assert "no such file or folder: the units in it are kept as they were" in done.stderr
+        for names in ((), ("web",)):
+            done = running.supctl("apply", "--plan", *names)
+            assert (done.returncode, done.stdout) == (1, "")
+            assert f"{running.units} cannot be read" in done.stderr
+        away.rename(running.units)
+        done = running.supctl("daemon-reload")
+        assert (done.returncode, done.stdout) == (0, "nothing has changed\n")
+        assert running.status("web")["pid"] == before["web"]
+        assert running.status("down")["active_state"] == "inactive"
+        assert running.status("failing")["active_state"] == "failed"
+        away.mkdir()
+        running.units.rename(running.units.with_name("old"))
+        away.rename(running.units)
+        assert running.supctl("daemon-reload").returncode == 0
+        assert running.status("web")["load_state"] == "not_found"

@@ -324,3 +324,23 @@ def test_who_is_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert plain is not None and typed is not None
     assert 0 in plain and 5 not in plain and typed == plain | {5}
     assert trusted_uids({"SUDO_UID": "no"}, typed=True) == plain
+
+
+def test_folders_that_cannot_be_read_now_keep_what_they_held(tmp_path: Path) -> None:
+    """A folder of the unit path, and a folder of drop-ins, that were read before and are gone or refused: their files
+    stay, with the drop-ins elsewhere that belong to them; each is one problem. A folder that never was is none."""
+    places = replace(places_of(*(tmp_path / name for name in ("one", "two", "never"))), state=tmp_path / "state")
+    write(tmp_path / "one" / "a.toml")
+    write(tmp_path / "two" / "b.toml")
+    write(tmp_path / "two" / "b.toml.d" / "x.toml", "[limits]\nnice = 5\n")
+    write(places.control / "a.toml.d" / "50-enabled.toml", "[unit]\nenabled = false\n")
+    before = read_sources(None, places)
+    (tmp_path / "one").rename(tmp_path / "away")
+    (tmp_path / "two" / "b.toml.d").rename(tmp_path / "drop-ins")
+    (tmp_path / "two" / "b.toml.d").symlink_to(tmp_path / "drop-ins")
+    (tmp_path / "drop-ins").chmod(0o777)
+    after = read_sources(None, places, before=before)
+    assert sorted(after.files, key=lambda file: file.path) == sorted(before.files, key=lambda file: file.path)
+    assert set(after.kept) == {str(tmp_path / "one"), str(tmp_path / "two" / "b.toml.d")}
+    assert sorted(problem.file for problem in after.problems) == sorted(after.kept)
+    assert read_sources(None, places, before=after).kept == after.kept
