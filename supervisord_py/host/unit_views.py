@@ -180,6 +180,7 @@ def build_lives(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         records: Records of ``LIFE_EVENTS``, oldest first. A life whose beginning is not among them is left out.
     """
     lives: dict[str, dict[str, Any]] = {}
+    began: dict[str, Mapping[str, Any]] = {}
     for record in records:
         invocation = record.get("invocation")
         if not isinstance(invocation, str):
@@ -188,6 +189,7 @@ def build_lives(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         if record["event"] == "unit.starting":
             if life is None:
                 lives[invocation] = _new_life(record)
+                began[invocation] = record
             continue
         if life is None:
             continue
@@ -195,13 +197,22 @@ def build_lives(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
             case "unit.exited":
                 if record.get("role") == "main":
                     life["exit"] = {"code": record.get("code"), "signal": record.get("signal")}
-                    life["runtime_ms"] = record.get("runtime_ms")
-                    life["end"] = record["ts"]
+                    _end_life(life, began[invocation], record)
             case "unit.restart-scheduled" | "unit.stopped" | "unit.failed":
-                life["end"] = record["ts"]
+                _end_life(life, began[invocation], record)
                 result = record.get("result")
                 life["result"] = to_wire(result) if isinstance(result, str) else life["result"]
     return list(lives.values())
+
+
+def _end_life(life: dict[str, Any], began: Mapping[str, Any], ended: Mapping[str, Any]) -> None:
+    """Let a life end with a record: it ran from its beginning to there, through all its commands.
+
+    The clock of the machine counts, unless it has booted in between; the time of day may have been set.
+    """
+    life["end"] = ended["ts"]
+    if ended["boot"] == began["boot"]:
+        life["runtime_ms"] = (ended["mono_ns"] - began["mono_ns"]) // 1_000_000
 
 
 def _new_life(record: Mapping[str, Any]) -> dict[str, Any]:

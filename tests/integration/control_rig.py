@@ -213,6 +213,8 @@ class FakeSupervisor:
         line = {
             "seq": seq,
             "ts": "2026-11-20T12:00:00.000000Z",
+            "mono_ns": 0,
+            "boot": "",
             "event": record.event,
             "severity": record.severity.value,
             "unit": record.unit,

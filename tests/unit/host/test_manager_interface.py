@@ -252,7 +252,7 @@ def test_lives_are_told_from_the_journal(tmp_path: Path) -> None:
         rig.supervisor.lines |= {f"web {began[0]}": ["hello", "bye"], f"web {began[1]}": ["still here"]}
         first, second = (await rig.call("Lives", unit="web", last=5))["lives"]
         assert (first["result"], first["exit"]) == ("success", {"code": None, "signal": "SIGTERM"})
-        assert (first["runtime_ms"], first["last_words"]) == (5, "bye")
+        assert (first["runtime_ms"], first["last_words"]) == (0, "bye")
         assert first["end"] is not None
         assert (second["end"], second["result"], second["last_words"]) == (None, None, None)
         assert (await rig.call("Lives", unit="web", last=1))["lives"] == [second]
