@@ -22,6 +22,7 @@ _ELSEWHERE = {
         "supervisord_py.doctor.command:doctor_command",
         "what this machine offers, or a supervisor's invariants",
     ),
+    "exec": ("supervisord_py.host.exec:exec_command", "supervise one command, and exit with its code"),
     "run": ("supervisord_py.host.run:run_command", "supervise units in the foreground"),
     "install": ("supervisord_py.install.command:install_command", "make it a service of the operating system"),
     "uninstall": ("supervisord_py.install.command:uninstall_command", "stop and remove that service"),

@@ -133,6 +133,8 @@ class StrayAppeared(Event, frozen=True):
 
     pid: int
     command: str
+    is_expected: bool = False
+    """The keeper is process 1: every orphan becomes its child."""
 
 
 class StrayExited(Event, frozen=True):

@@ -130,7 +130,8 @@ class Manager:
                 shutdown.force(ledger, "a second interrupt")
             case StrayAppeared():
                 fields = {"pid": event.pid, "command": event.command}
-                ledger.record("stray.appeared", severity=Severity.WARNING, fields=fields)
+                severity = Severity.INFO if event.is_expected else Severity.WARNING
+                ledger.record("stray.appeared", severity=severity, fields=fields)
             case StrayExited():
                 ledger.record("stray.exited", fields=_stray_fields(event))
             case KeeperReplaced() if event.refused is None:

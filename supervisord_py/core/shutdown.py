@@ -79,10 +79,10 @@ def end_for_unit(ledger: Ledger, name: str, cause: int | None) -> None:
     request(ledger, ShutdownRequested(ledger.globals.shutdown_timeout_ns, reason=reason, cause=cause))
     shutdown = ledger.edit_globals().shutdown
     assert shutdown is not None
-    shutdown.code = exit_code(state)
+    shutdown.code = code_of_life(state)
 
 
-def exit_code(state: UnitState) -> int:
+def code_of_life(state: UnitState) -> int:
     """Return the code that stands for the end of a unit's last life: 128 + n for a signal, 125 when its program never
     ran; never 0 for a failure.
     """

@@ -12,6 +12,7 @@ from supervisord_py.core.manager import Manager
 from supervisord_py.core.orders import describe
 from supervisord_py.core.restart import is_limit_hit
 from supervisord_py.core.rollout import in_order, needing_restart
+from supervisord_py.core.shutdown import code_of_life
 from supervisord_py.core.state import BETWEEN_LIVES, REST, STARTING, STOPPING, Ending, LastLife, RolloutStep, UnitState
 from supervisord_py.model.changes import UnitChange
 from supervisord_py.model.states import ActiveState, JobState, JobType, LoadState, Result, SubState
@@ -47,8 +48,11 @@ def is_over(manager: Manager) -> bool:
     return shutdown is not None and shutdown.exited
 
 
-def exit_code(manager: Manager) -> int:
-    """Return the code that the supervisor ends with: 0, or that of the unit whose end began the shutdown."""
+def exit_code(manager: Manager, unit: str | None = None) -> int:
+    """Return the code that the supervisor ends with: 0, or that of the unit whose end began the shutdown; or the code
+    that stands for the last life of ``unit``."""
+    if unit is not None:
+        return code_of_life(manager.ledger.state(unit))
     shutdown = manager.ledger.globals.shutdown
     return 0 if shutdown is None else shutdown.code
 

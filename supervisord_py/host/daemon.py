@@ -31,8 +31,14 @@ from supervisord_py.host.adoption import adopted_lives
 from supervisord_py.host.cgroups import UnitGroups, find_place
 from supervisord_py.host.clock import Clock
 from supervisord_py.host.command_records import command_record, with_fields
-from supervisord_py.host.console import Console
-from supervisord_py.host.container import shutdown_timeout_ns
+from supervisord_py.host.container import (
+    ECHO_TIMEOUT_S,
+    console_of,
+    echo_of,
+    final_code,
+    passed_names,
+    shutdown_timeout_ns,
+)
 from supervisord_py.host.control_interfaces import build_control_server
 from supervisord_py.host.driver import Driver
 from supervisord_py.host.execution import SpawnRuntime, passed_environment
@@ -53,7 +59,7 @@ from supervisord_py.host.keeper_client import KeeperClient, Welcome
 from supervisord_py.host.last_good import LAST_GOOD_KEY, LastGood
 from supervisord_py.host.live import describe_process
 from supervisord_py.host.output import OutputCollector, OutputTrouble
-from supervisord_py.host.snapshot_file import boot_id, read_snapshot, write_snapshot
+from supervisord_py.host.snapshot_file import boot_id, first_manager, write_snapshot
 from supervisord_py.host.sources import SOURCES_KEY, Sources, places_of, read_sources, source_paths
 from supervisord_py.host.start_records import lost_record, start_record
 from supervisord_py.host.unit_changes import UnitChanges
@@ -105,18 +111,20 @@ class Daemon:
         )
         recovery = self._journal.open(welcome.lines, welcome.state.get(LOSS_KEY))
         self._lost = welcome.lost if is_first else None
-        self._manager = self._first_manager() if is_first else self._next_manager(welcome)
+        self._manager = first_manager(self._places.snapshot, self._lost) if is_first else self._next_manager(welcome)
         self._groups = UnitGroups(find_place(), welcome.config["name"], welcome.instance)
         if is_first:
             # What a killed supervisor of this name left, as far as nothing lives in it.
             self._groups.sweep()
         self._output = OutputCollector(self._loop, places.log, gid=gid, on_trouble=self._output_trouble)
+        self._echo = echo_of(self._config, self._loop, self._output)
         self._hands = ManagerHands(
             runtime=SpawnRuntime(
                 control_socket=str(places.socket),
                 accounts=Accounts(),
                 groups=self._groups,
-                passed=passed_environment(self._passed_names(), os.environ),
+                direct=self._config.get("forward"),
+                passed=passed_environment(passed_names(self._config, self._settings), os.environ),
             ),
             output=self._output,
             unit_of=self._unit_of,
@@ -172,8 +180,8 @@ class Daemon:
         if is_over(self._manager):
             # Decided, but the manager that decided it did not live to ask for it.
             self._exit(exit_code(self._manager))
-        wanted = RecordFilter() if self._config["events"] == "all" else RecordFilter(severity="warning")
-        self._spawn_task(Console(1, colour=self._config["colour"]).show(self.journal_follow(wanted, 0)))
+        if (shown := console_of(self._config)) is not None:
+            self._spawn_task(shown[0].show(self.journal_follow(shown[1], 0)))
         self._server.start()
         # The units that were loaded are the core's when the first batch is done.
         self._changed.add_done_callback(lambda _: self._upward.ready())
@@ -192,6 +200,8 @@ class Daemon:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._hands.close()
         await self._journal.close()
+        if self._echo is not None:
+            await self._echo.close()
         await self._output.close()
         self._groups.close(remove=False)
 
@@ -408,19 +418,6 @@ class Daemon:
 
     # Inside
 
-    def _first_manager(self) -> Manager:
-        manager = Manager(int.from_bytes(os.urandom(8)))
-        try:
-            snapshot = read_snapshot(self._places.snapshot)
-            if snapshot is not None:
-                manager.restore_counters(snapshot.state)
-        except NewerFormatError as newer:
-            # After a downgrade: units run, their counters begin anew.
-            print(f"manager: {self._places.snapshot} is not used: {newer}", file=sys.stderr)
-        if self._lost is not None:
-            manager.skip_spawns(self._lost["last_id"])
-        return manager
-
     def _next_manager(self, welcome: Welcome) -> Manager:
         state = {key: text for key, text in welcome.state.items() if not key.startswith("host/")}
         return Manager.restore(state, self._loaded.unit_set)
@@ -448,7 +445,7 @@ class Daemon:
         self._settings, self._loaded, self._sources = settings, loaded, sources
         self._watch.loaded(seen)
         self._journal.apply(settings.journal)
-        self._hands.use_environment(passed_environment(self._passed_names(), os.environ))
+        self._hands.use_environment(passed_environment(passed_names(self._config, self._settings), os.environ))
 
     def _use_log_policies(self) -> None:
         """Let ``[log]`` hold for what runs, once the core has decided which text that goes by."""
@@ -470,10 +467,6 @@ class Daemon:
             records=records,
             keep={SOURCES_KEY: self._sources.pack(), LAST_GOOD_KEY: self._changes.last_good.pack()},
         )
-
-    def _passed_names(self) -> Sequence[str] | str:
-        wanted = self._settings.supervisor.pass_environment
-        return wanted if wanted == "all" else (*wanted, *self._config["pass_environment"])
 
     def _unit_of(self, name: str) -> Unit | None:
         return self._manager.ledger.unit(name)
@@ -508,13 +501,15 @@ class Daemon:
             )
 
     def _exit(self, code: int) -> None:
-        self._spawn_task(self._finish(code))
+        self._spawn_task(self._finish(final_code(self._config, self._manager, code)))
 
     async def _finish(self, code: int) -> None:
         """Everything has stopped: write the last words, then let the keeper end us."""
         try:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._hands.settle(), FLUSH_TIMEOUT_S)
+            if self._echo is not None:
+                await self._echo.settle(ECHO_TIMEOUT_S)
             if not self._has_told_the_end:
                 self._has_told_the_end = True
                 self._driver.note([Record("daemon.stopped", fields={"code": code})], keep={STOPPED_KEY: "true"})

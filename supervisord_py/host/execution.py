@@ -51,6 +51,8 @@ class SpawnRuntime(Struct, frozen=True):
     groups: UnitGroups | None = None
     bus: str | None = None
     passed: tuple[tuple[str, str], ...] = ()
+    direct: str | None = None
+    """The unit that is given the supervisor's own standard input, output and error (``exec``)."""
 
     @property
     def is_user_instance(self) -> bool:
@@ -141,6 +143,8 @@ def build_spawn(
             "privileged": privileged,
             "pid_env": ["WATCHDOG_PID"] if "WATCHDOG_USEC" in environment else [],
         }
+        if runtime.direct == unit.name:
+            request["inherit"] = True
         _check_strings(request["argv"], environment)
         if runtime.groups is not None:
             request["cgroups"] = list(runtime.groups.create(unit.name))

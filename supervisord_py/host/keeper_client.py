@@ -112,7 +112,7 @@ def fact_to_event(fact: dict[str, Any]) -> Event:
         case "reexecuted":
             return KeeperReplaced(old=fact["old"], new=fact["new"], refused=fact["refused"])
         case "stray":
-            return StrayAppeared(fact["pid"], fact["command"])
+            return StrayAppeared(fact["pid"], fact["command"], is_expected=bool(fact.get("init")))
         case "stray-exited":
             return StrayExited(fact["pid"], _status(fact))
         case kind:

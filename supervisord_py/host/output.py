@@ -65,6 +65,8 @@ class OutputCollector:
         self._followers: dict[str, WeakSet[OutputFollower]] = {}
         self._waking: set[str] = set()
         self._closed = False
+        self.on_attached: Callable[[str], None] | None = None
+        """Told of a unit before the first byte of its pipe is moved."""
         self._thread = CaptureThread(on_bytes=self._bytes_came, on_trouble=self._trouble_came, scratch=self._scratch)
         self._thread.start()
 
@@ -82,6 +84,8 @@ class OutputCollector:
         """
         self._attached.add(unit)
         self._policies[unit] = policy
+        if self.on_attached is not None:
+            self.on_attached(unit)
 
         def command() -> None:
             file = self._file(unit)

@@ -288,6 +288,11 @@ class OutputFollower:
             self._ended.add(unit)
         self._news.set()
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is nothing that it knows of and has not handed out."""
+        return self._closed or not (self._lines or any(self._ready.values()))
+
     def __aiter__(self) -> "OutputFollower":
         return self
 

@@ -6,7 +6,9 @@ import os
 import pwd
 import resource
 import sys
+import tomllib
 from pathlib import Path
+from typing import NoReturn
 
 import click
 
@@ -17,9 +19,12 @@ from supervisord_py.host.unit_files import load, load_settings
 from supervisord_py.keeper.protocol import keeper_argv
 from supervisord_py.model.settings import Settings
 from supervisord_py.model.states import KillMode, NotifyAccess
-from supervisord_py.model.unit import UnitSet
+from supervisord_py.model.unit import SECOND_NS, UnitSet
+from supervisord_py.model.values import parse_timespan
 
 DEFAULT_CONTROL_GROUP = "supervisord-py"
+CONTAINER_SHUTDOWN_NS = 8 * SECOND_NS
+"""The time for an ordered stop as process 1: container engines kill after 10 s, and the end needs a moment too."""
 
 
 @click.command("run")
@@ -36,6 +41,18 @@ DEFAULT_CONTROL_GROUP = "supervisord-py"
 )
 @click.option("--pass-env", "pass_environment", metavar="NAME", multiple=True, help="Pass this variable to every unit.")
 @click.option("--mode", type=click.Choice(["daemon"]), default="daemon", help="How the supervisor ends.")
+@click.option(
+    "--output",
+    type=click.Choice(["file", "stdout"]),
+    default="file",
+    help="stdout: every line of every unit there too, after its unit's name.",
+)
+@click.option("--timestamps", is_flag=True, help="With --output stdout, the time before each line.")
+@click.option(
+    "--shutdown-timeout",
+    metavar="SPAN",
+    help="Time for the ordered stop (default: shutdown-timeout-sec; as process 1, unless that is written, 8s).",
+)
 def run_command(
     paths: tuple[str, ...],
     settings_path: str | None,
@@ -46,6 +63,9 @@ def run_command(
     socket_path: str | None,
     pass_environment: tuple[str, ...],
     mode: str,
+    output: str,
+    timestamps: bool,
+    shutdown_timeout: str | None,
 ) -> None:
     """Supervise in the foreground the units in these files and folders (default: the unit path).
 
@@ -74,23 +94,76 @@ def run_command(
     if not loaded.unit_set.units and not loaded.unit_set.bad:
         searched = ", ".join(unit_paths or map(str, places.unit_path))
         click.echo(f"no unit files in {searched}; `supervisord-py new NAME` writes one to start from", err=True)
+    if timestamps and output != "stdout":
+        raise click.UsageError("--timestamps is for --output stdout")
+    config = keeper_config(places, settings, unit_paths, name, list(pass_environment), settings_path is not None)
+    config |= {"output": output, "timestamps": timestamps}
+    become_keeper(places, settings, loaded.unit_set, config, span_ns(shutdown_timeout))
+
+
+def span_ns(text: str | None) -> int | None:
+    """Read a time that was typed; None when there is none."""
+    if text is None:
+        return None
+    try:
+        timeout_ns = parse_timespan(text)
+    except ValueError as error:
+        raise click.UsageError(f"--shutdown-timeout: {error}") from None
+    if timeout_ns is None or timeout_ns <= 0:
+        raise click.UsageError("--shutdown-timeout: a time above 0 is needed")
+    return timeout_ns
+
+
+def become_keeper(
+    places: Places, settings: Settings, units: UnitSet, config: dict[str, object], shutdown_timeout_ns: int | None
+) -> NoReturn:
+    """Prepare folders, take over what a killed keeper left, and replace this process by the keeper."""
+    check_proc()
+    if shutdown_timeout_ns is None and os.getpid() == 1 and not is_shutdown_timeout_written(settings):
+        shutdown_timeout_ns = CONTAINER_SHUTDOWN_NS
+    if shutdown_timeout_ns is not None:
+        config |= {"shutdown_timeout_ns": shutdown_timeout_ns, "shutdown_timeout_s": shutdown_timeout_ns / 1e9}
     gid = control_gid(settings)
+    config["socket_gid"] = gid
     prepare_folders(places, gid)
     lock_folder(places.state, "--state-dir")
     if not places.log.samefile(places.state):
         lock_folder(places.log, "--log-dir")
-    lost = adopt_of_lost_keeper(places, loaded.unit_set)
+    lost = adopt_of_lost_keeper(places, units)
     os.chdir("/")
     # Keeper and manager hold a descriptor or two a unit; units get their own limit (1024 unless they say otherwise).
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    config = keeper_config(places, settings, unit_paths, name, list(pass_environment), gid, settings_path is not None)
     argv = keeper_argv(config)
     if lost is not None:
-        argv += ["--resume", str(hand_over(lost, lambda unit: notify_access(loaded.unit_set, unit)))]
+        argv += ["--resume", str(hand_over(lost, lambda unit: notify_access(units, unit)))]
     sys.stdout.flush()
     sys.stderr.flush()
     os.execv(argv[0], argv)
+
+
+def check_proc() -> None:
+    """Refuse to run where /proc does not show our own processes: whose a process is could not be told."""
+    try:
+        shown = os.readlink("/proc/self")
+    except OSError:
+        raise click.ClickException("/proc is not mounted: processes cannot be told apart without it") from None
+    if shown != str(os.getpid()):
+        raise click.ClickException(
+            f"/proc is that of another PID namespace (it calls us {shown}, we are {os.getpid()}); mount it anew there, "
+            "as unshare --mount-proc does"
+        )
+
+
+def is_shutdown_timeout_written(settings: Settings) -> bool:
+    """Tell whether the settings file writes ``shutdown-timeout-sec``."""
+    if not settings.path:
+        return False
+    try:
+        written = tomllib.loads(Path(settings.path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return "shutdown-timeout-sec" in written.get("supervisor", {})
 
 
 def control_gid(settings: Settings) -> int | None:
@@ -185,8 +258,7 @@ def keeper_config(
     settings: Settings,
     unit_paths: list[str],
     name: str | None,
-    pass_environment: list[str],
-    gid: int | None,
+    pass_environment: list[str] | str,
     is_settings_typed: bool,
 ) -> dict[str, object]:
     """Put together what the keeper is started with and hands to every manager, unchanged."""
@@ -198,7 +270,6 @@ def keeper_config(
         "log_dir": str(places.log),
         "socket": str(places.socket),
         "socket_mode": settings.control.socket_mode,
-        "socket_gid": gid,
         "shutdown_timeout_s": None if shutdown_ns is None else shutdown_ns / 1e9,
         "settings_path": str(places.settings),
         "is_settings_typed": is_settings_typed,

@@ -7,11 +7,15 @@ worth a warning, never a refusal to start.
 
 import contextlib
 import os
+import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from msgspec import Struct
 
+from supervisord_py.core.manager import Manager
 from supervisord_py.core.snapshot import NewerFormatError
 
 VERSION = 1
@@ -65,3 +69,19 @@ def write_snapshot(path: Path, state: dict[str, str], gid: int | None) -> bool:
     except OSError:
         return False
     return True
+
+
+def first_manager(path: Path, lost: Mapping[str, Any] | None) -> Manager:
+    """Make the core of the first manager of a start: with the counters of the last copy, and, after a killed keeper
+    (``lost``), with spawn ids above its."""
+    manager = Manager(int.from_bytes(os.urandom(8)))
+    try:
+        snapshot = read_snapshot(path)
+        if snapshot is not None:
+            manager.restore_counters(snapshot.state)
+    except NewerFormatError as newer:
+        # After a downgrade: units run, their counters begin anew.
+        print(f"manager: {path} is not used: {newer}", file=sys.stderr)
+    if lost is not None:
+        manager.skip_spawns(lost["last_id"])
+    return manager

@@ -92,6 +92,7 @@ class Plan:
         self.nice, self.cgroups = request.get("nice"), list(request.get("cgroups") or ())
         self.sigpipe, self.pid_env = bool(request.get("sigpipe")), list(request.get("pid_env") or ())
         self.out = out
+        self.inherits = bool(request.get("inherit"))
         if b"\0" in b"".join([*self.argv, *self.env, *self.env.values(), *self.candidates]):
             raise ValueError("embedded null byte")
         if unknown := self.limits.keys() - LIMITS.keys():
@@ -183,7 +184,7 @@ class Spawner:
         try:
             pid: int = self._fork_exec(
                 plan.argv, plan.candidates, False, (), plan.cwd, [k + b"=" + v for k, v in plan.env.items()],
-                self._null, -1, -1, plan.out, -1, plan.out, self._errors, self._errors_in,
+                -1 if plan.inherits else self._null, -1, -1, plan.out, -1, plan.out, self._errors, self._errors_in,
                 plan.sigpipe, True, -1, None, None, None, plan.umask, None, True,
             )  # fmt: skip
         except OSError as error:
@@ -311,7 +312,8 @@ def _run_steps(plan: Plan, null: int, report: int) -> NoReturn:
         die_with_parent(signal.SIGKILL)
         if os.getppid() != ME:
             os._exit(EXIT_CODES["fork"])
-        os.dup2(null, 0)
+        if not plan.inherits:
+            os.dup2(null, 0)
         for fd in (1, 2) if plan.out >= 0 else ():
             os.dup2(plan.out, fd)
         step = "session"

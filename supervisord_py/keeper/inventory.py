@@ -133,6 +133,8 @@ class Inventory:
         self.units: dict[str, Unit] = {}
         self.strays = Unit("")
         """Not a unit: the children that belong to none."""
+        self.untold = set[int]()
+        """Strays that had ended when process 1 met them: that is its trade, and no news."""
         self.children: dict[int, Unit] = {}
         """Every direct child that is not a manager."""
         self.touched: dict[str, Unit] = {}
@@ -255,9 +257,11 @@ class Inventory:
         unit.children.add(pid)
         unit.told_empty = False
         self.touched[unit.name] = unit
-        if unit is self.strays:
+        if unit is self.strays and ME == 1 and ((stat := read_stat(pid)) is None or stat.state in "ZX"):
+            self.untold.add(pid)
+        elif unit is self.strays:
             text = command.strip(b"\0\n").replace(b"\0", b" ").decode("utf-8", "replace")
-            self._put({"fact": "stray", "pid": pid, "command": text[:200]})
+            self._put({"fact": "stray", "pid": pid, "command": text[:200], "init": ME == 1})
 
     def remove(self, pid: int, unit: Unit) -> Spawn | None:
         """Take out a process of ``unit`` that has ended."""

@@ -41,6 +41,12 @@ GRACE_NS = 5 * SECOND_NS
 EXIT_SOFTWARE = 70
 PR_SET_CHILD_SUBREAPER = 36
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGRTMIN + 3)
+FORWARDED = signal.valid_signals() - {
+    signal.SIGKILL, signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGCHLD, signal.SIGPIPE,
+    signal.SIGXFSZ, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT, signal.SIGTRAP,
+    signal.SIGSYS,
+}  # fmt: skip
+"""What the main process of ``exec`` gets that was sent to us; faults and job control are ours."""
 ORDERS: dict[int, str] = {signal.SIGHUP: "reload", signal.SIGUSR1: "reopen"}
 
 
@@ -82,10 +88,11 @@ class Keeper:
         self._shutdown_ns: int | None = None
         self._exit_code: int | None = None
         self._is_leaving = False
+        self._forwarded = FORWARDED if self._config["forward"] is not None else frozenset[int]()
         self._wake, wake_in = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(wake_in, warn_on_full_buffer=False)
         # SIGXFSZ: a limit on files is an error of our memfds, not our death; handled, for that ends at exec.
-        for number in (signal.SIGCHLD, signal.SIGUSR2, signal.SIGXFSZ, *STOPS, *ORDERS):
+        for number in (signal.SIGCHLD, signal.SIGUSR2, signal.SIGXFSZ, *STOPS, *ORDERS, *self._forwarded):
             signal.signal(number, lambda *_: None)
         self._loop.watch(self._wake, SIGNAL, self._signalled)
         if adopted is not None:
@@ -135,6 +142,8 @@ class Keeper:
         if number == signal.SIGCHLD:
             self._reaper.reap()
             self._managers.look()
+        elif number in self._forwarded and (number != signal.SIGTERM or self._stopping) and self._forward(number):
+            pass
         elif number in ORDERS:
             self._managers.order(ORDERS[number])
         elif number == signal.SIGUSR2:
@@ -149,6 +158,14 @@ class Keeper:
             self._stopping = "kill"
             self._give_up_at(time.monotonic_ns() + 2 * GRACE_NS)
             self._managers.order("kill")
+
+    def _forward(self, number: int) -> bool:
+        """Send a signal on to the main process of ``exec``; say whether there is one (or had to be one)."""
+        unit = self.inventory.units.get(self._config["forward"])
+        if unit is None or unit.main is None:
+            return number not in STOPS
+        self._reaper.request({"do": "signal", "unit": unit.name, "id": unit.main.id, "whom": "main", "signal": number})
+        return True
 
     def _give_up_at(self, at_ns: int) -> None:
         self._shutdown_ns = at_ns
@@ -366,6 +383,14 @@ class Keeper:
         with contextlib.suppress(OSError):
             _unlink(f"{self._runtime}/book")
             _unlink(f"{self._runtime}/lock")
+        if self._config["remove"] is not None:
+            for folder, folders, files in os.walk(self._config["remove"], topdown=False):
+                for remove, names in ((os.unlink, files), (os.rmdir, folders)):
+                    for name in names:
+                        with contextlib.suppress(OSError):
+                            remove(os.path.join(folder, name))
+            with contextlib.suppress(OSError):
+                os.rmdir(self._config["remove"])
 
 
 def _sign_lock(lock: int, instance: int) -> None:

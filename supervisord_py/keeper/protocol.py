@@ -25,12 +25,14 @@ Requests (``do``)
     {"do": "spawn", "id": SPAWN_ID, "unit": NAME, "role": ROLE, "argv": [..], "executable": PATH or null,
      "env": {..}, "cwd": PATH, "umask": INT, "uid": INT or null, "gid": INT or null, "groups": [INT] or null,
      "rlimits": {"nofile": [SOFT, HARD]}, "strict": ["nofile"], "nice": INT or null, "cgroups": [DIR..],
-     "sigpipe": BOOL (true: default action), "notify": "none|main|exec|all", "privileged": BOOL, "pid_env": [NAME..]}
+     "sigpipe": BOOL (true: default action), "notify": "none|main|exec|all", "privileged": BOOL, "pid_env": [NAME..],
+     "inherit": BOOL}
         The keys from ``uid`` on may be missing. ``executable`` null searches PATH of ``env``. Infinity is -1. Limits
         that are not in ``strict`` are clamped to what is allowed. ``privileged`` ignores uid, gid and groups. The
         keeper adds ``NOTIFY_SOCKET`` when ``notify`` is not ``none``, and the process's own pid under the names in
-        ``pid_env`` (``WATCHDOG_PID``). Standard input is /dev/null, output and error the unit's pipe. Ids grow; a
-        known id is ignored, and so is one more than ``SPAWN_IDS_KEPT`` below the newest.
+        ``pid_env`` (``WATCHDOG_PID``). With ``inherit`` standard input, output and error are the keeper's; else
+        standard input is /dev/null, output and error are the unit's pipe. Ids grow; a known id is ignored, and so is
+        one more than ``SPAWN_IDS_KEPT`` below the newest.
     {"do": "signal", "unit": NAME, "id": SPAWN_ID or null, "whom": "main|all", "signal": INT, "cont": BOOL}
     {"do": "follow", "unit": NAME, "id": SPAWN_ID, "pid": INT or null, "trusted": BOOL}
         Let process ``pid`` of the unit be its main process under a new id. Null: the only child of the keeper that
@@ -62,7 +64,8 @@ Facts, numbered from 1 without a hole, sent in order, kept until acknowledged
     {"fact": "notify", "unit", "id": SPAWN_ID or null, "pid", "fields": {..}, "main_pid": INT or null,
      "refused": TEXT or null}
     {"fact": "reexecuted", "old": VERSION, "new": VERSION or null, "refused": TEXT or null}     exactly one of both
-    {"fact": "stray", "pid", "command"}, {"fact": "stray-exited", "pid", "code", "signal", "core"}
+    {"fact": "stray", "pid", "command", "init": BOOL}, {"fact": "stray-exited", "pid", "code", "signal", "core"}
+        ``init``: we are process 1, whose children all orphans become; such as have ended already are not told.
 A unit's notify socket is drained before an exit of that unit is queued: READY is never overtaken by the exit of its
 sender, and never comes before ``spawned``. ``WATCHDOG=1`` and ``STATUS=`` that are still unsent coalesce with the last
 fact of the unit if that is the same of the same sender; everything else is kept, and a full queue
@@ -138,6 +141,8 @@ CONFIG_DEFAULTS: dict[str, Any] = {
     "shutdown_timeout_s": 90,  # None: no limit
     "hung_timeout_s": 10,
     "start_timeout_s": 60,
+    "forward": None,  # the unit whose main process gets the signals that are sent to the keeper, but for SIGTERM
+    "remove": None,  # a folder that is removed at the end, with what is in it
     "spawner": "auto",  # or "fork": never vfork
 }
 _PACKET_MAX = INLINE_MAX + 1024

@@ -119,14 +119,16 @@ class Reaper:
         """Return the unit's output for its processes and what the keeper adds to the environment."""
         unit.cgroups.update({folder: False for folder in do.get("cgroups") or () if folder not in unit.cgroups})
         unit.killing = None
-        if unit.output is None:
+        is_own = not do.get("inherit")
+        if unit.output is None and is_own:
             unit.output = self._open_output(unit.name)
         if not do.get("privileged"):
             unit.uid = os.geteuid() if do.get("uid") is None else do["uid"]
-            if os.geteuid() == 0:
+            if os.geteuid() == 0 and unit.output is not None:
                 os.fchown(unit.output[1], unit.uid, -1)
+        out = unit.output[1] if unit.output is not None and is_own else -1
         access = do.get("notify", "none")
-        return unit.output[1], {} if access == "none" else {"NOTIFY_SOCKET": self.notify.open(unit, access)}
+        return out, {} if access == "none" else {"NOTIFY_SOCKET": self.notify.open(unit, access)}
 
     def _open_output(self, name: str) -> tuple[int, int]:
         reader, writer = os.pipe2(os.O_CLOEXEC)
@@ -294,7 +296,9 @@ class Reaper:
             "signal": -exit_code if exit_code is not None and exit_code < 0 else None,
             "core": status is not None and os.WCOREDUMP(status),
         }  # fmt: skip
-        if unit is self._inventory.strays:
+        if unit is self._inventory.strays and pid in self._inventory.untold:
+            self._inventory.untold.discard(pid)
+        elif unit is self._inventory.strays:
             self._put({"fact": "stray-exited", **fact})
         elif spawn is not None and spawn.failure is not None:
             self._failed(spawn.id, spawn.failure, unit.name)
