@@ -33,7 +33,9 @@ def is_met(ledger: Ledger, other: str, until: Until) -> bool:
     if state.sub is SubState.DEAD:
         # The readiness of a oneshot is its success; a daemon that ended well is not ready any more.
         return state.accomplished
-    return state.sub in UP or (until is Until.STARTED and state.sub in STARTING and state.started)
+    # A main process that has failed already, while exec-start-post runs, is no start to build upon.
+    is_well = state.started and state.result is Result.SUCCESS
+    return state.sub in UP or (until is Until.STARTED and state.sub in STARTING and is_well)
 
 
 def is_kept(ledger: Ledger, other: str, until: Until) -> bool:

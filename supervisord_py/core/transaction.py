@@ -156,11 +156,12 @@ class _Builder:
         if self._goal.mode not in ALONE:
             while self._queue:
                 self._expand(self._queue.popleft())
-            if self._goal.mode is JobMode.ISOLATE:
-                self._isolate()
         for key, refusal in self._poisoned:
             if key in self.nodes:
                 self._drop(key, refusal)
+        # Only now: what was dropped is not wanted, and must not stay up without what it requires.
+        if self._goal.mode is JobMode.ISOLATE:
+            self._isolate()
 
     def _refuse_anchor(self, unit: str, kind: JobType) -> Refusal | None:
         if kind in (JobType.STOP, JobType.NOP):

@@ -215,12 +215,17 @@ class StopWins(Checker):
         super().__init__(world)
         self._asked: set[str] = set()
         self._stopped: set[str] = set()
+        self._tokens: set[str] = set()
 
     def step(self, step: Step) -> None:
         seen = self.world.seen
         event = step.event
         if isinstance(event, CommandRequested) and not event.plan and not _is_refused(step, event):
-            if event.verb == "stop":
+            is_repeated = event.token in self._tokens
+            if event.token:
+                self._tokens.add(event.token)
+            # what is said again is no new order
+            if event.verb == "stop" and not is_repeated:
                 self._asked.update(event.units)
             elif event.verb in STARTING_VERBS:
                 for name in event.units:

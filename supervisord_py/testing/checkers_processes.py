@@ -162,7 +162,17 @@ class StopOrder(Checker):
 
     name = "stop-order"
 
+    def __init__(self, *args: object) -> None:
+        super().__init__(*args)  # type: ignore[arg-type]
+        self._given_up: set[str] = set()
+        """Units whose stop job has ended before they were down: what they need is stopped all the same."""
+
     def step(self, step: Step) -> None:
+        for record in step.effects.records:
+            if record.event == "job.queued":
+                self._given_up.discard(record.unit or "")
+            if record.event == "job.finished" and record.fields.get("result") == "timeout":
+                self._given_up.add(record.unit or "")
         if isinstance(step.event, CommandRequested) and step.event.verb == "kill":
             return
         stopped = [name for action in step.effects.actions if (name := self._stops(action)) is not None]
@@ -184,6 +194,7 @@ class StopOrder(Checker):
                 if other.name in stopping and _comes_after(life.unit, seen.text(name), seen.text(other.name), name):
                     self.fail(f"{name} is stopped while {other.name}, which comes after it, is still up")
                 is_required = _requires(life.unit, name) and _requires(other, name) and not life.ignores_order
+                is_required = is_required and other.name not in self._given_up
                 if is_required and types.get(name) == "stop" and other.name not in types and not self._is_ending(life):
                     self.fail(f"{name} is stopped and {other.name}, which requires it, is not")
 

@@ -4,6 +4,8 @@ The checkers compare the core with this, never with the core's own state: a wron
 itself. The observer is told each event before the checkers judge the step, and the step's actions after.
 """
 
+from collections.abc import Callable
+
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -147,7 +149,8 @@ class Life:
 class Observer:
     """All units' lives, and what people have asked for."""
 
-    def __init__(self) -> None:
+    def __init__(self, text_of_core: Callable[[str], Unit | None] = lambda name: None) -> None:
+        self.text_of_core = text_of_core
         self.units = UnitSet()
         self.texts: dict[str, Unit] = {}
         self.idling: set[str] = set()
@@ -183,6 +186,11 @@ class Observer:
 
     def _text_of_life(self, action: SpawnProcess) -> Unit:
         text = self.text(action.unit)
+        if action.unit in self.idling:
+            # it may have begun under a text of then, and only the core can say so
+            begun = self.text_of_core(action.unit)
+            if begun is not None and begun.service is not None and begun.service.type is ServiceType.IDLE:
+                return begun
         return text if text.service is not None else self.older[action.unit]
 
     def life_of(self, spawn_id: int) -> Life | None:

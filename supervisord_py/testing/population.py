@@ -81,15 +81,28 @@ def mutate_units(rng: Random, profile: Profile, old: UnitSet) -> UnitSet:
 
 def without_cycles_of_lives(old: UnitSet) -> UnitSet:
     """Take away what would start and end units for ever although nothing is wrong: a longest run time, and relations
-    that start again what ends by itself.
+    that start again what ends by itself, or cannot stay up because it needs what does.
     """
+    passing = _passing(old)
     units = {}
     for name, unit in old.units.items():
         service = unit.service and replace(unit.service, runtime_max_ns=None)
-        upholds = tuple(edge for edge in unit.upholds if edge.unit in old.units and not _ends(old.units[edge.unit]))
+        upholds = tuple(edge for edge in unit.upholds if edge.unit in old.units and edge.unit not in passing)
         on_success = () if _ends(unit) else unit.on_success
-        units[name] = replace(unit, service=service, upholds=upholds, on_success=on_success)
+        on_failure = tuple(other for other in unit.on_failure if other not in passing)
+        units[name] = replace(unit, service=service, upholds=upholds, on_success=on_success, on_failure=on_failure)
     return replace(old, units=units)
+
+
+def _passing(units: UnitSet) -> set[str]:
+    """The units that do not stay up: what ends by itself, and what needs such a unit."""
+    found = {name for name, unit in units.units.items() if _ends(unit)}
+    # a need only ever points to an earlier unit of the row
+    for name in (name for name in ROW if name in units.units):
+        unit = units.units[name]
+        if any(edge.unit in found for edge in (*unit.requires, *unit.binds_to, *unit.requisite)):
+            found.add(name)
+    return found
 
 
 def _ends(unit: Unit) -> bool:

@@ -128,7 +128,7 @@ class World:
         self.profile = profile or draw_profile(self.rng)
         self.clock = Clock()
         self.agenda = Agenda(self.clock)
-        self.seen = Observer()
+        self.seen = Observer(lambda name: self.manager.ledger.texts.get(name))
         self.checkers = Checkers(self)
         self.kernel = Kernel(self.rng, self.profile, self.clock, self.agenda, self._service_of, self.checkers)
         self.hands = Hands(self.rng, self.profile, self.agenda, self.kernel, self.submit, self.seen.texts.get)
@@ -199,6 +199,8 @@ class World:
         if not self.kernel.exit_codes:
             self.calm = self.hands.calm = True
             self.kernel.cure()
+            # what was said already is heard first: only then is it known what is there
+            self._run_until(lambda: not self._inbox and self._first is None and self._down_until_ns is None)
             self._let_live()
             limit_ns = self.clock.mono_ns + CALM_NS
             self._run_until(lambda: self.clock.mono_ns >= limit_ns)
@@ -236,12 +238,10 @@ class World:
 
     def _let_live(self) -> None:
         """An operator takes away what ends units although nothing is wrong; what has no file any more is stopped."""
-        # an edit that nobody has taken over yet is the newest
-        units = next((event.units for event in reversed(self._inbox) if isinstance(event, UnitsLoaded)), self.units)
-        calmer = without_cycles_of_lives(units)
-        if calmer != units:
+        calmer = without_cycles_of_lives(self.units)
+        if calmer != self.units:
             self.submit(UnitsLoaded(calmer))
-        for name in sorted(self.manager_units() - set(units.units) - set(units.bad)):
+        for name in sorted(self.manager_units() - set(self.units.units) - set(self.units.bad)):
             self.submit(self.clients.enter("stop", name))
 
     def _mend(self) -> None:

@@ -9,7 +9,7 @@ from supervisord_py.core.consequences import RELATED_BURST
 from supervisord_py.core.events import Adopted, DeadlineReached, ExitStatus, NotifyReceived, ProcessExited, UnitsLoaded
 from supervisord_py.core.manager import Manager
 from supervisord_py.model.states import JobMode, KillMode, Restart, Role, Until
-from supervisord_py.model.unit import SECOND_NS, Condition, Dependency, KillPolicy, RestartPolicy
+from supervisord_py.model.unit import SECOND_NS, Command, Condition, Dependency, KillPolicy, RestartPolicy
 
 NEVER = RestartPolicy(restart=Restart.NO, jitter=0.0)
 
@@ -426,3 +426,37 @@ def test_013_a_spawn_id_of_an_adopted_process_is_not_given_again() -> None:
     rig.happen(UnitsLoaded(units, start_enabled=True, adopted=adopted))
     assert rig.launched() == ["api"]
     assert rig.spawns[0].spawn_id > 41
+
+
+def test_015_isolate_leaves_nothing_without_what_it_requires() -> None:
+    """An isolated unit wishes for api, which runs and cannot be had any more: the file of db, which it requires, is
+    gone. Both are stopped (seed 1626: api stayed up while db was stopped).
+    """
+    db, api = service("db"), service("api", relations=needs("db"))
+    page = service("page", relations={"wants": (Dependency("api"),)})
+    rig = Rig(db, api, page)
+    rig.ask("start", "api")
+    rig.spawned("db")
+    rig.spawned("api")
+    rig.load(api, page)
+    rig.ask("start", "page", mode=JobMode.ISOLATE)
+    assert rig.shown("api") == "deactivating/stop-sigterm/success"
+    rig.exited("api", signal=15)
+    assert rig.shown("db") == "deactivating/stop-sigterm/success"
+
+
+def test_016_a_main_process_that_has_failed_has_not_started() -> None:
+    """db's main process dies while its exec-start-post runs; what is bound to its start, and comes only now, does not
+    begin any more (seed 1472).
+    """
+    db = service("db", exec_start_post=(Command(("/opt/post",)),), restart=NEVER)
+    bound = {"binds_to": (Dependency("db", until=Until.STARTED),), "after": (Dependency("log"),)}
+    rig = Rig(notify("log"), db, service("web", relations=bound))
+    rig.ask("start", "log", wait=False)
+    request = rig.ask("start", "web")
+    rig.spawned("db")
+    rig.exited("db", signal=9, role=Role.MAIN, empty=False)
+    rig.up("log")
+    assert "web" not in rig.launched()
+    rig.exited("db", 0, role=Role.START_POST)
+    assert rig.outcome(request)["web"] == "dependency"
