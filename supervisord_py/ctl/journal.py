@@ -61,7 +61,9 @@ def _filters(function: Callable[..., int]) -> Callable[..., int]:
         click.option("--after", type=click.IntRange(min=0), metavar="SEQ", help="Only records after this number."),
         click.option("--until", metavar="TIME", callback=_moment, help="Only records up to then."),
         click.option("--since", metavar="TIME", callback=_moment, help="From then on: 10m, '10 min ago', today."),
-        click.option("--severity", type=click.Choice(("error", "warning", "info")), help="Only of this severity or a worse one."),
+        click.option(
+            "--severity", type=click.Choice(("error", "warning", "info")), help="Only of this severity or a worse one.",
+        ),
         click.option(
             "-e", "--event", "events", metavar="EVENT", multiple=True, help="Only this event (glob); may be repeated.",
             shell_complete=lambda context, parameter, incomplete: [e for e in EVENTS if e.startswith(incomplete)],

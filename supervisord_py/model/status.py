@@ -61,8 +61,8 @@ class WhyLine(Struct, frozen=True):
     """One cause in the chain that ``why`` prints, nearest first.
 
     ``kind`` is one of ``dependency backoff failed quarantine operator limit disabled conflict condition starting
-    running bad-setting stuck``; ``unit`` names the other unit, ``seq`` the journal record that tells more, ``advice`` the
-    next command to type.
+    running bad-setting stuck``; ``unit`` names the other unit, ``seq`` the journal record that tells more, ``advice``
+    the next command to type.
     """
 
     kind: str

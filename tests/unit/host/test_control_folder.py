@@ -102,7 +102,7 @@ def test_mask_links_to_nothing_and_unmask_removes_that_alone(tmp_path: Path) -> 
     assert folders.do("mask", "web") == []
     folders.do("unmask", "web", "w@2", "w@1")
     assert sorted(load(None, folders.places).unit_set.units) == ["w@1", "w@2", "web"]
-    with pytest.raises(RefusedChange, match="foreign.toml, which is not ours"):
+    with pytest.raises(RefusedChange, match=r"foreign\.toml, which is not ours"):
         folders.do("unmask", "foreign")
 
 
