@@ -397,8 +397,8 @@ def _run_reload(ledger: Ledger, job: Job) -> None:
     name = job.unit
     sub = ledger.state(name).sub
     own = ledger.service(name)
-    if sub is SubState.RELOAD:
-        # It may have read its settings already: once more when this reload is over.
+    if sub is SubState.RELOAD or processes.looks_for_successor(ledger, name):
+        # It may have read its settings already: once more when this reload is over. Or nobody reads them at the moment.
         return
     if sub not in UP:
         finish(ledger, job, JobResult.INVALID, f"{name} is not running; start it")

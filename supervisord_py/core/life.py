@@ -33,7 +33,7 @@ def begin(ledger: Ledger, name: str) -> None:
     assert state.main is None and state.control is None, f"internal error: {name} still has a process"
     state.result, state.message = Result.SUCCESS, None
     state.invocation = ledger.new_invocation()
-    state.started = state.main_ended = state.was_up = state.post_done = state.stopped = False
+    state.started = state.forked = state.main_ended = state.was_up = state.post_done = state.stopped = False
     state.succeeded = state.accomplished = False
     state.ending = Ending.ITSELF
     state.sweeping = state.notify_reloading = False
@@ -42,6 +42,7 @@ def begin(ledger: Ledger, name: str) -> None:
     state.errors = state.refusals = 0
     state.began_ns = ledger.now.mono_ns
     ledger.arm_healthy(name, None)
+    ledger.arm_uphold(name, None)
     if unit.service is None:
         became_started(ledger, name)
         became_up(ledger, name)
@@ -74,6 +75,7 @@ def begin_main(ledger: Ledger, name: str) -> None:
 
 def run_main(ledger: Ledger, name: str) -> None:
     is_forking = processes.service_of(ledger, name).type is ServiceType.FORKING
+    ledger.edit(name).forked = is_forking
     processes.run_command(ledger, name, SubState.START, Role.START if is_forking else Role.MAIN, 0)
 
 
@@ -143,6 +145,9 @@ def adopt(ledger: Ledger, adopted: Adopted) -> None:
     if adopted.ready or not needs_ready:
         enter_running(ledger, name)
     else:
+        if len(unit.service.exec_start) > 1:
+            # Which of its commands it is nobody knows, so none can be left out, and none run again.
+            stopping.fail(ledger, name, Result.UNKNOWN, "it was adopted, and which of its commands ran is not known")
         ledger.set_sub(name, SubState.START)
         ledger.arm_phase(name, unit.service.timeout_start_ns)
 

@@ -88,7 +88,7 @@ def _note_main_pid(ledger: Ledger, event: NotifyReceived) -> None:
         assert process is not None
         if process.pid is not None and process.pid != event.main_pid:
             edited.former = [*edited.former, Former(process.spawn_id, edited.invocation)]
-        process.pid = event.main_pid
+        process.pid, process.is_guess = event.main_pid, False
     elif event.refused is not None:
         _note_refusal(ledger, event.unit, event.pid, event.refused)
 

@@ -57,14 +57,24 @@ def is_gone(ledger: Ledger, name: str) -> bool:
     state = ledger.state(name)
     if state.main is not None or state.control is not None:
         return False
-    return not state.leftover or service_of(ledger, name).kill.mode is KillMode.PROCESS
+    return not state.leftover or spares_leftover(ledger, name)
+
+
+def spares_leftover(ledger: Ledger, name: str) -> bool:
+    """Tell whether only known processes are ended (``kill-mode = "process"``); where none is known to be the main one,
+    it may be any of those that are left.
+    """
+    is_known = ledger.state(name).post_done or not has_no_known_main(ledger, name)
+    return service_of(ledger, name).kill.mode is KillMode.PROCESS and is_known
 
 
 def has_no_known_main(ledger: Ledger, name: str) -> bool:
     """Tell whether the unit's main process is one that nobody knows, so that its whole tree stands for it."""
     state, service = ledger.state(name), ledger.service(name)
     is_forking = service is not None and service.type is ServiceType.FORKING
-    return is_forking and state.main is None and not state.main_ended
+    # The daemon of a unit that is up was left by its start command, in a state that does not say so yet too.
+    has_forked = state.forked or state.started
+    return is_forking and has_forked and state.main is None and not state.main_ended
 
 
 def is_alive(ledger: Ledger, name: str) -> bool:
@@ -95,7 +105,7 @@ def waits_for_pid_file(ledger: Ledger, name: str) -> bool:
 def looks_for_successor(ledger: Ledger, name: str) -> bool:
     """Tell whether the main process has ended and the pid file is being looked at for the one that took its place."""
     state = ledger.state(name)
-    return state.sub is SubState.RUNNING and state.following is not None
+    return state.sub is SubState.RUNNING and state.following is not None and state.main_ended
 
 
 def main_status(state: UnitState) -> ExitStatus | None:

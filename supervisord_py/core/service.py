@@ -14,7 +14,6 @@ from collections.abc import Callable
 from enum import Enum
 
 from supervisord_py.core import processes, steps
-from supervisord_py.core.actions import SignalProcesses, Whom
 from supervisord_py.core.events import (
     ExitStatus,
     MainFollowed,
@@ -39,7 +38,7 @@ from supervisord_py.core.state import (
     UnitState,
 )
 from supervisord_py.core.steps import Ended
-from supervisord_py.model.states import KillMode, Result, Role, ServiceType, Severity, SubState
+from supervisord_py.model.states import Result, Role, ServiceType, Severity, SubState
 from supervisord_py.model.unit import Command
 from supervisord_py.model.values import format_signal
 
@@ -167,17 +166,15 @@ def main_followed(ledger: Ledger, event: MainFollowed) -> None:
             message = f"its main process could not be found: {event.refused}"
             feed(ledger, name, Input.FOLLOWED, Ended(Result.PROTOCOL, message, 0))
         else:
-            state.main = Process(event.spawn_id, Role.MAIN, pid=event.pid)
+            is_guess = processes.service_of(ledger, name).pid_file is None
+            state.main = Process(event.spawn_id, Role.MAIN, pid=event.pid, is_guess=is_guess)
             feed(ledger, name, Input.FOLLOWED)
+        # A reload may have waited for it.
+        ledger.changed[name] = None
     elif event.pid is not None and event.spawn_id not in ledger.unit_of_spawn:
         state.former = [*state.former, Former(event.spawn_id, state.invocation, event.pid)]
         ledger.unit_of_spawn[event.spawn_id] = name
         state.leftover = state.held = True
-        service = ledger.service(name)
-        if service is not None and service.kill.mode is KillMode.PROCESS:
-            # Its life ended without it, because nobody knew that this is the one process to be asked.
-            signal = SignalProcesses(name, service.kill.signal, Whom.MAIN, event.spawn_id, then_continue=True)
-            ledger.act(signal)
 
 
 def _former_exited(ledger: Ledger, name: str | None, event: ProcessExited) -> None:
@@ -272,12 +269,22 @@ def _process_over(
         state.main, state.main_ended = None, True
         state.exit_code, state.exit_dumped = status.code, status.core_dumped
         state.exit_signal = format_signal(status.signal) if status.signal is not None else None
+        if _is_stand_in(ledger, name, process, status):
+            state.main_ended = False
     else:
         state.control = None
     if command is not None and command.ignore_failure:
         result = Result.SUCCESS
     what = Input.MAIN_ENDED if process.role is Role.MAIN else Input.CONTROL_ENDED
     feed(ledger, name, what, Ended(result, message, process.index))
+
+
+def _is_stand_in(ledger: Ledger, name: str, process: Process, status: ExitStatus) -> bool:
+    """Tell whether a guess was wrong: a daemon that forks twice leaves first the process in between, which ends well as
+    soon as it has made the real one. What is left then stands for the main process, until one of it is known.
+    """
+    state = ledger.state(name)
+    return process.is_guess and status.code == 0 and state.leftover and state.sub in UP | STARTING
 
 
 def _command(ledger: Ledger, name: str, process: Process) -> Command | None:
@@ -347,6 +354,7 @@ TRANSITIONS: dict[tuple[SubState, Input], Handler] = {
     (SubState.RUNNING, Input.RELOAD): steps.reload,
     (SubState.EXITED, Input.STOP): steps.stop,
     (SubState.EXITED, Input.RELOAD): steps.reload,
+    (SubState.RELOAD, Input.FOLLOWED): steps.succeeded_or_not_in_reload,
     (SubState.RELOAD, Input.MAIN_ENDED): steps.main_ended_in_reload,
     (SubState.RELOAD, Input.CONTROL_ENDED): steps.reload_ended,
     (SubState.RELOAD, Input.TREE_EMPTIED): steps.emptied_in_reload,
@@ -412,7 +420,7 @@ IMPOSSIBLE: dict[tuple[SubState, Input], str] = {
         for sub in (SubState.STOP_POST, SubState.FINAL_SIGTERM, SubState.FINAL_SIGKILL)
     },
     **{(sub, Input.CONTROL_ENDED): "no command runs" for sub in (*_NO_PROCESS, SubState.RUNNING)},
-    **{(sub, Input.FOLLOWED): "nobody asked" for sub in (*_NO_PROCESS, *_BEFORE_START, SubState.RELOAD)},
+    **{(sub, Input.FOLLOWED): "nobody asked" for sub in (*_NO_PROCESS, *_BEFORE_START)},
     **{(sub, Input.FOLLOWED): "the asking was called off" for sub in sorted(STOPPING, key=lambda sub: sub.value)},
     **{
         (sub, Input.IDLE): "nobody waits for it"

@@ -63,6 +63,8 @@ class Process(Struct, omit_defaults=True):
     """Which command of its list."""
     pid: int | None = None
     """None until the program runs."""
+    is_guess: bool = False
+    """The main process of a forking unit that was taken for it because it was the only one there."""
 
 
 class Former(Struct, frozen=True):
@@ -142,6 +144,8 @@ class UnitState(Struct, omit_defaults=True):
     """Processes left by ``exec-condition`` or ``exec-start-pre`` are being killed before the next command."""
     started: bool = False
     """The main program of this life runs or has run."""
+    forked: bool = False
+    """The start command of this life, of a forking unit, runs or has run: what it leaves behind is the daemon."""
     main_ended: bool = False
     """A main process of this life has ended (``exit_code`` and ``exit_signal`` are its, not an older life's)."""
     was_up: bool = False
@@ -348,6 +352,8 @@ class RolloutUnit(Struct, omit_defaults=True):
     job: int
     before: str | None = None
     """Its invocation when the rollout began."""
+    was_stopped: bool = False
+    """Somebody had stopped it before."""
     step: RolloutStep = RolloutStep.WAITING
     restart_job: int | None = None
     invocation: str | None = None

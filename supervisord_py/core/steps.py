@@ -180,7 +180,13 @@ def start_post_ended(ledger: Ledger, name: str, ended: Ended) -> None:
 
 
 def main_ended_in_post(ledger: Ledger, name: str, ended: Ended) -> None:
-    """The command that runs is waited for: it may have more to do."""
+    """The command that runs is waited for: it may have more to do, and a new pid file may be there when it has done."""
+    service, state = processes.service_of(ledger, name), ledger.edit(name)
+    if service.type is ServiceType.FORKING and service.pid_file is not None and state.leftover:
+        state.main_ended = False
+        return
+    if processes.has_no_known_main(ledger, name):
+        return
     stopping.fail(ledger, name, ended.result, ended.message)
 
 
@@ -189,6 +195,9 @@ def start_ended(ledger: Ledger, name: str, ended: Ended) -> None:
     service = processes.service_of(ledger, name)
     if ended.result is not Result.SUCCESS:
         stopping.fail(ledger, name, ended.result, ended.message)
+    elif ledger.state(name).result is not Result.SUCCESS:
+        # An adopted life that cannot go on.
+        ended = Ended(ended.result, ledger.state(name).message or ended.message, ended.index)
     elif service.type is ServiceType.ONESHOT:
         if ended.index + 1 < len(service.exec_start):
             processes.run_command(ledger, name, SubState.START, Role.MAIN, ended.index + 1)
@@ -219,27 +228,50 @@ def stop_starting(ledger: Ledger, name: str, why: Ended) -> None:
 
 
 def main_ended_while_up(ledger: Ledger, name: str, ended: Ended) -> None:
-    """A forking daemon may have left its place to another one, by its pid file; any other end is the unit's."""
-    service = processes.service_of(ledger, name)
-    is_left = ledger.state(name).leftover and ledger.globals.shutdown is None
-    if service.type is ServiceType.FORKING and service.pid_file is not None and is_left:
-        processes.follow(ledger, name, wait=False)
-    else:
+    if not _is_succeeded(ledger, name):
         main_ended(ledger, name, ended)
 
 
+def _is_succeeded(ledger: Ledger, name: str) -> bool:
+    """A forking daemon may have left its place to another one, by its pid file, or have been guessed wrongly: ask for
+    the one that goes on. Any other end is the unit's.
+    """
+    state, service = ledger.state(name), processes.service_of(ledger, name)
+    has_pid_file = service.type is ServiceType.FORKING and service.pid_file is not None
+    is_awaited = has_pid_file and state.leftover and ledger.globals.shutdown is None
+    if is_awaited or processes.has_no_known_main(ledger, name):
+        processes.follow(ledger, name, wait=False)
+        return True
+    return False
+
+
 def succeeded_or_not(ledger: Ledger, name: str, ended: Ended) -> None:
-    """The pid file names the process that goes on with the life; or it does not, and the life ends as it did."""
-    state = ledger.edit(name)
+    """The pid file names the process that goes on with the life; or it does not, and the life ends as it did. Where it
+    was a guess, what is left goes on, whether one of it is known to be the main process or not.
+    """
+    end = _unsucceeded(ledger, name, ended)
+    if end is not None:
+        main_ended(ledger, name, end)
+
+
+def succeeded_or_not_in_reload(ledger: Ledger, name: str, ended: Ended) -> None:
+    end = _unsucceeded(ledger, name, ended)
+    if end is not None:
+        _end_in_reload(ledger, name, end)
+
+
+def _unsucceeded(ledger: Ledger, name: str, ended: Ended) -> Ended | None:
+    """Return how the main process ended if nothing goes on with its life."""
+    state, service = ledger.edit(name), processes.service_of(ledger, name)
     if ended.result is Result.SUCCESS:
         state.main_ended = False
-        return
-    status, service = processes.main_status(state), processes.service_of(ledger, name)
-    assert status is not None, f"internal error: {name} looks for a successor of nobody"
+    status = processes.main_status(state)
+    if status is None:
+        return None
     ignored = service.exec_start[0].ignore_failure
     result = Result.SUCCESS if ignored else exit_result(status, daemon=True, success=service.success)
     message = f"its main process {processes.describe_exit(status.code, status.signal, status.core_dumped)}"
-    main_ended(ledger, name, Ended(result, message, 0))
+    return Ended(result, message, 0)
 
 
 def main_ended(ledger: Ledger, name: str, ended: Ended) -> None:
@@ -348,7 +380,8 @@ def reload_timed_out(ledger: Ledger, name: str, _: Ended) -> None:
 
 
 def back_to_running(ledger: Ledger, name: str) -> None:
-    is_alive = processes.is_alive(ledger, name)
+    # Who goes on with the life of a main process that has ended meanwhile may not be known yet.
+    is_alive = processes.is_alive(ledger, name) or ledger.state(name).following is not None
     state = ledger.set_sub(name, SubState.RUNNING if is_alive else SubState.EXITED)
     state.notify_reloading = False
     state.reload_asked_ns = None
@@ -365,6 +398,11 @@ def back_to_running(ledger: Ledger, name: str) -> None:
 
 
 def main_ended_in_reload(ledger: Ledger, name: str, ended: Ended) -> None:
+    if not _is_succeeded(ledger, name):
+        _end_in_reload(ledger, name, ended)
+
+
+def _end_in_reload(ledger: Ledger, name: str, ended: Ended) -> None:
     if ended.result is Result.SUCCESS and ledger.state(name).control is None:
         main_ended(ledger, name, ended)
         return

@@ -28,7 +28,7 @@ from supervisord_py.model.states import (
     Severity,
     SubState,
 )
-from supervisord_py.model.unit import Service, Unit
+from supervisord_py.model.unit import RestartPolicy, Service, Unit
 
 SIGHUP = 1
 
@@ -112,7 +112,7 @@ def enter_kill(ledger: Ledger, name: str) -> None:
     state = ledger.state(name)
     ledger.set_sub(name, SubState.FINAL_SIGKILL if state.post_done else SubState.STOP_SIGKILL)
     ledger.arm_phase(name, processes.kill_timeout_ns(ledger, service.timeout_stop_ns))
-    if service.kill.mode is KillMode.PROCESS and not _is_forced(ledger):
+    if processes.spares_leftover(ledger, name) and not _is_forced(ledger):
         for process in (state.main, state.control):
             if process is not None:
                 ledger.act(SignalProcesses(name, service.kill.final_signal, Whom.MAIN, process.spawn_id))
@@ -159,13 +159,13 @@ def process_ended(ledger: Ledger, name: str) -> None:
     if processes.is_gone(ledger, name):
         over(ledger, name)
         return
-    state, service = ledger.state(name), processes.service_of(ledger, name)
+    state = ledger.state(name)
     asked = state.sub not in (SubState.STOP_SIGKILL, SubState.FINAL_SIGKILL, SubState.STUCK)
     if not asked or not _only_leftover(state):
         return
     if _kills_leftover(ledger, name):
         enter_kill(ledger, name)
-    elif service.kill.mode is not KillMode.PROCESS:
+    elif not processes.spares_leftover(ledger, name):
         # What was made after the signal has not heard it (and where nothing may be killed, the rest was spared so far).
         _ask_to_end(ledger, name)
 
@@ -287,9 +287,7 @@ def _is_restarted(ledger: Ledger, name: str, state: UnitState, service: Service,
 
 def _schedule_restart(ledger: Ledger, name: str, state: UnitState, service: Service) -> None:
     state.backoff += 1
-    delay_ns = restart_delay_ns(service.restart, state.backoff)
-    if service.restart.jitter > 0:
-        delay_ns += jitter_ns(service.restart, delay_ns, ledger.draw())
+    delay_ns = next_delay_ns(ledger, service.restart, state.backoff)
     ledger.set_sub(name, SubState.AUTO_RESTART)
     ledger.arm_phase(name, delay_ns)
     ledger.record(
@@ -304,6 +302,12 @@ def _schedule_restart(ledger: Ledger, name: str, state: UnitState, service: Serv
             **({"message": state.message} if state.message else {}),
         },
     )
+
+
+def next_delay_ns(ledger: Ledger, policy: RestartPolicy, attempt: int) -> int:
+    """Return how long a unit pauses before the next life that nobody asked for, jitter included [ns]."""
+    delay_ns = restart_delay_ns(policy, attempt)
+    return delay_ns + (jitter_ns(policy, delay_ns, ledger.draw()) if policy.jitter > 0 else 0)
 
 
 def _rest(ledger: Ledger, name: str, unit: Unit, state: UnitState) -> None:

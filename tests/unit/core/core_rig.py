@@ -159,11 +159,13 @@ class Rig:
         self.happen(MainFollowed(name, asked.spawn_id, None if refused else self._pid, refused))
         return asked.spawn_id
 
-    def daemon_exited(self, name: str, code: int | None = None, *, signal: int | None = None) -> Effects:
-        """The main process that was followed ends, and the tree is empty then."""
+    def daemon_exited(
+        self, name: str, code: int | None = None, *, signal: int | None = None, empty: bool = True
+    ) -> Effects:
+        """The main process that was followed ends, and the tree is empty then (or not)."""
         spawn_id = self.follow_of(name).spawn_id
         status = ExitStatus(code, signal)
-        return self.happen(ProcessExited(spawn_id, self._living[spawn_id], status, rusage={}))
+        return self.happen(ProcessExited(spawn_id, self._living[spawn_id], status, tree_empty=empty, rusage={}))
 
     def failed_to_spawn(self, name: str, step: str = "exec", code: int = 203, errno: int = 2) -> None:
         self.happen(SpawnFailed(self.spawn_of(name).spawn_id, step, code, errno))

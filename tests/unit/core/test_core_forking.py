@@ -174,17 +174,138 @@ def test_a_stop_before_the_pid_file_came() -> None:
     assert rig.did(ReleaseUnit) == [ReleaseUnit("web")]
 
 
-def test_a_daemon_that_is_found_after_its_life_is_asked_to_end() -> None:
-    """kill-mode process asks the main process alone; where it is found too late for that, it is asked then."""
-    rig, _ = forked(kill=KillPolicy(mode=KillMode.PROCESS))
-    asked = rig.follow_of("web").spawn_id
-    rig.later(5)
+@pytest.mark.parametrize("keys", [{"pid_file": PID_FILE}, {}], ids=["awaited", "guessed"])
+def test_kill_mode_process_left_a_daemon_that_nobody_knew_behind(keys: dict[str, object]) -> None:
+    """A stop while the daemon is looked for, or when it could not be told: what is left is the unit, and it is asked,
+    waited for and killed; it was called down at once, and the next start made a second daemon."""
+    rig, _ = forked(kill=KillPolicy(mode=KillMode.PROCESS), timeout_stop_ns=3 * SECOND_NS, **keys)
+    if not keys:
+        rig.followed("web", refused="2 processes could be meant")
+    request = rig.ask("stop", "web")
+    assert rig.did(SignalProcesses) == [SignalProcesses("web", 15, Whom.ALL, then_continue=True)]
+    assert rig.shown("web") == "deactivating/stop-sigterm/success"
+    rig.later(3)
+    assert rig.did(KillTree) == [KillTree("web", 9)]
+    rig.emptied("web")
     assert rig.shown("web") == "failed/failed/timeout"
-    rig.happen(MainFollowed("web", asked, 300))
+    assert rig.outcome(request) == {"web": "done"}
+
+
+def test_kill_mode_process_spares_what_the_known_daemon_leaves() -> None:
+    """With its main process known, the others are left alone, by exec-start-pre too."""
+    rig, _ = forked(kill=KillPolicy(mode=KillMode.PROCESS))
+    asked = rig.followed("web")
+    rig.ask("stop", "web")
     assert rig.did(SignalProcesses) == [SignalProcesses("web", 15, Whom.MAIN, asked, then_continue=True)]
-    rig.happen(ProcessExited(asked, 300, ExitStatus(signal=15)))
-    assert rig.record("unit.exited").unit == "web"
-    assert rig.did(ReleaseUnit) == [ReleaseUnit("web")]
+    rig.daemon_exited("web", 0, empty=False)
+    assert rig.shown("web") == "inactive/dead/success"
+
+
+def _guessed_wrongly(**keys: object) -> Rig:
+    """The daemon forks twice: the process in between was there when the start command ended, and has ended well."""
+    rig, _ = forked(**keys)
+    rig.followed("web")
+    rig.daemon_exited("web", 0, empty=False)
+    return rig
+
+
+def test_a_daemon_that_forks_twice_was_killed_for_its_helper() -> None:
+    """The process in between was taken for the main one, and its end for the unit's: guess again."""
+    rig = _guessed_wrongly()
+    assert rig.shown("web") == "active/running/success"
+    second = rig.follow_of("web").spawn_id
+    assert rig.did(FollowMain) == [FollowMain("web", second, wait=False)]
+    rig.followed("web")
+    assert rig.status("web").pid is not None
+    rig.daemon_exited("web", 3)
+    assert rig.shown("web") == "failed/failed/exit-code"
+
+
+def test_where_no_single_process_is_left_the_tree_is_the_daemon() -> None:
+    """The second guess finds nobody: the unit is up for as long as any process of it lives."""
+    rig = _guessed_wrongly()
+    rig.followed("web", refused="2 processes could be meant")
+    assert rig.shown("web") == "active/running/success"
+    assert rig.status("web").pid is None
+    rig.emptied("web")
+    assert rig.shown("web") == "inactive/dead/success"
+
+
+def test_a_guess_is_made_anew_while_the_unit_reloads_or_has_more_to_start() -> None:
+    """The process in between may end at any time: in a reload, or while exec-start-post runs."""
+    rig, _ = forked(exec_reload=commands("r"))
+    rig.followed("web")
+    request = rig.ask("reload", "web")
+    rig.daemon_exited("web", 0, empty=False)
+    assert rig.shown("web") == "reloading/reload/success"
+    rig.followed("web")
+    rig.exited("web", 0, role=Role.RELOAD, empty=False)
+    assert rig.outcome(request) == {"web": "done"}
+    assert rig.shown("web") == "active/running/success"
+    posted, request = forked(exec_start_post=commands("post"))
+    posted.followed("web")
+    posted.daemon_exited("web", 0, empty=False)
+    posted.exited("web", 0, role=Role.START_POST, empty=False)
+    posted.followed("web")
+    assert posted.shown("web") == "active/running/success"
+    assert posted.outcome(request) == {"web": "done"}
+
+
+def test_what_ends_badly_or_has_named_itself_is_no_wrong_guess() -> None:
+    """Only a clean end of a process that was guessed is doubted."""
+    rig, _ = forked()
+    rig.followed("web")
+    rig.daemon_exited("web", 1, empty=False)
+    assert rig.shown("web") == "deactivating/stop-sigterm/exit-code"
+    named, _ = forked()
+    spawn_id = named.followed("web")
+    named.happen(NotifyReceived("web", spawn_id, 1, {"MAINPID": "400"}, main_pid=400))
+    named.happen(ProcessExited(spawn_id, 101, ExitStatus(code=0), main=False, tree_empty=False))
+    named.happen(ProcessExited(spawn_id, 400, ExitStatus(code=0), tree_empty=False))
+    assert named.shown("web") == "deactivating/stop-sigterm/success"
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_daemon_that_replaced_itself_while_it_reloaded_was_stopped(is_there: bool) -> None:
+    """A reload that makes a new master, names it in the pid file and ends the old one (nginx): the life goes on, and
+    without a new one it ends, though the reload command was done first."""
+    rig, _ = forked(pid_file=PID_FILE, exec_reload=commands("r"))
+    rig.followed("web")
+    request = rig.ask("reload", "web")
+    rig.daemon_exited("web", 0, empty=False)
+    assert rig.did(FollowMain) == [FollowMain("web", rig.follow_of("web").spawn_id, PID_FILE, wait=False)]
+    rig.exited("web", 0, role=Role.RELOAD, empty=False)
+    assert rig.outcome(request) == {"web": "done"}
+    assert rig.shown("web") == "active/running/success"
+    if is_there:
+        rig.followed("web")
+        assert rig.shown("web") == "active/running/success"
+        assert rig.status("web").pid is not None
+    else:
+        rig.followed("web", refused="process 101 is not alive")
+        assert rig.shown("web") == "deactivating/stop-sigterm/success"
+
+
+def test_a_pid_file_that_names_nobody_in_a_reload_ends_the_unit() -> None:
+    """The answer comes while the reload command runs: it is ended with everything else."""
+    rig, _ = forked(pid_file=PID_FILE, exec_reload=commands("r"))
+    rig.followed("web")
+    request = rig.ask("reload", "web")
+    rig.daemon_exited("web", 3, empty=False)
+    rig.followed("web", refused="process 101 is not alive")
+    assert rig.shown("web") == "deactivating/stop-sigterm/exit-code"
+    assert rig.outcome(request) == {"web": "failed"}
+
+
+def test_a_daemon_that_replaced_itself_before_it_was_up_was_stopped() -> None:
+    """Its first process ends while exec-start-post runs: the pid file is read when that is done."""
+    rig, request = forked(pid_file=PID_FILE, exec_start_post=commands("post"))
+    rig.followed("web")
+    rig.daemon_exited("web", 0, empty=False)
+    rig.exited("web", 0, role=Role.START_POST, empty=False)
+    rig.followed("web")
+    assert rig.shown("web") == "active/running/success"
+    assert rig.outcome(request) == {"web": "done"}
 
 
 def test_a_daemon_that_is_found_too_late_hands_its_place_over() -> None:
@@ -304,16 +425,29 @@ def test_a_daemon_without_a_successor_ends_the_unit() -> None:
     assert rig.record("unit.failed").fields["message"] == "its main process exited with code 3"
 
 
-@pytest.mark.parametrize("verb", ["stop", "reload"])
-def test_what_is_asked_while_a_successor_is_looked_for_comes_too_late(verb: str) -> None:
-    """The looking is called off, and the unit ends as its main process did; a reload has failed."""
+def test_a_stop_while_a_successor_is_looked_for() -> None:
+    """The looking is called off, and the unit ends as its main process did."""
     rig, asked = _hands_over(exec_reload=commands("r"))
-    request = rig.ask(verb, "web")
+    request = rig.ask("stop", "web")
     assert StopFollowing("web", asked) in rig.last.actions
     assert rig.shown("web") == "deactivating/stop-sigterm/exit-code"
     rig.emptied("web")
     assert rig.shown("web") == "failed/failed/exit-code"
-    assert rig.outcome(request) == {"web": "done" if verb == "stop" else "failed"}
+    assert rig.outcome(request) == {"web": "done"}
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_reload_waits_for_the_successor(is_there: bool) -> None:
+    """Nobody would read the settings at the moment; the reload ended the unit."""
+    rig, _ = _hands_over(exec_reload=commands("r"))
+    request = rig.ask("reload", "web")
+    assert rig.shown("web") == "active/running/success"
+    if is_there:
+        rig.followed("web")
+        assert rig.shown("web") == "reloading/reload/success"
+    else:
+        rig.followed("web", refused="process 101 is not alive")
+        assert rig.outcome(request) == {"web": "invalid"}
 
 
 def test_a_restart_of_a_forking_unit_forks_again() -> None:
