@@ -11,11 +11,12 @@ Source: systemd, core/job.c (job_compare, job_is_runnable), core/unit.c (unit_ve
 
 from collections.abc import Iterator
 
+from supervisord_py.core import processes
 from supervisord_py.core.graph import Edge
 from supervisord_py.core.jobs import STOP_LIKE
 from supervisord_py.core.ledger import Ledger
 from supervisord_py.core.state import BETWEEN_LIVES, REST, STARTING, STOPPING, UP, Job, UnitState
-from supervisord_py.model.states import JobState, JobType, Result, SubState, Until
+from supervisord_py.model.states import JobState, JobType, Result, ServiceType, SubState, Until
 from supervisord_py.model.unit import Dependency
 
 STARTS = frozenset({JobType.START, JobType.VERIFY_ACTIVE, JobType.RELOAD_OR_START})
@@ -33,9 +34,16 @@ def is_met(ledger: Ledger, other: str, until: Until) -> bool:
     if state.sub is SubState.DEAD:
         # The readiness of a oneshot is its success; a daemon that ended well is not ready any more.
         return state.accomplished
-    # A main process that has failed already, while exec-start-post runs, is no start to build upon.
-    is_well = state.started and state.result is Result.SUCCESS
-    return state.sub in UP or (until is Until.STARTED and state.sub in STARTING and is_well)
+    return state.sub in UP or (until is Until.STARTED and _has_started(ledger, other, state))
+
+
+def _has_started(ledger: Ledger, name: str, state: UnitState) -> bool:
+    """Tell whether the main program of a unit that is starting has begun, and goes on (or has done its work)."""
+    if state.sub not in STARTING or not state.started or state.result is not Result.SUCCESS:
+        return False
+    service = ledger.service(name)
+    may_end = service is not None and (service.type is ServiceType.ONESHOT or service.remain_after_exit)
+    return may_end or processes.is_alive(ledger, name)
 
 
 def is_kept(ledger: Ledger, other: str, until: Until) -> bool:

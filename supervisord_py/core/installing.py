@@ -97,13 +97,15 @@ def _install(ledger: Ledger, goal: Goal, node: Node) -> Job:
     unit = ledger.set.units.get(node.unit) or ledger.unit(node.unit)
     if unit is not None and job.type is not JobType.NOP:
         ledger.arm_job(job, unit.job_timeout_ns)
-    fields = {"job": job.id, "type": job.type.value, "origin": job.origin.value}
-    puller = next((pull.by[0] for pull in node.pulls if pull.by is not None), None)
-    if puller is not None and not node.anchor:
-        fields["pulled_in_by"] = puller
+    fields = {"job": job.id, "type": job.type.value, "origin": job.origin.value} | _pulled_in_by(node)
     job.cause = ledger.record("job.queued", node.unit, cause=goal.cause, fields=fields, chain=False, asked=True)
     ledger.runnable[job.id] = None
     return job
+
+
+def _pulled_in_by(node: Node) -> dict[str, object]:
+    puller = next((pull.by[0] for pull in node.pulls if pull.by is not None), None)
+    return {} if puller is None or node.anchor else {"pulled_in_by": puller}
 
 
 def _reason(ledger: Ledger, goal: Goal, node: Node) -> str:
@@ -139,6 +141,11 @@ def _merge_into(ledger: Ledger, job: Job, merged: JobType, goal: Goal, node: Nod
     origin = max(job.origin, goal.origin, key=_ORIGINS.index)
     # A stop that followed from something, and is now asked for, is ordered again: it must keep the unit down.
     if merged is not job.type or (merged is JobType.STOP and origin is not job.origin):
+        if merged is not job.type:
+            fields = {"job": job.id, "type": merged.value, "was": job.type.value, "origin": origin.value}
+            job.cause = ledger.record(
+                "job.changed", node.unit, cause=goal.cause, fields=fields | _pulled_in_by(node), chain=False, asked=True
+            )
         job.type = merged
         job.state = JobState.WAITING
         job.checks += job.checking
@@ -208,7 +215,13 @@ def finish(ledger: Ledger, job: Job, result: JobResult, message: str = "", *, sp
         return
     sub = ledger.state(name).sub
     if result is JobResult.DEPENDENCY:
-        if sub in REST or sub is SubState.AUTO_RESTART_QUEUED:
+        if job.type is JobType.VERIFY_ACTIVE and sub in REST:
+            # To ask whether a unit is there never starts it, so there is nothing that it could wait for.
+            pass
+        elif sub in REST or sub is SubState.AUTO_RESTART_QUEUED:
+            if job.origin is not JobOrigin.AUTOMATIC:
+                # It was asked for after the stop: that it has to wait first changes nothing about that.
+                ledger.edit(name).stopped = False
             wait_for_dependency(ledger, name, message)
     elif sub is SubState.AUTO_RESTART_QUEUED:
         # The job that the restart consisted of is gone: the unit must not wait for it for ever.

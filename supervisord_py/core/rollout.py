@@ -103,7 +103,7 @@ def request(ledger: Ledger, event: CommandRequested) -> list[Outcome]:
         probation_ns=int(event.arguments.get("probation_ns") or 0),
         reverts=bool(event.arguments.get("reverts")),
     )
-    units = {name: RolloutUnit(job=ledger.new_job_id(), before=ledger.state(name).invocation) for name in ordered}
+    units = {name: _unit(ledger, name) for name in ordered}
     fields = {
         "verb": event.verb,
         "units": ordered,
@@ -125,6 +125,11 @@ def request(ledger: Ledger, event: CommandRequested) -> list[Outcome]:
         )
     )
     return [Outcome(name, unit.job, JobType.RESTART.value) for name, unit in units.items()]
+
+
+def _unit(ledger: Ledger, name: str) -> RolloutUnit:
+    state = ledger.state(name)
+    return RolloutUnit(job=ledger.new_job_id(), before=state.invocation, was_stopped=state.stopped)
 
 
 def needing_restart(unit_set: UnitSet, lives: Mapping[str, Unit], among: Iterable[str] | None = None) -> list[str]:
@@ -395,6 +400,10 @@ def _is_at_rest(ledger: Ledger, name: str) -> bool:
 
 def _left_out(ledger: Ledger, rollout: Rollout, name: str) -> str | None:
     """Say why a unit whose turn has come is not restarted after all."""
+    state, job = ledger.state(name), ledger.job_of.get(name)
+    is_stopped = state.stopped and not rollout.units[name].was_stopped
+    if is_stopped or (job is not None and job.type is JobType.STOP and job.origin is JobOrigin.COMMAND):
+        return f"{name} was stopped meanwhile"
     if rollout.verb != "apply":
         return None
     if _is_at_rest(ledger, name):

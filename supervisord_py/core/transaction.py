@@ -226,8 +226,15 @@ class _Builder:
         refusal = self._refuse_unknown(unit, f"cannot {key[1].value} {key[0]}: it needs {unit}")
         if refusal is not None:
             self._poisoned.append((key, refusal))
+        elif self._is_to_stop(unit):
+            # To ask whether it is there must not call off its stop; whoever needs it waits, and looks again.
+            return
         elif not is_kept(self._ledger, unit, dependency.until) or self._goal.mode is JobMode.ISOLATE:
             self._add((unit, JobType.VERIFY_ACTIVE), Pull(key, matters=True))
+
+    def _is_to_stop(self, unit: str) -> bool:
+        job = self._ledger.job_of.get(unit)
+        return job is not None and job.type is JobType.STOP
 
     def _pull_start(self, key: Key, dependency: Dependency, *, matters: bool) -> None:
         unit = dependency.unit

@@ -296,6 +296,11 @@ def _reasons(ledger: Ledger, name: str) -> list[WhyLine]:
         return [WhyLine("backoff", message, seq=seq, advice=f"supctl start {name}")]
     if state.sub is SubState.DEPENDENCY:
         return _missing_dependencies(ledger, name, state)
+    upholder = None if state.uphold_at_ns is None else demand.upholder(ledger, name)
+    if upholder is not None and state.sub in REST:
+        ended = f": {state.message}" if state.message else ""
+        message = f"it ended ({state.result.value}) and is started after a pause, because {upholder} upholds it{ended}"
+        return [WhyLine("backoff", message, seq=seq, advice=f"supctl start {name}")]
     if state.sub is SubState.FAILED:
         return [_failed(state, unit, name)]
     if state.sub in STARTING:
@@ -396,6 +401,9 @@ def _at_rest(state: UnitState, enabled: bool, name: str) -> WhyLine:
         return WhyLine("operator", f"it was {told}", seq=state.cause, advice=f"supctl start {name}")
     if state.message:
         return WhyLine("operator", state.message, seq=state.cause, advice=f"supctl start {name}")
+    if state.order is not None and state.order.verb == "restarted" and state.ending is Ending.ORDER:
+        called_off = f"it was {describe(state.order)}, and that was called off half-way"
+        return WhyLine("operator", called_off, seq=state.cause, advice=f"supctl start {name}")
     if order is not None and order.reason and state.ending is Ending.ORDER:
         return WhyLine("operator", f"it was {describe(order)}", seq=state.cause, advice=f"supctl start {name}")
     if state.last_life is None and not enabled:

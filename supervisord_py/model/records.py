@@ -31,7 +31,7 @@ EVENTS: tuple[str, ...] = (
     "job.queued", "job.finished", "timer.elapsed", "command", "command.denied", "command.invalid",
     "journal.gap", "journal.rotated",
     "stray.appeared", "stray.exited", "keeper.reexec-failed", "manager.unfit", "unit.adopted",
-    "unit.skipped",
+    "unit.skipped", "job.changed",
     "rollout.started", "rollout.failed", "rollout.reverted", "rollout.finished",
 )  # fmt: skip
 """Every event of the contract (section 7), in its order, then our additions."""
