@@ -10,7 +10,8 @@ from supervisord_py.core.actions import Refusal
 from supervisord_py.core.installing import apply, finish, refuse, start_automatically, wait_for_dependency
 from supervisord_py.core.ledger import Intent, Ledger, Task
 from supervisord_py.core.restart import is_limit_hit
-from supervisord_py.core.state import BETWEEN_LIVES, REST, STARTING, UP, JobOrigin, Monitor
+from supervisord_py.core.state import BETWEEN_LIVES, REST, STARTING, UP, Ending, JobOrigin, Monitor
+from supervisord_py.core.stopping import next_delay_ns
 from supervisord_py.core.transaction import Goal, RefusedError, build, build_stop
 from supervisord_py.model.states import JobMode, JobResult, JobState, JobType, OnDependencyFailure, Result, SubState
 from supervisord_py.model.unit import SECOND_NS
@@ -47,7 +48,7 @@ def carry_out(ledger: Ledger, task: Task) -> None:
         case Intent.STOP_ALONG:
             _stop_along(ledger, task)
         case Intent.UPHOLD:
-            _uphold(ledger, task.unit)
+            _uphold(ledger, task)
         case Intent.FAILED:
             _trigger(ledger, task)
         case Intent.SUCCEEDED:
@@ -133,8 +134,13 @@ def _fail_dependent(ledger: Ledger, task: Task) -> None:
         finish(ledger, job, JobResult.DEPENDENCY, message)
 
 
-def _uphold(ledger: Ledger, name: str) -> None:
-    """Start a unit again that another one upholds, even if somebody stopped it; not when it has failed too often."""
+def _uphold(ledger: Ledger, task: Task) -> None:
+    """Start a unit again that another one upholds, even if somebody stopped it; not when it has failed too often.
+
+    One that ended by itself is started after the pause that its restart policy has for automatic restarts: a program
+    that ends at once would be run without a rest.
+    """
+    name = task.unit
     state, own, unit = ledger.state(name), ledger.service(name), ledger.set.units.get(name)
     if state.sub not in (SubState.DEAD, SubState.FAILED) or name in ledger.job_of or unit is None:
         return
@@ -142,6 +148,13 @@ def _uphold(ledger: Ledger, name: str) -> None:
     if other is None or state.result is Result.START_LIMIT_HIT:
         return
     if state.sub is SubState.FAILED and own is not None and is_limit_hit(own.restart, state.failures):
+        return
+    if task.other and state.uphold_at_ns is not None:
+        return
+    if task.other == name and own is not None and state.ending is Ending.ITSELF:
+        state = ledger.edit(name)
+        state.backoff += 1
+        ledger.arm_uphold(name, ledger.now.mono_ns + next_delay_ns(ledger, own.restart, state.backoff))
         return
     if _is_too_often(ledger, name):
         ledger.arm_uphold(name, ledger.state(name).related_from_ns + RELATED_INTERVAL_NS)

@@ -56,7 +56,9 @@ class Intent(Enum):
     STOP_ALONG = "stop-along"
     """Something that takes it down with it has ended."""
     UPHOLD = "uphold"
-    """It is down: start it if a unit that is up upholds it."""
+    """It is down: start it if a unit that is up upholds it. ``other`` is that one, or itself when it has just ended,
+    or nobody when it need not pause (any more).
+    """
     FAILED = "failed"
     """It has failed, for good or in a job: start what its on-failure names."""
     SUCCEEDED = "succeeded"
@@ -195,7 +197,7 @@ class Ledger:
             return
         ended = old not in REST
         if self.graph[name].upheld_by and (ended or new is SubState.DEAD):
-            self.intents.append(Task(Intent.UPHOLD, name, name, cause))
+            self.intents.append(Task(Intent.UPHOLD, name, name if ended else "", cause))
         unit = self.unit(name)
         if unit is None:
             return

@@ -234,7 +234,7 @@ class Manager:
                     engine.job_timed_out(ledger, name)
                 case DeadlineKind.UPHOLD:
                     ledger.arm_uphold(name, None)
-                    ledger.intents.append(Task(Intent.UPHOLD, name, name, ledger.state(name).cause))
+                    ledger.intents.append(Task(Intent.UPHOLD, name, "", ledger.state(name).cause))
                 case DeadlineKind.SHUTDOWN:
                     shutdown.deadline(ledger)
 

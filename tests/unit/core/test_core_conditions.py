@@ -153,10 +153,12 @@ def test_conditions_come_before_the_start_limit_and_use_nothing_of_it() -> None:
     rig.checked("web")
     rig.spawned("web")
     rig.exited("web", 0)
+    rig.later(1)
     rig.checked("web")
     assert rig.launched().count("web") == 2
     rig.spawned("web")
     rig.exited("web", 0)
+    rig.later(1)
     rig.checked("web")
     assert rig.shown("web") == "failed/failed/start-limit-hit"
 

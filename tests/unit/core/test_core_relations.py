@@ -5,7 +5,7 @@ from core_rig import NO_JITTER, Rig, needs, notify, oneshot, service, target
 
 from supervisord_py.core import view
 from supervisord_py.model.states import OnDependencyFailure, Restart, Role, Until
-from supervisord_py.model.unit import Dependency, RestartPolicy, StartLimit
+from supervisord_py.model.unit import SECOND_NS, Dependency, RestartPolicy, StartLimit
 
 NEVER = RestartPolicy(restart=Restart.NO, jitter=0.0)
 NO_LIMIT = RestartPolicy(restart=Restart.NO, jitter=0.0, failures=0)
@@ -175,14 +175,18 @@ def test_a_unit_takes_others_down_when_it_ends(code: int) -> None:
 
 
 def test_an_upheld_unit_is_started_with_the_unit_and_again_whenever_it_is_down() -> None:
-    """It is wanted at the start; a clean end, a crash, and a stop by hand are all made good at once (as systemd)."""
+    """It is wanted at the start; a clean end and a crash are made good after the pause of its restarts, a stop by hand
+    at once (as systemd)."""
     rig = running(service("keeper", relations=on("upholds", "web")), service("web", restart=NEVER), start=("keeper",))
     assert rig.launched() == ["keeper", "web"] or rig.launched() == ["web", "keeper"]
     rig.up("web")
     rig.exited("web", 0)
+    assert "because keeper upholds it" in (rig.status("web").why or "")
+    rig.later(1)
     assert rig.launched().count("web") == 2
     rig.up("web")
     rig.crash("web")
+    rig.later(1)
     assert rig.launched().count("web") == 3
     rig.up("web")
     stop = rig.ask("stop", "web")
@@ -224,13 +228,29 @@ def test_upholding_is_rate_limited_and_goes_on_later() -> None:
     )
     for _ in range(17):
         rig.spawned("web")
-        rig.crash("web")
+        rig.ask("stop", "web")
+        rig.exited("web", signal=15)
     assert rig.launched().count("web") == 17
-    assert rig.shown("web") == "failed/failed/exit-code"
+    assert rig.shown("web") == "inactive/dead/success"
     rig.later(9)
     assert rig.launched().count("web") == 17
     rig.later(2)
     assert rig.launched().count("web") == 18
+
+
+def test_a_program_that_ends_at_once_was_upheld_without_a_rest() -> None:
+    """Sixteen runs in ten seconds, for ever, of a program that keeps exiting with 0: the pauses between its lives grow
+    as those of any other restart."""
+    policy = RestartPolicy(restart=Restart.NO, jitter=0.0, delay_ns=SECOND_NS, steps=2, max_delay_ns=4 * SECOND_NS)
+    rig = running(service("keeper", relations=on("upholds", "web")), service("web", restart=policy), start=("keeper",))
+    for pause in (1, 2, 4, 4):
+        lives = rig.launched().count("web")
+        rig.spawned("web")
+        rig.exited("web", 0)
+        rig.later(pause - 0.5)
+        assert rig.launched().count("web") == lives
+        rig.later(0.5)
+        assert rig.launched().count("web") == lives + 1
 
 
 def test_upholding_ends_where_the_unit_has_failed_too_often() -> None:
@@ -239,6 +259,7 @@ def test_upholding_ends_where_the_unit_has_failed_too_often() -> None:
     for _ in range(5):
         rig.spawned("web")
         rig.crash("web")
+        rig.later(60)
     assert rig.launched().count("web") == 5
     assert rig.shown("web") == "failed/failed/exit-code"
     rig.later(60)
@@ -254,6 +275,7 @@ def test_upholding_ends_at_the_start_limit() -> None:
     for _ in range(3):
         rig.spawned("web")
         rig.exited("web", 0)
+        rig.later(1)
     assert rig.shown("web") == "failed/failed/start-limit-hit"
     rig.later(60)
     assert rig.launched().count("web") == 3
@@ -270,6 +292,7 @@ def test_a_failed_unit_at_its_start_limit_fails_once() -> None:
     )
     rig.spawned("web")
     rig.crash("web")
+    rig.later(1)
     assert rig.shown("web") == "failed/failed/start-limit-hit"
     assert rig.events("web").count("unit.failed") == 1
     assert rig.launched().count("alert") == 1
