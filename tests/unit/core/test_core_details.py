@@ -1,0 +1,208 @@
+"""Details of what is decided, told and timed that no story is about: each was found by a slip that nobody noticed (see
+``docs/mutation.md``).
+"""
+
+import pytest
+from core_rig import Rig, commands, needs, notify, oneshot, service
+
+from supervisord_py.core.actions import KillTree
+from supervisord_py.core.events import NotifyReceived, ShutdownForced
+from supervisord_py.model.states import JobMode, KillMode, Restart, Role, ServiceType
+from supervisord_py.model.unit import SECOND_NS, BadUnit, Condition, Dependency, KillPolicy, RestartPolicy, UnitSet
+
+NEVER = RestartPolicy(restart=Restart.NO, jitter=0.0)
+SLOWLY = RestartPolicy(restart=Restart.ALWAYS, delay_ns=60 * SECOND_NS, jitter=0.0)
+
+
+def test_a_shutdown_waits_a_tenth_as_long_after_the_final_signal() -> None:
+    """What SIGKILL does not end is given up after a share of the stop time-out, so that the others get their time."""
+    rig = Rig(service("web", timeout_stop_ns=20 * SECOND_NS, kill=KillPolicy(mode=KillMode.CONTROL_GROUP)))
+    rig.ask("start", "web")
+    rig.spawned("web")
+    rig.shut_down(90)
+    rig.later(20)
+    assert rig.shown("web") == "deactivating/stop-sigkill/timeout"
+    waits_ns = 0
+    while rig.status("web").sub_state == "stop-sigkill":
+        assert waits_ns < 20 * SECOND_NS
+        rig.later(0.5)
+        waits_ns += SECOND_NS // 2
+    assert SECOND_NS <= waits_ns <= 10 * SECOND_NS
+
+
+def test_what_an_exec_condition_skips_satisfies_requires() -> None:
+    """A unit that requires one whose exec-condition said no starts, as with a condition; one bound to it does not."""
+    db = service("db", exec_condition=commands("/bin/may-it"))
+    rig = Rig(db, service("web", relations=needs("db")), service("log", relations={"binds_to": (Dependency("db"),)}))
+    web, log = rig.ask("start", "web"), rig.ask("start", "log")
+    rig.spawned("db")
+    rig.exited("db", 1, role=Role.CONDITION)
+    assert rig.launched() == ["web"]
+    rig.spawned("web")
+    assert rig.outcome(web)["web"] == "done"
+    assert rig.outcome(log)["log"] == "dependency"
+
+
+def test_a_plan_names_no_jobs() -> None:
+    """There are no jobs of a plan: neither of what is asked for, nor of what follows, nor of what is so already."""
+    rig = Rig(service("db"), service("web", relations=needs("db")), service("log"))
+    rig.ask("start", "log")
+    rig.spawned("log")
+    reply = rig.replies[rig.ask("start", "web", "log", plan=True)]
+    assert [(each.unit, each.job) for each in reply.outcomes] == [("web", 0), ("log", 0), ("db", 0)]
+
+
+def test_a_hook_that_contradicts_an_order_is_canceled() -> None:
+    """db fails and names page, whose stop is irreversible: the start of page is told as called off, not as timed out
+    or as lacking something.
+    """
+    rig = Rig(oneshot("db", relations={"on_failure": ("page",)}), service("page"))
+    rig.ask("start", "page")
+    rig.spawned("page")
+    rig.ask("stop", "page", mode=JobMode.REPLACE_IRREVERSIBLY)
+    rig.ask("start", "db")
+    rig.failed_to_spawn("db")
+    assert rig.record("job.finished", "page").fields["result"] == "canceled"
+
+
+@pytest.mark.parametrize("seconds", [0, 5])
+def test_a_life_is_told_as_long_as_it_was(seconds: int) -> None:
+    """The record of the end says how long the life was, and no millisecond more."""
+    rig = Rig(service("web", restart=NEVER))
+    rig.ask("start", "web")
+    rig.spawned("web")
+    rig.later(seconds)
+    rig.exited("web", 0)
+    assert rig.record("unit.stopped").fields["runtime_ms"] == seconds * 1000
+
+
+def test_a_forced_shutdown_tells_of_each_unit_that_it_ends() -> None:
+    """Nothing is killed without a word."""
+    rig = Rig(service("web"))
+    rig.ask("start", "web")
+    rig.spawned("web")
+    rig.happen(ShutdownForced())
+    assert rig.did(KillTree) == [KillTree("web", 9)]
+    assert rig.record("unit.stopping", "web").fields["reason"] == "the shutdown was forced"
+
+
+@pytest.mark.parametrize(("before", "after", "ends_s"), [(10, 20, 20), (None, 20, 20), (20, 10, 10), (10, None, None)])
+def test_a_longest_run_time_that_changes_counts_from_the_beginning(
+    before: int | None, after: int | None, ends_s: int | None
+) -> None:
+    """runtime-max-sec changed by a reload after four seconds: the end is so long after the beginning of the life."""
+
+    def web(seconds: int | None) -> object:
+        return service("web", runtime_max_ns=None if seconds is None else seconds * SECOND_NS)
+
+    rig = Rig(web(before))  # type: ignore[arg-type]
+    rig.ask("start", "web")
+    rig.spawned("web")
+    rig.later(4)
+    rig.load(web(after))  # type: ignore[arg-type]
+    rig.later(5.9 if ends_s != 20 else 15.9)
+    assert rig.shown("web") == "active/running/success"
+    rig.later(100 if ends_s is None else 0.2)
+    assert rig.status("web").sub_state == ("running" if ends_s is None else "stop-sigterm")
+
+
+def test_a_main_process_that_names_itself_stays_the_one() -> None:
+    """MAINPID= with the pid of the main process changes nothing: there is no former one whose end is waited for."""
+    rig = Rig(notify("web"))
+    rig.ask("start", "web")
+    spawn_id = rig.spawned("web")
+    pid = rig.status("web").pid
+    assert pid is not None
+    rig.happen(NotifyReceived("web", spawn_id, pid, {"READY": "1"}, main_pid=pid))
+    assert rig.manager.ledger.state("web").former == []
+    rig.happen(NotifyReceived("web", spawn_id, pid, {}, main_pid=pid + 50))
+    assert [each.spawn_id for each in rig.manager.ledger.state("web").former] == [spawn_id]
+    assert rig.status("web").pid == pid + 50
+
+
+def test_a_unit_whose_file_broke_is_still_enabled() -> None:
+    """The life goes on by its old text, and so does what that says of the next start of the supervisor."""
+    web = service("web", relations={"enabled": True})
+    rig = Rig(web, start=True)
+    rig.spawned("web")
+    assert rig.status("web").enabled is True
+    rig.load(bad=UnitSet(bad={"web": BadUnit("web", "web.toml", "web.toml:1:1: no")}))
+    assert rig.status("web").enabled is True
+    rig.load()
+    assert rig.status("web").enabled is False
+
+
+def test_a_shutdown_ends_the_waiting_and_lets_the_rest_be() -> None:
+    """A unit that waits for a dependency waits no more; one that is simply down gets no job."""
+    rig = Rig(service("db", restart=NEVER), service("web", relations=needs("db")), service("log"))
+    rig.ask("start", "web")
+    rig.failed_to_spawn("db")
+    assert rig.shown("web").startswith("inactive/dependency/")
+    rig.shut_down()
+    assert rig.shown("web").startswith("inactive/dead/")
+    assert [each.unit for each in rig.records if each.event == "job.queued" and each.fields["type"] == "stop"] == [
+        "web"
+    ]
+
+
+def test_a_unit_that_is_bound_to_what_is_skipped_is_not_tried_again() -> None:
+    """web waits for db, to which it is bound; db's condition does not hold: that is no recovery."""
+    db = service("db", restart=NEVER, relations={"conditions": (Condition("path-exists", "/x"),)})
+    rig = Rig(db, service("web", relations={"binds_to": (Dependency("db"),)}))
+    rig.ask("start", "web")
+    rig.checked("db")
+    rig.failed_to_spawn("db")
+    rig.ask("start", "db")
+    rig.checked("db", condition='condition-path-exists = "/x"')
+    assert [each.unit for each in rig.records if each.event == "job.queued"] == ["web", "db", "db"]
+
+
+def test_what_somebody_asked_for_needs_no_delay_though_others_need_it_too() -> None:
+    """web crashed and runs its exec-stop-post; somebody asks for it, then for api, which pulls it in: it starts as soon
+    as it is down, not after the restart's delay.
+    """
+    web = service("web", restart=SLOWLY, exec_stop_post=commands("/bin/sweep"))
+    rig = Rig(web, service("api", relations=needs("web")))
+    rig.ask("start", "web")
+    rig.spawned("web")
+    rig.crash("web")
+    rig.spawned("web")
+    rig.ask("start", "web", wait=False)
+    rig.ask("start", "api", wait=False)
+    rig.exited("web", 0, role=Role.STOP_POST)
+    assert rig.launched() == ["web", "web"]
+
+
+def test_a_clean_end_while_it_reloads_itself_is_an_end() -> None:
+    """A notify-reload service whose main process ends well before it has reloaded is down."""
+    rig = Rig(service("web", type=ServiceType.NOTIFY_RELOAD, restart=NEVER))
+    rig.ask("start", "web")
+    rig.spawned("web")
+    rig.says("web", READY="1")
+    request = rig.ask("reload", "web")
+    rig.exited("web", 0)
+    assert rig.shown("web") == "inactive/dead/success"
+    assert rig.outcome(request)["web"] != "done"
+
+
+@pytest.mark.parametrize("relation", ["after", "requires", "wants", "binds_to", "requisite"])
+def test_a_relation_to_itself_means_nothing(relation: str) -> None:
+    """A unit that names itself starts and stops like any other."""
+    rig = Rig(service("web", relations={relation: (Dependency("web"),)}))
+    request = rig.ask("start", "web")
+    rig.spawned("web")
+    assert rig.outcome(request) == {"web": "done"}
+    request = rig.ask("stop", "web")
+    rig.exited("web", signal=15)
+    assert rig.outcome(request) == {"web": "done"}
+
+
+def test_a_reload_starts_nothing_that_somebody_stopped() -> None:
+    """With no broken file about (or none but broken ones before), a second load is no first one."""
+    web, api = (service(name, relations={"enabled": True}) for name in ("web", "api"))
+    rig = Rig(web, start=True)
+    rig.spawned("web")
+    rig.ask("stop", "web")
+    rig.exited("web", signal=15)
+    rig.load(web, api, start=True)
+    assert rig.launched() == ["web", "api"]
