@@ -293,7 +293,7 @@ def exchange(mutant: Mutant) -> bool:
     """Put the changed code into the function that is loaded already; False if the slip is in no function's body."""
     owner: object = sys.modules.get(mutant.module)
     code = compile(mutant.source, str(mutant.path), "exec")
-    if owner is None or "args" in mutant.place:
+    if owner is None or {"defaults", "kw_defaults"} & set(mutant.place):
         return False
     for name in mutant.where.split("."):
         owner = vars(owner).get(name)
