@@ -169,9 +169,9 @@ class CommandRequested(Event, frozen=True):
     ``verb`` is one of ``start stop restart try-restart reload reload-or-restart kill reset-failed cancel apply``;
     ``units`` are full names that are known to the unit set (the host has resolved globs and groups); ``arguments`` are
     the verb's own (``signal`` and ``whom`` of kill, ``job`` of cancel; of apply and a rolling restart
-    ``max_unavailable``, ``probation_ns`` and ``reverts``: see ``core.rollout``). ``token`` identifies the request across a
-    manager's death: the same token again attaches to the jobs of the first. ``plan`` decides and changes nothing.
-    ``wait`` False replies when the jobs are queued. ``cause`` is the ``command`` record's number.
+    ``max_unavailable``, ``probation_ns`` and ``reverts``: see ``core.rollout``). ``token`` identifies the request
+    across a manager's death: the same token again attaches to the jobs of the first. ``plan`` decides and changes
+    nothing. ``wait`` False replies when the jobs are queued. ``cause`` is the ``command`` record's number.
     """
 
     request_id: int

@@ -16,7 +16,7 @@ from pathlib import Path
 import click
 
 from supervisord_py.host.places import RUNTIME_DIR_MAX, default_places, moved
-from supervisord_py.host.run import CONTAINER_SHUTDOWN_NS, become_keeper, keeper_config, span_ns
+from supervisord_py.host.run import CONTAINER_SHUTDOWN_NS, become_keeper, hold_signals, keeper_config, span_ns
 from supervisord_py.host.unit_files import load
 from supervisord_py.model.names import is_unit_name
 from supervisord_py.model.settings import Settings
@@ -54,6 +54,7 @@ def exec_command(
     128 + n for a signal, 125 when it never started. Signals are passed on to it, orphans are reaped; nothing is left
     behind. The command is never run by a shell.
     """
+    hold_signals()
     if name is not None and not is_unit_name(name):
         raise click.UsageError(f"--name: {name} is not a unit's name: letters, digits and :_.- after the first")
     if command[0][:1] in PREFIXES:

@@ -5,6 +5,7 @@ import grp
 import os
 import pwd
 import resource
+import signal
 import sys
 import tomllib
 from pathlib import Path
@@ -22,6 +23,8 @@ from supervisord_py.model.states import KillMode, NotifyAccess
 from supervisord_py.model.unit import SECOND_NS, UnitSet
 from supervisord_py.model.values import parse_timespan
 
+STOPS = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGRTMIN + 3}
+HELD = STOPS | {signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
 DEFAULT_CONTROL_GROUP = "supervisord-py"
 CONTAINER_SHUTDOWN_NS = 8 * SECOND_NS
 """The time for an ordered stop as process 1: container engines kill after 10 s, and the end needs a moment too."""
@@ -71,6 +74,7 @@ def run_command(
 
     SIGTERM or SIGINT stop everything in order, a second SIGINT kills, SIGHUP is daemon-reload.
     """
+    hold_signals()
     places = moved(
         default_places(dict(os.environ), os.getuid(), os.path.expanduser("~")),
         runtime=runtime_dir,
@@ -99,6 +103,13 @@ def run_command(
     config = keeper_config(places, settings, unit_paths, name, list(pass_environment), settings_path is not None)
     config |= {"output": output, "timestamps": timestamps}
     become_keeper(places, settings, loaded.unit_set, config, span_ns(shutdown_timeout))
+
+
+def hold_signals() -> None:
+    """As process 1, let signals wait until the keeper can act on them: the kernel drops what process 1 has no handler
+    for, and a container that is stopped while it starts would be killed after all of its grace."""
+    if os.getpid() == 1:
+        signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
 
 
 def span_ns(text: str | None) -> int | None:
