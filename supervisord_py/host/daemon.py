@@ -59,9 +59,10 @@ from supervisord_py.host.keeper_client import KeeperClient, Welcome
 from supervisord_py.host.last_good import LAST_GOOD_KEY, LastGood
 from supervisord_py.host.live import describe_process
 from supervisord_py.host.output import OutputCollector, OutputTrouble
-from supervisord_py.host.snapshot_file import boot_id, first_manager, write_snapshot
+from supervisord_py.host.rehearsal import rehearse
+from supervisord_py.host.snapshot_file import boot_id, first_manager, next_manager, write_snapshot
 from supervisord_py.host.sources import SOURCES_KEY, Sources, places_of, read_sources, source_paths
-from supervisord_py.host.start_records import lost_record, start_record
+from supervisord_py.host.start_records import MANAGERS_KEY, lost_record, start_record
 from supervisord_py.host.unit_changes import UnitChanges
 from supervisord_py.host.unit_watch import SourceMarks, UnitWatch, compare_sources
 from supervisord_py.host.upward import Upward, status_line
@@ -111,7 +112,12 @@ class Daemon:
         )
         recovery = self._journal.open(welcome.lines, welcome.state.get(LOSS_KEY))
         self._lost = welcome.lost if is_first else None
-        self._manager = first_manager(self._places.snapshot, self._lost) if is_first else self._next_manager(welcome)
+        self._manager = (
+            first_manager(self._places.snapshot, self._lost)
+            if is_first
+            else next_manager(welcome.state, self._loaded.unit_set)
+        )
+        self._number = welcome.managers
         self._groups = UnitGroups(find_place(), welcome.config["name"], welcome.instance)
         if is_first:
             # What a killed supervisor of this name left, as far as nothing lives in it.
@@ -155,7 +161,7 @@ class Daemon:
             lost = [] if self._lost is None else [lost_record(self._lost)]
             self._load_units(*lost, started, adopted=adopted_lives(self._lost))
         else:
-            self._driver.note([started])
+            self._driver.note([started], keep={MANAGERS_KEY: str(self._number)})
             self._driver.ask_again()
         running = {process.unit for process in welcome.processes} | {orphan.unit for orphan in welcome.orphans}
         self._idle_outputs = [unit for unit in welcome.outputs if unit not in running]
@@ -380,17 +386,29 @@ class Daemon:
         await self.changed()
         self._use_log_policies()
 
-    async def restart_manager(self, peer: Peer, *, reason: str = "") -> bool:
+    async def restart_manager(self, peer: Peer, *, reason: str = "") -> tuple[bool, str | None]:
         record = with_fields(command_record("daemon-restart", (), peer, reason), result="queued")
         durable = await self._note_durably(record)
-        self._driver.ask({"do": "restart-manager"})
-        return durable
+        if (unfit := await self._rehearse()) is None:
+            self._driver.ask({"do": "restart-manager"})
+        return durable, unfit
 
     async def reexec_keeper(self, peer: Peer, *, reason: str = "") -> tuple[bool, str | None]:
         record = with_fields(command_record("daemon-reexec", (), peer, reason), result="queued")
-        durable, refused = await self._note_durably(record), self._keeper.reexec_checked()
+        durable = await self._note_durably(record)
+        if (unfit := await self._rehearse()) is not None:
+            return durable, unfit
+        refused = self._keeper.reexec_checked()
         self._driver.ask({"do": "reexec"})
         return durable, await refused
+
+    async def _rehearse(self) -> str | None:
+        """Return why a new manager cannot take over what this one knows, and record it; None when it can."""
+        state = {**self._manager.snapshot(), **self._kept()}
+        unfit = await asyncio.to_thread(rehearse, state)
+        if unfit is not None:
+            self._preflight_failed(unfit)
+        return unfit
 
     async def shutdown(self, peer: Peer, *, reason: str = "") -> bool:
         record = with_fields(command_record("shutdown", (), peer, reason), result="queued")
@@ -417,10 +435,6 @@ class Daemon:
         return problems
 
     # Inside
-
-    def _next_manager(self, welcome: Welcome) -> Manager:
-        state = {key: text for key, text in welcome.state.items() if not key.startswith("host/")}
-        return Manager.restore(state, self._loaded.unit_set)
 
     def _use(
         self,
@@ -465,8 +479,12 @@ class Daemon:
                 **why,
             ),
             records=records,
-            keep={SOURCES_KEY: self._sources.pack(), LAST_GOOD_KEY: self._changes.last_good.pack()},
+            keep=self._kept() | {MANAGERS_KEY: str(self._number)},
         )
+
+    def _kept(self) -> dict[str, str]:
+        """Return what is kept of files for the next manager."""
+        return {SOURCES_KEY: self._sources.pack(), LAST_GOOD_KEY: self._changes.last_good.pack()}
 
     def _unit_of(self, name: str) -> Unit | None:
         return self._manager.ledger.unit(name)

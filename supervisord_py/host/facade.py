@@ -275,7 +275,8 @@ class Supervisor(Protocol):
     def changes(self) -> Changes:
         """Changes of unit files."""
 
-    async def restart_manager(self, peer: Peer, *, reason: str = "") -> bool: ...
+    async def restart_manager(self, peer: Peer, *, reason: str = "") -> tuple[bool, str | None]:
+        """Let a new manager take over; returns as ``reexec_keeper``."""
 
     async def reexec_keeper(self, peer: Peer, *, reason: str = "") -> tuple[bool, str | None]:
         """Let the keeper replace itself; returns whether the record is durable, and why it refuses when it does. When

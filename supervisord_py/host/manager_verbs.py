@@ -284,7 +284,10 @@ class Verbs:
     async def daemon_restart(self, request: Request) -> object:
         reason = await self._allowed_daemon_verb(request, "daemon-restart")
         leaving = self._supervisor.versions["pid"]
-        durable = await self._supervisor.restart_manager(request.peer, reason=reason)
+        durable, unfit = await self._supervisor.restart_manager(request.peer, reason=reason)
+        if unfit is not None:
+            message = f"the manager has not been replaced, everything is as it was: {unfit}"
+            raise MethodError(f"{MANAGER}.JobFailed", {"outcomes": [], "message": message})
         return {"job": None, "durable": durable, "manager_pid": leaving}
 
     async def daemon_reexec(self, request: Request) -> object:
@@ -349,9 +352,7 @@ def wire_reload(report: ReloadReport, *, secrets: bool) -> dict[str, Any]:
 _EMPTY: dict[str, Any] = {"string": "", "int": 0, "bool": False, "float": 0.0, "object": {}}
 
 
-def raise_failure(
-    verb: str, outcomes: Sequence[UnitOutcome], told: Sequence[dict[str, Any]], wanted: set[str]
-) -> None:
+def raise_failure(verb: str, outcomes: Sequence[UnitOutcome], told: Sequence[dict[str, Any]], wanted: set[str]) -> None:
     """Raise ``JobFailed`` when a unit that was asked for did not get what was asked."""
     failed = [outcome for outcome in outcomes if outcome.unit in wanted and outcome.result not in _GOOD]
     if not failed:

@@ -17,6 +17,7 @@ from msgspec import Struct
 
 from supervisord_py.core.manager import Manager
 from supervisord_py.core.snapshot import NewerFormatError
+from supervisord_py.model.unit import UnitSet
 
 VERSION = 1
 """The format of the file; that of the state in it has a number of its own (``core.state.FORMAT``)."""
@@ -69,6 +70,12 @@ def write_snapshot(path: Path, state: dict[str, str], gid: int | None) -> bool:
     except OSError:
         return False
     return True
+
+
+def next_manager(state: Mapping[str, str], units: UnitSet) -> Manager:
+    """Make the core of a manager that follows another, of what the keeper has in custody; it keeps the host's part
+    too."""
+    return Manager.restore({key: text for key, text in state.items() if not key.startswith("host/")}, units)
 
 
 def first_manager(path: Path, lost: Mapping[str, Any] | None) -> Manager:

@@ -11,6 +11,9 @@ from supervisord_py.model.records import Record
 from supervisord_py.model.states import Severity
 from supervisord_py.model.unit import UnitSet
 
+MANAGERS_KEY = "host/managers"
+"""How many managers the keeper had made when the last one took over, this one included."""
+
 
 def start_record(welcome: Welcome, recovery: Recovery, keeper_pid: int, first: UnitSet | None) -> Record:
     """Return ``daemon.started`` for the manager that loads the ``first`` unit set, else ``manager.restarted``."""
@@ -30,6 +33,9 @@ def start_record(welcome: Welcome, recovery: Recovery, keeper_pid: int, first: U
         "processes": len(welcome.processes),
         "lines_recovered": len(welcome.lines),
     }
+    if (before := welcome.state.get(MANAGERS_KEY)) is not None:
+        # Those between the last one that took over and this one: they were not fit, or died before their first commit.
+        fields["failed"] = max(0, welcome.managers - int(before) - 1)
     return Record("manager.restarted", Severity.WARNING, fields=fields)
 
 

@@ -371,9 +371,9 @@ class FakeSupervisor:
             self.happens, UnitsLoaded(loaded.unit_set, reverts=bool(how.get("reverts")))
         )
 
-    async def restart_manager(self, peer: Peer, *, reason: str = "") -> bool:
+    async def restart_manager(self, peer: Peer, *, reason: str = "") -> tuple[bool, str | None]:
         self.orders.append(("restart", reason))
-        return self.durable
+        return self.durable, None
 
     async def reexec_keeper(self, peer: Peer, *, reason: str = "") -> tuple[bool, str | None]:
         self.orders.append(("reexec", reason))
