@@ -112,11 +112,8 @@ class Daemon:
         )
         recovery = self._journal.open(welcome.lines, welcome.state.get(LOSS_KEY))
         self._lost = welcome.lost if is_first else None
-        self._manager = (
-            first_manager(self._places.snapshot, self._lost)
-            if is_first
-            else next_manager(welcome.state, self._loaded.unit_set)
-        )
+        units = self._loaded.unit_set
+        self._manager = first_manager(places.snapshot, self._lost) if is_first else next_manager(welcome.state, units)
         self._number = welcome.managers
         self._groups = UnitGroups(find_place(), welcome.config["name"], welcome.instance)
         if is_first:
@@ -155,7 +152,7 @@ class Daemon:
         self._upward = Upward(lambda: status_line(active_states(self._manager)))
         self._journal.attach(self._driver.note)
         self._journal.on_rotated.append(lambda: self._spawn_task(self._store_snapshot()))
-        started = start_record(welcome, recovery, keeper.pid, self._loaded.unit_set if is_first else None)
+        started = start_record(welcome, recovery, keeper.pid, units if is_first else None)
         if is_first:
             # All in one commit: whoever follows a manager that got no further is the first one too.
             lost = [] if self._lost is None else [lost_record(self._lost)]
@@ -387,28 +384,19 @@ class Daemon:
         self._use_log_policies()
 
     async def restart_manager(self, peer: Peer, *, reason: str = "") -> tuple[bool, str | None]:
-        record = with_fields(command_record("daemon-restart", (), peer, reason), result="queued")
-        durable = await self._note_durably(record)
-        if (unfit := await self._rehearse()) is None:
-            self._driver.ask({"do": "restart-manager"})
-        return durable, unfit
+        return await self._replace("daemon-restart", "restart-manager", peer, reason)
 
     async def reexec_keeper(self, peer: Peer, *, reason: str = "") -> tuple[bool, str | None]:
-        record = with_fields(command_record("daemon-reexec", (), peer, reason), result="queued")
-        durable = await self._note_durably(record)
-        if (unfit := await self._rehearse()) is not None:
-            return durable, unfit
-        refused = self._keeper.reexec_checked()
-        self._driver.ask({"do": "reexec"})
-        return durable, await refused
+        return await self._replace("daemon-reexec", "reexec", peer, reason)
 
-    async def _rehearse(self) -> str | None:
-        """Return why a new manager cannot take over what this one knows, and record it; None when it can."""
-        state = {**self._manager.snapshot(), **self._kept()}
-        unfit = await asyncio.to_thread(rehearse, state)
-        if unfit is not None:
+    async def _replace(self, verb: str, request: str, peer: Peer, reason: str) -> tuple[bool, str | None]:
+        durable = await self._note_durably(with_fields(command_record(verb, (), peer, reason), result="queued"))
+        if unfit := await asyncio.to_thread(rehearse, self._manager.snapshot() | self._kept()):
             self._preflight_failed(unfit)
-        return unfit
+            return durable, unfit
+        refused = self._keeper.reexec_checked() if request == "reexec" else None
+        self._driver.ask({"do": request})
+        return durable, None if refused is None else await refused
 
     async def shutdown(self, peer: Peer, *, reason: str = "") -> bool:
         record = with_fields(command_record("shutdown", (), peer, reason), result="queued")
