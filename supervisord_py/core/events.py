@@ -150,6 +150,16 @@ class KeeperReplaced(Event, frozen=True):
     refused: str | None = None
 
 
+class KeeperLost(Event, frozen=True):
+    """The keeper was killed, and another one goes on with what it left; first of all that this one tells.
+
+    Processes that ended meanwhile are told as ``ProcessExited``, of which nobody knows the status. ``fields`` are those
+    of the record: who lives on (``adopted``), who ended with nobody to see it (``unseen``), what was ended.
+    """
+
+    fields: dict[str, Any]
+
+
 # What people and the host ask
 
 
@@ -193,18 +203,6 @@ class RequesterGone(Event, frozen=True):
     request_id: int
 
 
-class Adopted(Struct, frozen=True):
-    """A life that a lost keeper left and that the new one follows: its main process ``pid`` is ``spawn_id`` from now
-    on. ``ready``: the journal says that this life was up. ``leftover``: there are more processes of the unit."""
-
-    unit: str
-    spawn_id: int
-    pid: int
-    invocation: str
-    ready: bool
-    leftover: bool = False
-
-
 class UnitsLoaded(Event, frozen=True):
     """A validated unit set: the first one at start, later ones by ``daemon-reload``.
 
@@ -214,8 +212,6 @@ class UnitsLoaded(Event, frozen=True):
 
     units: UnitSet
     start_enabled: bool = False
-    adopted: tuple[Adopted, ...] = ()
-    """With the first set of a start after a lost keeper; they are up before anything is started."""
     reverts: bool = False
     """It answers ``RevertUnits``."""
     cause: int | None = None
@@ -255,6 +251,7 @@ AnyEvent = (
     | StrayAppeared
     | StrayExited
     | KeeperReplaced
+    | KeeperLost
     | CommandRequested
     | RequesterGone
     | UnitsLoaded

@@ -12,11 +12,9 @@ Source: systemd, core/service.c (service_enter_condition to service_enter_runnin
 """
 
 from supervisord_py.core import processes, stopping
-from supervisord_py.core.actions import KillTree
-from supervisord_py.core.events import Adopted
 from supervisord_py.core.ledger import Ledger
 from supervisord_py.core.restart import admit_start
-from supervisord_py.core.state import Ending, LastLife, Process
+from supervisord_py.core.state import Ending
 from supervisord_py.model.states import Result, Role, ServiceType, Severity, SubState
 from supervisord_py.model.values import format_timespan
 
@@ -114,42 +112,6 @@ def enter_own_reload(ledger: Ledger, name: str) -> None:
     state.reload_failed = None
     ledger.arm_phase(name, processes.service_of(ledger, name).timeout_start_ns)
     ledger.record("unit.reloading", name, fields={"itself": True})
-
-
-def adopt(ledger: Ledger, adopted: Adopted) -> None:
-    """Go on with a life that a lost keeper left: with its main process and its counters, before anything is started."""
-    name = adopted.unit
-    unit = ledger.set.units.get(name)
-    if unit is None or unit.service is None:
-        # No text says how to supervise it, and it must not be left behind.
-        ledger.act(KillTree(name))
-        return
-    ledger.keep_text(name, unit)
-    needs_ready = unit.service.type in (ServiceType.NOTIFY, ServiceType.NOTIFY_RELOAD, ServiceType.ONESHOT)
-    state = ledger.edit(name)
-    state.invocation = adopted.invocation
-    state.main = Process(adopted.spawn_id, Role.MAIN, pid=adopted.pid)
-    ledger.unit_of_spawn[adopted.spawn_id] = name
-    numbers = ledger.edit_globals()
-    # The counters are those of a copy that may be older than this process: its number must not be given again.
-    numbers.next_spawn = max(numbers.next_spawn, adopted.spawn_id + 1)
-    state.result, state.message = Result.SUCCESS, None
-    state.held = state.started = True
-    state.leftover = adopted.leftover
-    state.began_ns = ledger.now.mono_ns
-    if state.last_life == LastLife(result=Result.UNKNOWN):
-        # So it was noted when the counters were taken over; this life has not ended.
-        state.last_life = None
-    fields = {"spawn_id": adopted.spawn_id, "pid": adopted.pid, "ready": adopted.ready or not needs_ready}
-    ledger.record("unit.adopted", name, fields=fields)
-    if adopted.ready or not needs_ready:
-        enter_running(ledger, name)
-    else:
-        if len(unit.service.exec_start) > 1:
-            # Which of its commands it is nobody knows, so none can be left out, and none run again.
-            stopping.fail(ledger, name, Result.UNKNOWN, "it was adopted, and which of its commands ran is not known")
-        ledger.set_sub(name, SubState.START)
-        ledger.arm_phase(name, unit.service.timeout_start_ns)
 
 
 def count_start(ledger: Ledger, name: str) -> None:

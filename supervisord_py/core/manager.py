@@ -19,6 +19,7 @@ from supervisord_py.core.events import (
     ConditionsChecked,
     DeadlineReached,
     Event,
+    KeeperLost,
     KeeperReplaced,
     MainFollowed,
     NotifyReceived,
@@ -35,7 +36,6 @@ from supervisord_py.core.events import (
     UnitsLoaded,
 )
 from supervisord_py.core.ledger import Intent, Ledger, Task
-from supervisord_py.core.life import adopt
 from supervisord_py.core.notify import notify_received
 from supervisord_py.core.processes import waits_for_pid_file
 from supervisord_py.core.service import Input
@@ -134,6 +134,8 @@ class Manager:
                 ledger.record("stray.appeared", severity=severity, fields=fields)
             case StrayExited():
                 ledger.record("stray.exited", fields=_stray_fields(event))
+            case KeeperLost():
+                ledger.record("keeper.lost", severity=Severity.ERROR, fields=event.fields)
             case KeeperReplaced() if event.refused is None:
                 ledger.record("keeper.reexecuted", fields={"old": event.old, "new": event.new})
             case KeeperReplaced():
@@ -200,8 +202,6 @@ class Manager:
         before = ledger.set
         names = loading.take_over(ledger, event.units, event.cause)
         engine.units_loaded(ledger, before)
-        for adopted in event.adopted:
-            adopt(ledger, adopted)
         if event.reverts:
             rollout.reverted(ledger)
         if not event.start_enabled or ledger.globals.shutdown is not None:

@@ -38,6 +38,11 @@ def active_states(manager: Manager) -> list[ActiveState]:
     return [manager.ledger.shown_active(name) for name in list_units(manager)]
 
 
+def is_stopping(manager: Manager) -> bool:
+    """Tell whether the supervisor is shutting down."""
+    return manager.ledger.globals.shutdown is not None
+
+
 def is_over(manager: Manager) -> bool:
     """Tell whether the end of the supervisor is decided (``ExitSupervisor``).
 

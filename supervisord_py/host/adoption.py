@@ -3,20 +3,24 @@
 Theory of operation
 -------------------
 A keeper that ends in order removes its lock file; one that was killed leaves it, with its instance number, and beside
-it the *book* (``keeper/book.py``): which processes were whose, which of them are main processes, and which of those
-had said READY. ``run`` takes the dead keeper's lock and keeps it, so that of two at once only one adopts. Then it looks
-for every process that carries the instance number in its tag (soft RLIMIT_RTTIME, ``keeper/protocol.py``).
+it the *book* (``keeper/book.py``): everything that the keeper held but descriptors. ``run`` takes the dead keeper's lock
+and keeps it, so that of two at once only one adopts. What the book says and what lives are put together to the state
+that a keeper hands over when it replaces itself (``keeper/handover.py``), so the next manager goes on as after the death
+of a manager: with the units as they were loaded, every job, deadline, counter and wish of an operator.
 
-A *life* goes on when its main process is alive: the pid that the book names, and behind it the tag of the very spawn
-(or, where ``MAINPID`` or a pid file named another process, the start time that the book names). It is held by a pidfd
-and then looked at again, so that it cannot be another by now. What else there is of the unit belongs to that life. Its
-output pipe is opened through /proc, its notify socket is bound again at the old path by the keeper.
+A process is the one that the book names if it has the start time that the book names (``MAINPID``, pid files), the tag
+of the spawn (soft RLIMIT_RTTIME), or, where it cannot have the tag or has thrown it away, the spawn's invocation id in its
+environment. It is held by a pidfd and then looked at again, so that it cannot be another by now. Everything else that
+carries a tag or an invocation of the unit belongs to it. The output pipe is opened through /proc, the notify socket is
+bound again at the old path by the keeper. What was made and ended with nobody to see it becomes an exit whose status
+nobody knows; what was asked for and not made is asked for again.
 
-What is left of a unit without its main process is no life: it is ended (TERM, ``GRACE_S``, KILL in rounds) before
-anything is started beside it, unless ``kill-mode = "process"`` says that it may stay.
+Without a book that can be used (it could not be written, the machine was booted, the units were just being stopped for
+good) nothing can go on: what the tag finds is ended (TERM, ``GRACE_S``, KILL in rounds) before anything is started beside
+it, unless ``kill-mode = "process"`` says that it may stay.
 
 The new keeper goes on under the dead one's instance number, so that all tags stay true, and its spawn ids are above all
-that were seen. What it gets is the state that a keeper hands over when it replaces itself (``keeper/handover.py``).
+that were seen.
 """
 
 import contextlib
@@ -27,14 +31,14 @@ import select
 import signal
 import stat
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
-from supervisord_py.core.events import Adopted
 from supervisord_py.keeper.protocol import STATE_VERSION, TAG_BASE, TAG_INSTANCE_SHIFT
 
 GRACE_S = 10.0
@@ -44,18 +48,21 @@ LOCK_WAIT_S = 2.0
 """How long what a dead keeper was just making may hold its lock."""
 POLL_S = 0.02
 LEFT_BY_NAME = "SUPERVISORD_PY_UNIT="
+INVOCATION = b"INVOCATION_ID="
+ENDS = ("exited", "spawn-failed")
 
 
 class Process(Struct, frozen=True):
-    """A living process with the dead keeper's tag; ``start`` is its start time, as /proc says it."""
+    """A living process with the dead keeper's tag, ``spawn_id`` None for one without; ``start`` is its start time, as
+    /proc says it."""
 
     pid: int
     start: int
-    spawn_id: int
+    spawn_id: int | None
 
 
-class Spawn(Struct, frozen=True):
-    """A line of the book."""
+class Spawn(Struct):
+    """What the book says of a spawn; ``over``: its end is told, or will be by a fact."""
 
     id: int
     unit: str
@@ -65,33 +72,44 @@ class Spawn(Struct, frozen=True):
     main_start: int = 0
     invocation: str | None = None
     cgroups: list[str] = []
-    ready: bool = False
-    over: bool = False
+    tagged: bool = True
+    told: bool = False
     notify: tuple[str, str] | None = None
+    over: bool = False
 
 
 class Book(Struct):
-    """What the dead keeper had written: its spawns by id, and whose the processes are that carry an id."""
+    """What the dead keeper had written: its spawns by id, whose the processes are that carry an id, and its custody."""
 
+    boot: str = ""
     spawns: dict[int, Spawn] = {}
     units: dict[int, str] = {}
+    state: dict[str, str] | None = None
+    """None: there is no custody in it."""
+    lines: dict[int, str] = {}
+    facts: dict[int, dict[str, Any]] = {}
+    last: int = 0
+    acknowledged: int = 0
+    requests: deque[dict[str, Any]] = msgspec.field(default_factory=deque)
+    ended: list[tuple[str, dict[str, Any]]] = []
+    killing: dict[str, int] = {}
 
     def unit_of(self, process: Process) -> str | None:
-        return self.units.get(process.spawn_id)
+        return None if process.spawn_id is None else self.units.get(process.spawn_id)
 
 
-class Life(Struct, frozen=True):
-    """A life that goes on: its main process, held, and everything else of the unit, held too."""
+class Tree(Struct):
+    """A unit's living processes, held, and those of its spawns that are among them."""
 
-    spawn: Spawn
-    main: Process
+    unit: str
+    spawns: list[tuple[Spawn, Process]]
     pidfds: dict[int, int]
     tags: list[int]
     output: tuple[int, int] | None = None
 
 
 class Leftover(Struct, frozen=True):
-    """A process that was ended; ``unit`` None where nobody knows whose it was."""
+    """A process of the dead keeper; ``unit`` None where nobody knows whose it was."""
 
     pid: int
     unit: str | None
@@ -103,12 +121,15 @@ class LostKeeper(Struct):
     pid: int
     instance: int
     lock: int
-    lives: list[Life] = []
+    book: Book | None = None
+    """None: nothing can go on."""
+    why_not: str = ""
+    trees: list[Tree] = []
     ended: list[Leftover] = []
     left: list[Leftover] = []
     """Of units that may leave processes behind (``kill-mode = "process"``)."""
     unseen: list[Leftover] = []
-    """Main processes whose end nobody saw."""
+    """Processes that were made and whose end nobody saw."""
     last_id: int = 0
 
 
@@ -143,31 +164,42 @@ def _take(lock: int, holder: int) -> bool:
             return True
 
 
-def take_over(lost: LostKeeper, runtime: Path, may_stay: Callable[[str], bool]) -> None:
-    """Find the lives that go on, and end what else the dead keeper left.
+def take_over(
+    lost: LostKeeper, runtime: Path, may_stay: Callable[[str], bool], why_not: Callable[[Mapping[str, str]], str]
+) -> None:
+    """Find what goes on, and what has to be ended.
 
     Args:
         lost: The dead keeper; what is found is put into it.
         runtime: Where its book is.
-        may_stay: Whether processes of a unit are left alone when its main process is gone.
+        may_stay: Whether processes of a unit are left alone where nothing can go on.
+        why_not: Says why a manager cannot go on from a state; nothing when it can.
     """
     book = read_book(runtime / "book")
-    processes = list(find_processes(lost.instance))
-    lost.last_id = max([*book.spawns, *book.units, *(process.spawn_id for process in processes)], default=0)
-    units: dict[str | None, list[Process]] = {}
-    for process in processes:
-        units.setdefault(book.unit_of(process) or _unit_by_name(process.pid), []).append(process)
-    for unit, members in units.items():
-        life = None if unit is None else _find_life(book, unit, members, lost.instance)
-        if life is not None:
-            lost.lives.append(life)
-        elif unit is not None and may_stay(unit):
-            lost.left += [Leftover(process.pid, unit) for process in members]
-        else:
-            lost.ended += [Leftover(process.pid, unit) for process in members]
-    living = {process.pid for process in processes}
-    mains = (spawn for spawn in book.spawns.values() if spawn.role == "main" and not spawn.over)
-    lost.unseen = [Leftover(spawn.main_pid, spawn.unit) for spawn in mains if spawn.main_pid not in living]
+    processes = {process.pid: process for process in find_processes(lost.instance)}
+    ids = [process.spawn_id for process in processes.values() if process.spawn_id is not None]
+    lost.last_id = max([*book.spawns, *book.units, *ids], default=0)
+    lost.why_not = _why_not(book, why_not)
+    if not lost.why_not:
+        lost.book = book
+        _find_trees(lost, book, processes)
+        return
+    for process in processes.values():
+        unit = book.unit_of(process) or _variable(process.pid, LEFT_BY_NAME.encode())
+        where = lost.left if unit is not None and may_stay(unit) else lost.ended
+        where.append(Leftover(process.pid, unit))
+
+
+def _why_not(book: Book, why_not: Callable[[Mapping[str, str]], str]) -> str:
+    if book.state is None:
+        return "it left no book"
+    if book.boot != boot_id():
+        return "the machine was booted since"
+    return why_not(book.state)
+
+
+def boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def read_book(path: Path) -> Book:
@@ -179,35 +211,175 @@ def read_book(path: Path) -> Book:
         return book
     for line in lines:
         with contextlib.suppress(msgspec.MsgspecError, ValueError, KeyError, TypeError):
-            entry = json.loads(line)
-            if "spawn" in entry:
-                spawn = msgspec.convert(entry["spawn"], Spawn)
-                book.spawns[spawn.id] = spawn
-                book.units[spawn.id] = spawn.unit
-            else:
-                book.units |= dict.fromkeys(map(int, entry["tags"]), str(entry["unit"]))
+            ((key, value),) = json.loads(line).items()
+            _read_line(book, key, value)
+    _note_facts(book)
     return book
 
 
-def _find_life(book: Book, unit: str, members: list[Process], instance: int) -> Life | None:
-    """Return the unit's life, held: of its newest main process that is alive and is what the book says it is."""
-    living = {process.pid: process for process in members}
-    for spawn in sorted(book.spawns.values(), key=lambda spawn: -spawn.id):
-        main = living.get(spawn.main_pid)
-        if spawn.unit != unit or spawn.role != "main" or spawn.over or main is None:
-            continue
-        is_same = main.start == spawn.main_start if spawn.main_start else main.spawn_id == spawn.id
-        if not is_same:
-            continue
-        pidfds = {process.pid: pidfd for process in members if (pidfd := hold(process, instance)) is not None}
-        if main.pid not in pidfds:
-            for pidfd in pidfds.values():
-                os.close(pidfd)
-            return None
-        tags = sorted({spawn.id, *(process.spawn_id for process in members)})
-        outputs = (_open_output(process.pid) for process in sorted(members, key=lambda one: one.pid != main.pid))
-        return Life(spawn, main, pidfds, tags, next(filter(None, outputs), None))
-    return None
+def _read_line(book: Book, key: str, value: Any) -> None:
+    match key:
+        case "boot":
+            book.boot = str(value)
+        case "custody":
+            book.state, book.last, book.acknowledged = value["state"], value["last"], value["acknowledged"]
+            book.lines, book.facts = dict(map(tuple, value["lines"])), dict(map(tuple, value["facts"]))
+            book.requests, book.ended = deque(value["requests"]), [(name, fact) for name, fact in value["ended"]]
+        case "commit" if book.state is not None:
+            for name, text in value["state"].items():
+                if text is None:
+                    book.state.pop(name, None)
+                else:
+                    book.state[name] = text
+            book.lines |= dict(map(tuple, value["lines"]))
+            book.lines = {seq: text for seq, text in book.lines.items() if seq > value["journalled"]}
+            book.acknowledged = max(book.acknowledged, value["ack"])
+            book.requests += value["do"]
+        case "did":
+            for _ in range(min(value, len(book.requests))):
+                book.requests.popleft()
+        case "fact":
+            book.facts[value[0]], book.last = value[1], value[0]
+        case "ended":
+            book.ended.append((value[0], value[1]))
+        case "spawn":
+            spawn = msgspec.convert(value, Spawn)
+            book.spawns[spawn.id], book.units[spawn.id] = spawn, spawn.unit
+            book.killing.pop(spawn.unit, None)
+        case "killing":
+            book.killing[value[0]] = value[1]
+        case "tags":
+            book.units |= dict.fromkeys(map(int, value[1]), str(value[0]))
+
+
+def _note_facts(book: Book) -> None:
+    """Find out whose start and end is told, and which exits are still to be."""
+    told = set()
+    for fact in book.facts.values():
+        spawn = book.spawns.get(fact.get("id") or 0)
+        if fact["fact"] in ENDS:
+            told.add((fact["id"], fact.get("pid")))
+        if spawn is not None and fact["fact"] == "spawned":
+            spawn.told = True
+    book.ended = [(unit, fact) for unit, fact in book.ended if (fact["id"], fact["pid"]) not in told]
+    over = {number for number, _ in told} | {fact["id"] for _, fact in book.ended}
+    for spawn in book.spawns.values():
+        spawn.over = spawn.id in over and not _went_on(book, spawn, told)
+    book.facts = {number: fact for number, fact in book.facts.items() if number > book.acknowledged}
+
+
+def _went_on(book: Book, spawn: Spawn, told: set[tuple[int, int | None]]) -> bool:
+    """Say whether only processes have ended that were the spawn's main one before another took their place."""
+    ended = {pid for number, pid in told if number == spawn.id}
+    ended |= {fact["pid"] for _, fact in book.ended if fact["id"] == spawn.id}
+    return None not in ended and spawn.main_pid not in ended
+
+
+def _find_trees(lost: LostKeeper, book: Book, processes: dict[int, Process]) -> None:
+    """Put together what lives of each unit, and the facts of what does not."""
+    _book_what_was_made(book, processes.values())
+    members: dict[str, list[Process]] = {}
+    for process in processes.values():
+        unit = book.unit_of(process) or _variable(process.pid, LEFT_BY_NAME.encode())
+        if unit is None:
+            lost.ended.append(Leftover(process.pid, None))
+        else:
+            members.setdefault(unit, []).append(process)
+    mains = {spawn.id: found for spawn in book.spawns.values() if (found := _find_main(book, spawn, processes))}
+    strangers = {process.pid: book.spawns[number].unit for number, process in mains.items()}
+    if any(process.spawn_id is None for process in mains.values()):
+        strangers |= _find_by_invocation(book, processes)
+    for pid, unit in strangers.items():
+        if pid not in processes and (process := _seen(pid)) is not None:
+            members.setdefault(unit, []).append(process)
+    held = {unit: _hold_tree(book, unit, each, mains, lost.instance) for unit, each in members.items()}
+    lost.trees = [tree for tree in held.values() if tree is not None]
+    _tell_the_rest(lost, book)
+
+
+def _book_what_was_made(book: Book, processes: Iterable[Process]) -> None:
+    """A process that was made when the keeper died has a tag, and is not in the book yet: its request is."""
+    asked = {do["id"]: do for do in book.requests if do["do"] == "spawn" and do["id"] not in book.spawns}
+    for process in sorted(processes, key=lambda process: process.start, reverse=True):
+        do = asked.get(process.spawn_id or 0)
+        if do is not None:
+            invocation = _variable(process.pid, INVOCATION)
+            groups = list(do.get("cgroups") or ())
+            spawn = Spawn(do["id"], do["unit"], do["role"], process.pid, process.pid, 0, invocation, groups)
+            book.spawns[spawn.id], book.units[spawn.id] = spawn, spawn.unit
+
+
+def _find_main(book: Book, spawn: Spawn, processes: Mapping[int, Process]) -> Process | None:
+    """Return the process that a spawn means, if it is alive and is what the book says it is."""
+    if spawn.over:
+        return None
+    process = processes.get(spawn.main_pid)
+    if process is not None and not spawn.main_start and process.spawn_id == spawn.id:
+        return process
+    found = process or _seen(spawn.main_pid)
+    if found is None:
+        return None
+    if spawn.main_start:
+        return found if found.start == spawn.main_start else None
+    # It cannot have the tag (``[limits] rttime``), or has set the limit itself.
+    is_same = spawn.invocation is not None and _variable(found.pid, INVOCATION) == spawn.invocation
+    return found if is_same else None
+
+
+def _find_by_invocation(book: Book, processes: Mapping[int, Process]) -> dict[int, str]:
+    """Look for what untagged processes have forked: by pid, the unit."""
+    units = {spawn.invocation: spawn.unit for spawn in book.spawns.values() if spawn.invocation and not spawn.over}
+    found = {}
+    for entry in os.listdir("/proc"):
+        if entry.isdigit() and int(entry) not in processes:
+            invocation = _variable(int(entry), INVOCATION)
+            if invocation in units:
+                found[int(entry)] = units[invocation]
+    return found
+
+
+def _hold_tree(
+    book: Book, unit: str, members: list[Process], mains: Mapping[int, Process], instance: int
+) -> Tree | None:
+    """Hold every process of a unit; None when all are gone."""
+    pidfds = {process.pid: pidfd for process in members if (pidfd := hold(process, instance)) is not None}
+    if not pidfds:
+        return None
+    spawns = [
+        (book.spawns[number], process)
+        for number, process in sorted(mains.items())
+        if book.spawns[number].unit == unit and process.pid in pidfds
+    ]
+    tags = {process.spawn_id for process in members if process.spawn_id is not None} | {each.id for each, _ in spawns}
+    first = {process.pid for _, process in spawns}
+    outputs = (_open_output(process.pid) for process in sorted(members, key=lambda one: one.pid not in first))
+    return Tree(unit, spawns, pidfds, sorted(tags), next(filter(None, outputs), None))
+
+
+def _tell_the_rest(lost: LostKeeper, book: Book) -> None:
+    """Add the facts that the dead keeper would have told: starts, exits that it saw, and ends that nobody saw."""
+    living = {tree.unit for tree in lost.trees}
+    alive = {spawn.id for tree in lost.trees for spawn, _ in tree.spawns}
+
+    def tell(fact: dict[str, Any]) -> None:
+        book.last += 1
+        book.facts[book.last] = fact
+
+    tell({"fact": "lost", "lost": {}})
+    ends = {fact["id"]: fact for _, fact in book.ended}
+    for spawn in sorted(book.spawns.values(), key=lambda spawn: spawn.id):
+        if not spawn.told and (spawn.id in alive or not spawn.over):
+            tell({"fact": "spawned", "id": spawn.id, "pid": spawn.main_pid, "tagged": spawn.tagged})
+        if spawn.id not in alive and not spawn.over:
+            lost.unseen.append(Leftover(spawn.main_pid, spawn.unit))
+            nothing: dict[str, Any] = {"code": None, "signal": None, "core": False, "rusage": {}, "runtime_ms": 0}
+            ends[spawn.id] = {"fact": "exited", "id": spawn.id, "pid": spawn.main_pid, "main": True, **nothing}
+            book.ended.append((spawn.unit, ends[spawn.id]))
+    for unit, fact in book.ended:
+        tell({**fact, "tree_empty": False})
+    for unit in sorted({unit for unit in book.units.values() if unit} - living):
+        tell({"fact": "tree-empty", "unit": unit})
+    book.ended = []
 
 
 def hold(process: Process, instance: int) -> int | None:
@@ -216,7 +388,8 @@ def hold(process: Process, instance: int) -> int | None:
         pidfd = os.pidfd_open(process.pid)
     except OSError:
         return None
-    if look_at(process.pid, instance) == process:
+    again = _seen(process.pid) if process.spawn_id is None else look_at(process.pid, instance)
+    if again == process:
         return pidfd
     os.close(pidfd)
     return None
@@ -245,59 +418,63 @@ def _open_output(pid: int) -> tuple[int, int] | None:
     return None
 
 
-def hand_over(lost: LostKeeper, access_of: Callable[[str], str]) -> int:
+def hand_over(lost: LostKeeper) -> int:
     """Return an inheritable memfd with everything that the next keeper goes on with.
 
     Args:
         lost: What was found; its descriptors become inheritable.
-        access_of: Whose notifications a unit listens to.
     """
     fds = [lost.lock]
-    units, spawns, pids = [], [], []
+    units, spawns, pids, requests = [], [], [], []
     now_ns, boot_ns = time.monotonic_ns(), time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-    for life in lost.lives:
-        spawn, main = life.spawn, life.main
-        fds += [*life.pidfds.values(), *(life.output or ())]
-        path = None if spawn.notify is None else spawn.notify[0]
-        age_ns = boot_ns - main.start * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+    for tree in lost.trees:
+        fds += [*tree.pidfds.values(), *(tree.output or ())]
+        main = next((spawn for spawn, _ in reversed(tree.spawns) if spawn.role == "main"), None)
+        box = next((spawn.notify for spawn, _ in tree.spawns if spawn.notify is not None), None)
+        groups = [group for spawn, _ in tree.spawns for group in spawn.cgroups]
         units.append(
             {
-                "name": spawn.unit,
-                "output": life.output,
-                "notify": None if path is None else [path, None, access_of(spawn.unit), 0],
-                "uid": _uid(main.pid),
-                "cgroups": dict.fromkeys(spawn.cgroups, False),
-                "main": spawn.id,
+                "name": tree.unit,
+                "output": tree.output,
+                "notify": None if box is None else [box[0], None, box[1], 0],
+                "uid": _uid(min(tree.pidfds)),
+                "cgroups": dict.fromkeys(groups, False),
+                "main": None if main is None else main.id,
                 "children": [],
-                "followed": list(life.pidfds.items()),
+                "followed": list(tree.pidfds.items()),
                 "killing": None,
                 "signalled": [],
                 "told_empty": False,
                 "adopted": True,
-                "tags": life.tags,
-                "invocations": [spawn.invocation] if spawn.invocation else [],
+                "tags": tree.tags,
+                "invocations": list(dict.fromkeys(spawn.invocation for spawn, _ in tree.spawns if spawn.invocation)),
                 "groups": [],
             }
         )
-        spawns.append(
-            {
-                "id": spawn.id,
-                "unit": spawn.unit,
-                "role": "main",
-                "pid": main.pid,
-                "main_pid": main.pid,
-                "main_start": main.start,
-                "started_ns": now_ns - max(0, age_ns),
-                "report": None,
-                "cgroups": spawn.cgroups,
-                "tagged": True,
-                "failure": None,
-                "ready": spawn.ready,
-                "invocation": spawn.invocation,
-            }
-        )
-        pids.append([main.pid, spawn.id])
-    ids = sorted({lost.last_id, *(tag for life in lost.lives for tag in life.tags)})
+        for spawn, process in tree.spawns:
+            age_ns = boot_ns - process.start * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+            spawns.append(
+                {
+                    "id": spawn.id,
+                    "unit": spawn.unit,
+                    "role": spawn.role,
+                    "pid": process.pid,
+                    "main_pid": process.pid,
+                    "main_start": process.start,
+                    "started_ns": now_ns - max(0, age_ns),
+                    "report": None,
+                    "cgroups": spawn.cgroups,
+                    "tagged": spawn.tagged,
+                    "failure": None,
+                    "told": True,
+                    "invocation": spawn.invocation,
+                }
+            )
+            pids.append([process.pid, spawn.id])
+        if lost.book is not None and lost.book.killing.get(tree.unit) is not None:
+            requests.append({"do": "kill", "unit": tree.unit, "signal": lost.book.killing[tree.unit]})
+    made = set() if lost.book is None else {*lost.book.spawns}
+    ids = sorted({lost.last_id, *made, *(tag for tree in lost.trees for tag in tree.tags)})
     inventory = {"units": units, "strays": [], "spawns": spawns, "pids": pids, "touched": [], "ids": ids}
     state = {
         "version": STATE_VERSION,
@@ -306,6 +483,8 @@ def hand_over(lost: LostKeeper, access_of: Callable[[str], str]) -> int:
         "instance": lost.instance,
         "inventory": inventory,
         "lost": report(lost),
+        "custody": None if lost.book is None else _custody(lost, lost.book),
+        "requests": requests if lost.book is None else [*requests, *lost.book.requests],
     }
     memfd = os.memfd_create("supervisord-py-adoption")
     with open(memfd, "wb", closefd=False) as file:
@@ -315,41 +494,38 @@ def hand_over(lost: LostKeeper, access_of: Callable[[str], str]) -> int:
     return memfd
 
 
+def _custody(lost: LostKeeper, book: Book) -> dict[str, Any]:
+    """Return what was in custody, as ``Custody.pack`` gives it, with ``lost`` told as a fact among the others."""
+    facts = [
+        [number, {**fact, "lost": report(lost)} if fact["fact"] == "lost" else fact]
+        for number, fact in sorted(book.facts.items())
+    ]
+    told = {"facts": facts, "last": book.last, "acknowledged": book.acknowledged}
+    return {"state": book.state, "lines": sorted(book.lines.items()), **told}
+
+
 def report(lost: LostKeeper) -> dict[str, Any]:
-    """Return what the first manager is told: the lives for the core, and everything for the record."""
+    """Return what the record of it says, and what a first manager has to know."""
+    adopted = [Leftover(process.pid, tree.unit) for tree in lost.trees for _, process in tree.spawns]
     return {
         "pid": lost.pid,
         "instance": lost.instance,
         "last_id": lost.last_id,
-        "adopted": [
-            {
-                "unit": life.spawn.unit,
-                "spawn_id": life.spawn.id,
-                "pid": life.main.pid,
-                "invocation": life.spawn.invocation or "",
-                "ready": life.spawn.ready,
-                "leftover": len(life.pidfds) > 1,
-            }
-            for life in lost.lives
-        ],
+        "why_not": lost.why_not,
+        "adopted": msgspec.to_builtins(adopted),
         "ended": msgspec.to_builtins(lost.ended),
         "left": msgspec.to_builtins(lost.left),
         "unseen": msgspec.to_builtins(lost.unseen),
     }
 
 
-def adopted_lives(lost: Mapping[str, Any] | None) -> tuple[Adopted, ...]:
-    """Return the lives of a report, for the core."""
-    return () if lost is None else tuple(msgspec.convert(life, Adopted) for life in lost["adopted"])
-
-
 def end_leftovers(lost: LostKeeper) -> list[Leftover]:
-    """End every process of the dead keeper that is of no life and may not stay; returns those that would not die."""
-    kept = {tag for life in lost.lives for tag in life.tags}
-    staying = {leftover.pid for leftover in lost.left}
+    """End every process of the dead keeper that does not go on and may not stay; returns those that would not die."""
+    kept = {leftover.pid for leftover in lost.left} | {pid for tree in lost.trees for pid in tree.pidfds}
+    tags = {tag for tree in lost.trees for tag in tree.tags}
 
     def condemned() -> list[Process]:
-        return [p for p in find_processes(lost.instance) if p.spawn_id not in kept and p.pid not in staying]
+        return [p for p in find_processes(lost.instance) if p.pid not in kept and p.spawn_id not in tags]
 
     if lost.ended:
         _signal_all(lost.instance, condemned(), signal.SIGTERM, GRACE_S)
@@ -406,6 +582,12 @@ def look_at(pid: int, instance: int) -> Process | None:
     return Process(pid, int(fields[19]), spawn_id)
 
 
+def _seen(pid: int) -> Process | None:
+    """Return what a process is that has no tag to be known by."""
+    fields = _stat(pid)
+    return None if fields is None else Process(pid, int(fields[19]), None)
+
+
 def _stat(pid: int) -> list[str] | None:
     """Return the fields of ``stat`` behind the name; None when the process is dead."""
     try:
@@ -422,10 +604,10 @@ def _uid(pid: int) -> int:
         return os.geteuid()
 
 
-def _unit_by_name(pid: int) -> str | None:
+def _variable(pid: int, name: bytes) -> str | None:
+    """Return a variable of a process's environment; None where it is not there, or not ours to read."""
     try:
         environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:
         return None
-    name = LEFT_BY_NAME.encode()
     return next((item[len(name) :].decode(errors="replace") for item in environment if item.startswith(name)), None)

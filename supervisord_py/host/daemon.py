@@ -22,12 +22,11 @@ import msgspec
 
 from supervisord_py import __version__
 from supervisord_py.core.actions import Refusal, Reply, RevertUnits
-from supervisord_py.core.events import Adopted, CommandRequested, Origin, ShutdownForced, ShutdownRequested, UnitsLoaded
+from supervisord_py.core.events import CommandRequested, Origin, ShutdownForced, ShutdownRequested, UnitsLoaded
 from supervisord_py.core.manager import Manager
 from supervisord_py.core.snapshot import NewerFormatError
 from supervisord_py.core.view import active_states, exit_code, is_over, lives, reload_plan, rollout_units, unit_status
 from supervisord_py.host.accounts import Accounts
-from supervisord_py.host.adoption import adopted_lives
 from supervisord_py.host.cgroups import UnitGroups, find_place
 from supervisord_py.host.clock import Clock
 from supervisord_py.host.command_records import command_record, with_fields
@@ -156,7 +155,7 @@ class Daemon:
         if is_first:
             # All in one commit: whoever follows a manager that got no further is the first one too.
             lost = [] if self._lost is None else [lost_record(self._lost)]
-            self._load_units(*lost, started, adopted=adopted_lives(self._lost))
+            self._load_units(*lost, started)
         else:
             self._driver.note([started], keep={MANAGERS_KEY: str(self._number)})
             self._driver.ask_again()
@@ -454,15 +453,12 @@ class Daemon:
         for unit in self._output.attached:
             self._output.set_policy(unit, self._hands.policy_of(unit))
 
-    def _load_units(
-        self, *records: Record, adopted: tuple[Adopted, ...] = (), start_enabled: bool = True, **why: Any
-    ) -> None:
+    def _load_units(self, *records: Record, start_enabled: bool = True, **why: Any) -> None:
         """Give the core what was read; the sources are the manager's state from the moment that it is decided."""
         self._driver.submit(
             UnitsLoaded(
                 self._loaded.unit_set,
                 start_enabled=start_enabled,
-                adopted=adopted,
                 shutdown_timeout_ns=shutdown_timeout_ns(self._config, self._settings),
                 **why,
             ),

@@ -8,7 +8,7 @@ end of file, told once by ``on_lost``.
 import asyncio
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -17,6 +17,7 @@ from msgspec import Struct
 from supervisord_py.core.events import (
     Event,
     ExitStatus,
+    KeeperLost,
     KeeperReplaced,
     MainFollowed,
     NotifyReceived,
@@ -109,6 +110,8 @@ def fact_to_event(fact: dict[str, Any]) -> Event:
                 main_pid=fact["main_pid"],
                 refused=fact["refused"],
             )
+        case "lost":
+            return KeeperLost(lost_fields(fact["lost"]))
         case "reexecuted":
             return KeeperReplaced(old=fact["old"], new=fact["new"], refused=fact["refused"])
         case "stray":
@@ -117,6 +120,19 @@ def fact_to_event(fact: dict[str, Any]) -> Event:
             return StrayExited(fact["pid"], _status(fact))
         case kind:
             raise ValueError(f"the keeper told a fact of unknown kind {kind!r}")
+
+
+def lost_fields(lost: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of ``keeper.lost`` for what ``run`` found of a killed keeper (``adoption.report``)."""
+    return {
+        "keeper_pid": lost["pid"],
+        "keeper_instance": f"{lost['instance']:05x}",
+        "adopted": lost["adopted"],
+        "ended": lost["ended"],
+        "left": lost["left"],
+        "unseen": lost["unseen"],
+        **({"message": lost["why_not"]} if lost["why_not"] else {}),
+    }
 
 
 def _status(fact: dict[str, Any]) -> ExitStatus:

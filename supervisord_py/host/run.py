@@ -8,18 +8,21 @@ import resource
 import signal
 import sys
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
 import click
 
+from supervisord_py.core.manager import Manager
+from supervisord_py.core.view import is_stopping
 from supervisord_py.host.adoption import LostKeeper, end_leftovers, find_lost_keeper, hand_over, take_over
-from supervisord_py.host.execution import effective_notify_access
 from supervisord_py.host.places import RUNTIME_DIR_MAX, Places, default_places, moved
+from supervisord_py.host.sources import SOURCES_KEY, Sources
 from supervisord_py.host.unit_files import load, load_settings
 from supervisord_py.keeper.protocol import keeper_argv
 from supervisord_py.model.settings import Settings
-from supervisord_py.model.states import KillMode, NotifyAccess
+from supervisord_py.model.states import KillMode
 from supervisord_py.model.unit import SECOND_NS, UnitSet
 from supervisord_py.model.values import parse_timespan
 
@@ -147,7 +150,7 @@ def become_keeper(
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     argv = keeper_argv(config)
     if lost is not None:
-        argv += ["--resume", str(hand_over(lost, lambda unit: notify_access(units, unit)))]
+        argv += ["--resume", str(hand_over(lost))]
     sys.stdout.flush()
     sys.stderr.flush()
     os.execv(argv[0], argv)
@@ -230,19 +233,18 @@ def lock_folder(folder: Path, option: str) -> None:
 
 
 def adopt_of_lost_keeper(places: Places, units: UnitSet) -> LostKeeper | None:
-    """Take over the lives that a killed keeper of this runtime folder left, and end what else it left, so that
-    nothing is started twice."""
+    """Take over what a killed keeper of this runtime folder left, or end it, so that nothing is started twice."""
     lost = find_lost_keeper(places.runtime)
     if lost is None:
         return None
-    take_over(lost, places.runtime, lambda unit: may_leave_processes(units, unit))
+    take_over(lost, places.runtime, lambda unit: may_leave_processes(units, unit), why_not_go_on)
     click.echo(f"the keeper before (pid {lost.pid}) was killed", err=True)
-    if lost.lives:
-        names = ", ".join(f"{life.spawn.unit} (pid {life.main.pid})" for life in lost.lives)
-        click.echo(f"taking over what it left: {names}", err=True)
+    if lost.trees:
+        names = ", ".join(f"{tree.unit} (pid {min(tree.pidfds)})" for tree in lost.trees)
+        click.echo(f"going on with the units as they were loaded, and what lives of them: {names}", err=True)
     if lost.ended:
         names = ", ".join(f"{leftover.unit or '?'} (pid {leftover.pid})" for leftover in lost.ended)
-        click.echo(f"ending what is left of lives that are over: {names}", err=True)
+        click.echo(f"ending what cannot go on{lost.why_not and f' ({lost.why_not})'}: {names}", err=True)
     stubborn = end_leftovers(lost)
     if stubborn:
         pids = ", ".join(str(leftover.pid) for leftover in stubborn)
@@ -250,18 +252,24 @@ def adopt_of_lost_keeper(places: Places, units: UnitSet) -> LostKeeper | None:
     return lost
 
 
+def why_not_go_on(state: Mapping[str, str]) -> str:
+    """Say why a manager cannot go on from what was in custody; nothing when it can."""
+    if SOURCES_KEY not in state:
+        return "its units were not loaded yet"
+    try:
+        _, loaded = Sources.unpack(state[SOURCES_KEY]).build()
+        manager = Manager.restore(
+            {key: text for key, text in state.items() if not key.startswith("host/")}, loaded.unit_set
+        )
+    except Exception as error:  # noqa: BLE001  whatever it is: units that begin anew are better than none
+        return f"its state cannot be read: {type(error).__name__}: {error}"
+    return "it was stopping everything" if is_stopping(manager) else ""
+
+
 def may_leave_processes(units: UnitSet, name: str) -> bool:
     """Say whether the unit's text leaves alone what its main process leaves behind."""
     unit = units.units.get(name)
     return unit is not None and unit.service is not None and unit.service.kill.mode is KillMode.PROCESS
-
-
-def notify_access(units: UnitSet, name: str) -> str:
-    """Return whose notifications the unit listens to."""
-    unit = units.units.get(name)
-    return (
-        NotifyAccess.NONE.value if unit is None or unit.service is None else effective_notify_access(unit.service).value
-    )
 
 
 def keeper_config(

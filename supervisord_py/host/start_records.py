@@ -6,7 +6,7 @@ from typing import Any
 
 from supervisord_py import __version__
 from supervisord_py.host.journal_recovery import Recovery
-from supervisord_py.host.keeper_client import Welcome
+from supervisord_py.host.keeper_client import Welcome, lost_fields
 from supervisord_py.model.records import Record
 from supervisord_py.model.states import Severity
 from supervisord_py.model.unit import UnitSet
@@ -40,13 +40,5 @@ def start_record(welcome: Welcome, recovery: Recovery, keeper_pid: int, first: U
 
 
 def lost_record(lost: Mapping[str, Any]) -> Record:
-    """Return ``keeper.lost`` for what ``run`` found of a killed keeper (``adoption.report``)."""
-    fields = {
-        "keeper_pid": lost["pid"],
-        "keeper_instance": f"{lost['instance']:05x}",
-        "adopted": [{"pid": life["pid"], "unit": life["unit"]} for life in lost["adopted"]],
-        "ended": lost["ended"],
-        "left": lost["left"],
-        "unseen": lost["unseen"],
-    }
-    return Record("keeper.lost", Severity.ERROR, fields=fields)
+    """Return ``keeper.lost`` for a killed keeper after which nothing could go on (``adoption.report``)."""
+    return Record("keeper.lost", Severity.ERROR, fields=lost_fields(lost))

@@ -33,6 +33,8 @@ class Custody:
         self._last = self._sent = self.acknowledged = 0
         self.sent_at: list[tuple[int, int]] = []
         """Numbers and times of the last fact of each packet that is not acknowledged."""
+        self.on_fact: Callable[[int, dict[str, Any]], None] = lambda number, fact: None
+        """Told of each fact that is queued (one that it coalesces with afterwards excepted)."""
         self._open_notify: dict[str, tuple[int, dict[str, Any]]] = {}
         """By unit: its newest fact, when that is a notification that a later one may coalesce with."""
 
@@ -57,6 +59,7 @@ class Custody:
             self._last = number = self._last + 1
             newest = fact
             self._facts.append((number, fact))
+            self.on_fact(number, fact)
         if coalesces and unit is not None:
             self._open_notify[unit] = (number, newest)
         return newest is fact

@@ -37,7 +37,7 @@ class Spawn:
         self.failure: Any = None
         """What it told: then the process is no life of the unit (a ``SpawnError``)."""
         self.cgroups: list[str] = []
-        self.tagged = self.is_ready = self.is_over = False
+        self.tagged = self.is_told = False
         self.invocation: str | None = None
         self.main_start = 0
         """When the process that ``main_pid`` names began, should it not be the one that we made."""
@@ -343,7 +343,7 @@ def _pack_spawn(spawn: Spawn) -> dict[str, Any]:
     return {
         "id": spawn.id, "unit": spawn.unit.name, "role": spawn.role, "pid": spawn.pid, "main_pid": spawn.main_pid,
         "started_ns": spawn.started_ns, "report": spawn.report, "cgroups": spawn.cgroups, "tagged": spawn.tagged,
-        "failure": None if spawn.failure is None else spawn.failure.args, "ready": spawn.is_ready,
+        "failure": None if spawn.failure is None else spawn.failure.args, "told": spawn.is_told,
         "invocation": spawn.invocation, "main_start": spawn.main_start,
     }  # fmt: skip
 
@@ -351,7 +351,7 @@ def _pack_spawn(spawn: Spawn) -> dict[str, Any]:
 def _unpack_spawn(given: dict[str, Any], units: dict[str, Unit]) -> Spawn:
     spawn = Spawn(given["id"], units[given["unit"]], given["role"], given["pid"], given["started_ns"])
     spawn.main_pid, spawn.report, spawn.cgroups = given["main_pid"], given["report"], given["cgroups"]
-    spawn.tagged, spawn.is_ready = given["tagged"], given.get("ready", False)
+    spawn.tagged, spawn.is_told = given["tagged"], given.get("told", given["report"] is None)
     spawn.invocation, spawn.main_start = given.get("invocation"), given.get("main_start", 0)
     spawn.failure = None if given["failure"] is None else SpawnError(*given["failure"])
     if spawn.report is not None:

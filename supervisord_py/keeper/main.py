@@ -77,9 +77,10 @@ class Keeper:
         self.inventory = Inventory(self._instance, self._custody.put)
         self.upward = Upward(f"{self._runtime}/n", self._loop, self._manager_pid, (state or {}).get("upward"))
         self._managers = Managers(self._config, self._loop, spawner, self._custody, self)
+        self._book = Book(f"{self._runtime}/book", self.inventory, self._describe)
         self._reaper = Reaper(
             self._loop, self.inventory, spawner, self._custody.put, f"{self._runtime}/n",
-            self._managers.send_outputs, self._managers.reaped, lambda spawn: self._book.note(spawn),
+            self._managers.send_outputs, self._managers.reaped, self._book,
         )  # fmt: skip
         self._handover = Handover(self._loop, config, self.inventory.managers, self._pack, self._replacement_checked)
         self._lost: dict[str, Any] | None = None if state is None else state.get("lost")
@@ -96,6 +97,9 @@ class Keeper:
             signal.signal(number, lambda *_: None)
         self._loop.watch(self._wake, SIGNAL, self._signalled)
         if adopted is not None:
+            if adopted["custody"] is not None:
+                self._custody.unpack(adopted["custody"])
+                self._requests += adopted["requests"]
             self.inventory.unpack(adopted["inventory"])
             self._reaper.unpack(adopted["inventory"], [])
             for spawn in self.inventory.spawns.values():
@@ -103,7 +107,7 @@ class Keeper:
         elif state is not None:
             self._unpack(state)
             os.write(wake_in, bytes(state.get("signals", [])))
-        self._book = Book(f"{self._runtime}/book", self.inventory)
+        self._custody.on_fact = self._book.fact
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
     @property
@@ -124,6 +128,7 @@ class Keeper:
             if self._reaper.is_behind:
                 self._loop.guard(self._reaper.reap)
             self._loop.guard(self._carry_out)
+            self._loop.guard(self._book.keep_short)
             if not self._loop.guard(self._reaper.settle, of_unit=True) or self.inventory.touched:
                 self._loop.set_timer("settle", time.monotonic_ns() + PAUSE_NS, lambda: None)
             if self._is_leaving and not self.is_ending:
@@ -208,6 +213,7 @@ class Keeper:
     # What the managers ask
 
     def commit(self, commit: dict[str, Any]) -> None:
+        self._book.commit(commit)
         facts = self._custody.apply(commit)
         self._requests += [] if self.is_ending else commit["do"]
         for fact in facts:
@@ -226,6 +232,7 @@ class Keeper:
                 self._handover.begin()
             else:
                 self._loop.guard(partial(self._reaper.request, do), of_unit=True)
+            self._book.did()
 
     def answer(self, question: dict[str, Any]) -> dict[str, Any]:
         answer: dict[str, Any] = {"answer": question["question"]}
@@ -262,6 +269,10 @@ class Keeper:
             "stopping": self._stopping, "config": self._given, "listeners": ["control"], "lost": self._lost,
         }  # fmt: skip
         return welcome, [self._listener.fileno()], outputs
+
+    def _describe(self) -> dict[str, Any]:
+        """Return what the book needs to know of custody and of what is under way."""
+        return {**self._custody.pack(), "requests": list(self._requests), "ended": self._reaper.pack()}
 
     # A new image of ourselves
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from supervisord_py.keeper.child import close_elsewhere
 from supervisord_py.keeper.follow import Follower
-from supervisord_py.keeper.inventory import Inventory, Spawn, Unit, read, read_stat
+from supervisord_py.keeper.inventory import Inventory, Unit, read, read_stat
 from supervisord_py.keeper.loop import NOTIFY, Loop
 from supervisord_py.keeper.protocol import NOTIFY_QUEUE_MAX
 
@@ -51,15 +51,14 @@ class Mailbox:
 
 
 class Notify:
-    """Reads the mailboxes: ``put`` queues facts, ``before_put`` tells who runs before that, ``changed`` ready."""
+    """Reads the mailboxes: ``put`` queues facts, ``before_put`` tells who runs before that."""
 
     def __init__(
         self, folder: str, loop: Loop, inventory: Inventory,
-        put: Callable[..., bool], before_put: Callable[[Unit], None], changed: Callable[[Spawn], None],
-        follower: Follower,
+        put: Callable[..., bool], before_put: Callable[[Unit], None], follower: Follower,
     ) -> None:  # fmt: skip
         self._folder, self._loop, self._inventory = folder, loop, inventory
-        self._put, self._before_put, self._changed, self._follower = put, before_put, changed, follower
+        self._put, self._before_put, self._follower = put, before_put, follower
         self._foreign: list[int] = []
         """Descriptors that came with notifications."""
 
@@ -161,9 +160,6 @@ class Notify:
         if (named := fields.get("MAINPID")) is not None:
             fact["refused"] = self._follow(unit, named, uid)
             fact["main_pid"] = int(named) if fact["refused"] is None else None
-        if fields.get("READY") == "1" and unit.main is not None and not unit.main.is_ready:
-            unit.main.is_ready = True
-            self._changed(unit.main)
         if self._put(fact, unit.name):
             unit.notify.unacknowledged += 1
 

@@ -15,6 +15,7 @@ from functools import partial
 from resource import struct_rusage
 from typing import Any
 
+from supervisord_py.keeper.book import Book
 from supervisord_py.keeper.child import EXIT_CODES, Spawner, SpawnError, read_report
 from supervisord_py.keeper.follow import Follower
 from supervisord_py.keeper.inventory import Inventory, Spawn, Unit, read_stat, walk
@@ -28,13 +29,13 @@ class Reaper:
     def __init__(
         self, loop: Loop, inventory: Inventory, spawner: Spawner, put: Callable[..., bool], folder: str,
         send_outputs: Callable[[list[tuple[str, int]]], None], manager_ended: Callable[[int, int], None],
-        changed: Callable[[Spawn], None],
+        book: Book,
     ) -> None:  # fmt: skip
         self._loop, self._inventory, self._spawner, self._put = loop, inventory, spawner, put
         self._send_outputs, self._manager_ended = send_outputs, manager_ended
-        self._changed = changed
-        self.follower = Follower(loop, inventory, self._followed_ended, changed)
-        self.notify = Notify(folder, loop, inventory, put, self._resolve_all, changed, self.follower)
+        self._book = book
+        self.follower = Follower(loop, inventory, self._followed_ended, book.spawn)
+        self.notify = Notify(folder, loop, inventory, put, self._resolve_all, self.follower)
         self._ended: list[tuple[Unit, dict[str, Any]]] = []
         self._next_look_ns = 0
         """When units that a dead keeper left may be looked for again."""
@@ -100,7 +101,7 @@ class Reaper:
         spawn.pid = spawn.main_pid = made.pid
         spawn.tagged, spawn.report = made.tagged, made.report
         self._inventory.add(spawn, invocation)
-        self._changed(spawn)
+        self._book.spawn(spawn)
         if spawn.role == "main":
             unit.main = spawn
         if spawn.report is None:
@@ -151,7 +152,7 @@ class Reaper:
         self._put({**fact, "errno": error.errno, "detail": error.detail}, unit)
 
     def _spawned(self, spawn: Spawn) -> None:
-        spawn.unit.told_empty = False
+        spawn.unit.told_empty, spawn.is_told = False, True
         fact = {"fact": "spawned", "id": spawn.id, "pid": spawn.pid, "tagged": spawn.tagged}
         self._put(fact, spawn.unit.name)
 
@@ -206,6 +207,7 @@ class Reaper:
     def kill(self, unit: Unit, number: int) -> None:
         """Begin to signal all of a unit: a round now, another at the end of the turn and at each exit in it."""
         unit.killing, unit.signalled = number, set()
+        self._book.killing(unit)
         self._inventory.touched[unit.name] = unit
         self._inventory.scan()
         self._sweep(unit, number)
@@ -303,12 +305,11 @@ class Reaper:
         elif spawn is not None and spawn.failure is not None:
             self._failed(spawn.id, spawn.failure, unit.name)
         elif spawn is not None:
-            spawn.is_over = pid == spawn.main_pid
-            self._changed(spawn)
             fact |= {"fact": "exited", "id": spawn.id, "main": pid == spawn.main_pid}
             fact["runtime_ms"] = (time.monotonic_ns() - spawn.started_ns) // 1_000_000
             fact["rusage"] = _rusage(usage) if usage is not None else {}
             self._ended.append((unit, fact))
+            self._book.ended(unit, fact)
         self.follower.let_go(unit, pid)
 
     def settle(self) -> None:
