@@ -3,21 +3,21 @@
 Theory of operation
 -------------------
 A keeper that ends in order removes its lock file; one that was killed leaves it, with its instance number, and beside
-it the *book* (``keeper/book.py``): everything that the keeper held but descriptors. ``run`` takes the dead keeper's lock
-and keeps it, so that of two at once only one adopts. What the book says and what lives are put together to the state
-that a keeper hands over when it replaces itself (``keeper/handover.py``), so the next manager goes on as after the death
-of a manager: with the units as they were loaded, every job, deadline, counter and wish of an operator.
+it the *book* (``keeper/book.py``): everything that the keeper held but descriptors. ``run`` takes the dead keeper's
+lock and keeps it, so that of two at once only one adopts. What the book says and what lives are put together to the
+state that a keeper hands over when it replaces itself (``keeper/handover.py``), so the next manager goes on as after
+the death of a manager: with the units as they were loaded, every job, deadline, counter and wish of an operator.
 
 A process is the one that the book names if it has the start time that the book names (``MAINPID``, pid files), the tag
-of the spawn (soft RLIMIT_RTTIME), or, where it cannot have the tag or has thrown it away, the spawn's invocation id in its
-environment. It is held by a pidfd and then looked at again, so that it cannot be another by now. Everything else that
-carries a tag or an invocation of the unit belongs to it. The output pipe is opened through /proc, the notify socket is
-bound again at the old path by the keeper. What was made and ended with nobody to see it becomes an exit whose status
-nobody knows; what was asked for and not made is asked for again.
+of the spawn (soft RLIMIT_RTTIME), or, where it cannot have the tag or has thrown it away, the spawn's invocation id in
+its environment. It is held by a pidfd and then looked at again, so that it cannot be another by now. Everything else
+that carries a tag or an invocation of the unit belongs to it. The output pipe is opened through /proc, the notify
+socket is bound again at the old path by the keeper. What was made and ended with nobody to see it becomes an exit
+whose status nobody knows; what was asked for and not made is asked for again.
 
-Without a book that can be used (it could not be written, the machine was booted, the units were just being stopped for
-good) nothing can go on: what the tag finds is ended (TERM, ``GRACE_S``, KILL in rounds) before anything is started beside
-it, unless ``kill-mode = "process"`` says that it may stay.
+Without a book that can be used (it could not be written, the machine was booted, everything was just being stopped)
+nothing can go on: what the tag finds is ended (TERM, ``GRACE_S``, KILL in rounds) before anything is started beside it,
+unless ``kill-mode = "process"`` says that it may stay.
 
 The new keeper goes on under the dead one's instance number, so that all tags stay true, and its spawn ids are above all
 that were seen.
@@ -290,8 +290,8 @@ def _find_trees(lost: LostKeeper, book: Book, processes: dict[int, Process]) -> 
     if any(process.spawn_id is None for process in mains.values()):
         strangers |= _find_by_invocation(book, processes)
     for pid, unit in strangers.items():
-        if pid not in processes and (process := _seen(pid)) is not None:
-            members.setdefault(unit, []).append(process)
+        if pid not in processes and (stranger := _seen(pid)) is not None:
+            members.setdefault(unit, []).append(stranger)
     held = {unit: _hold_tree(book, unit, each, mains, lost.instance) for unit, each in members.items()}
     lost.trees = [tree for tree in held.values() if tree is not None]
     _tell_the_rest(lost, book)
@@ -375,7 +375,7 @@ def _tell_the_rest(lost: LostKeeper, book: Book) -> None:
             nothing: dict[str, Any] = {"code": None, "signal": None, "core": False, "rusage": {}, "runtime_ms": 0}
             ends[spawn.id] = {"fact": "exited", "id": spawn.id, "pid": spawn.main_pid, "main": True, **nothing}
             book.ended.append((spawn.unit, ends[spawn.id]))
-    for unit, fact in book.ended:
+    for _, fact in book.ended:
         tell({**fact, "tree_empty": False})
     for unit in sorted({unit for unit in book.units.values() if unit} - living):
         tell({"fact": "tree-empty", "unit": unit})

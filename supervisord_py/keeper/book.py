@@ -1,8 +1,8 @@
 """What the next ``run`` needs to know if this keeper is killed: a file in the runtime folder, a line a change.
 
-It holds all that the keeper holds but descriptors: what is in custody, which processes were made, what was asked for and
-what was done of it. A line is written before what it tells is acted upon (a process: as soon as there is one); nothing
-is synced, because the file outlives the keeper and need not outlive the machine. Lines are ``{KEY: VALUE}``:
+It holds all that the keeper holds but descriptors: what is in custody, which processes were made, what was asked for
+and what was done of it. A line is written before what it tells is acted upon (a process: as soon as there is one);
+nothing is synced, because the file outlives the keeper and need not outlive the machine. Lines are ``{KEY: VALUE}``:
 
     boot         the boot id; a process of another boot is nobody's
     custody      everything in custody (``Custody.pack``), ``requests`` that wait, ``ended``: exits not yet told
@@ -12,7 +12,7 @@ is synced, because the file outlives the keeper and need not outlive the machine
     ended        [UNIT, FACT]: an exit that will be told once it is known what is left of the unit
     spawn        the whole of what is to be known of one spawn; the last line of an id counts
     killing      [UNIT, SIGNAL]: its processes are being killed in rounds
-    tags         [UNIT, IDS]: by these spawn ids the unit's processes may be tagged (no unit: the newest id that was seen)
+    tags         [UNIT, IDS]: by these spawn ids the unit's processes may be tagged (no unit: the newest id seen)
 
 A file that cannot be written whole is removed, for half a truth is none: that costs the adoption, no unit.
 """

@@ -30,7 +30,7 @@ EVENTS: tuple[str, ...] = (
     "unit.released", "unit.stub-started", "unit.stuck", "unit.paused", "unit.resumed", "unit.limit", "unit.message",
     "job.queued", "job.finished", "timer.elapsed", "command", "command.denied", "command.invalid",
     "journal.gap", "journal.rotated",
-    "stray.appeared", "stray.exited", "keeper.reexec-failed", "manager.unfit", "unit.adopted",
+    "stray.appeared", "stray.exited", "keeper.reexec-failed", "manager.unfit",
     "unit.skipped", "job.changed",
     "rollout.started", "rollout.failed", "rollout.reverted", "rollout.finished",
 )  # fmt: skip

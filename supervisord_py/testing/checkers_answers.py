@@ -318,7 +318,7 @@ class StatusTruth(Checker):
             if service is not None and service.type in NOTIFYING:
                 spawn = self.world.kernel.spawns[spawn_id]
                 # (what was ready by the text of another time stays so)
-                if not spawn.ready_sent and not life.adopted:
+                if not spawn.ready_sent:
                     self.fail(f"{name} is said to be active, and it has not said READY")
         if status.sub_state in ("dead", "failed") and life is not None and life.main_running:
             self.fail(f"{name} is said to be {status.sub_state}, and its main process runs")

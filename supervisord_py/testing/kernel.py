@@ -17,9 +17,11 @@ follow it (``follow``); its pid file is written in time, late, never, or names s
 """
 
 from collections import deque
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from random import Random
+
+from msgspec.structs import replace
 
 from supervisord_py.core.actions import (
     AnyAction,
@@ -32,9 +34,9 @@ from supervisord_py.core.actions import (
     Whom,
 )
 from supervisord_py.core.events import (
-    Adopted,
     Event,
     ExitStatus,
+    KeeperLost,
     MainFollowed,
     NotifyReceived,
     ProcessExited,
@@ -148,6 +150,8 @@ class Kernel:
         self._next_fact = 1
         self._calm = False
         self._is_kept = True
+        self._untold: list[Event] = []
+        """What happened while there was no keeper."""
         self._killing: dict[str, int] = {}
         self.spawns: dict[int, Spawn] = {}
         self.trees: dict[str, dict[int, Process]] = {}
@@ -181,41 +185,29 @@ class Kernel:
         return not self._is_kept
 
     def lose_keeper(self) -> None:
-        """The keeper is killed: what it held is lost, what runs goes on, and what had not begun never does."""
+        """The keeper is killed: what it had in custody is in its book, what runs goes on, and nobody listens."""
         self._is_kept = False
-        self.facts.clear()
-        self._killing.clear()
-        for process in self.alive():
-            if process.spawn is not None and process.spawn.pending:
-                process.spawn.pending, process.spawn.over = False, True
-                self._forget(process)
 
-    def adopt(self, units: Container[str], ready: Callable[[str], bool]) -> tuple[Adopted, ...]:
-        """A new keeper: it follows the main processes of ``units`` that are left, and ends what belongs to none."""
+    def adopt(self) -> None:
+        """A new keeper goes on with what the last one left; the kernel may not tell it how a process ends."""
         self._is_kept = True
-        self.spawns.clear()
-        adopted: list[Adopted] = []
-        for unit, tree in sorted(self.trees.items()):
-            mains = [each for each in tree.values() if each.spawn and each.spawn.role is Role.MAIN]
-            main = next((each for each in mains if each.spawn and each.spawn.main is each), None)
-            if main is None or main.spawn is None or unit not in units:
-                for process in list(tree.values()):
-                    self._forget(process)
-                continue
-            for other in tree.values():
-                if other is not main:
-                    other.spawn = None
-            spawn = main.spawn
-            self.spawns[spawn.spawn_id] = spawn
-            main.status_unknown = self._rng.random() < 0.5
-            adopted.append(
-                Adopted(unit, spawn.spawn_id, main.pid, spawn.invocation, ready(spawn.invocation), len(tree) > 1)
-            )
-        return tuple(adopted)
+        self._queue(KeeperLost({}))
+        for tree in self.trees.values():
+            for process in tree.values():
+                process.status_unknown = process.status_unknown or self._rng.random() < 0.5
+        lost, self._untold = self._untold, []
+        for fact in lost:
+            self._queue(fact)
 
     def _tell(self, fact: Event) -> None:
-        if not self._is_kept:
-            return
+        if self._is_kept:
+            self._queue(fact)
+        elif isinstance(fact, ProcessExited):
+            self._untold.append(replace(fact, status=ExitStatus(), runtime_ms=0, rusage={}))
+        elif not isinstance(fact, NotifyReceived):
+            self._untold.append(fact)
+
+    def _queue(self, fact: Event) -> None:
         if isinstance(fact, NotifyReceived) and self._coalesces(fact):
             number, _ = self.facts.pop()
             self.facts.append((number, fact))

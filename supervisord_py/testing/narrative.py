@@ -28,6 +28,7 @@ from supervisord_py.core.events import (
     DeadlineReached,
     Event,
     ExitStatus,
+    KeeperLost,
     MainFollowed,
     NotifyReceived,
     ProcessExited,
@@ -71,6 +72,8 @@ def event_line(event: Event) -> str:
         case ConditionsChecked():
             broken = [text for text in (event.condition, event.assertion) if text is not None]
             return f"conditions of {event.unit}: {'does not hold: ' + ', '.join(broken) if broken else 'hold'}"
+        case KeeperLost():
+            return "keeper lost"
         case TreeEmptied():
             return f"tree-empty {event.unit}"
         case NotifyReceived():
@@ -89,8 +92,7 @@ def event_line(event: Event) -> str:
         case RequesterGone():
             return f"request {event.request_id}: the client is gone"
         case UnitsLoaded():
-            adopted = "".join(f"; adopted {each.unit} (#{each.spawn_id})" for each in event.adopted)
-            return f"units loaded: {' '.join(event.units.units)}{adopted}"
+            return f"units loaded: {' '.join(event.units.units)}"
         case ShutdownRequested():
             return f"shutdown within {event.timeout_ns / 1e9:g} s"
         case ShutdownForced():

@@ -11,7 +11,6 @@ from msgspec.structs import replace
 
 from supervisord_py.core.actions import Effects, FollowMain, KillTree, SignalProcesses, SpawnProcess, StopFollowing
 from supervisord_py.core.events import (
-    Adopted,
     CommandRequested,
     Event,
     ExitStatus,
@@ -68,7 +67,6 @@ class Life:
         """When the present attempt to end it began: the first signal of ours."""
         self.ignores_order = False
         """A request with ignore-dependencies (or ignore-requirements) was about it."""
-        self.adopted = False
         self.ordered = False
         """A job that stops or restarts it was queued."""
         self.changed_post = False
@@ -171,13 +169,6 @@ class Observer:
         self.shutdown_ns = 0
         self.forced = False
 
-    def keeper_lost(self) -> None:
-        """Nobody knows any more what ran: what is adopted is told with the next units."""
-        self.lives.clear()
-        self.spawned.clear()
-        self.ignoring.clear()
-        self.skipped.clear()
-
     def text(self, name: str) -> Unit:
         """What the next life of a unit runs by: the newest text, or, when its file is gone, the one it runs by now."""
         if name not in self.units.units and name in self.lives:
@@ -221,8 +212,6 @@ class Observer:
                 self.targets.update(name for name, unit in event.units.units.items() if unit.service is None)
                 for life in self.lives.values():
                     self._take_live(life)
-                for adopted in event.adopted:
-                    self._see_adopted(adopted, now)
             case CommandRequested() if event.mode in IGNORING and not event.plan:
                 self.ignoring.update(event.units)
                 for name in event.units:
@@ -284,15 +273,6 @@ class Observer:
             life.running[event.spawn_id] = Role.MAIN
             life.started, life.main_gone = True, False
             life.mains += 1
-
-    def _see_adopted(self, adopted: Adopted, now: Now) -> None:
-        text = self.texts.get(adopted.unit)
-        if text is None:
-            return
-        self.spawned[adopted.spawn_id] = Asked(adopted.unit, Role.MAIN, adopted.invocation)
-        life = self.lives[adopted.unit] = Life(text, adopted.invocation, now)
-        life.running[adopted.spawn_id], life.adopted = Role.MAIN, True
-        life.mains, life.started, life.ready, life.leftovers = 1, True, adopted.ready, adopted.leftover
 
     def _see_notification(self, event: NotifyReceived, now: Now) -> None:
         life = self.life_of(event.spawn_id) if event.spawn_id is not None else self.lives.get(event.unit)

@@ -11,12 +11,12 @@ from msgspec import Struct
 
 from supervisord_py.core.actions import AnyAction, CheckConditions, Effects, FollowMain, SpawnProcess, StopFollowing
 from supervisord_py.core.events import (
-    Adopted,
     CommandRequested,
     ConditionsChecked,
     DeadlineReached,
     Event,
     ExitStatus,
+    KeeperLost,
     MainFollowed,
     NotifyReceived,
     ProcessExited,
@@ -121,24 +121,13 @@ class Scene:
         self._checks.clear()
         self._carry_out(self.manager.pending_actions())
 
-    def keeper_dies(self, survivors: Sequence[str], *, ready: bool = True) -> Happened:
-        """The keeper is killed, and the next start adopts the main processes of ``survivors``; of what else ran
-        nobody saw the end. Counters are all that the new manager knows (and, unless ``ready``, no unit's READY).
-        """
-        adopted = []
-        for name in survivors:
-            process = self._process(name, running=True, role=Role.MAIN)
-            others = any(each.unit == name and each is not process for each in self.cast.values())
-            invocation = unit_status(self.manager, name).invocation or ""
-            adopted.append(Adopted(name, process.spawn_id, process.pid, invocation, ready, leftover=others))
-        kept = {each.spawn_id for each in adopted}
-        self.cast = {number: process for number, process in self.cast.items() if number in kept}
-        self._former.clear()
-        self._checks.clear()
-        state, self._committed = self._committed, {}
-        self.manager = Manager(0)
-        self.manager.restore_counters(state)
-        return self.handle(UnitsLoaded(self.units, start_enabled=True, adopted=tuple(adopted)))
+    def keeper_dies(self, survivors: Sequence[str]) -> Iterator[Happened]:
+        """The keeper is killed, and the next one goes on; of what else ran than ``survivors`` nobody saw the end."""
+        self.manager_dies()
+        ended = [process for process in self.cast.values() if process.running and process.unit not in survivors]
+        yield self.handle(KeeperLost({}))
+        for process in ended:
+            yield self.handle(ProcessExited(process.spawn_id, process.pid, ExitStatus()))
 
     # what people and processes do
 

@@ -32,8 +32,7 @@ Commands::
                                          somebody has looked: all hold, or this one does not
     wait SPAN | suspend SPAN | shutdown SPAN | force
     manager-dies | lost COMMAND...       the manager dies; dies with this command's event in its hands
-    keeper-dies [UNIT...] [unready]      the keeper is killed and started again: it adopts the main processes of UNIT
-                                         (``unready``: that had not said READY yet)
+    keeper-dies [UNIT...]                the keeper is killed and another goes on; what is not of UNIT ended unseen
     status | why UNIT | jobs
 """
 
@@ -132,8 +131,7 @@ class Script:
             self.scene.manager_dies()
             return []
         if verb == "keeper-dies":
-            survivors = [word for word in words if word != "unready"]
-            return self._told(self.scene.keeper_dies(survivors, ready="unready" not in words))
+            return [line for happened in self.scene.keeper_dies(words) for line in self._told(happened)]
         if verb in _QUERIES:
             return _QUERIES[verb](self.scene, words)
         if verb == "lost":

@@ -34,7 +34,6 @@ from msgspec import Struct
 
 from supervisord_py.core.actions import AnyAction, Effects, SpawnProcess
 from supervisord_py.core.events import (
-    Adopted,
     ClockChanged,
     CommandRequested,
     DeadlineReached,
@@ -160,10 +159,6 @@ class World:
         self._clock_changed = False
         self._loaded = False
         self._forced = False
-        self._is_keeper_lost = False
-        self._adopted: tuple[Adopted, ...] = ()
-        self._first: UnitsLoaded | None = None
-        self._on_disk: dict[str, str] = {}
         """The copy of the state that a new start finds: of some time ago."""
         self._stopping: ShutdownRequested | None = None
         self._requests_left = self.profile.requests
@@ -335,9 +330,9 @@ class World:
 
     def _start_manager(self) -> None:
         self._down_until_ns = None
-        if self._is_keeper_lost:
-            self._adopt()
-        elif self._loaded:
+        if self.kernel.is_lost:
+            self.kernel.adopt()
+        if self._loaded:
             self.manager = self.manager_type.restore(dict(self.state), self.units)
             if self._flight is not None:
                 self._flight.restored(self.state, self.units)
@@ -355,31 +350,10 @@ class World:
             self.submit(ShutdownForced())
 
     def _lose_keeper(self) -> None:
-        """The keeper is killed, and the manager ends with it. What ran goes on; the next start adopts it."""
+        """The keeper is killed, and the manager ends with it. What ran goes on, and so does the next keeper."""
         self._strike_all("keeper_lost")
         self.kernel.lose_keeper()
         self._die("with the keeper")
-        self._is_keeper_lost = True
-        self._custody = []
-        self._clock_changed = False
-
-    def _adopt(self) -> None:
-        """The first manager of a new start: counters from the copy on disk, and whatever still runs."""
-        if self.kernel.is_lost:
-            ready = {record.invocation for _, record in self.journal if record.event == "unit.ready"}
-            services = {name for name, unit in self.units.units.items() if unit.service is not None}
-            self._adopted = self.kernel.adopt(services, ready.__contains__)
-        self.manager = self.manager_type(self.seed + self.deaths)
-        self.manager.restore_counters(self._on_disk)
-        if self._flight is not None:
-            self._flight.began(self.seed + self.deaths, self._on_disk)
-        self.state = {}
-        self._told = self.kernel.acknowledged
-        self.seen.keeper_lost()
-        self.kernel.watcher = self.checkers = Checkers(self)
-        self.clients.forget_tokens()
-        # before anything else is told; who dies before this is committed is followed by another first one
-        self._first = UnitsLoaded(self.units, start_enabled=True, adopted=self._adopted)
 
     def _die(self, when: str) -> None:
         self.deaths += 1
@@ -392,8 +366,6 @@ class World:
         downtime_ns = self.rng.choice((1, 50, 3000)) * MILLISECOND_NS
         self._down_until_ns = self.clock.mono_ns + downtime_ns
         for event in self.clients.manager_died():
-            if self.kernel.is_lost:
-                continue
             self.agenda.after(downtime_ns + self._gap_ns() // 4, partial(self._ask_again, event))
 
     def _ask_again(self, event: CommandRequested) -> None:
@@ -403,7 +375,7 @@ class World:
 
     def _arm(self) -> None:
         """Draw when the manager wakes: at once as a rule, late when it is busy or the machine is."""
-        if self._inbox or self._first is not None or self.kernel.unacknowledged(self._told) or self._clock_changed:
+        if self._inbox or self.kernel.unacknowledged(self._told) or self._clock_changed:
             if self._work_ns is None:
                 self._work_ns = self.clock.mono_ns + self._latency_ns()
         else:
@@ -430,8 +402,6 @@ class World:
     def _run_batch(self) -> None:
         self._work_ns = self._deadline_ns = self._deadline_wake_ns = None
         batch = _Batch(seq=0 if self._chance("records_lost") else self.next_seq, doomed=self._chance("death_in_batch"))
-        if self._first is not None:
-            self._take(batch, self._first)
         size = 10_000 if self._chance("large_batch") else self.rng.randint(1, 3)
         if self._clock_changed:
             self._clock_changed = False
@@ -515,14 +485,11 @@ class World:
                 self.state.pop(key, None)
             else:
                 self.state[key] = text
-        self._first, self._is_keeper_lost = None, False
         if batch.seq:
             self.next_seq = batch.seq
         if batch.units is not None:
             self.units = batch.units
             self._loaded = True
-        if self._chance("keeper_lost"):
-            self._on_disk = dict(self.state)
         self.kernel.acknowledge(batch.ack)
         actions = [
             a for a in batch.effects.actions if not (isinstance(a, SpawnProcess) and a.spawn_id in batch.refused)

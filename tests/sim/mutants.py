@@ -19,9 +19,9 @@ from supervisord_py.core.events import (
     ConditionsChecked,
     DeadlineReached,
     Event,
+    KeeperLost,
     Now,
     ShutdownRequested,
-    UnitsLoaded,
 )
 from supervisord_py.core.jobs import STOP_LIKE
 from supervisord_py.core.manager import Manager
@@ -370,12 +370,13 @@ def starts_without_limit() -> Iterator[type[Manager]]:
         yield manager
 
 
-@mutant("what a lost keeper left is not adopted, and is started once more", "one-main", "no-overlap", "spawn-ids")
-def adopts_nothing() -> Iterator[type[Manager]]:
+@mutant("what a lost keeper left is forgotten, and is started once more", "one-main", "no-overlap", "status-truth")
+def forgets_what_a_keeper_left() -> Iterator[type[Manager]]:
     class Orphaning(Manager):
         def handle(self, event: Event, now: Now) -> Effects:
-            if isinstance(event, UnitsLoaded):
-                event = replace(event, adopted=())
+            if isinstance(event, KeeperLost):
+                for state in self.ledger.states.values():
+                    state.main = None
             return super().handle(event, now)
 
     yield Orphaning

@@ -1,13 +1,12 @@
 """Bugs that the simulated world has found, by the number of its report; each was red once."""
 
 import pytest
-from core_rig import Rig, needs, notify, oneshot, service, unit_set
+from core_rig import Rig, needs, notify, oneshot, service
 
 from supervisord_py.core import view
 from supervisord_py.core.actions import KillTree, SignalProcesses
 from supervisord_py.core.consequences import RELATED_BURST
-from supervisord_py.core.events import Adopted, DeadlineReached, ExitStatus, NotifyReceived, ProcessExited, UnitsLoaded
-from supervisord_py.core.manager import Manager
+from supervisord_py.core.events import DeadlineReached, ExitStatus, NotifyReceived, ProcessExited
 from supervisord_py.model.states import JobMode, KillMode, Restart, Role, Until
 from supervisord_py.model.unit import SECOND_NS, Command, Condition, Dependency, KillPolicy, RestartPolicy
 
@@ -413,19 +412,6 @@ def test_014_a_hook_that_cannot_be_started_leaves_the_queued_start_alone() -> No
     rig.up("log")
     rig.spawned("web")
     assert rig.outcome(request) == {"web": "done"}
-
-
-def test_013_a_spawn_id_of_an_adopted_process_is_not_given_again() -> None:
-    """The copy of the counters is older than the processes that are adopted: what is started beside them gets numbers
-    above theirs, or the keeper would take the request for one that it knows (found when keepers were killed).
-    """
-    cold = Manager(9)
-    rig = Rig(manager=cold)
-    units = unit_set(service("web"), service("api"))
-    adopted = (Adopted("web", 41, 1041, "a" * 32, ready=True),)
-    rig.happen(UnitsLoaded(units, start_enabled=True, adopted=adopted))
-    assert rig.launched() == ["api"]
-    assert rig.spawns[0].spawn_id > 41
 
 
 def test_015_isolate_leaves_nothing_without_what_it_requires() -> None:

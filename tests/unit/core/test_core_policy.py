@@ -3,16 +3,15 @@
 import pytest
 from core_rig import Rig, commands, needs, notify, oneshot, service
 
-from supervisord_py.core.actions import FollowMain, KillTree, SignalProcesses, Whom
-from supervisord_py.core.events import Adopted, ExitStatus, Origin, ProcessExited, UnitsLoaded
-from supervisord_py.model.states import JobMode, KillMode, Restart, Role, ServiceType
+from supervisord_py.core.actions import KillTree, SignalProcesses, Whom
+from supervisord_py.core.events import Origin
+from supervisord_py.model.states import JobMode, KillMode, Restart, Role
 from supervisord_py.model.unit import (
     SECOND_NS,
     ExitStatuses,
     KillPolicy,
     RestartPolicy,
     StartLimit,
-    UnitSet,
 )
 
 NEVER = RestartPolicy(restart=Restart.NO, jitter=0.0)
@@ -182,62 +181,20 @@ def test_a_watchdog_ends_a_unit_with_its_own_signals_and_time() -> None:
     assert rig.did(KillTree) == [KillTree("web", 10)]
 
 
-# adoption
+# a lost keeper
 
 
-def adopt(rig: Rig, unit: object, *, ready: bool, leftover: bool = False) -> None:
-    units = UnitSet(units={unit.name: unit})  # type: ignore[attr-defined]
-    adopted = Adopted(unit.name, 40, 4711, "ab" * 16, ready, leftover)  # type: ignore[attr-defined]
-    rig.happen(UnitsLoaded(units, start_enabled=True, adopted=(adopted,)))
-
-
-def test_an_adopted_life_goes_on() -> None:
-    """It is up with its process and its invocation before anything is started, so no second copy is."""
-    rig = Rig()
-    adopt(rig, service("web"), ready=False)
+def test_what_ended_without_a_keeper_is_a_failure() -> None:
+    """Nobody knows how it ended: the result is unknown, and the policy sees a failure."""
+    rig = Rig(service("web"))
+    rig.ask("start", "web")
+    rig.up("web")
+    rig.happen(KeeperLost({"unseen": [{"pid": 1, "unit": "web"}]}))
+    assert rig.record("keeper.lost").fields == {"unseen": [{"pid": 1, "unit": "web"}]}
     assert rig.shown("web") == "active/running/success"
-    assert (rig.status("web").pid, rig.status("web").invocation) == (4711, "ab" * 16)
-    assert rig.spawns == []
-    assert rig.record("unit.adopted", "web").fields == {"spawn_id": 40, "pid": 4711, "ready": True}
-    assert rig.record("unit.adopted", "web").invocation == "ab" * 16
-
-
-def test_an_adopted_life_that_was_not_ready_has_its_start_time() -> None:
-    """A notify unit whose READY nobody saw has to say it within its start time-out."""
-    rig = Rig()
-    adopt(rig, notify("web", timeout_start_ns=5 * SECOND_NS), ready=False)
-    assert rig.shown("web") == "activating/start/success"
-    ready = Rig()
-    adopt(ready, notify("web"), ready=True)
-    assert ready.shown("web") == "active/running/success"
-    rig.later(5)
-    assert rig.shown("web") == "deactivating/stop-sigterm/timeout"
-
-
-def test_the_end_of_an_adopted_life_that_nobody_knows_is_a_failure() -> None:
-    """No status is told for a process that is nobody's child: the result is unknown, and the policy sees a failure."""
-    rig = Rig()
-    adopt(rig, service("web"), ready=True, leftover=True)
-    rig.happen(ProcessExited(40, 4711, ExitStatus(), tree_empty=False))
-    assert rig.shown("web") == "deactivating/stop-sigterm/unknown"
-    rig.emptied("web")
+    rig.exited("web", None)
     assert rig.shown("web") == "activating/auto-restart/unknown"
     assert rig.status("web").failures == 1
-
-
-def test_an_adopted_forking_unit_needs_no_start_command() -> None:
-    """Its daemon is its main process already."""
-    rig = Rig()
-    adopt(rig, service("web", type=ServiceType.FORKING, pid_file="/run/web.pid"), ready=True)
-    assert rig.shown("web") == "active/running/success"
-    assert not [action for action in rig.actions if isinstance(action, FollowMain)]
-
-
-def test_what_is_adopted_without_a_text_is_killed() -> None:
-    """No file says how to supervise it, and no process is left behind."""
-    rig = Rig()
-    rig.happen(UnitsLoaded(UnitSet(), adopted=(Adopted("gone", 40, 4711, "ab" * 16, True),)))
-    assert rig.did(KillTree) == [KillTree("gone", 9)]
 
 
 def test_a_stop_tells_its_reason() -> None:
