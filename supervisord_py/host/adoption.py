@@ -93,13 +93,15 @@ class Book(Struct):
     requests: deque[dict[str, Any]] = msgspec.field(default_factory=deque)
     ended: list[tuple[str, dict[str, Any]]] = []
     killing: dict[str, int] = {}
+    held: dict[str, list[Spawn]] = {}
+    """By unit: its spawns since it was released; their cgroup folders and its notify socket are still there."""
 
     def unit_of(self, process: Process) -> str | None:
         return None if process.spawn_id is None else self.units.get(process.spawn_id)
 
 
 class Tree(Struct):
-    """A unit's living processes, held, and those of its spawns that are among them."""
+    """A unit that is not released: its living processes, held, and those of its spawns that are among them."""
 
     unit: str
     spawns: list[tuple[Spawn, Process]]
@@ -210,7 +212,7 @@ def read_book(path: Path) -> Book:
     except OSError:
         return book
     for line in lines:
-        with contextlib.suppress(msgspec.MsgspecError, ValueError, KeyError, TypeError):
+        with contextlib.suppress(msgspec.MsgspecError, ValueError, KeyError, TypeError, AttributeError):
             ((key, value),) = json.loads(line).items()
             _read_line(book, key, value)
     _note_facts(book)
@@ -237,7 +239,9 @@ def _read_line(book: Book, key: str, value: Any) -> None:
             book.requests += value["do"]
         case "did":
             for _ in range(min(value, len(book.requests))):
-                book.requests.popleft()
+                done = book.requests.popleft()
+                if done["do"] == "release":
+                    book.held.pop(done["unit"], None)
         case "fact":
             book.facts[value[0]], book.last = value[1], value[0]
         case "ended":
@@ -246,6 +250,7 @@ def _read_line(book: Book, key: str, value: Any) -> None:
             spawn = msgspec.convert(value, Spawn)
             book.spawns[spawn.id], book.units[spawn.id] = spawn, spawn.unit
             book.killing.pop(spawn.unit, None)
+            book.held.setdefault(spawn.unit, []).append(spawn)
         case "killing":
             book.killing[value[0]] = value[1]
         case "tags":
@@ -292,8 +297,8 @@ def _find_trees(lost: LostKeeper, book: Book, processes: dict[int, Process]) -> 
     for pid, unit in strangers.items():
         if pid not in processes and (stranger := _seen(pid)) is not None:
             members.setdefault(unit, []).append(stranger)
-    held = {unit: _hold_tree(book, unit, each, mains, lost.instance) for unit, each in members.items()}
-    lost.trees = [tree for tree in held.values() if tree is not None]
+    names = dict.fromkeys([*members, *book.held])
+    lost.trees = [_hold_tree(book, unit, members.get(unit, []), mains, lost.instance) for unit in names]
     _tell_the_rest(lost, book)
 
 
@@ -307,6 +312,7 @@ def _book_what_was_made(book: Book, processes: Iterable[Process]) -> None:
             groups = list(do.get("cgroups") or ())
             spawn = Spawn(do["id"], do["unit"], do["role"], process.pid, process.pid, 0, invocation, groups)
             book.spawns[spawn.id], book.units[spawn.id] = spawn, spawn.unit
+            book.held.setdefault(spawn.unit, []).append(spawn)
 
 
 def _find_main(book: Book, spawn: Spawn, processes: Mapping[int, Process]) -> Process | None:
@@ -338,13 +344,9 @@ def _find_by_invocation(book: Book, processes: Mapping[int, Process]) -> dict[in
     return found
 
 
-def _hold_tree(
-    book: Book, unit: str, members: list[Process], mains: Mapping[int, Process], instance: int
-) -> Tree | None:
-    """Hold every process of a unit; None when all are gone."""
+def _hold_tree(book: Book, unit: str, members: list[Process], mains: Mapping[int, Process], instance: int) -> Tree:
+    """Hold every process of a unit."""
     pidfds = {process.pid: pidfd for process in members if (pidfd := hold(process, instance)) is not None}
-    if not pidfds:
-        return None
     spawns = [
         (book.spawns[number], process)
         for number, process in sorted(mains.items())
@@ -358,7 +360,7 @@ def _hold_tree(
 
 def _tell_the_rest(lost: LostKeeper, book: Book) -> None:
     """Add the facts that the dead keeper would have told: starts, exits that it saw, and ends that nobody saw."""
-    living = {tree.unit for tree in lost.trees}
+    living = {tree.unit for tree in lost.trees if tree.pidfds}
     alive = {spawn.id for tree in lost.trees for spawn, _ in tree.spawns}
 
     def tell(fact: dict[str, Any]) -> None:
@@ -430,22 +432,23 @@ def hand_over(lost: LostKeeper) -> int:
     for tree in lost.trees:
         fds += [*tree.pidfds.values(), *(tree.output or ())]
         main = next((spawn for spawn, _ in reversed(tree.spawns) if spawn.role == "main"), None)
-        box = next((spawn.notify for spawn, _ in tree.spawns if spawn.notify is not None), None)
-        groups = [group for spawn, _ in tree.spawns for group in spawn.cgroups]
+        held = [] if lost.book is None else lost.book.held.get(tree.unit, [])
+        box = next((spawn.notify for spawn in reversed(held) if spawn.notify is not None), None)
+        groups = [group for spawn in held for group in spawn.cgroups]
         units.append(
             {
                 "name": tree.unit,
                 "output": tree.output,
                 "notify": None if box is None else [box[0], None, box[1], 0],
-                "uid": _uid(min(tree.pidfds)),
+                "uid": _uid(min(tree.pidfds, default=0)),
                 "cgroups": dict.fromkeys(groups, False),
                 "main": None if main is None else main.id,
                 "children": [],
                 "followed": list(tree.pidfds.items()),
                 "killing": None,
                 "signalled": [],
-                "told_empty": False,
-                "adopted": True,
+                "told_empty": not tree.pidfds,
+                "adopted": bool(tree.pidfds),
                 "tags": tree.tags,
                 "invocations": list(dict.fromkeys(spawn.invocation for spawn, _ in tree.spawns if spawn.invocation)),
                 "groups": [],

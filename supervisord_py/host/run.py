@@ -239,8 +239,9 @@ def adopt_of_lost_keeper(places: Places, units: UnitSet) -> LostKeeper | None:
         return None
     take_over(lost, places.runtime, lambda unit: may_leave_processes(units, unit), why_not_go_on)
     click.echo(f"the keeper before (pid {lost.pid}) was killed", err=True)
-    if lost.trees:
-        names = ", ".join(f"{tree.unit} (pid {min(tree.pidfds)})" for tree in lost.trees)
+    living = [tree for tree in lost.trees if tree.pidfds]
+    if living:
+        names = ", ".join(f"{tree.unit} (pid {min(tree.pidfds)})" for tree in living)
         click.echo(f"going on with the units as they were loaded, and what lives of them: {names}", err=True)
     if lost.ended:
         names = ", ".join(f"{leftover.unit or '?'} (pid {leftover.pid})" for leftover in lost.ended)

@@ -155,29 +155,65 @@ while True: signal.pause()
         assert running.status("a")["active_state"] in ("inactive", "failed")
 
 
-def test_leftovers_of_a_life_that_is_over_are_ended_and_it_is_started_again() -> None:
-    """The main process died with nobody to see it: what it left is ended first, unless its kill-mode lets it stay."""
+def test_life_that_ended_unseen_is_a_failure_and_what_it_left_is_ended() -> None:
+    """No one knows how the main process ended: the policy decides, after the rest of the tree has been ended, unless
+    its kill-mode lets it stay."""
     text = '[service]\nexec-start = ["sh", "-c", "sleep 1000 & exec sleep 2000"]\n'
-    with supervisor({"a": text, "b": text + 'kill-mode = "process"\n'}) as running:
+    with supervisor({"a": text, "b": text + 'kill-mode = "process"\nrestart = "no"\n'}) as running:
         for unit in ("a", "b"):
             running.wait_state(unit, "active")
         until(lambda: len(list(find_processes(instance_of(running)))) == 4, "all four")
         mains = {unit: running.status(unit)["pid"] for unit in ("a", "b")}
-        others = {p.pid: p.spawn_id for p in find_processes(instance_of(running)) if p.pid not in mains.values()}
+        others = [p.pid for p in find_processes(instance_of(running)) if p.pid not in mains.values()]
         kill_keeper(running)
         for pid in mains.values():
             os.kill(pid, signal.SIGKILL)
             until(lambda pid=pid: is_gone(pid), "the end of a main process")
         running.start_again()
-        for unit, pid in mains.items():
-            assert running.wait_state(unit, "active")["pid"] != pid
+        until(lambda: running.status("a")["pid"] not in (None, mains["a"]), "another life")
+        assert (running.status("a")["failures"], running.status("b")["result"]) == (1, "unknown")
+        assert running.status("b")["active_state"] == "failed"
         assert sorted(map(is_gone, others)) == [False, True]
         (lost,) = events(running, "keeper.lost")
-        assert {one["unit"] for one in lost["ended"]} == {"a"}
-        assert {one["unit"] for one in lost["left"]} == {"b"}
+        assert (lost["ended"], lost["left"]) == ([], [])
         assert {(one["unit"], one["pid"]) for one in lost["unseen"]} == set(mains.items())
+        assert len(events(running, "unit.exited", "b")) == 1
         for pid in [pid for pid in others if not is_gone(pid)]:
             os.kill(pid, signal.SIGKILL)
+
+
+def test_adoption_review_what_was_asked_for_and_loaded_goes_on(tmp_path: Path) -> None:
+    """Stopped units stay stopped, a mask and a broken file end nobody, a new text waits for its reload, a oneshot that
+    remains is not run again, and a life whose process cannot carry the tag is not doubled."""
+    ran = tmp_path / "ran"
+    units = {
+        "stopped": SLEEP,
+        "masked": SLEEP,
+        "broken": SLEEP,
+        "changed": SLEEP,
+        "untagged": SLEEP + '[limits]\nrttime = "500ms"\n',
+        "once": f'[service]\ntype = "oneshot"\nremain-after-exit = true\nexec-start = ["sh", "-c", "echo x >> {ran}"]\n',
+    }
+    with supervisor(units) as running:
+        for unit in units:
+            running.wait_state(unit, "active")
+        assert running.supctl("stop", "stopped").returncode == 0
+        assert running.supctl("mask", "masked").returncode == 0
+        (running.units / "broken.toml").write_text("[service]\nexec-strt = 1\n")
+        (running.units / "changed.toml").write_text('[service]\nexec-start = ["sleep", "7"]\n')
+        before = {unit: running.status(unit) for unit in units}
+        kill_keeper(running)
+        running.start_again()
+        after = {unit: running.status(unit) for unit in units}
+        for key in ("active_state", "sub_state", "pid", "invocation", "since", "restarts", "failures"):
+            assert {unit: status[key] for unit, status in after.items()} == {
+                unit: status[key] for unit, status in before.items()
+            }, key
+        assert ran.read_text() == "x\n"
+        until(lambda: running.status("changed")["needs_reload"], "the mark of the changed file")
+        pid = before["untagged"]["pid"]
+        assert running.supctl("stop", "untagged", "masked", "broken").returncode == 0
+        assert is_gone(pid)
 
 
 def test_two_runs_at_once_adopt_once() -> None:

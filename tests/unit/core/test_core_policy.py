@@ -4,7 +4,7 @@ import pytest
 from core_rig import Rig, commands, needs, notify, oneshot, service
 
 from supervisord_py.core.actions import KillTree, SignalProcesses, Whom
-from supervisord_py.core.events import Origin
+from supervisord_py.core.events import KeeperLost, Origin
 from supervisord_py.model.states import JobMode, KillMode, Restart, Role
 from supervisord_py.model.unit import (
     SECOND_NS,

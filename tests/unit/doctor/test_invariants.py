@@ -28,7 +28,7 @@ def healthy() -> Evidence:
         },
         managers=[MANAGER],
         invocations={MAIN: "aa"},
-        book=Book({3: Spawn(3, "web", "main", MAIN, MAIN)}, {3: "web"}),
+        book=Book(spawns={3: Spawn(3, "web", "main", MAIN, MAIN)}, units={3: "web"}),
         mailboxes={"/r/n/0a": True},
         groups={"/g/web.unit": "web"},
         keeper_descriptors=30,
