@@ -195,7 +195,7 @@ class World:
             self.calm = self.hands.calm = True
             self.kernel.cure()
             # what was said already is heard first: only then is it known what is there
-            self._run_until(lambda: not self._inbox and self._first is None and self._down_until_ns is None)
+            self._run_until(lambda: not self._inbox and self._down_until_ns is None)
             self._let_live()
             limit_ns = self.clock.mono_ns + CALM_NS
             self._run_until(lambda: self.clock.mono_ns >= limit_ns)

@@ -192,7 +192,8 @@ def test_adoption_review_what_was_asked_for_and_loaded_goes_on(tmp_path: Path) -
         "broken": SLEEP,
         "changed": SLEEP,
         "untagged": SLEEP + '[limits]\nrttime = "500ms"\n',
-        "once": f'[service]\ntype = "oneshot"\nremain-after-exit = true\nexec-start = ["sh", "-c", "echo x >> {ran}"]\n',
+        "once": '[service]\ntype = "oneshot"\nremain-after-exit = true\n'
+        f'exec-start = ["sh", "-c", "echo x >> {ran}"]\n',
     }
     with supervisor(units) as running:
         for unit in units:

@@ -4,9 +4,8 @@ import pytest
 from core_rig import Rig, commands, needs, notify, oneshot, service
 
 from supervisord_py.core import view
-from supervisord_py.core.events import Adopted, ExitStatus, ProcessExited, UnitsLoaded
 from supervisord_py.model.states import OnDependencyFailure, Restart, Role, ServiceType, Until
-from supervisord_py.model.unit import SECOND_NS, Dependency, RestartPolicy, Unit, UnitSet
+from supervisord_py.model.unit import SECOND_NS, Dependency, RestartPolicy
 
 NEVER = RestartPolicy(restart=Restart.NO, jitter=0.0)
 
@@ -138,23 +137,6 @@ def test_a_restart_that_was_called_off_blamed_the_policy(how: str) -> None:
         rig.later(5)
     rig.exited("web", signal=15)
     assert rig.status("web").why == "it was restarted, and that was called off half-way"
-
-
-def _adopted(unit: Unit) -> Rig:
-    rig = Rig()
-    rig.happen(UnitsLoaded(UnitSet(units={"job": unit}), adopted=(Adopted("job", 40, 4711, "ab" * 16, False),)))
-    return rig
-
-
-def test_an_adopted_oneshot_ran_a_command_twice() -> None:
-    """Which of its two commands was adopted nobody knows: the second may have run already, or not."""
-    rig = _adopted(oneshot("job", exec_start=commands("one", "two")))
-    rig.happen(ProcessExited(40, 4711, ExitStatus(code=0)))
-    assert rig.launched() == []
-    assert rig.shown("job") == "failed/failed/unknown"
-    single = _adopted(oneshot("job"))
-    single.happen(ProcessExited(40, 4711, ExitStatus(code=0)))
-    assert single.shown("job") == "inactive/dead/success"
 
 
 @pytest.mark.parametrize("is_removed", [False, True])

@@ -144,22 +144,6 @@ def test_files_that_are_not_loaded_are_told(tmp_path: Path) -> None:
     with_rig(tmp_path, talk)
 
 
-def test_files_that_are_not_loaded_are_told(tmp_path: Path) -> None:
-    """A unit whose file changed is marked; new files and settings are told to who asks for all and may see all."""
-
-    async def talk(rig: Rig) -> None:
-        assert (await rig.call("List", units=[], failed=False))["unloaded"] is None
-        rig.supervisor.marks = SourceMarks(FileMarks(frozenset({"db"}), ("new",)), settings_changed=True)
-        reply = await rig.call("Status", units=[], lines=0)
-        assert [unit["name"] for unit in reply["units"] if unit["needs_reload"]] == ["db"]
-        assert reply["unloaded"] == {"units": ["new"], "settings": True}
-        assert (await rig.call("List", units=["db"], failed=False))["unloaded"] is None
-        rig.supervisor.owner = Owner(unit="web", descendant=True)
-        assert (await rig.call("Status", units=[], lines=0))["unloaded"] is None
-
-    with_rig(tmp_path, talk)
-
-
 def test_more_gives_one_unit_a_reply(tmp_path: Path) -> None:
     """With more each unit is a reply of its own, and no units are one empty reply."""
 
