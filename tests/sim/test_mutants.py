@@ -8,12 +8,12 @@ from supervisord_py.testing.checkers_processes import PROCESS_CHECKERS
 from supervisord_py.testing.checkers_relations import RELATION_CHECKERS
 from supervisord_py.testing.world import World
 
-SEEDS = 300
+SEEDS = 600
 
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_the_planted_bug_is_found(name: str) -> None:
-    """Within three hundred seeds the checker that is made for the bug finds it, and no other that has nothing to do
+    """Within six hundred seeds the checker that is made for the bug finds it, and no other that has nothing to do
     with it.
     """
     planted = MUTANTS[name]
