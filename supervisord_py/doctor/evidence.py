@@ -22,7 +22,7 @@ from typing import Any
 from msgspec import Struct
 
 from supervisord_py.ctl.client import Client, ControlError
-from supervisord_py.host.adoption import Book, read_book
+from supervisord_py.host.book import Book, read_book
 from supervisord_py.host.cgroups import SUFFIX, base_name, choose, is_delegated
 from supervisord_py.keeper.protocol import TAG_BASE, TAG_INSTANCE_SHIFT
 

@@ -76,7 +76,7 @@ Other messages of the keeper
      "processes": [{"id", "unit", "role", "pid", "pending": BOOL}..], "orphans": [{"pid", "unit"}..],
      "strays": [PID..], "outputs": [UNIT..], "managers": COUNT, "stopping": null or "stop" or "kill", "config": {..},
      "listeners": ["control"], "lost": {..} or null}}
-        ``lost`` is what ``run`` found of a killed keeper, for the first manager. The listeners are beside it as
+        ``lost`` is what ``run`` found of a killed keeper, for a first manager. The listeners are beside it as
         descriptors. A spawn that is still to be made has pid 0. The outputs follow as ``outputs`` messages, the
         unacknowledged facts as ``facts``.
     {"outputs": [UNIT..]}           with as many descriptors: the unit's output pipe, also whenever one is made
@@ -100,8 +100,9 @@ Configuration: ``keeper_argv`` takes a JSON object with ``runtime_dir``, ``manag
 The manager finds its end of the pair under the descriptor number in ``$SUPERVISORD_PY_KEEPER_FD``.
 
 A keeper that follows a killed one is started with ``--resume FD`` too: a state that ``run`` put together
-(``host/adoption.py``), with the instance number of the dead keeper, the lock, and the units that live on. Their
-processes are nobody's children here: each is held by a pidfd, and they are looked for by tag (``Unit.is_adopted``).
+(``host/adoption.py``) of the dead keeper's book, with its instance number, its lock, its custody (to which a fact
+``{"fact": "lost", "lost": {..}}`` and the ends that nobody saw are added), and what lives. The processes are nobody's
+children here: each is held by a pidfd, and they are looked for by tag (``Unit.is_adopted``).
 
 Whose a process is: the keeper is the subreaper, so the tree of a unit is empty exactly when no direct child of the
 keeper belongs to it. Every child is a spawn or an orphan; orphans are attributed once: by cgroup, then by the tag (soft

@@ -8,7 +8,7 @@ import pytest
 from supervisord_py.doctor.evidence import Evidence, Instance, Process, UnitWord
 from supervisord_py.doctor.findings import Level
 from supervisord_py.doctor.invariants import broken, who_can_signal_whom
-from supervisord_py.host.adoption import Book, Spawn
+from supervisord_py.host.book import Book, Spawn
 
 KEEPER, MANAGER, MAIN, CHILD = 9_000_100, 101, 110, 111
 

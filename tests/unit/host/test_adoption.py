@@ -19,9 +19,9 @@ from supervisord_py.host.adoption import (
     find_processes,
     hand_over,
     hold,
-    read_book,
     take_over,
 )
+from supervisord_py.host.book import read_book
 from supervisord_py.keeper.protocol import TAG_BASE, TAG_INSTANCE_SHIFT
 
 INSTANCE = random.randrange(1 << 20)
