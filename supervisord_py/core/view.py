@@ -319,6 +319,8 @@ def _reasons(ledger: Ledger, name: str) -> list[WhyLine]:
     if bad is not None:
         reason = f"its file has become invalid, it runs on by the text before: {bad.reason}"
         lines.append(WhyLine("bad-setting", reason, advice=f"supervisord-py check {bad.path}"))
+    elif name not in ledger.set.units and name not in ledger.set.masked:
+        lines.append(WhyLine("bad-setting", "no file defines it any more, it runs on by the text that it has"))
     return lines
 
 

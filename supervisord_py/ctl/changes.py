@@ -104,9 +104,9 @@ def apply(
     if code == 0 and not session.wants_json:
         for change in changed:
             if change["effect"] != "restart":
-                session.echo(
-                    f"{change['change']} {change['unit']} ({_EFFECTS.get(change['effect'], change['effect'])})"
-                )
+                is_gone = change["change"] == "removed" and change["effect"] == "none"
+                follows = "no file defines it" if is_gone else _EFFECTS.get(change["effect"], change["effect"])
+                session.echo(f"{change['change']} {change['unit']} ({follows})")
     return code
 
 

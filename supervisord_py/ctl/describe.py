@@ -17,6 +17,7 @@ from supervisord_py.ctl.replies import (
     words_from_wire,
 )
 from supervisord_py.ctl.session import Session
+from supervisord_py.errors import SupervisordError
 
 
 def _value_text(value: object) -> str:
@@ -78,9 +79,12 @@ def cat(session: Session, unit: str, origin: bool) -> int:
         session.echo(*table(style, ("KEY", "VALUE", "FROM"), rows))
         return 0
     files = session.call("Cat", unit=unit)["files"]
-    if not files and not session.wants_json:
-        found = session.call("List", units=[unit], failed=False)["units"][0]
-        session.note(f"{unit} has no file to show: it is {found['load_state'].replace('_', '-')}")
+    if not files:
+        state = session.call("List", units=[unit], failed=False)["units"][0]["load_state"].replace("_", "-")
+        if state == "not-found":
+            return session.fail(NoFileError(unit))
+        if not session.wants_json:
+            session.note(f"{unit} has no file to show: it is {state}")
     if session.wants_json:
         session.emit({"unit": unit, "files": files})
         return 0
@@ -89,6 +93,19 @@ def cat(session: Session, unit: str, origin: bool) -> int:
             session.echo("")
         session.echo(style.paint(f"# {file['path']}", "dim"), *(file["text"].rstrip("\n").split("\n")))
     return 0
+
+
+class NoFileError(SupervisordError):
+    """A unit that no file defines (any more)."""
+
+    exit_status = 4
+
+    def __init__(self, unit: str) -> None:
+        super().__init__(unit)
+        self.unit = unit
+
+    def __str__(self) -> str:
+        return f"{self.unit} has no file to show: no file defines it"
 
 
 def _origin_text(setting: dict[str, Any]) -> str:

@@ -192,7 +192,8 @@ def complete_units(context: click.Context, parameter: click.Parameter, incomplet
 
 def units_argument(*, required: bool) -> Callable[[_Function], _Function]:
     """Return the decorator of the argument UNIT...: names, @groups, template@ and globs."""
-    return click.argument("units", metavar="UNIT...", nargs=-1, required=required, shell_complete=complete_units)
+    metavar = "UNIT..." if required else "[UNIT...]"
+    return click.argument("units", metavar=metavar, nargs=-1, required=required, shell_complete=complete_units)
 
 
 def unit_argument() -> Callable[[_Function], _Function]:

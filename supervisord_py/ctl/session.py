@@ -216,7 +216,9 @@ def error_slug(error: SupervisordError) -> str:
     for kind, slug in _SLUGS.items():
         if isinstance(error, kind):
             return slug
-    return {5: "not-permitted", 6: "bad-unit", 7: "unreachable", 124: "timed-out"}.get(error.exit_status, "failed")
+    return {4: "no-such-unit", 5: "not-permitted", 6: "bad-unit", 7: "unreachable", 124: "timed-out"}.get(
+        error.exit_status, "failed"
+    )
 
 
 def error_document(error: SupervisordError, message: str) -> dict[str, Any]:

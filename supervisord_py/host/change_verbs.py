@@ -103,7 +103,8 @@ class ChangeVerbs:
                 await self._authority.require_reason(peer, verb, names, reason)
             for name in names if verb in ("enable", "disable") else ():
                 if self._views.is_masked(name):
-                    raise UnitMaskedError(name)
+                    message = f"cannot {verb} {name}, it is masked: supctl unmask {name}, then supctl {verb} {name}"
+                    raise UnitMaskedError(name, message)
         except (NoSuchUnitError, UnitMaskedError) as error:
             if not plan:
                 await self._authority.note_refusal(peer, verb, parameters["units"], reason, error)

@@ -93,8 +93,8 @@ class BadUnitError(MethodError):
 
 
 class UnitMaskedError(MethodError):
-    def __init__(self, unit: str) -> None:
-        message = f"{unit} is masked, so nothing starts it: supctl unmask {unit}"
+    def __init__(self, unit: str, message: str = "") -> None:
+        message = message or f"{unit} is masked, so nothing starts it: supctl unmask {unit}"
         super().__init__(f"{MANAGER}.UnitMasked", {"unit": unit, "message": message})
 
 

@@ -80,33 +80,51 @@ def write_changes(changes: Iterable[Change], folder: Path, gid: int | None) -> N
     """Put the changes on disk.
 
     Raises:
-        OSError: They could not be written; those before the one that failed are.
+        OSError: They could not be written; those before the one that failed are. Of that one nothing is left behind,
+            and the error names its file.
     """
     for change in changes:
         path = Path(change.path)
-        if change.file is None:
-            path.unlink(missing_ok=True)
-            _sync(path.parent)
+        try:
+            _write_change(change, path, folder, gid)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                _temporary(path).unlink(missing_ok=True)
             if path.parent != folder:
-                with contextlib.suppress(OSError):  # others have put something into it
+                with contextlib.suppress(OSError):  # it is not empty: it was there before
                     path.parent.rmdir()
-            continue
-        _make_folder(folder, gid)
-        if path.parent != folder:
-            _make_folder(path.parent, gid)
-        temporary = path.with_name(f".{path.name}.new")
-        temporary.unlink(missing_ok=True)
-        if change.file.kind is UnitFileKind.UNIT:
-            temporary.symlink_to(os.devnull)
-        else:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE)
-            with open(descriptor, "w", encoding="utf-8") as file:
-                _give(descriptor, gid)
-                file.write(change.file.text)
-                file.flush()
-                os.fsync(descriptor)
-        temporary.replace(path)
+            error.filename = str(path)
+            raise
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.new")
+
+
+def _write_change(change: Change, path: Path, folder: Path, gid: int | None) -> None:
+    if change.file is None:
+        path.unlink(missing_ok=True)
         _sync(path.parent)
+        if path.parent != folder:
+            with contextlib.suppress(OSError):  # others have put something into it
+                path.parent.rmdir()
+        return
+    _make_folder(folder, gid)
+    if path.parent != folder:
+        _make_folder(path.parent, gid)
+    temporary = _temporary(path)
+    temporary.unlink(missing_ok=True)
+    if change.file.kind is UnitFileKind.UNIT:
+        temporary.symlink_to(os.devnull)
+    else:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE)
+        with open(descriptor, "w", encoding="utf-8") as file:
+            _give(descriptor, gid)
+            file.write(change.file.text)
+            file.flush()
+            os.fsync(descriptor)
+    temporary.replace(path)
+    _sync(path.parent)
 
 
 def is_enabled(name: str, sources: UnitSources) -> bool:

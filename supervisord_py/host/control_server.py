@@ -383,6 +383,10 @@ class _Connection(asyncio.Protocol):
         if peer is None:
             self._write(self._wire.error(f"{MANAGER}.Busy", {"message": "this unit has too many connections open"}))
             return
+        if peer.gone and self._has_hung_up():
+            # A client that was killed while its call waited: there is nobody to refuse, and nothing known to record.
+            self._wire.abandon()
+            return
         request = _Request(self, call, peer)
         try:
             reply = await self._dispatch(request)
@@ -417,6 +421,14 @@ class _Connection(asyncio.Protocol):
                 f"{SERVICE}.InvalidParameter", {"parameter": error.parameter}, f"{call.method}: {error}"
             ) from None
         return await endpoint.handlers[call.member](request)
+
+    def _has_hung_up(self) -> bool:
+        """Tell whether the peer has closed both ways, also where ``_HangupWatch`` has not heard of it yet."""
+        if self.gone.is_set():
+            return True
+        poll = select.poll()
+        poll.register(self._descriptor, 0)
+        return bool(poll.poll(0))
 
     # What a request needs of its connection
 

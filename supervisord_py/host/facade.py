@@ -24,7 +24,8 @@ class Peer(Struct, frozen=True):
     """Who is at the other end of a control connection, by the kernel's word.
 
     ``unit`` is set when the peer is a process of that unit (then the unit is the subject, not the uid); ``stray``
-    when it descends from the keeper and belongs to no unit. ``groups`` holds the supplementary groups too.
+    when it descends from the keeper and belongs to no unit. ``groups`` holds the supplementary groups too. ``gone``:
+    the process that connected had ended before it could be looked at, so nothing but its uid is known; it is a stray.
     """
 
     uid: int
@@ -36,6 +37,7 @@ class Peer(Struct, frozen=True):
     command: str = ""
     unit: str | None = None
     stray: bool = False
+    gone: bool = False
 
     def origin(self) -> Origin:
         return Origin(uid=self.uid, gid=self.gid, pid=self.pid, user=self.user, unit=self.unit)

@@ -21,6 +21,7 @@ from supervisord_py.host.control_calls import (
     Request,
 )
 from supervisord_py.host.facade import Followed, Peer, RecordFilter, Supervisor
+from supervisord_py.host.journal_reader import JournalUnavailableError as UnreadableError
 from supervisord_py.host.manager_interface import GREP_MAX, Queries
 from supervisord_py.model.states import Severity
 from supervisord_py.store.query import BadFilterError, check_pattern
@@ -158,6 +159,8 @@ def _readable() -> Iterator[None]:
     """Turn what the disk says against reading the journal into the interface's error."""
     try:
         yield
+    except UnreadableError as error:
+        raise JournalUnavailableError(str(error)) from None
     except OSError as error:
         reason = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
         raise JournalUnavailableError(f"the journal cannot be read: {reason}") from None

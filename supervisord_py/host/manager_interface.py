@@ -5,12 +5,13 @@ The methods that change something are in ``manager_verbs``.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from supervisord_py.host.access import hypothetical_peer
 from supervisord_py.host.authority import Authority, group_members
 from supervisord_py.host.control_calls import (
+    BadUnitError,
     ExpectedMoreError,
     Handler,
     InvalidParameterValueError,
@@ -20,12 +21,14 @@ from supervisord_py.host.control_calls import (
     OutputUnavailableError,
     Request,
     TimedOutError,
+    UnitMaskedError,
 )
 from supervisord_py.host.facade import Peer, RecordFilter, Supervisor
 from supervisord_py.host.unit_names import Named, UnitNames
 from supervisord_py.host.unit_views import LIFE_EVENTS, UnitViews, build_lives, from_wire, life_query_last
 from supervisord_py.host.unit_waiting import Goal, Watch
 from supervisord_py.model.commands import COMMANDS
+from supervisord_py.model.status import UnitStatus
 from supervisord_py.store.query import BadFilterError, Grep, check_pattern
 from supervisord_py.wire.varlink import MANAGER
 
@@ -371,7 +374,22 @@ class Queries:
             if watch.is_hopeless(status, has_job=has_job):
                 message = f"{unit} is {status.active_state} ({status.result}): see supctl why {unit}"
                 raise MethodError(f"{MANAGER}.JobFailed", {"outcomes": [], "message": message})
+            self._refuse_unusable(goal, unit, status, has_job=has_job)
             await self._supervisor.changed()
+
+    def _refuse_unusable(self, goal: Goal, unit: str, status: UnitStatus, *, has_job: Callable[[], bool]) -> None:
+        """Refuse to wait for the start of a unit at rest that nothing starts until its file is another.
+
+        Raises:
+            BadUnitError: Its file is invalid.
+            UnitMaskedError: It is masked.
+        """
+        if goal not in (Goal.READY, Goal.ACTIVE) or status.active_state != "inactive" or has_job():
+            return
+        if (bad := self._views.bad(unit)) is not None:
+            raise BadUnitError(unit, bad.reason)
+        if self._views.is_masked(unit):
+            raise UnitMaskedError(unit)
 
 
 def timeout_s(timeout_ms: int | None) -> float | None:

@@ -205,4 +205,4 @@ def _peer_groups(connection: socket.socket) -> tuple[int, ...] | None:
 
 
 def _gone(peer: Peer) -> Peer:
-    return Peer(uid=peer.uid, gid=peer.gid, pid=peer.pid, groups=peer.groups, user=peer.user, stray=True)
+    return Peer(uid=peer.uid, gid=peer.gid, pid=peer.pid, groups=peer.groups, user=peer.user, stray=True, gone=True)

@@ -38,6 +38,9 @@ PID_MAX = 1 << 22
 BLIND_S = 1.0
 """How often to look where no change can be told."""
 
+SETTLE_S = 0.5
+"""A file that is not believed is complained about when it stays as it is for so long."""
+
 _BYTES_MAX = 64
 _TRIES = 4
 _LINKS_MAX = 32
@@ -57,7 +60,11 @@ class PidFile(Struct, frozen=True):
 
 
 class BadPidFileError(Exception):
-    """A pid file that says nothing (yet); the message says why."""
+    """A pid file that says nothing (yet); the message says why. ``is_there``: there is something under its name."""
+
+    def __init__(self, message: str, *, is_there: bool = True) -> None:
+        super().__init__(message)
+        self.is_there = is_there
 
 
 def read_pid_file(path: str) -> PidFile:
@@ -72,7 +79,8 @@ def read_pid_file(path: str) -> PidFile:
     try:
         descriptor, is_safe = _open_path(path)
     except OSError as error:
-        raise BadPidFileError(f"{path}: {os.strerror(error.errno or 0).lower()}") from None
+        message = f"{path}: {os.strerror(error.errno or 0).lower()}"
+        raise BadPidFileError(message, is_there=error.errno != errno.ENOENT) from None
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
@@ -290,25 +298,33 @@ class PidFiles:
         try:
             while True:
                 again_s: float | None = None
+                complaint: str | None = None
                 try:
                     found = await call_bounded(watch.look, LOOK_S)
                 except BadPidFileError as error:
                     reason, found = str(error), None
+                    complaint = f"{reason}; waiting for a pid file that names a process" if error.is_there else None
                 except HangsError as error:
                     reason, found, again_s = f"{path} cannot be looked at: {error}", None, LOOK_S
+                    complaint = reason
                 if found is not None:
                     stale = since_ns is not None and found.written_ns < since_ns
                     answer = await self._ask_keeper(action, found, is_trusted=found.is_safe and not stale)
                     if answer.pid is not None:
                         return
                     reason = f"{path} names process {found.pid}: {answer.refused}"
-                    if action.wait and reason not in told:
-                        told.add(reason)
-                        self._complain(action.unit, f"{reason}; waiting for another")
+                    complaint = f"{reason}; waiting for another"
                 if not action.wait:
                     self._answer(MainFollowed(action.unit, action.spawn_id, refused=reason))
                     return
-                await _changed(watch, again_s or (BLIND_S if watch.is_blind else None))
+                again_s = again_s or (BLIND_S if watch.is_blind else None)
+                if complaint is not None and complaint not in told:
+                    # A file that is just being written says nothing for a moment.
+                    if await _changed(watch, SETTLE_S):
+                        continue
+                    told.add(complaint)
+                    self._complain(action.unit, complaint)
+                await _changed(watch, again_s)
         finally:
             watch.close()
 
@@ -322,8 +338,8 @@ class PidFiles:
             self._asked.pop(action.spawn_id, None)
 
 
-async def _changed(watch: _Watch, timeout_s: float | None) -> None:
-    """Wait until something has happened on the way to the file, or the time is over."""
+async def _changed(watch: _Watch, timeout_s: float | None) -> bool:
+    """Wait until something has happened on the way to the file, or the time is over; tell whether it has."""
     loop = asyncio.get_running_loop()
     came: asyncio.Future[None] = loop.create_future()
 
@@ -337,7 +353,8 @@ async def _changed(watch: _Watch, timeout_s: float | None) -> None:
         async with asyncio.timeout(timeout_s):
             await came
     except TimeoutError:
-        pass
+        return False
     finally:
         if watch.inotify is not None:
             loop.remove_reader(watch.inotify.fileno())
+    return True

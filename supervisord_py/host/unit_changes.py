@@ -174,7 +174,7 @@ class UnitChanges:
         host = self._host
         async with self.lock:
             planned = await self.plan_enablement(verb, names)
-            files = _told(planned.changes)
+            files = _told(planned.changes, plan=plan)
             if plan:
                 return EnablementReport(files, durable=False)
             self._refuse_while_refusing(verb, names, peer, reason)
@@ -394,6 +394,7 @@ def with_files_of(old: UnitSources, fresh: UnitSources, names: Sequence[str]) ->
     return replace(old, files=(*kept, *taken))
 
 
-def _told(changes: Sequence[Change]) -> dict[str, str]:
+def _told(changes: Sequence[Change], *, plan: bool) -> dict[str, str]:
     """Say what becomes of the control folder, by unit or template."""
-    return {change.unit: f"{'removed' if change.file is None else 'wrote'} {change.path}" for change in changes}
+    removed, wrote = ("removes", "writes") if plan else ("removed", "wrote")
+    return {change.unit: f"{removed if change.file is None else wrote} {change.path}" for change in changes}

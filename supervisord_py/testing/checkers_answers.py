@@ -119,8 +119,10 @@ class RestartDelay(Checker):
                     self._attempts.pop(name, None)
                 self._attempts[name] = attempt = self._attempts.get(name, 0) + 1
                 is_asked = name in {job.unit for job in self.world.jobs()}
-                # which of several older texts a unit without a file runs by is the core's to know
-                if not is_asked and name in seen.units.units:
+                if name not in seen.units.units and (text := seen.text_of_core(name)) is not None and text.service:
+                    # which of several older texts a unit without a file runs by is the core's to know
+                    policy = text.service.restart
+                if not is_asked:
                     # (if somebody has asked for a start that waits for the end of this life, there is no delay)
                     self._not_before[name] = now_ns + least_delay_ns(policy, attempt)
         for action in step.effects.actions:
@@ -216,6 +218,7 @@ class StopWins(Checker):
         self._asked: set[str] = set()
         self._stopped: set[str] = set()
         self._tokens: set[str] = set()
+        self._files: set[str] = set()
 
     def step(self, step: Step) -> None:
         seen = self.world.seen
@@ -231,14 +234,17 @@ class StopWins(Checker):
                 for name in event.units:
                     self._forgive({name} | self._pulled_by(name))
         if isinstance(event, UnitsLoaded):
-            self._asked.clear()
-            self._stopped.clear()
+            # what is new is started; a reload starts nothing else that somebody has stopped
+            old, self._files = self._files, set(event.units.units)
+            self._asked &= old & self._files
+            self._stopped &= old & self._files
         for record in step.effects.records:
             name, kind = record.unit or "", record.fields.get("type")
             if record.event in ("unit.failed", "unit.stopped", "job.finished") and name in seen.texts:
                 # what a unit names for its end is started by it; that may change a job that was there
                 for hook in (*seen.texts[name].on_failure, *seen.texts[name].on_success):
-                    self._forgive({hook} | self._pulled_by(hook))
+                    if hook in {job.unit for job in self.world.jobs()}:
+                        self._forgive({hook} | self._pulled_by(hook))
             if record.event == "job.queued" and kind in ("start", "restart"):
                 self._asked.discard(name)
                 if record.fields.get("origin") != "automatic":
@@ -251,8 +257,12 @@ class StopWins(Checker):
                 alive = self.world.kernel.trees.get(name)
                 if alive and not seen.may_leave_processes(name):
                     self.fail(f"the stop of {name} is done and {len(alive)} processes of it are left")
-        # what another unit upholds is started again, as systemd does it
-        self._stopped -= {edge.unit for unit in seen.texts.values() for edge in unit.upholds}
+        for unit in seen.texts.values() if self._stopped else ():
+            upheld = self._stopped.intersection(edge.unit for edge in unit.upholds)
+            if upheld and unit.name in self.world.manager_units():
+                # what an active unit upholds is started again, as systemd does it
+                if unit_status(self.world.manager, unit.name).active_state in ("active", "reloading"):
+                    self._stopped -= upheld
         for action in step.effects.actions:
             if isinstance(action, SpawnProcess) and action.unit in self._stopped and action.role is not Role.STOP_POST:
                 self.fail(f"{action.unit} was stopped and starts by itself")

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 BEGINNING = frozenset({Role.CONDITION, Role.START_PRE, Role.START, Role.MAIN})
 STARTING_JOBS = frozenset({"start", "restart", "reload-or-start"})
+LONELY = frozenset({JobMode.IGNORE_DEPENDENCIES, JobMode.IGNORE_REQUIREMENTS, JobMode.FAIL, JobMode.ISOLATE})
+"""Modes in which a stop need not take along what is part of the unit: for some of them what is named wins."""
 UP = frozenset({"active", "reloading", "activating"})
 
 
@@ -121,7 +123,7 @@ class PartOf(Checker):
 
     def step(self, step: Step) -> None:
         stopped = {name: kind for name, kind, _ in queued(step) if kind in ("stop", "restart")}
-        if not stopped or (isinstance(step.event, CommandRequested) and step.event.mode is not JobMode.REPLACE):
+        if not stopped or (isinstance(step.event, CommandRequested) and step.event.mode in LONELY):
             return
         seen = self.world.seen
         present = {job.unit: job.type for job in self.world.jobs()}

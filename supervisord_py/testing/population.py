@@ -100,9 +100,16 @@ def _passing(units: UnitSet) -> set[str]:
     # a need only ever points to an earlier unit of the row
     for name in (name for name in ROW if name in units.units):
         unit = units.units[name]
-        if any(edge.unit in found for edge in (*unit.requires, *unit.binds_to, *unit.requisite)):
+        # what requires a oneshot is content with its success
+        strict = (*(edge for edge in unit.requires if not _is_oneshot(units, edge.unit)), *unit.binds_to, *unit.requisite)
+        if any(edge.unit in found for edge in strict):
             found.add(name)
     return found
+
+
+def _is_oneshot(units: UnitSet, name: str) -> bool:
+    unit = units.units.get(name)
+    return unit is not None and unit.service is not None and unit.service.type is ServiceType.ONESHOT
 
 
 def _ends(unit: Unit) -> bool:

@@ -294,3 +294,16 @@ def test_edit_to_an_empty_text_masked_the_unit(supctl: Supctl, editing: Editing)
     assert "masks" in document["problems"][0]["message"]
     assert editing.path.read_text() == OLD
     assert supctl.fake.called("Apply") == []
+
+
+def test_apply_said_of_a_unit_that_is_gone_that_it_is_read_at_its_next_start(supctl: Supctl) -> None:
+    """There is no next start of what no file defines."""
+    gone = {"unit": "web", "path": "/x/web.toml", "change": "removed", "effect": "none", "keys": [], "message": ""}
+    supctl.fake.on("Apply", applied() | {"changes": [gone]})
+    assert "removed web (no file defines it)" in supctl("apply").out
+
+
+@pytest.mark.parametrize("verb", ["status", "list", "logs", "apply", "reset-failed"])
+def test_usage_lines_demanded_units_that_may_be_left_out(supctl: Supctl, verb: str) -> None:
+    """What may be left out stands in brackets."""
+    assert "[UNIT...]" in supctl(verb, "--help").out

@@ -308,3 +308,10 @@ def test_completion_offers_units_and_groups(supctl: Supctl) -> None:
     assert complete("supctl sta", 1) == ["status", "start"]
     assert complete("supctl restart w", 2) == ["web"]
     assert complete("supctl restart @", 2) == ["@front"]
+
+
+def test_cat_of_a_unit_without_a_file_exited_with_0(supctl: Supctl) -> None:
+    """A unit that runs on without a file has none to show: 4, as for one that does not exist."""
+    supctl.fake.on("Cat", {"files": []})
+    supctl.fake.on("List", {"units": [unit("web", load_state="not_found")]})
+    assert (supctl("cat", "web").code, supctl("cat", "web", "--json").document["error"]["code"]) == (4, "no-such-unit")

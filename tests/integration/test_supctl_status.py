@@ -53,11 +53,11 @@ def test_a_unit_whose_text_is_another_says_what_to_do(supctl: Supctl) -> None:
     supctl.fake.on("List", {"units": [stale, unit("db", needs_restart=True)]})
     supctl.fake.on("Status", {"units": [stale]})
     shown = supctl("status").out
-    assert "its file has changed since: supctl daemon-reload" in shown
+    assert "its file has changed since, or is gone: supctl daemon-reload" in shown
     assert "it has a new text: supctl restart db" in shown
     detail = supctl("status", "web").out
     assert "service.key-4 and 2 more since it was started: supctl restart web" in detail
-    assert "its file has changed since: supctl daemon-reload" in detail
+    assert "its file has changed since, or is gone: supctl daemon-reload" in detail
     assert "its file has changed since" in supctl("list").out
 
 
@@ -258,3 +258,9 @@ def test_a_unit_that_was_skipped_says_which_condition_did_not_hold(supctl: Supct
     skipped = unit("web", condition_result=False, condition_at=moment, condition_unmet=unmet)
     supctl.fake.on("Status", {"units": [skipped]})
     assert f"Condition: does not hold: {unmet} (looked at " in supctl("status", "web").out
+
+
+def test_a_unit_that_runs_without_a_file_did_not_say_so(supctl: Supctl) -> None:
+    """The table says why a running unit is marked."""
+    supctl.fake.on("List", {"units": [unit("web", load_state="not_found")]})
+    assert "no file defines it any more" in supctl("status").out

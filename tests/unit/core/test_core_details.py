@@ -201,8 +201,65 @@ def test_a_reload_starts_nothing_that_somebody_stopped() -> None:
     """With no broken file about (or none but broken ones before), a second load is no first one."""
     web, api = (service(name, relations={"enabled": True}) for name in ("web", "api"))
     rig = Rig(web, start=True)
+    assert rig.record("job.queued", "web").fields["origin"] == "boot"
     rig.spawned("web")
     rig.ask("stop", "web")
     rig.exited("web", signal=15)
     rig.load(web, api, start=True)
     assert rig.launched() == ["web", "api"]
+    assert rig.record("job.queued", "api").fields["origin"] == "command"
+
+
+@pytest.mark.parametrize(("relation", "queued"), [("requires", ["cache", "web"]), ("binds_to", ["cache"])])
+def test_the_success_of_a_oneshot_is_enough_for_requires_alone(relation: str, queued: list[str]) -> None:
+    """web waits for cache; the oneshot db, which it needs too, has done its work: when cache is back web is started,
+    unless it is bound to db, which is over.
+    """
+    edges = {"requires": (Dependency("cache"),)}
+    edges[relation] = (*edges.get(relation, ()), Dependency("db"))
+    rig = Rig(oneshot("db"), service("cache", restart=NEVER), service("web", relations=edges))
+    rig.ask("start", "db")
+    rig.spawned("db")
+    rig.exited("db", 0)
+    rig.ask("start", "web", mode=JobMode.IGNORE_DEPENDENCIES)
+    rig.ask("stop", "web")
+    rig.ask("start", "web")
+    rig.failed_to_spawn("cache")
+    if rig.status("db").sub_state == "start":
+        rig.spawned("db")
+        rig.exited("db", 0)
+    assert rig.shown("web").startswith("inactive/dependency/")
+    told = len(rig.records)
+    rig.ask("start", "cache")
+    rig.spawned("cache")
+    assert [each.unit for each in rig.records[told:] if each.event == "job.queued"] == queued
+
+
+def test_a_start_that_hangs_in_its_end_has_failed() -> None:
+    """The start times out, the process ignores every word and may not be killed: who asked is told, and need not wait
+    for ever.
+    """
+    keys = {"timeout_start_ns": SECOND_NS, "timeout_stop_ns": SECOND_NS, "kill": KillPolicy(send_sigkill=False)}
+    rig = Rig(notify("web", **keys))
+    request = rig.ask("start", "web")
+    rig.spawned("web")
+    rig.later(5)
+    assert rig.status("web").sub_state == "stuck"
+    assert rig.outcome(request) == {"web": "failed"}
+    assert rig.shown("web").endswith("/timeout")
+
+
+def test_who_was_bound_to_what_ended_is_told_so_and_who_needs_it_is_stopped() -> None:
+    """db ends while web, bound to it, starts and edge waits for web: web's start lacks its dependency, edge's is called
+    off by the stop that follows.
+    """
+    rig = Rig(
+        service("db", restart=NEVER),
+        notify("web", relations={"binds_to": (Dependency("db"),)}),
+        service("edge", relations=needs("web")),
+    )
+    request = rig.ask("start", "edge", "web")
+    rig.spawned("db")
+    rig.spawned("web")
+    rig.crash("db")
+    assert rig.outcome(request) == {"edge": "canceled", "web": "dependency"}

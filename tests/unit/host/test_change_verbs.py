@@ -182,3 +182,19 @@ def test_a_text_is_checked_as_the_file_that_it_would_be(tmp_path: Path) -> None:
             assert (await rig.refusal("CheckText", path="/etc/passwd", text=""))[0] == "InvalidRequest"
 
     drive(main())
+
+
+def test_a_plan_of_mask_said_that_it_wrote(tmp_path: Path) -> None:
+    """A plan says what would be written; enabling what is masked says why it cannot be, and the way."""
+
+    async def main() -> None:
+        async with running(tmp_path, own_uid=UID) as rig:
+            (planned,) = (await rig.call("Mask", **change("db", plan=True)))["outcomes"]
+            assert planned["message"].startswith("writes /")
+            (done,) = (await rig.call("Mask", **change("db")))["outcomes"]
+            assert done["message"] == planned["message"].replace("writes", "wrote")
+            error, parameters = await rig.refusal("Enable", **change("db"))
+            assert error == "UnitMasked"
+            assert parameters["message"] == "cannot enable db, it is masked: supctl unmask db, then supctl enable db"
+
+    drive(main())

@@ -1,5 +1,6 @@
 """The control folder: what enable, disable, mask and unmask write, and that a load reads just that."""
 
+import errno
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 from supervisord_py.host import control_folder
 from supervisord_py.host.control_folder import (
+    Change,
     RefusedChange,
     apply_changes,
     is_enabled,
@@ -17,6 +19,7 @@ from supervisord_py.host.control_folder import (
 )
 from supervisord_py.host.places import Places, default_places
 from supervisord_py.host.unit_files import build, load, read_sources
+from supervisord_py.model.unitset import UnitFile, UnitFileKind
 
 SLEEP = '[service]\nexec-start = ["/bin/sleep", "infinity"]\n'
 DISABLED = f"[unit]\nenabled = false\n{SLEEP}"
@@ -160,3 +163,24 @@ def test_the_folder_is_for_its_owner_and_the_control_group_only(tmp_path: Path) 
     modes = {path.name: oct(path.stat().st_mode & 0o777) for path in folders.places.control.rglob("*")}
     assert modes == {"web.toml.d": "0o750", control_folder.DROP_IN: "0o640"}
     assert oct(folders.places.control.stat().st_mode & 0o777) == "0o750"
+
+
+def test_a_full_disk_left_empty_files_and_folders_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A change that cannot be written leaves nothing, keeps what was there, and its error names the file."""
+    folders = Folders(tmp_path, {"web": SLEEP, "db": SLEEP})
+    folders.do("disable", "db")
+    control = folders.places.control
+    kept = sorted(control.rglob("*"))
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(control_folder.os, "fsync", full)
+    for name in ("web", "db"):
+        file = UnitFile(name, f"{control}/{name}.toml.d/50-enabled.toml", "#", UnitFileKind.DROP_IN, str(control), -1)
+        with pytest.raises(OSError, match="No space left") as told:
+            write_changes([Change(name, file.path, file)], control, None)
+        assert told.value.filename == file.path
+        assert sorted(control.rglob("*")) == kept
+    monkeypatch.undo()
+    assert folders.enabled() == {"web": True, "db": False}

@@ -4,6 +4,8 @@ import asyncio
 import os
 import resource
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -416,5 +418,32 @@ def test_closing_the_server_ends_all_connections(tmp_path: Path) -> None:
             await following.close()
             with rig.raw():
                 pass  # The backlog of the listener goes on taking connections, for the next server.
+
+    drive(main())
+
+
+def test_a_client_that_was_killed_was_recorded_as_a_stray_that_is_denied(tmp_path: Path) -> None:
+    """Its call waited (for the next manager, as a rule), and its process cannot be looked at any more: there is nobody
+    to answer and nothing to record. Whoever holds the connection of a process that has ended is still denied."""
+    code = """
+import os, socket, sys
+connection = socket.socket(socket.AF_UNIX)
+connection.connect(sys.argv[1])
+connection.sendall(sys.argv[2].encode() + b"\\0")
+if sys.argv[3] == "heir" and os.fork() == 0:
+    os.read(0, 1)
+"""
+
+    async def main() -> None:
+        async with running(tmp_path, own_uid=UID) as rig:
+            call = ClientConnection().send("py.supervisord.Manager.Version", {}).rstrip(b"\0").decode()
+            # The loop stands still meanwhile: the call is found when its caller is gone.
+            subprocess.run([sys.executable, "-c", code, rig.path, call, "gone"], check=True)
+            await until(lambda: not rig.server.connections)
+            assert await rig.call("Ping") == {"answer": "pong"}
+            assert rig.supervisor.events("command.denied") == []
+            with subprocess.Popen([sys.executable, "-c", code, rig.path, call, "heir"], stdin=subprocess.PIPE) as heir:
+                heir.wait()
+                await until(lambda: rig.supervisor.events("command.denied"))
 
     drive(main())

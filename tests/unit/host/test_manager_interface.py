@@ -12,6 +12,7 @@ import pytest
 from supervisord_py.core.events import ExitStatus
 from supervisord_py.host import manager_interface
 from supervisord_py.host.facade import Followed
+from supervisord_py.host.journal_reader import JournalUnavailableError as UnreadableError
 from supervisord_py.host.unit_watch import SourceMarks
 from supervisord_py.model.commands import COMMANDS, PRESETS
 from supervisord_py.model.settings import AllowRule, ControlSettings, Settings, SupervisorSettings
@@ -931,5 +932,38 @@ def test_rules_follow_a_reload_of_the_settings(tmp_path: Path) -> None:
         with pytest.raises(CallFailed):
             await client.call("Status", units=[], lines=0)
         await client.close()
+
+    with_rig(tmp_path, talk)
+
+
+def test_waiting_for_a_unit_with_an_invalid_file_never_ended(tmp_path: Path) -> None:
+    """What no file can start is an error at once, as for ``Start``; its rest may be waited for."""
+
+    async def talk(rig: Rig) -> None:
+        for goal in ("ready", "active"):
+            error, parameters = await rig.refusal("Wait", unit="bad", until=goal)
+            assert (error, parameters["unit"]) == ("BadUnit", "bad")
+            assert (await rig.refusal("Wait", unit="gone", until=goal))[0] == "UnitMasked"
+        for goal in ("inactive", "exit"):
+            assert (await rig.call("Wait", unit="bad", until=goal))["unit"]["active_state"] == "inactive"
+
+    with_rig(tmp_path, talk)
+
+
+def test_an_unusable_journal_was_an_internal_error_of_its_readers(tmp_path: Path) -> None:
+    """The reader's own error is told as that of the interface, and is no bug."""
+
+    async def talk(rig: Rig) -> None:
+        async def broken(*_: Any) -> Any:
+            raise UnreadableError("cannot read the journal: Not a directory")
+
+        rig.supervisor.journal_verify = broken  # type: ignore[method-assign]
+        rig.supervisor.journal_query = broken  # type: ignore[method-assign]
+        rig.supervisor.journal_stats = broken  # type: ignore[method-assign]
+        for method in ("Verify", "Stats"):
+            error, parameters = await rig.refusal(f"{JOURNAL}.{method}")
+            assert (error, parameters["message"]) == ("JournalUnavailable", "cannot read the journal: Not a directory")
+        assert (await rig.refusal(f"{JOURNAL}.Query", filter={"units": [], "events": []}))[0] == "JournalUnavailable"
+        assert rig.bugs == []
 
     with_rig(tmp_path, talk)

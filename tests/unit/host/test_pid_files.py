@@ -327,3 +327,24 @@ def test_calls_that_hang_are_given_up_and_their_number_is_bounded(monkeypatch: p
         os.close(writing)
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize(("text", "why"), [("garbage\n", "holds no process id"), (None, "is not a plain file")])
+def test_a_pid_file_that_is_not_believed_never_said_why(tmp_path: Path, text: str | None, why: str) -> None:
+    """What stands in the place of the pid file and names nobody is told, once, while it is waited for another."""
+    path = tmp_path / "a.pid"
+    if text is None:
+        path.mkdir()
+    else:
+        path.write_text(text)
+
+    async def test(rig: Rig) -> None:
+        rig.follow(path)
+        await rig.until(lambda: rig.complaints)
+        assert rig.complaints == [f"web: {path} {why}; waiting for a pid file that names a process"]
+        path.rename(tmp_path / "away")
+        (tmp_path / "tmp").write_text("42\n")
+        (tmp_path / "tmp").rename(path)
+        assert (await rig.next_ask())["pid"] == 42
+
+    drive(test)
