@@ -218,16 +218,10 @@ def test_the_success_of_a_oneshot_is_enough_for_requires_alone(relation: str, qu
     edges = {"requires": (Dependency("cache"),)}
     edges[relation] = (*edges.get(relation, ()), Dependency("db"))
     rig = Rig(oneshot("db"), service("cache", restart=NEVER), service("web", relations=edges))
-    rig.ask("start", "db")
+    rig.ask("start", "web")
     rig.spawned("db")
     rig.exited("db", 0)
-    rig.ask("start", "web", mode=JobMode.IGNORE_DEPENDENCIES)
-    rig.ask("stop", "web")
-    rig.ask("start", "web")
     rig.failed_to_spawn("cache")
-    if rig.status("db").sub_state == "start":
-        rig.spawned("db")
-        rig.exited("db", 0)
     assert rig.shown("web").startswith("inactive/dependency/")
     told = len(rig.records)
     rig.ask("start", "cache")
