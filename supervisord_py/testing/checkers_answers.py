@@ -107,6 +107,9 @@ class RestartDelay(Checker):
             if record.event == "unit.stopped" and name in seen.lives and seen.lives[name].oneshot:
                 # its success is the health of a oneshot
                 self._attempts.pop(name, None)
+            if record.event in ("unit.stopped", "unit.failed"):
+                # a restart that was scheduled has been called off
+                self._not_before.pop(name, None)
             if record.event == "unit.restart-scheduled":
                 life = seen.lives.get(name)
                 service = life.unit.service if life else None
@@ -259,10 +262,11 @@ class StopWins(Checker):
                     self.fail(f"the stop of {name} is done and {len(alive)} processes of it are left")
         for unit in seen.texts.values() if self._stopped else ():
             upheld = self._stopped.intersection(edge.unit for edge in unit.upholds)
-            if upheld and unit.name in self.world.manager_units():
+            if not upheld or unit.name not in self.world.manager_units():
+                continue
+            if unit_status(self.world.manager, unit.name).active_state in ("active", "reloading"):
                 # what an active unit upholds is started again, as systemd does it
-                if unit_status(self.world.manager, unit.name).active_state in ("active", "reloading"):
-                    self._stopped -= upheld
+                self._stopped -= upheld
         for action in step.effects.actions:
             if isinstance(action, SpawnProcess) and action.unit in self._stopped and action.role is not Role.STOP_POST:
                 self.fail(f"{action.unit} was stopped and starts by itself")

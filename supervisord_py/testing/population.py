@@ -101,7 +101,11 @@ def _passing(units: UnitSet) -> set[str]:
     for name in (name for name in ROW if name in units.units):
         unit = units.units[name]
         # what requires a oneshot is content with its success
-        strict = (*(edge for edge in unit.requires if not _is_oneshot(units, edge.unit)), *unit.binds_to, *unit.requisite)
+        strict = (
+            *(edge for edge in unit.requires if not _is_oneshot(units, edge.unit)),
+            *unit.binds_to,
+            *unit.requisite,
+        )
         if any(edge.unit in found for edge in strict):
             found.add(name)
     return found

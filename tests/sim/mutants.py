@@ -38,16 +38,18 @@ class Mutant(Struct, frozen=True):
     checkers: tuple[str, ...]
     plant: Callable[[], Any]
     """A context manager that plants it; what it gives is the manager class to test."""
+    needs: str = ""
+    """The class of faults or features without which no world can notice it."""
 
 
 MUTANTS: dict[str, Mutant] = {}
 
 
-def mutant(what: str, *checkers: str) -> Callable[[Callable[[], Iterator[type[Manager]]]], None]:
+def mutant(what: str, *checkers: str, needs: str = "") -> Callable[[Callable[[], Iterator[type[Manager]]]], None]:
     """Register a planted bug under its function's name."""
 
     def register(plant: Callable[[], Iterator[type[Manager]]]) -> None:
-        MUTANTS[plant.__name__] = Mutant(what, checkers, contextmanager(plant))
+        MUTANTS[plant.__name__] = Mutant(what, checkers, contextmanager(plant), needs)
 
     return register
 
@@ -117,7 +119,7 @@ def starts_without_dependency() -> Iterator[type[Manager]]:
         yield manager
 
 
-@mutant("a start neither stops nor looks at what it conflicts with", "conflicts")
+@mutant("a start neither stops nor looks at what it conflicts with", "conflicts", needs="conflicts")
 def ignores_conflicts() -> Iterator[type[Manager]]:
     def made(original: Any) -> Any:
         return lambda self, key, other, pull: None if pull.conflict else original(self, key, other, pull)
@@ -283,13 +285,13 @@ def forgets_stop_post() -> Iterator[type[Manager]]:
         yield manager
 
 
-@mutant("a start does not look at the conditions", "conditions")
+@mutant("a start does not look at the conditions", "conditions", needs="conditions")
 def starts_without_looking() -> Iterator[type[Manager]]:
     with swapped(engine, "_ask_conditions", lambda _: lambda book, job: False) as manager:
         yield manager
 
 
-@mutant("a start goes on although a condition does not hold", "conditions")
+@mutant("a start goes on although a condition does not hold", "conditions", needs="conditions")
 def starts_in_spite_of_conditions() -> Iterator[type[Manager]]:
     class Reckless(Manager):
         def handle(self, event: Event, now: Now) -> Effects:
@@ -300,7 +302,7 @@ def starts_in_spite_of_conditions() -> Iterator[type[Manager]]:
     yield Reckless
 
 
-@mutant("a requisite is started like what is required", "requisite")
+@mutant("a requisite is started like what is required", "requisite", needs="requisite")
 def starts_requisites() -> Iterator[type[Manager]]:
     def made(_: Any) -> Any:
         return lambda self, key, dependency: self._pull_start(key, dependency, matters=True)
@@ -309,19 +311,19 @@ def starts_requisites() -> Iterator[type[Manager]]:
         yield manager
 
 
-@mutant("what is part of a unit is not stopped with it", "part-of")
+@mutant("what is part of a unit is not stopped with it", "part-of", needs="part_of")
 def forgets_parts() -> Iterator[type[Manager]]:
     with swapped(graph.Relations, "follows_stops", lambda _: lambda self: self.required_by) as manager:
         yield manager
 
 
-@mutant("what is upheld stays down", "upholds")
+@mutant("what is upheld stays down", "upholds", needs="upholds")
 def never_upholds() -> Iterator[type[Manager]]:
     with swapped(consequences, "_uphold", lambda _: lambda book, name: None) as manager:
         yield manager
 
 
-@mutant("on-failure starts its units at every failure, also before a restart", "hooks")
+@mutant("on-failure starts its units at every failure, also before a restart", "hooks", needs="hooks")
 def hooks_fire_early() -> Iterator[type[Manager]]:
     def made(original: Any) -> Any:
         def schedule(book: ledger.Ledger, name: str, *more: Any) -> None:
@@ -334,19 +336,19 @@ def hooks_fire_early() -> Iterator[type[Manager]]:
         yield manager
 
 
-@mutant("on-failure and on-success start nothing", "hooks")
+@mutant("on-failure and on-success start nothing", "hooks", needs="hooks")
 def hooks_never_fire() -> Iterator[type[Manager]]:
     with swapped(consequences, "_trigger", lambda _: lambda book, task: None) as manager:
         yield manager
 
 
-@mutant("a job has all the time in the world", "job-timeout")
+@mutant("a job has all the time in the world", "job-timeout", needs="job_timeout")
 def jobs_never_time_out() -> Iterator[type[Manager]]:
     with swapped(ledger.Ledger, "arm_job", lambda _: lambda self, job, timeout_ns: None) as manager:
         yield manager
 
 
-@mutant("restart-prevent-exit-status is not looked at", "restart-rules")
+@mutant("restart-prevent-exit-status is not looked at", "restart-rules", needs="statuses")
 def nothing_prevents_a_restart() -> Iterator[type[Manager]]:
     def made(original: Any) -> Any:
         return lambda policy, *more, **how: original(replace(policy, prevent=ExitStatuses()), *more, **how)
@@ -355,7 +357,7 @@ def nothing_prevents_a_restart() -> Iterator[type[Manager]]:
         yield manager
 
 
-@mutant("restart-force-exit-status is not looked at", "restart-rules")
+@mutant("restart-force-exit-status is not looked at", "restart-rules", needs="statuses")
 def nothing_forces_a_restart() -> Iterator[type[Manager]]:
     def made(original: Any) -> Any:
         return lambda policy, *more, **how: original(replace(policy, force=ExitStatuses()), *more, **how)
@@ -364,7 +366,7 @@ def nothing_forces_a_restart() -> Iterator[type[Manager]]:
         yield manager
 
 
-@mutant("the start limit refuses nothing", "start-limit")
+@mutant("the start limit refuses nothing", "start-limit", needs="start_limit")
 def starts_without_limit() -> Iterator[type[Manager]]:
     with swapped(life, "refuse_automatic_start", lambda _: lambda book, name: None) as manager:
         yield manager
@@ -397,7 +399,7 @@ def forgets_a_reply() -> Iterator[type[Manager]]:
     yield Forgetful
 
 
-@mutant("a plan is carried out", "plan")
+@mutant("a plan is carried out", "plan", needs="plan")
 def plans_are_carried_out() -> Iterator[type[Manager]]:
     class Eager(Manager):
         def handle(self, event: Event, now: Now) -> Effects:
@@ -408,7 +410,7 @@ def plans_are_carried_out() -> Iterator[type[Manager]]:
     yield Eager
 
 
-@mutant("a repeated token makes new jobs", "token")
+@mutant("a repeated token makes new jobs", "token", needs="token_repeated")
 def forgets_tokens() -> Iterator[type[Manager]]:
     class Tokenless(Manager):
         def handle(self, event: Event, now: Now) -> Effects:
