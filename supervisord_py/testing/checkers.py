@@ -15,7 +15,7 @@ from msgspec import Struct
 from supervisord_py.core.actions import AnyAction, Effects, Reply
 from supervisord_py.core.events import Event, Now
 from supervisord_py.model.records import Record
-from supervisord_py.testing.kernel import Process, Watcher
+from supervisord_py.testing.processes import Process, Watcher
 
 if TYPE_CHECKING:
     from supervisord_py.testing.world import World

@@ -12,7 +12,8 @@ from supervisord_py.model.unit import RestartPolicy, Unit
 from supervisord_py.testing.checkers import Checker, Step
 from supervisord_py.testing.checkers_processes import BEGINNING
 from supervisord_py.testing.clock import MILLISECOND_NS
-from supervisord_py.testing.observer import NOTIFYING, STARTING_VERBS
+from supervisord_py.testing.observer import STARTING_VERBS
+from supervisord_py.testing.processes import NOTIFYING
 
 if TYPE_CHECKING:
     from supervisord_py.testing.world import World

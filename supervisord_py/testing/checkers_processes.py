@@ -19,8 +19,9 @@ from supervisord_py.model.unit import Dependency, Unit
 from supervisord_py.model.values import format_signal
 from supervisord_py.testing.checkers import Checker, Step
 from supervisord_py.testing.clock import MILLISECOND_NS
-from supervisord_py.testing.kernel import SIGKILL, Process
+from supervisord_py.testing.kernel import SIGKILL
 from supervisord_py.testing.observer import Life
+from supervisord_py.testing.processes import Process
 
 BEGINNING = frozenset({Role.CONDITION, Role.START_PRE, Role.START, Role.MAIN})
 

@@ -9,19 +9,15 @@ of its sender. ``tree_empty`` is the truth at the instant of the exit.
 
 The processes' side is random by profile: how long exec takes, whether it works, READY or not, how the end comes, what
 a signal does, who is left behind. ``cure`` ends all trouble: what hangs gets on, what ignored its signal obeys, and
-from then on every new process is well behaved. That is what lets a checker say "after the faults stop, everything
-settles".
+from then on every new process is well behaved: after the faults stop, everything has to settle.
 
 A forking unit's command leaves a daemon in the tree and ends. The daemon is nobody's until the keeper is told to
 follow it (``follow``); its pid file is written in time, late, never, or names somebody else.
 """
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from random import Random
-
-from msgspec.structs import replace
 
 from supervisord_py.core.actions import (
     AnyAction,
@@ -34,9 +30,7 @@ from supervisord_py.core.actions import (
     Whom,
 )
 from supervisord_py.core.events import (
-    Event,
     ExitStatus,
-    KeeperLost,
     MainFollowed,
     NotifyReceived,
     ProcessExited,
@@ -49,83 +43,14 @@ from supervisord_py.core.events import (
 from supervisord_py.model.states import NotifyAccess, Role, ServiceType
 from supervisord_py.model.unit import Service
 from supervisord_py.testing.clock import MILLISECOND_NS, Agenda, Clock
+from supervisord_py.testing.custody import Custody
 from supervisord_py.testing.population import SHORT_LIVED
+from supervisord_py.testing.processes import FAILED_STEPS, NOTIFYING, Process, Spawn, Watcher
 from supervisord_py.testing.profile import Profile
 
 SIGABRT, SIGKILL, SIGTERM, SIGCONT = 6, 9, 15, 18
 
-FAILED_STEPS: tuple[tuple[str, int, int], ...] = (
-    ("exec", 203, 2), ("exec", 203, 13), ("limits", 205, 1), ("chdir", 200, 2), ("user", 217, 1), ("fork", 71, 11),
-)  # fmt: skip
-"""(step, systemd's exit code, errno) of a spawn that fails."""
-
-NOTIFYING = frozenset({ServiceType.NOTIFY, ServiceType.NOTIFY_RELOAD})
-
 KILL_ROUND_NS = 200 * MILLISECOND_NS
-
-
-class Process:
-    """One process. ``spawn`` is set for those that the keeper made, or follows as a main process; None is a
-    descendant.
-    """
-
-    def __init__(self, pid: int, unit: str, invocation: str, spawn: "Spawn | None", born_ns: int) -> None:
-        self.pid = pid
-        self.unit = unit
-        self.invocation = invocation
-        self.spawn = spawn
-        self.born_ns = born_ns
-        self.alive = True
-        self.outlives_main = False
-        self.ignores_term = False
-        self.term_delay_ns = 0
-        self.term_status: ExitStatus | None = None
-        self.unkillable = False
-        self.killed = False
-        """SIGKILL was sent: if it is still there, nothing more can be done."""
-        self.parent: Process | None = None
-        """Who forked it; None for a child of the keeper."""
-        self.daemon_of: Spawn | None = None
-        """The command of a forking unit that left it behind as the daemon of the unit."""
-        self.dying = False
-        self.signalled = False
-        self.status_unknown = False
-
-
-class Spawn:
-    """One spawn id: its request, the process that stands for it, and whether its program runs yet."""
-
-    def __init__(self, spawn_id: int, role: Role, service: Service | None, process: Process) -> None:
-        self.spawn_id = spawn_id
-        self.unit = process.unit
-        self.role = role
-        self.invocation = process.invocation
-        self.service = service
-        self.main = process
-        self.pending = True
-        self.over = False
-        self.ready_sent = False
-        self.held_signals: list[int] = []
-        self.followed_pid: int | None = None
-        """Set for a process that was not made for this spawn id but is followed as it."""
-        self.unfinished: Callable[[], None] | None = None
-        """What ``cure`` does for a process that hangs: say READY, or end."""
-
-
-class Watcher:
-    """What the fake kernel tells an observer (the checkers); the default is to look away."""
-
-    def born(self, process: Process) -> None:
-        """A process exists from now on (its program may not run yet)."""
-
-    def followed(self, process: Process) -> None:
-        """A process that was nobody's is followed as a main one from now on."""
-
-    def exited(self, process: Process, spawn_id: int | None) -> None:
-        """A process is gone; ``spawn_id`` when an exit fact was queued for it."""
-
-    def released(self, unit: str) -> None:
-        """The keeper is asked to forget the unit."""
 
 
 class Kernel:
@@ -147,16 +72,12 @@ class Kernel:
         self._service_of = service_of
         self.watcher = watcher
         self._next_pid = 1000
-        self._next_fact = 1
         self._calm = False
-        self._is_kept = True
-        self._untold: list[Event] = []
-        """What happened while there was no keeper."""
         self._killing: dict[str, int] = {}
         self.spawns: dict[int, Spawn] = {}
         self.trees: dict[str, dict[int, Process]] = {}
         self.strays: dict[int, int] = {}
-        self.facts: deque[tuple[int, Event]] = deque()
+        self.custody = Custody()
         self.exit_codes: list[int] = []
         self.pid_files: dict[str, int] = {}
         self.pid_file_written: Callable[[str], None] = lambda path: None
@@ -164,67 +85,21 @@ class Kernel:
         self.struck: Callable[[str, str], None] = lambda fault, unit: None
         """Told when a fault takes effect on a process of a unit."""
 
-    # the keeper: custody
-
-    @property
-    def acknowledged(self) -> int:
-        """The number of the last fact that was acknowledged."""
-        return self.facts[0][0] - 1 if self.facts else self._next_fact - 1
-
-    def unacknowledged(self, after: int) -> list[tuple[int, Event]]:
-        """The facts that a manager which has been told up to ``after`` has not seen yet."""
-        return [entry for entry in self.facts if entry[0] > after]
-
-    def acknowledge(self, number: int) -> None:
-        while self.facts and self.facts[0][0] <= number:
-            self.facts.popleft()
-
     @property
     def is_lost(self) -> bool:
         """Nobody has adopted what the last keeper left."""
-        return not self._is_kept
+        return not self.custody.is_kept
 
     def lose_keeper(self) -> None:
         """The keeper is killed: what it had in custody is in its book, what runs goes on, and nobody listens."""
-        self._is_kept = False
+        self.custody.is_kept = False
 
     def adopt(self) -> None:
         """A new keeper goes on with what the last one left; the kernel may not tell it how a process ends."""
-        self._is_kept = True
-        self._queue(KeeperLost({}))
         for tree in self.trees.values():
             for process in tree.values():
                 process.status_unknown = process.status_unknown or self._rng.random() < 0.5
-        lost, self._untold = self._untold, []
-        for fact in lost:
-            self._queue(fact)
-
-    def _tell(self, fact: Event) -> None:
-        if self._is_kept:
-            self._queue(fact)
-        elif isinstance(fact, ProcessExited):
-            self._untold.append(replace(fact, status=ExitStatus(), runtime_ms=0, rusage={}))
-        elif not isinstance(fact, NotifyReceived):
-            self._untold.append(fact)
-
-    def _queue(self, fact: Event) -> None:
-        if isinstance(fact, NotifyReceived) and self._coalesces(fact):
-            number, _ = self.facts.pop()
-            self.facts.append((number, fact))
-            return
-        self.facts.append((self._next_fact, fact))
-        self._next_fact += 1
-
-    def _coalesces(self, fact: NotifyReceived) -> bool:
-        """Beats and status texts that are still unread replace each other; what has been sent may be replaced in
-        custody only by its own kind.
-        """
-        if not self.facts or set(fact.fields) - {"WATCHDOG", "STATUS"}:
-            return False
-        last = self.facts[-1][1]
-        return (
-            isinstance(last, NotifyReceived) and last.spawn_id == fact.spawn_id and set(last.fields) == set(fact.fields)
-        )
+        self.custody.go_on()
 
     def apply(self, actions: Sequence[AnyAction]) -> None:
         """Carry out the requests of one commit, in order."""
@@ -271,12 +146,12 @@ class Kernel:
             self._forget(spawn.main)
             spawn.over = True
             self.watcher.exited(spawn.main, None)
-            self._tell(SpawnFailed(spawn.spawn_id, step, code, errno, detail="as the profile wants it"))
+            self.custody.tell(SpawnFailed(spawn.spawn_id, step, code, errno, detail="as the profile wants it"))
             if spawn.unit not in self.trees:
                 # no exit told that the tree is empty, so the keeper tells it by itself
-                self._tell(TreeEmptied(spawn.unit))
+                self.custody.tell(TreeEmptied(spawn.unit))
             return
-        self._tell(ProcessSpawned(spawn.spawn_id, spawn.main.pid))
+        self.custody.tell(ProcessSpawned(spawn.spawn_id, spawn.main.pid))
         self._begin(spawn)
         for signal in spawn.held_signals:
             self._deliver(spawn.main, signal)
@@ -289,19 +164,19 @@ class Kernel:
         """
         known = self.spawns.get(spawn_id)
         if known is not None:
-            self._tell(MainFollowed(unit, spawn_id, known.followed_pid))
+            self.custody.tell(MainFollowed(unit, spawn_id, known.followed_pid))
             return True
         tree = self.trees.get(unit, {})
         if pid is None:
             mine = [each for each in tree.values() if each.spawn is None and self._is_child(each)]
             if len(mine) != 1:
-                self._tell(MainFollowed(unit, spawn_id, refused=f"{len(mine)} processes could be meant"))
+                self.custody.tell(MainFollowed(unit, spawn_id, refused=f"{len(mine)} processes could be meant"))
                 return True
             process = mine[0]
         elif pid in tree and tree[pid].spawn is None:
             process = tree[pid]
         elif pid in tree or any(pid in other for other in self.trees.values()):
-            self._tell(MainFollowed(unit, spawn_id, refused=f"process {pid} is not one of {unit} that is free"))
+            self.custody.tell(MainFollowed(unit, spawn_id, refused=f"process {pid} is not one of {unit} that is free"))
             return True
         else:
             return False
@@ -311,7 +186,7 @@ class Kernel:
         spawn.pending, spawn.followed_pid = False, process.pid
         self.spawns[spawn_id] = spawn
         self.watcher.followed(process)
-        self._tell(MainFollowed(unit, spawn_id, process.pid))
+        self.custody.tell(MainFollowed(unit, spawn_id, process.pid))
         self._begin_daemon(spawn)
         return True
 
@@ -539,7 +414,9 @@ class Kernel:
         new.signalled = old.signalled
         self.watcher.born(new)
         spawn.main = new
-        self._tell(NotifyReceived(spawn.unit, spawn.spawn_id, old.pid, {"MAINPID": str(new.pid)}, main_pid=new.pid))
+        self.custody.tell(
+            NotifyReceived(spawn.unit, spawn.spawn_id, old.pid, {"MAINPID": str(new.pid)}, main_pid=new.pid)
+        )
         self._agenda.after(self._milliseconds(0, 200), lambda: self._end(old, ExitStatus(code=0)))
 
     def _chat(self, spawn: Spawn) -> None:
@@ -575,7 +452,7 @@ class Kernel:
     def _notify(self, spawn: Spawn, fields: dict[str, str]) -> None:
         if not spawn.over and spawn.main.alive and not spawn.pending and self._admits(spawn, spawn.main):
             self.struck("chatter", spawn.unit)
-            self._tell(NotifyReceived(spawn.unit, spawn.spawn_id, spawn.main.pid, fields))
+            self.custody.tell(NotifyReceived(spawn.unit, spawn.spawn_id, spawn.main.pid, fields))
 
     def _admits(self, spawn: Spawn, process: Process) -> bool:
         service = spawn.service
@@ -662,13 +539,13 @@ class Kernel:
         if spawn is None:
             self.watcher.exited(process, None)
             if not tree:
-                self._tell(TreeEmptied(process.unit))
+                self.custody.tell(TreeEmptied(process.unit))
             return
         is_main = spawn.main is process
         spawn.over = spawn.over or is_main
         self.watcher.exited(process, spawn.spawn_id)
         rusage = {"user_us": runtime_ms, "system_us": 1, "max_rss_kb": 4096}
-        self._tell(
+        self.custody.tell(
             ProcessExited(
                 spawn.spawn_id, process.pid, status, is_main, tree_empty=not tree, runtime_ms=runtime_ms, rusage=rusage
             )
@@ -691,8 +568,8 @@ class Kernel:
         """A process that belongs to nobody turns up, and goes."""
         pid = 5000 + len(self.strays)
         self.strays[pid] = self._clock.mono_ns
-        self._tell(StrayAppeared(pid, "sleep 30"))
-        self._agenda.after(self._milliseconds(1, 5000), lambda: self._tell(StrayExited(pid, ExitStatus(code=0))))
+        self.custody.tell(StrayAppeared(pid, "sleep 30"))
+        self._agenda.after(self._milliseconds(1, 5000), lambda: self.custody.tell(StrayExited(pid, ExitStatus(code=0))))
 
     def kill_some(self, name: str) -> None:
         """The OOM killer, or a colleague, picks a process of the unit."""

@@ -28,8 +28,8 @@ from supervisord_py.core.events import (
 from supervisord_py.model.changes import take_live
 from supervisord_py.model.states import JobMode, KillMode, Role, ServiceType, Until
 from supervisord_py.model.unit import Dependency, Unit, UnitSet
+from supervisord_py.testing.processes import NOTIFYING
 
-NOTIFYING = frozenset({ServiceType.NOTIFY, ServiceType.NOTIFY_RELOAD})
 IGNORING = frozenset({JobMode.IGNORE_DEPENDENCIES, JobMode.IGNORE_REQUIREMENTS})
 CLEAN_SIGNALS = frozenset({1, 2, 13, 15})
 STARTING_VERBS = frozenset({"start", "restart", "try-restart", "reload-or-restart"})

@@ -78,8 +78,8 @@ from supervisord_py.model.unit import (
     UnitKind,
 )
 from supervisord_py.model.values import parse_signal, parse_timespan
-from supervisord_py.testing.kernel import NOTIFYING
 from supervisord_py.testing.narrative import effect_lines
+from supervisord_py.testing.processes import NOTIFYING
 from supervisord_py.testing.scene import Happened, Scene, StoryError, seconds
 
 VERBS = frozenset(

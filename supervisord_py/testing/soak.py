@@ -14,7 +14,8 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 
-from supervisord_py.testing.world import Outcome, run_seeds
+from supervisord_py.testing.outcome import Outcome
+from supervisord_py.testing.world import run_seeds
 
 CHUNK = 50
 """Seeds that a process runs before it is given others."""

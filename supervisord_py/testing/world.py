@@ -30,7 +30,6 @@ from functools import partial
 from random import Random
 
 import msgspec
-from msgspec import Struct
 
 from supervisord_py.core.actions import AnyAction, Effects, SpawnProcess
 from supervisord_py.core.events import (
@@ -57,6 +56,7 @@ from supervisord_py.testing.hands import Hands
 from supervisord_py.testing.kernel import Kernel
 from supervisord_py.testing.narrative import effect_lines, event_line
 from supervisord_py.testing.observer import Observer
+from supervisord_py.testing.outcome import Outcome
 from supervisord_py.testing.population import draw_units, mutate_units, without_cycles_of_lives
 from supervisord_py.testing.profile import Profile, draw_profile
 from supervisord_py.testing.replay import FlightLog
@@ -72,31 +72,6 @@ TAIL = 40
 
 DEADLINES_MAX = 200
 """Deadlines at one instant in one batch: more is a busy loop."""
-
-
-class Outcome(Struct, frozen=True):
-    """How a run ended: ``violation`` None is a pass; ``digest`` covers every event and effect, if asked for."""
-
-    seed: int
-    profile: Profile
-    steps: int
-    deaths: int
-    simulated_ns: int
-    digest: str
-    violation: str | None
-    checker: str | None
-    tail: tuple[str, ...]
-
-    def report(self) -> str:
-        """What a person needs to begin: the seed, what was switched on, what broke, and what led there."""
-        return "\n".join(
-            [
-                f"seed {self.seed}: {self.checker}: {self.violation}",
-                f"  profile: {' '.join(self.profile.switched_on())}",
-                *(f"  {line}" for line in self.tail),
-                f"  again: python -m supervisord_py.testing.world --seed {self.seed} --verbose",
-            ]
-        )
 
 
 class World:
@@ -361,7 +336,7 @@ class World:
         self._note(f"-- the manager dies {when}")
         self._inbox.clear()
         self.hands.drop()
-        self._told = self.kernel.acknowledged
+        self._told = self.kernel.custody.acknowledged
         self._work_ns = self._deadline_ns = self._deadline_wake_ns = None
         downtime_ns = self.rng.choice((1, 50, 3000)) * MILLISECOND_NS
         self._down_until_ns = self.clock.mono_ns + downtime_ns
@@ -375,7 +350,7 @@ class World:
 
     def _arm(self) -> None:
         """Draw when the manager wakes: at once as a rule, late when it is busy or the machine is."""
-        if self._inbox or self.kernel.unacknowledged(self._told) or self._clock_changed:
+        if self._inbox or self.kernel.custody.unacknowledged(self._told) or self._clock_changed:
             if self._work_ns is None:
                 self._work_ns = self.clock.mono_ns + self._latency_ns()
         else:
@@ -406,13 +381,13 @@ class World:
         if self._clock_changed:
             self._clock_changed = False
             self._take(batch, ClockChanged())
-        for number, fact in self.kernel.unacknowledged(self._told)[:size]:
+        for number, fact in self.kernel.custody.unacknowledged(self._told)[:size]:
             if batch.doomed and self.rng.random() < 0.3:
                 break
             self._told = number
             batch.ack = number
             self._take(batch, fact)
-        facts_done = not self.kernel.unacknowledged(self._told)
+        facts_done = not self.kernel.custody.unacknowledged(self._told)
         while self._inbox and batch.handled < size and facts_done:
             self._take(batch, self._inbox.popleft())
         if facts_done and not self._inbox:
@@ -490,7 +465,7 @@ class World:
         if batch.units is not None:
             self.units = batch.units
             self._loaded = True
-        self.kernel.acknowledge(batch.ack)
+        self.kernel.custody.acknowledge(batch.ack)
         actions = [
             a for a in batch.effects.actions if not (isinstance(a, SpawnProcess) and a.spawn_id in batch.refused)
         ]

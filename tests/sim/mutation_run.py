@@ -362,19 +362,16 @@ def run(mutants: Sequence[Mutant], seeds: int, workers: int) -> list[tuple[Mutan
                                               "--only", mutant.path.name, "--seeds", str(seeds)])  # fmt: skip
                 os._exit(judge(None, seeds))
             running[pid] = mutant
-        for pid, mutant in list(running.items()):
-            ended, status = os.waitpid(pid, os.WNOHANG)
-            if not ended:
-                continue
-            del running[pid]
-            code = os.waitstatus_to_exitcode(status)
-            verdict = "survived" if code == SURVIVED else "time-out" if code < 0 else _stage(code)
-            verdicts.append((mutant, verdict))
-            if verdict == "survived":
-                print(f"survived: {mutant.path.name}:{mutant.line} {mutant.where}: {mutant.what}", flush=True)
-            if len(verdicts) % 50 == 0:
-                print(f"  {len(verdicts)} of {len(mutants)} judged", flush=True)
-        time.sleep(0.02)
+        pid, status = os.wait()
+        if (mutant := running.pop(pid, None)) is None:
+            continue
+        code = os.waitstatus_to_exitcode(status)
+        verdict = "survived" if code == SURVIVED else "time-out" if code < 0 else _stage(code)
+        verdicts.append((mutant, verdict))
+        if verdict == "survived":
+            print(f"survived: {mutant.path.name}:{mutant.line} {mutant.where}: {mutant.what}", flush=True)
+        if len(verdicts) % 50 == 0:
+            print(f"  {len(verdicts)} of {len(mutants)} judged", flush=True)
     return verdicts
 
 

@@ -1,0 +1,78 @@
+"""What lives on the fake machine: processes, the spawns that they stand for, and who watches them."""
+
+from collections.abc import Callable
+
+from supervisord_py.core.events import ExitStatus
+from supervisord_py.model.states import Role, ServiceType
+from supervisord_py.model.unit import Service
+
+FAILED_STEPS: tuple[tuple[str, int, int], ...] = (
+    ("exec", 203, 2), ("exec", 203, 13), ("limits", 205, 1), ("chdir", 200, 2), ("user", 217, 1), ("fork", 71, 11),
+)  # fmt: skip
+"""(step, systemd's exit code, errno) of a spawn that fails."""
+
+NOTIFYING = frozenset({ServiceType.NOTIFY, ServiceType.NOTIFY_RELOAD})
+
+
+class Process:
+    """One process. ``spawn`` is set for those that the keeper made, or follows as a main process; None is a
+    descendant.
+    """
+
+    def __init__(self, pid: int, unit: str, invocation: str, spawn: "Spawn | None", born_ns: int) -> None:
+        self.pid = pid
+        self.unit = unit
+        self.invocation = invocation
+        self.spawn = spawn
+        self.born_ns = born_ns
+        self.alive = True
+        self.outlives_main = False
+        self.ignores_term = False
+        self.term_delay_ns = 0
+        self.term_status: ExitStatus | None = None
+        self.unkillable = False
+        self.killed = False
+        """SIGKILL was sent: if it is still there, nothing more can be done."""
+        self.parent: Process | None = None
+        """Who forked it; None for a child of the keeper."""
+        self.daemon_of: Spawn | None = None
+        """The command of a forking unit that left it behind as the daemon of the unit."""
+        self.dying = False
+        self.signalled = False
+        self.status_unknown = False
+
+
+class Spawn:
+    """One spawn id: its request, the process that stands for it, and whether its program runs yet."""
+
+    def __init__(self, spawn_id: int, role: Role, service: Service | None, process: Process) -> None:
+        self.spawn_id = spawn_id
+        self.unit = process.unit
+        self.role = role
+        self.invocation = process.invocation
+        self.service = service
+        self.main = process
+        self.pending = True
+        self.over = False
+        self.ready_sent = False
+        self.held_signals: list[int] = []
+        self.followed_pid: int | None = None
+        """Set for a process that was not made for this spawn id but is followed as it."""
+        self.unfinished: Callable[[], None] | None = None
+        """What ``cure`` does for a process that hangs: say READY, or end."""
+
+
+class Watcher:
+    """What the fake kernel tells an observer (the checkers); the default is to look away."""
+
+    def born(self, process: Process) -> None:
+        """A process exists from now on (its program may not run yet)."""
+
+    def followed(self, process: Process) -> None:
+        """A process that was nobody's is followed as a main one from now on."""
+
+    def exited(self, process: Process, spawn_id: int | None) -> None:
+        """A process is gone; ``spawn_id`` when an exit fact was queued for it."""
+
+    def released(self, unit: str) -> None:
+        """The keeper is asked to forget the unit."""
