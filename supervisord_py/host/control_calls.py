@@ -4,13 +4,15 @@ The server (``control_server``) knows bytes and connections and no method; the i
 They meet here.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
 from msgspec import Struct
 
 from supervisord_py.errors import SupervisordError
 from supervisord_py.host.facade import Peer
+from supervisord_py.host.journal_reader import JournalUnavailableError as UnreadableError
 from supervisord_py.wire.interface import Interface
 from supervisord_py.wire.varlink import JOURNAL, MANAGER, SERVICE, Call
 
@@ -111,6 +113,18 @@ class OutputUnavailableError(MethodError):
 class JournalUnavailableError(MethodError):
     def __init__(self, message: str) -> None:
         super().__init__(f"{JOURNAL}.JournalUnavailable", {"message": message})
+
+
+@contextmanager
+def readable_journal() -> Iterator[None]:
+    """Turn what the disk says against reading the journal into the interface's error."""
+    try:
+        yield
+    except UnreadableError as error:
+        raise JournalUnavailableError(str(error)) from None
+    except OSError as error:
+        reason = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
+        raise JournalUnavailableError(f"the journal cannot be read: {reason}") from None
 
 
 class PeerGoneError(SupervisordError):

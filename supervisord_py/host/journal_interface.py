@@ -4,8 +4,7 @@ A peer whose rights are held to some units sees the records of those units and n
 a record is written; for everybody but an admin they are taken out once more when it is read, by the rules of today.
 """
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Any
 
@@ -17,11 +16,10 @@ from supervisord_py.host.control_calls import (
     ExpectedMoreError,
     Handler,
     InvalidParameterValueError,
-    JournalUnavailableError,
     Request,
+    readable_journal,
 )
 from supervisord_py.host.facade import Followed, Peer, RecordFilter, Supervisor
-from supervisord_py.host.journal_reader import JournalUnavailableError as UnreadableError
 from supervisord_py.host.manager_interface import GREP_MAX, Queries
 from supervisord_py.model.states import Severity
 from supervisord_py.store.query import BadFilterError, check_pattern
@@ -57,7 +55,7 @@ class JournalMethods:
         is_exact = scope.everything
         if not is_exact and not wanted.units:
             wanted, is_exact = replace(wanted, units=self._globs_of(scope)), True
-        with _readable():
+        with readable_journal():
             found = await self._supervisor.journal_query(wanted, last if is_exact else None)
         records = [self._shown(request.peer, record) for record in found if _is_in(scope, record)]
         if last is not None:
@@ -89,7 +87,7 @@ class JournalMethods:
         dropped = 0
         while True:
             try:
-                with _readable():
+                with readable_journal():
                     followed = await request.until_gone(anext(coming))
             except StopAsyncIteration:
                 return
@@ -102,12 +100,12 @@ class JournalMethods:
 
     async def verify(self, request: Request) -> object:
         await self._authority.require(request.peer, "journal")
-        with _readable():
+        with readable_journal():
             return asdict(await self._supervisor.journal_verify())
 
     async def stats(self, request: Request) -> object:
         scope = await self._authority.require(request.peer, "stats")
-        with _readable():
+        with readable_journal():
             shown = asdict(await self._supervisor.journal_stats())
         shown["by_unit"] = {unit: count for unit, count in shown["by_unit"].items() if scope.holds(unit)}
         return shown
@@ -152,18 +150,6 @@ class JournalMethods:
     def _shown(self, peer: Peer, record: dict[str, Any]) -> dict[str, Any]:
         unit = record.get("unit")
         return record if self._authority.access.sees_secrets(peer, unit) else redact(record)
-
-
-@contextmanager
-def _readable() -> Iterator[None]:
-    """Turn what the disk says against reading the journal into the interface's error."""
-    try:
-        yield
-    except UnreadableError as error:
-        raise JournalUnavailableError(str(error)) from None
-    except OSError as error:
-        reason = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
-        raise JournalUnavailableError(f"the journal cannot be read: {reason}") from None
 
 
 def _is_in(scope: Scope, record: dict[str, Any]) -> bool:

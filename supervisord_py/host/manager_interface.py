@@ -22,6 +22,7 @@ from supervisord_py.host.control_calls import (
     Request,
     TimedOutError,
     UnitMaskedError,
+    readable_journal,
 )
 from supervisord_py.host.facade import Peer, RecordFilter, Supervisor
 from supervisord_py.host.unit_names import Named, UnitNames
@@ -272,7 +273,8 @@ class Queries:
         last = _bounded("last", request.parameters["last"], 1, LIVES_MAX)
         unit = await self._one(request, "lives")
         wanted = RecordFilter(units=(unit,), events=LIFE_EVENTS)
-        records = await self._supervisor.journal_query(wanted, life_query_last(last))
+        with readable_journal():
+            records = await self._supervisor.journal_query(wanted, life_query_last(last))
         lives = build_lives(records)[-last:]
         if lives and self._authority.access.scope(request.peer, "logs").holds(unit):
             await self._add_last_words(unit, lives)

@@ -964,6 +964,7 @@ def test_an_unusable_journal_was_an_internal_error_of_its_readers(tmp_path: Path
             error, parameters = await rig.refusal(f"{JOURNAL}.{method}")
             assert (error, parameters["message"]) == ("JournalUnavailable", "cannot read the journal: Not a directory")
         assert (await rig.refusal(f"{JOURNAL}.Query", filter={"units": [], "events": []}))[0] == "JournalUnavailable"
+        assert (await rig.refusal("Lives", unit="web", last=5))[0] == "JournalUnavailable"
         assert rig.bugs == []
 
     with_rig(tmp_path, talk)
