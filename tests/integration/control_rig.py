@@ -214,7 +214,7 @@ class FakeSupervisor:
             "seq": seq,
             "ts": "2026-11-20T12:00:00.000000Z",
             "mono_ns": 0,
-            "boot": "",
+            "boot": "4f1c5a8e7d2b4c6f9a0b1c2d3e4f5a6b",
             "event": record.event,
             "severity": record.severity.value,
             "unit": record.unit,
