@@ -320,7 +320,10 @@ class RestartRules(Checker):
         has_limit = service.restart.failures > 0 or service.restart.limit is not None
         # the first process of this life that failed decides too, and a forced restart needs the main process's end last
         is_told = life.ending or seen.shutdown is not None or seen.forced or has_limit or life.ordered
-        return is_told or isinstance(step.event, CommandRequested | UnitsLoaded)
+        if is_told or isinstance(step.event, CommandRequested | UnitsLoaded):
+            return True
+        # somebody has asked for something while this life went on: that is what happens next
+        return name in {job.unit for job in self.world.jobs()}
 
 
 def _is_in(statuses: ExitStatuses, status: ExitStatus) -> bool:

@@ -372,13 +372,18 @@ def starts_without_limit() -> Iterator[type[Manager]]:
         yield manager
 
 
-@mutant("what a lost keeper left is forgotten, and is started once more", "one-main", "no-overlap", "status-truth")
+@mutant(
+    "what a lost keeper left is forgotten, and is started once more",
+    "status-truth", "one-main", "no-overlap", "exit-recorded", "stop-wins", "settled", "kill-timeout", "shutdown",
+    needs="keeper_lost",
+)  # fmt: skip
 def forgets_what_a_keeper_left() -> Iterator[type[Manager]]:
     class Orphaning(Manager):
         def handle(self, event: Event, now: Now) -> Effects:
             if isinstance(event, KeeperLost):
-                for state in self.ledger.states.values():
-                    state.main = None
+                for name, state in list(self.ledger.states.items()):
+                    if state.main is not None:
+                        self.ledger.edit(name).main = None
             return super().handle(event, now)
 
     yield Orphaning
