@@ -125,8 +125,8 @@ def reached() -> Iterator[tuple[Counter[tuple[SubState, Input]], Counter[tuple[s
             if seed >= WORLDS and not missing_cells(cells) and not missing_strikes(strikes):
                 break
             world = World(seed, rich_profile(seed))
-            # whether the laws hold is judged by the seeds; here it is counted what is reached
-            world.run()
+            outcome = world.run()
+            assert outcome.violation is None, f"rich {outcome.report()}"
             strikes += world.strikes
         yield cells, strikes
     finally:
