@@ -39,6 +39,11 @@ NOT_SHOWN = {
     "types/RestartSec=1 timing": "takes as many seconds as it has restarts",
     "stop/FinalKillSignal=SIGQUIT/ignoring: main SIGTERM,SIGINT,SIGQUIT,SIGHUP, "
     "children SIGTERM,SIGINT,SIGQUIT,SIGHUP": "the keeper repeats the final signal, who knows how often",
+    **{
+        f"dependency/Upholds{after}/A exits {code} while both run": "an instant between an end and the next start"
+        for after in ("", " and After")
+        for code in (0, 1)
+    },
 }
 """Rows that are left to the simulated world."""
 

@@ -99,6 +99,7 @@ def test_an_exit_is_told_though_what_the_process_said_cannot_be_read() -> None:
     """A mailbox that is broken keeps nobody from being reaped: neither its unit nor younger processes."""
     code = """
 import os
+from supervisord_py.keeper.book import Book
 from supervisord_py.keeper.inventory import Inventory, Spawn, Unit
 from supervisord_py.keeper.loop import Loop
 from supervisord_py.keeper.notify import Mailbox
@@ -106,7 +107,7 @@ from supervisord_py.keeper.reaper import Reaper
 facts = []
 put = lambda fact, unit=None: facts.append((unit, fact["fact"])) or True
 loop, inventory = Loop(), Inventory(1, put)
-reaper = Reaper(loop, inventory, None, put, "/none", None, None, None)
+reaper = Reaper(loop, inventory, None, put, "/none", None, None, Book("/none", inventory, dict))
 for spawn_id, name in enumerate("abc", 1):
     pid = os.fork() or os._exit(0)
     unit = inventory.units[name] = Unit(name)
