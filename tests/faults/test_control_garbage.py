@@ -221,10 +221,10 @@ def test_many_slow_readers(tmp_path: Path) -> None:
             before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             crowd = [rig.raw() for _ in range(100)]
             for connection in crowd:
-                connection.sendall(call * 100)
+                connection.sendall(call * 10)
             await goes_on(rig)
             await until(lambda: rig.server.connections == 0)
-            # Each holds one reply of half a megabyte at most, of the fifty that it asked for.
+            # Each holds one reply of half a megabyte at most, of the ten that it asked for.
             assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib < 200 * 1024
             await goes_on(rig)
             for connection in crowd:
