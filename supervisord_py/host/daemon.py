@@ -375,6 +375,8 @@ class Daemon:
         reverts: bool = False,
     ) -> None:
         self._use(settings or self._settings, loaded, sources, read=read, applied=applied)
+        if reverts:
+            self._watch.mark(self._changes.last_good.refused_units)
         self._load_units(cause=cause, start_enabled=start_enabled, reverts=reverts)
         self._spawn_task(self._use_log_policies_when_decided())
 

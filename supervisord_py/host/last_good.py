@@ -37,6 +37,10 @@ class LastGood:
     def pack(self) -> str:
         return msgspec.json.encode(self._state).decode()
 
+    @property
+    def refused_units(self) -> list[str]:
+        return sorted(self._state.refused)
+
     def refused(self, unit: str) -> str | None:
         """Say why the file of a unit on disk is not the one in use, None where apply has not refused it."""
         return self._state.refused.get(unit)

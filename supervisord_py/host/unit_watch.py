@@ -24,6 +24,7 @@ import os
 from collections.abc import Callable, Iterable
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from supervisord_py.host import inotify
 from supervisord_py.host.bounded import HangsError, call_bounded
@@ -127,6 +128,11 @@ class UnitWatch:
         if since != self.happened or self.problem is not None:
             self._schedule()
         self.happened += 1
+
+    def mark(self, units: Iterable[str]) -> None:
+        """Mark units whose files are known to be others than what was loaded; the next look decides."""
+        changed = self.marks.files.changed.union(units)
+        self.marks = replace(self.marks, files=replace(self.marks.files, changed=changed))
 
     async def close(self) -> None:
         if self._pending is not None:
