@@ -4,8 +4,13 @@ out.
 The counterpart of actions are the events. An action that can fail has exactly one completing event:
 ``SpawnProcess`` is answered by ``ProcessSpawned`` (and later ``ProcessExited``) or by ``SpawnFailed``. Signals have
 none: that a process is gone already is normal, and its exit is told anyway. ``FollowMain`` is answered by
-``MainFollowed``, ``CheckConditions`` by ``ConditionsChecked``; both are asked again by a new manager (their answers
-are not in the keeper's stream before they are asked for).
+``MainFollowed``, ``CheckConditions`` by ``ConditionsChecked``, ``RunProbe`` by ``ProbeFinished``, ``LookAtProcesses``
+by ``ProcessesSeen``, ``FreezeUnit`` and ``ThawUnit`` by ``UnitFrozen``; all of these are asked again by a new manager
+(their answers are not in the keeper's stream before they are asked for).
+
+``unit`` of ``SpawnProcess``, ``SignalProcesses``, ``KillTree`` and ``ReleaseUnit`` is the owner of the processes: the
+unit, or, of a process beside its life (``Role.PROBE``, ``Role.HOOK``), ``UNIT!SPAWNID`` (``model.names``). Such an
+owner has a tree of its own, under the context of the unit, and no notify socket.
 """
 
 from enum import Enum
@@ -15,7 +20,7 @@ from msgspec import Struct
 
 from supervisord_py.model.records import Record
 from supervisord_py.model.states import Role
-from supervisord_py.model.unit import Command, Condition
+from supervisord_py.model.unit import Command, Condition, Probe
 
 
 class Action(Struct, frozen=True, tag=True):
@@ -67,6 +72,36 @@ class CheckConditions(Action, frozen=True):
     unit: str
     conditions: tuple[Condition, ...] = ()
     asserts: tuple[Condition, ...] = ()
+
+
+class RunProbe(Action, frozen=True):
+    """Do the health check ``name`` of ``unit`` once, within its time-out; one that is a command is a process instead
+    (``SpawnProcess`` with ``Role.PROBE``)."""
+
+    probe_id: int
+    unit: str
+    name: str
+    probe: Probe
+
+
+class LookAtProcesses(Action, frozen=True):
+    """Say whether the processes of ``unit`` can run now, or were stopped: asked before a silence is held against
+    them."""
+
+    look_id: int
+    unit: str
+
+
+class FreezeUnit(Action, frozen=True):
+    """Let every process of the unit stand still: by the freezer of its cgroup, else by SIGSTOP."""
+
+    unit: str
+
+
+class ThawUnit(Action, frozen=True):
+    """Let them go on."""
+
+    unit: str
 
 
 class Whom(Enum):
@@ -124,6 +159,10 @@ AnyAction = (
     | FollowMain
     | StopFollowing
     | CheckConditions
+    | RunProbe
+    | LookAtProcesses
+    | FreezeUnit
+    | ThawUnit
     | SignalProcesses
     | KillTree
     | ReleaseUnit

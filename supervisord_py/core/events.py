@@ -9,6 +9,8 @@ from typing import Any
 
 from msgspec import Struct
 
+from supervisord_py.model.hooks import Hook
+from supervisord_py.model.pools import PoolLimits
 from supervisord_py.model.states import JobMode
 from supervisord_py.model.unit import UnitSet
 
@@ -105,8 +107,39 @@ class ConditionsChecked(Event, frozen=True):
     assertion: str | None = None
 
 
+class ProbeFinished(Event, frozen=True):
+    """Completes ``RunProbe``: whether the check was good, and in words what was found (an HTTP status, an error)."""
+
+    probe_id: int
+    unit: str
+    name: str
+    ok: bool
+    detail: str = ""
+
+
+class ProcessesSeen(Event, frozen=True):
+    """Completes ``LookAtProcesses``. ``stopped``: the unit cannot run now, for no fault of its own (its main process
+    is stopped by a signal or a debugger, or its cgroup is frozen)."""
+
+    look_id: int
+    unit: str
+    stopped: bool
+
+
+class UnitFrozen(Event, frozen=True):
+    """Completes ``FreezeUnit`` and ``ThawUnit``: whether the unit stands still now; ``detail`` says why it is not as
+    was asked."""
+
+    unit: str
+    frozen: bool
+    detail: str = ""
+
+
 class TreeEmptied(Event, frozen=True):
-    """The last process of ``unit`` that was nobody's main process (a grandchild) is gone."""
+    """The last process of ``unit`` that was nobody's main process (a grandchild) is gone.
+
+    ``unit`` is the owner: of a process beside the unit's life ``web!17`` (``model.names``).
+    """
 
     unit: str
 
@@ -176,7 +209,8 @@ class Origin(Struct, frozen=True):
 class CommandRequested(Event, frozen=True):
     """A permitted command that changes something; answered by exactly one ``Reply`` with this ``request_id``.
 
-    ``verb`` is one of ``start stop restart try-restart reload reload-or-restart kill reset-failed cancel apply``;
+    ``verb`` is one of ``start stop restart try-restart reload reload-or-restart kill pause resume trigger reset-failed
+    release cancel apply``;
     ``units`` are full names that are known to the unit set (the host has resolved globs and groups); ``arguments`` are
     the verb's own (``signal`` and ``whom`` of kill, ``job`` of cancel; of apply and a rolling restart
     ``max_unavailable``, ``probation_ns`` and ``reverts``: see ``core.rollout``). ``token`` identifies the request
@@ -217,6 +251,10 @@ class UnitsLoaded(Event, frozen=True):
     cause: int | None = None
     shutdown_timeout_ns: int = 90_000_000_000
     """The time that a shutdown has which a unit brings about (``exit-supervisor-on``)."""
+    limits: PoolLimits = PoolLimits()
+    hooks: tuple[Hook, ...] = ()
+    until_empty: bool = False
+    """End the supervisor when nothing is left to do (``mode = "until-empty"``)."""
 
 
 class ShutdownRequested(Event, frozen=True):
@@ -246,6 +284,9 @@ AnyEvent = (
     | ProcessExited
     | MainFollowed
     | ConditionsChecked
+    | ProbeFinished
+    | ProcessesSeen
+    | UnitFrozen
     | TreeEmptied
     | NotifyReceived
     | StrayAppeared

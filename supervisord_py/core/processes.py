@@ -50,6 +50,8 @@ def commands_of(service: Service, role: Role) -> tuple[Command, ...]:
             return service.exec_stop
         case Role.STOP_POST:
             return service.exec_stop_post
+        case Role.STUB | Role.PROBE | Role.HOOK:
+            raise AssertionError(f"internal error: {role.value} is no command of a life")
 
 
 def is_gone(ledger: Ledger, name: str) -> bool:

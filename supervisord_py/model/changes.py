@@ -10,7 +10,8 @@ A life therefore runs by ``take_live(running, loaded)``: the loaded text, but fo
 different between that and the loaded text is what a restart is needed for.
 
 With another ``type`` the defaults of other keys are others too, and a life must not be judged by the rules of a type
-that it does not have: then the whole of ``[service]`` waits for the next start.
+that it does not have: then everything but ``[unit]`` waits for the next start. So does a ``[timer]`` that comes or
+goes: a service that runs is no armed timer.
 
 Source: peers.md, 1a row 36 and section 5, item 9.
 """
@@ -35,7 +36,9 @@ from supervisord_py.model.unit import (
     ExitStatuses,
     Limit,
     LoadedFrom,
+    Probe,
     Service,
+    Timer,
     Unit,
     UnitKind,
     UnitSet,
@@ -140,6 +143,10 @@ def _condition(condition: Condition) -> str:
     return ("|" if condition.trigger else "") + ("!" if condition.negate else "") + condition.parameter
 
 
+def _spans(spans: Iterable[int]) -> str | None:
+    return ", ".join(map(format_timespan, spans)) or None
+
+
 # the keys
 
 
@@ -158,6 +165,11 @@ def _unit(name: str, text: Callable[[Unit], str | None]) -> Key:
     return Key(f"unit.{name}", Effect.LIVE, text)
 
 
+def _beside(name: str, text: Callable[[Unit], str | None]) -> Key:
+    """A key of a table of its own that only units with processes have."""
+    return Key(name, Effect.LIVE, lambda unit: None if unit.service is None else text(unit))
+
+
 def _of_service(name: str, effect: Effect, text: Callable[[Service], str | None]) -> Key:
     return Key(name, effect, lambda unit: None if unit.service is None else text(unit.service))
 
@@ -168,6 +180,10 @@ def _live(name: str, text: Callable[[Service], str | None]) -> Key:
 
 def _restart(name: str, text: Callable[[Service], str | None]) -> Key:
     return _of_service(name, Effect.RESTART, text)
+
+
+def _timer(name: str, text: Callable[[Timer], str | None]) -> Key:
+    return Key(f"timer.{name}", Effect.LIVE, lambda unit: None if unit.timer is None else text(unit.timer))
 
 
 def _rlimit(name: str) -> Key:
@@ -228,6 +244,10 @@ KEYS: tuple[Key, ...] = (
         lambda own: None if own.timeout_abort_ns == own.timeout_stop_ns else _span(own.timeout_abort_ns),
     ),
     _live("service.runtime-max-sec", lambda own: _span(own.runtime_max_ns)),
+    _live("service.error-threshold", lambda own: str(own.error_threshold)),
+    # The process was told when it was made, and beats as it was told.
+    _restart("service.watchdog-sec", lambda own: None if own.watchdog_ns is None else _span(own.watchdog_ns)),
+    _restart("service.progress-sec", lambda own: None if own.progress_ns is None else _span(own.progress_ns)),
     _live("service.kill-mode", lambda own: own.kill.mode.value),
     _live("service.kill-signal", lambda own: format_signal(own.kill.signal)),
     _live(
@@ -256,6 +276,29 @@ KEYS: tuple[Key, ...] = (
     _restart("limits.enforce", lambda own: own.context.enforce),
     *(_rlimit(name) for name in RLIMITS),
     _live("quarantine.failures", lambda own: str(own.restart.failures)),
+    _beside(
+        "quarantine.stub",
+        lambda unit: None if unit.quarantine.stub is None else _command(unit.quarantine.stub),
+    ),
+    _beside(
+        "quarantine.retry-after",
+        lambda unit: None if unit.quarantine.retry_after_ns is None else _span(unit.quarantine.retry_after_ns),
+    ),
+    _beside("quarantine.on-quarantine", lambda unit: _names(unit.quarantine.on_quarantine)),
+    _beside("pool.name", lambda unit: unit.pool.name or None),
+    _beside("pool.priority", lambda unit: str(unit.pool.priority)),
+    _timer("every", lambda own: None if own.every_ns is None else _span(own.every_ns)),
+    _timer("from", lambda own: own.every_from.value),
+    _timer("on-active-sec", lambda own: _spans(own.on_active_ns)),
+    _timer("on-boot-sec", lambda own: _spans(own.on_boot_ns)),
+    _timer("on-startup-sec", lambda own: _spans(own.on_startup_ns)),
+    _timer("on-unit-active-sec", lambda own: _spans(own.on_unit_active_ns)),
+    _timer("on-unit-inactive-sec", lambda own: _spans(own.on_unit_inactive_ns)),
+    _timer("on-calendar", lambda own: ", ".join(own.on_calendar) or None),
+    _timer("accuracy-sec", lambda own: _span(own.accuracy_ns)),
+    _timer("randomized-delay-sec", lambda own: _span(own.randomized_delay_ns)),
+    _timer("persistent", lambda own: _flag(own.persistent)),
+    _timer("overrun", lambda own: own.overrun.value),
     _live("log.max-bytes", lambda own: format_size(own.log.max_bytes)),
     _live("log.backups", lambda own: str(own.log.backups)),
 )
@@ -265,8 +308,9 @@ FAMILIES: dict[str, Effect] = {
     "unit.condition-": Effect.LIVE,
     "unit.assert-": Effect.LIVE,
     "service.environment": Effect.RESTART,
+    "health.": Effect.LIVE,
 }
-"""Keys by how they begin: each condition is one, and each variable of the environment."""
+"""Keys by how they begin: each condition is one, each variable of the environment, and each key of a health check."""
 
 ELSEWHERE: dict[str, Effect] = {
     "instances.count": Effect.LIVE,
@@ -293,7 +337,27 @@ def texts_of(unit: Unit) -> dict[str, str]:
             texts[key] = " ".join(filter(None, (texts.get(key), _condition(condition))))
     if unit.service is not None:
         texts |= {f"service.environment.{name}": value for name, value in unit.service.context.environment}
+    for probe in unit.health:
+        texts |= {f"health.{probe.name}.{key}": text for key, text in _probe_texts(probe).items() if text is not None}
     return texts
+
+
+def _probe_texts(probe: Probe) -> dict[str, str | None]:
+    return {
+        "kind": probe.kind.value,
+        "exec": None if probe.exec is None else _command(probe.exec),
+        "http": probe.http,
+        "tcp": probe.tcp,
+        "unix": probe.unix,
+        "file": probe.file,
+        "log": probe.log,
+        "interval": _span(probe.interval_ns),
+        "timeout": _span(probe.timeout_ns),
+        "initial-delay": _span(probe.initial_delay_ns),
+        "failure-threshold": str(probe.failure_threshold),
+        "success-threshold": str(probe.success_threshold),
+        "action": probe.action.value,
+    }
 
 
 # comparing
@@ -305,12 +369,13 @@ def compare_units(old: Unit, new: Unit) -> tuple[KeyChange, ...]:
         return ()
     before, after = texts_of(old), texts_of(new)
     by_another_type = _type_of(old) is not _type_of(new)
+    is_armed_anew = _comes_or_goes(old, new)
     changes = []
     for key in dict.fromkeys((*before, *after)):
         if before.get(key) != after.get(key):
             effect = effect_of(key)
             assert effect is not None, f"internal error: no effect of {key}"
-            if by_another_type and not key.startswith("unit."):
+            if (by_another_type and not key.startswith("unit.")) or (is_armed_anew and key.startswith("timer.")):
                 effect = Effect.RESTART
             changes.append(KeyChange(key, before.get(key), after.get(key), effect))
     return tuple(changes)
@@ -329,10 +394,23 @@ def _type_of(unit: Unit) -> Any:
     return UnitKind.TARGET if unit.service is None else unit.service.type
 
 
+def _comes_or_goes(old: Unit, new: Unit) -> bool:
+    """Tell whether only one of the two is a timer."""
+    return (old.timer is None) is not (new.timer is None)
+
+
 def take_live(running: Unit, loaded: Unit) -> Unit:
     """Return the text that a life goes on by: ``loaded``, with what ``running`` has where a restart is needed."""
     if _type_of(running) is not _type_of(loaded):
-        return replace(loaded, kind=running.kind, service=running.service)
+        return replace(
+            loaded,
+            kind=running.kind,
+            service=running.service,
+            health=running.health,
+            timer=running.timer,
+            pool=running.pool,
+            quarantine=running.quarantine,
+        )
     if running.service is None or loaded.service is None:
         return loaded
     own = running.service
@@ -345,9 +423,11 @@ def take_live(running: Unit, loaded: Unit) -> Unit:
         pid_file=own.pid_file,
         guess_main_pid=own.guess_main_pid,
         notify_access=own.notify_access,
+        watchdog_ns=own.watchdog_ns,
+        progress_ns=own.progress_ns,
         context=own.context,
     )
-    return replace(loaded, service=service)
+    return replace(loaded, service=service, timer=running.timer if _comes_or_goes(running, loaded) else loaded.timer)
 
 
 def restart_keys(running: Unit, loaded: Unit) -> tuple[str, ...]:

@@ -2,6 +2,10 @@
 
 ``web`` is a unit, ``worker@`` a template (the file ``worker@.toml``), ``worker@3`` an instance of it; in a dependency
 ``worker@`` is all instances and ``@backend`` every member of the group. Source: contract, section 3.
+
+Processes are held under the name of their *owner*. That is the unit, or, for a process beside the unit's life (a health
+check, a hook), ``web!17``: the unit and the number of the spawn. Such a process has a tree of its own, and what is done
+to it is not done to the unit.
 """
 
 import re
@@ -94,3 +98,22 @@ def parse_group_name(text: str) -> str:
     if _GROUP.fullmatch(text) is None or len(text) > NAME_MAX:
         raise ValueError(f"{text!r} is not a group name: {_HINT}")
     return text
+
+
+_BESIDE = "!"
+"""In no unit's name."""
+
+
+def aux_owner(unit: str, spawn_id: int) -> str:
+    """The owner's name of a process beside the life of ``unit``."""
+    return f"{unit}{_BESIDE}{spawn_id}"
+
+
+def base_unit(owner: str) -> str:
+    """The unit that an owner's name belongs to: ``web`` for ``web`` and for ``web!17``."""
+    return owner.partition(_BESIDE)[0]
+
+
+def is_aux_owner(owner: str) -> bool:
+    """Whether the name is that of a process beside a unit's life."""
+    return _BESIDE in owner

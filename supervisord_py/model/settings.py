@@ -10,9 +10,12 @@ from typing import Any, Literal
 from msgspec import Struct, field
 from msgspec.structs import asdict
 
+from supervisord_py.model.hooks import Hook
 from supervisord_py.model.keys import KeyTable
 from supervisord_py.model.parse import Decoded, Entry, decode_entries, problem_at, read_tables
+from supervisord_py.model.pools import PoolLimits
 from supervisord_py.model.problems import Problem
+from supervisord_py.model.states import SupervisorMode
 from supervisord_py.model.values import format_mode, format_size, format_timespan
 
 SECOND_NS = 1_000_000_000
@@ -24,11 +27,12 @@ OTHERS_WRITE = 0o002
 
 
 class SupervisorSettings(Struct, frozen=True):
-    """``[supervisor]``. ``allowed_commands`` is a ceiling for everyone: a preset's name, or commands
-    (``model.commands``)."""
+    """``[supervisor]``. ``max_workers`` 0 is no limit; ``allowed_commands`` is a ceiling for everyone: a
+    preset's name, or commands (``model.commands``)."""
 
     name: str = "main"
-    mode: Literal["daemon"] = "daemon"
+    mode: SupervisorMode = SupervisorMode.DAEMON
+    max_workers: int = 0
     allowed_commands: str | tuple[str, ...] = "admin"
     shutdown_timeout_ns: int | None = 90 * SECOND_NS
     pass_environment: tuple[str, ...] | Literal["all"] = ()
@@ -79,7 +83,15 @@ class Settings(Struct, frozen=True):
     supervisor: SupervisorSettings = SupervisorSettings()
     control: ControlSettings = ControlSettings()
     journal: JournalSettings = JournalSettings()
+    pools: dict[str, int] = {}
+    """``[pools.NAME] max-workers``; 0: no limit."""
+    hooks: tuple[Hook, ...] = ()
     path: str = ""
+
+    @property
+    def limits(self) -> PoolLimits:
+        """What bounds how many units run at a time."""
+        return PoolLimits(self.supervisor.max_workers, self.pools)
 
 
 def settings_texts(settings: Settings) -> dict[str, str]:

@@ -150,6 +150,52 @@ class Role(Enum):
     RELOAD = "reload"
     STOP = "stop"
     STOP_POST = "stop-post"
+    STUB = "stub"
+    """What runs in the place of a quarantined unit."""
+    PROBE = "probe"
+    """A health check by a command: beside the unit's life, not of it."""
+    HOOK = "hook"
+    """A command that an event has called for, about the unit."""
+
+
+class ProbeKind(Enum):
+    """What a health check is about."""
+
+    READINESS = "readiness"
+    """Whether the unit can be used now."""
+    LIVENESS = "liveness"
+    """Whether it still works."""
+    STARTUP = "startup"
+    """Whether it has come up: the other checks wait for it."""
+
+
+class ProbeAction(Enum):
+    """What follows when a health check has failed ``failure-threshold`` times in a row."""
+
+    RESTART = "restart"
+    STOP = "stop"
+    KILL = "kill"
+    NONE = "none"
+
+
+class TimerFrom(Enum):
+    """What ``every`` counts from: the start of the last run, or its end."""
+
+    START = "start"
+    END = "end"
+
+
+class Overrun(Enum):
+    """What becomes of a time that falls into a run: passed over, or one run follows at once."""
+
+    SKIP = "skip"
+    QUEUE = "queue"
+
+
+class SupervisorMode(Enum):
+    DAEMON = "daemon"
+    UNTIL_EMPTY = "until-empty"
+    """The supervisor ends when nothing is left to do."""
 
 
 class JobType(Enum):

@@ -14,8 +14,12 @@ from supervisord_py.model.states import (
     KillMode,
     NotifyAccess,
     OnDependencyFailure,
+    Overrun,
+    ProbeAction,
+    ProbeKind,
     Restart,
     ServiceType,
+    TimerFrom,
     Until,
 )
 
@@ -153,6 +157,12 @@ class Service(Struct, frozen=True):
     timeout_stop_ns: int | None = 90 * SECOND_NS
     timeout_abort_ns: int | None = 90 * SECOND_NS
     runtime_max_ns: int | None = None
+    error_threshold: int = 3
+    """So many errors in a row that the process itself tells (``X_ERROR=``) are a failure; 0: never."""
+    watchdog_ns: int | None = None
+    """The longest pause between two heartbeats (``WATCHDOG=1``); None: there is no watchdog."""
+    progress_ns: int | None = None
+    """The longest pause between two signs of work done (``X_PROGRESS=``); None: none is expected."""
     success: ExitStatuses = ExitStatuses()
     """``success-exit-status``: ends of any command that count as clean, besides the usual ones."""
     pid_file: str | None = None
@@ -164,6 +174,75 @@ class Service(Struct, frozen=True):
     notify_access: NotifyAccess = NotifyAccess.NONE
     context: ExecContext = ExecContext()
     log: LogPolicy = LogPolicy()
+
+
+class Probe(Struct, frozen=True):
+    """One ``[health.NAME]``: exactly one of ``exec``, ``http``, ``tcp``, ``unix``, ``file`` and ``log`` is set.
+
+    ``http`` is a URL, ``tcp`` ``HOST:PORT`` (an IPv6 address in brackets), ``unix`` and ``file`` are absolute paths
+    (``unix`` may be ``@NAME``, an abstract socket), ``log`` is a regular expression that is searched in each line.
+    Defaults are those of the kubelet; that of ``action`` follows from ``kind``.
+    """
+
+    name: str
+    kind: ProbeKind
+    exec: Command | None = None
+    http: str | None = None
+    tcp: str | None = None
+    unix: str | None = None
+    file: str | None = None
+    log: str | None = None
+    interval_ns: int = 10 * SECOND_NS
+    timeout_ns: int = SECOND_NS
+    initial_delay_ns: int = 0
+    failure_threshold: int = 3
+    success_threshold: int = 1
+    action: ProbeAction = ProbeAction.RESTART
+
+    @property
+    def is_command(self) -> bool:
+        """Whether it is a process of its own; the others are looked at by the supervisor itself."""
+        return self.exec is not None
+
+
+class Timer(Struct, frozen=True):
+    """``[timer]``: when the unit is run. At least one of the times is there.
+
+    Spans are in nanoseconds, each a tuple of any length; ``on_calendar`` holds expressions that ``model.calendar``
+    accepts.
+    """
+
+    every_ns: int | None = None
+    every_from: TimerFrom = TimerFrom.START
+    on_active_ns: tuple[int, ...] = ()
+    on_boot_ns: tuple[int, ...] = ()
+    on_startup_ns: tuple[int, ...] = ()
+    on_unit_active_ns: tuple[int, ...] = ()
+    on_unit_inactive_ns: tuple[int, ...] = ()
+    on_calendar: tuple[str, ...] = ()
+    accuracy_ns: int = 60 * SECOND_NS
+    randomized_delay_ns: int = 0
+    persistent: bool = False
+    overrun: Overrun = Overrun.SKIP
+
+
+class PoolPlace(Struct, frozen=True):
+    """``[pool]``. ``name`` empty: no pool but the one of the whole supervisor (``max-workers``), in which every unit
+    has its place too. Among those that wait the higher ``priority`` goes first."""
+
+    name: str = ""
+    priority: int = 0
+
+
+class Quarantine(Struct, frozen=True):
+    """``[quarantine]``, but for ``failures``, which is in the restart policy."""
+
+    stub: Command | None = None
+    """Runs in the unit's place while it is quarantined."""
+    retry_after_ns: int | None = None
+    """One more start after so long; None: never by itself."""
+    on_quarantine: tuple[str, ...] = ()
+    """Units that are started when it is quarantined."""
 
 
 class UnitKind(Enum):
@@ -203,6 +282,11 @@ class Unit(Struct, frozen=True):
     tags: tuple[str, ...] = ()
     on_dependency_failure: OnDependencyFailure = OnDependencyFailure.WAIT
     exit_supervisor_on: ExitSupervisorOn | None = None
+    health: tuple[Probe, ...] = ()
+    """By name, sorted."""
+    timer: Timer | None = None
+    pool: PoolPlace = PoolPlace()
+    quarantine: Quarantine = Quarantine()
     source: LoadedFrom = LoadedFrom("")
 
 

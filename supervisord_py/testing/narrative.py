@@ -12,13 +12,17 @@ from supervisord_py.core.actions import (
     Effects,
     ExitSupervisor,
     FollowMain,
+    FreezeUnit,
     KillTree,
+    LookAtProcesses,
     ReleaseUnit,
     Reply,
     RevertUnits,
+    RunProbe,
     SignalProcesses,
     SpawnProcess,
     StopFollowing,
+    ThawUnit,
     Whom,
 )
 from supervisord_py.core.events import (
@@ -31,6 +35,8 @@ from supervisord_py.core.events import (
     KeeperLost,
     MainFollowed,
     NotifyReceived,
+    ProbeFinished,
+    ProcessesSeen,
     ProcessExited,
     ProcessSpawned,
     RequesterGone,
@@ -40,6 +46,7 @@ from supervisord_py.core.events import (
     StrayAppeared,
     StrayExited,
     TreeEmptied,
+    UnitFrozen,
     UnitsLoaded,
 )
 from supervisord_py.model.records import Record
@@ -72,6 +79,14 @@ def event_line(event: Event) -> str:
         case ConditionsChecked():
             broken = [text for text in (event.condition, event.assertion) if text is not None]
             return f"conditions of {event.unit}: {'does not hold: ' + ', '.join(broken) if broken else 'hold'}"
+        case ProbeFinished():
+            found = "good" if event.ok else f"bad: {event.detail}"
+            return f"checked {event.name} of {event.unit}: {found}"
+        case ProcessesSeen():
+            return f"seen {event.unit}: {'stopped' if event.stopped else 'it can run'}"
+        case UnitFrozen():
+            why = f": {event.detail}" if event.detail else ""
+            return f"{'frozen' if event.frozen else 'thawed'} {event.unit}{why}"
         case KeeperLost():
             return "keeper lost"
         case TreeEmptied():
@@ -120,6 +135,14 @@ def action_line(action: AnyAction) -> str:
             return f"stop following {action.unit} as #{action.spawn_id}"
         case CheckConditions():
             return f"check the conditions of {action.unit}"
+        case RunProbe():
+            return f"check {action.name} of {action.unit}"
+        case LookAtProcesses():
+            return f"look at the processes of {action.unit}"
+        case FreezeUnit():
+            return f"freeze {action.unit}"
+        case ThawUnit():
+            return f"thaw {action.unit}"
         case SignalProcesses():
             whom = "all of it" if action.whom is Whom.ALL else f"#{action.spawn_id}"
             then = ", then SIGCONT" if action.then_continue else ""

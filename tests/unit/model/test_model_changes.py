@@ -27,7 +27,7 @@ from supervisord_py.model.changes import (
     texts_of,
 )
 from supervisord_py.model.keys import parse_key_table
-from supervisord_py.model.states import Restart, ServiceType
+from supervisord_py.model.states import ProbeKind, Restart, ServiceType
 from supervisord_py.model.unit import (
     BadUnit,
     Command,
@@ -37,9 +37,11 @@ from supervisord_py.model.unit import (
     KillPolicy,
     Limit,
     LoadedFrom,
+    Probe,
     RestartPolicy,
     Service,
     StartLimit,
+    Timer,
     Unit,
     UnitKind,
     UnitSet,
@@ -59,6 +61,8 @@ BASE = Unit(
         context=ExecContext(nice=1),
         pid_file="/run/web.pid",
     ),
+    health=(Probe("up", ProbeKind.LIVENESS, tcp="localhost:80"),),
+    timer=Timer(on_calendar=("daily",)),
 )
 
 
@@ -85,7 +89,11 @@ def leaves(struct: type[msgspec.Struct], path: tuple[str, ...] = ()) -> Iterator
 
 def _is_group(hint: Any) -> bool:
     """Whether a field holds keys of its own (a policy), not a value."""
-    return isinstance(hint, type) and issubclass(hint, msgspec.Struct) and hint not in (Command, Condition, Dependency)
+    return (
+        isinstance(hint, type)
+        and issubclass(hint, msgspec.Struct)
+        and hint not in (Command, Condition, Dependency, Probe)
+    )
 
 
 def value_at(unit: Unit, path: tuple[str, ...]) -> Any:
@@ -110,6 +118,8 @@ def another(value: Any, hint: Any, name: str) -> Any:
         "signals": (10,),
         "enforce": "best-effort",
         "signal": 10,
+        "health": (Probe("up", ProbeKind.LIVENESS, tcp="localhost:81"),),
+        "watchdog_ns": 5 * 10**9,
     }
     if name in choices and value != choices[name]:
         return choices[name]
@@ -117,7 +127,7 @@ def another(value: Any, hint: Any, name: str) -> Any:
     plain = next(option for option in options if option is not type(None))
     if typing.get_origin(plain) is tuple:
         (item, _) = typing.get_args(plain)
-        made = {Command: Command(("/bin/other",)), Dependency: Dependency("other"), str: "other"}
+        made = {Command: Command(("/bin/other",)), Dependency: Dependency("other"), str: "other", int: 7 * 10**9}
         return (Condition("path-exists", "/x"),) if item is Condition else (made[item],)
     if plain is bool:
         return not value
