@@ -15,7 +15,7 @@ Source: systemd, core/job.c and unit.c (unit_notify); model-codebases 3.1 (the h
 dinit, service.cc (process_queues).
 """
 
-from supervisord_py.core import demand, jobs, life, processes, service, stopping
+from supervisord_py.core import demand, jobs, life, pool, processes, service, stopping
 from supervisord_py.core.actions import CheckConditions
 from supervisord_py.core.consequences import carry_out
 from supervisord_py.core.events import ConditionsChecked
@@ -77,6 +77,8 @@ def work(ledger: Ledger) -> None:
             job = ledger.jobs.get(job_id)
             if job is not None and job.state is JobState.WAITING:
                 _run(ledger, job)
+        elif ledger.waits_changed:
+            pool.let_in(ledger)
         elif ledger.idling and (idle := _idle_units(ledger)):
             for name in idle:
                 service.feed(ledger, name, Input.IDLE)
@@ -143,6 +145,7 @@ def _settle(ledger: Ledger, job: Job) -> None:
         case JobType.RESTART:
             if sub in REST:
                 ledger.edit_job(job)
+                job.admitted = job.unit in ledger.holders
                 job.type, job.state, job.halfway = JobType.START, JobState.WAITING, True
                 ledger.cursors.pop(job.id, None)
                 # What waited for the stop half may go on; the start half waits for what it needs.
@@ -192,6 +195,8 @@ def _run(ledger: Ledger, job: Job) -> None:
     if demand.first_blocker(ledger, job) is not None:
         # What was checked may have changed when its turn comes again.
         ledger.edit_job(job).checked = False
+        if not job.halfway:
+            pool.leave(ledger, job)
         _tell_queued(ledger, job)
         return
     match job.type:
@@ -235,7 +240,7 @@ def _run_start(ledger: Ledger, job: Job) -> None:
         _tell_queued(ledger, job)
     elif (refusal := _refuse_start(ledger, job)) is not None:
         finish(ledger, job, *refusal)
-    elif not job.checked and _ask_conditions(ledger, job):
+    elif not pool.ask(ledger, job) or (not job.checked and _ask_conditions(ledger, job)):
         return
     elif job.origin in _UNASKED and (reason := life.refuse_automatic_start(ledger, name)) is not None:
         finish(ledger, job, JobResult.FAILED, f"{name} failed (start-limit-hit): {reason}")

@@ -5,7 +5,7 @@ Law: what was asked for is never undone by what follows automatically.
 Source: systemd, core/job.c (job_install, job_finish_and_invalidate).
 """
 
-from supervisord_py.core import demand, jobs, service
+from supervisord_py.core import demand, jobs, pool, service
 from supervisord_py.core.actions import Refusal
 from supervisord_py.core.jobs import STOP_LIKE
 from supervisord_py.core.ledger import Intent, Ledger, Task
@@ -142,6 +142,7 @@ def _merge_into(ledger: Ledger, job: Job, merged: JobType, goal: Goal, node: Nod
     # A stop that followed from something, and is now asked for, is ordered again: it must keep the unit down.
     if merged is not job.type or (merged is JobType.STOP and origin is not job.origin):
         if merged is not job.type:
+            pool.leave(ledger, job)
             fields = {"job": job.id, "type": merged.value, "was": job.type.value, "origin": origin.value}
             job.cause = ledger.record(
                 "job.changed", node.unit, cause=goal.cause, fields=fields | _pulled_in_by(node), chain=False, asked=True
@@ -188,8 +189,10 @@ def refuse(ledger: Ledger, goal: Goal, unit: str, refusal: Refusal) -> None:
 def finish(ledger: Ledger, job: Job, result: JobResult, message: str = "", *, spread: bool = True) -> None:
     """End a job: record it, free the unit's slot, and fail what required a start that did not happen."""
     name = job.unit
+    pool.leave(ledger, job)
     del ledger.jobs[job.id]
     del ledger.job_of[name]
+    ledger.note_slot(name)
     ledger.cursors.pop(job.id, None)
     ledger.edit_job(job)
     fields = {"job": job.id, "type": job.type.value, "result": result.value}

@@ -25,6 +25,7 @@ from supervisord_py.core.state import (
     ACTIVE_STATES,
     BETWEEN_LIVES,
     FORMAT,
+    HOLDING,
     REST,
     GlobalState,
     Job,
@@ -110,6 +111,16 @@ class Ledger:
         """Where the search for what blocks a job goes on: an index that saves time and decides nothing."""
         self.idling: dict[str, None] = {}
         """Units whose start may be waiting for the other jobs (``life.is_idling`` tells)."""
+        self.holders: dict[str, str] = {}
+        """Units that hold a slot, and the pool of which they hold one as well (``core.pool``)."""
+        self.used: dict[str, int] = {}
+        """How many slots of each pool are held, under the empty name of all."""
+        self.waiting: dict[int, None] = {}
+        """Jobs that wait for a slot."""
+        self.places: dict[int, tuple[int, int]] = {}
+        """The place of each of these among those that wait for the same limit (from 1), and how many they are."""
+        self.waits_changed = False
+        """A slot has become free, or a job has begun to wait for one."""
         self.intents: deque[Task] = deque()
         self.finished: list[tuple[Job, str, str]] = []
         """Jobs that ended in this event, with result and message: what requests are answered from."""
@@ -168,6 +179,7 @@ class Ledger:
         if self.texts.get(name) != unit:
             self.texts[name] = unit
             self.touched[f"text/{name}"] = None
+            self.note_slot(name)
 
     def drop_text(self, name: str) -> None:
         if self.texts.pop(name, None) is not None:
@@ -184,7 +196,33 @@ class Ledger:
             self.alive.pop(name, None)
         else:
             self.alive[name] = None
+        self.note_slot(name)
         return state
+
+    def note_slot(self, name: str) -> None:
+        """Bring the index of held slots up to date with what the unit and its job are."""
+        before, pool = self.holders.get(name), self._held_pool(name)
+        if pool == before:
+            return
+        if before is not None:
+            del self.holders[name]
+            self.waits_changed = True
+            for limit in dict.fromkeys(("", before)):
+                self.used[limit] -= 1
+        if pool is not None:
+            self.holders[name] = pool
+            for limit in dict.fromkeys(("", pool)):
+                self.used[limit] = self.used.get(limit, 0) + 1
+
+    def _held_pool(self, name: str) -> str | None:
+        unit, job = self.unit(name), self.job_of.get(name)
+        if unit is None or unit.service is None:
+            return None
+        # Between the halves of a restart the slot is kept.
+        is_restarted = job is not None and job.type is JobType.RESTART and job.state is JobState.RUNNING
+        if self.state(name).sub in HOLDING or (job is not None and job.admitted):
+            return unit.pool.name
+        return self.holders.get(name) if is_restarted else None
 
     def _note_end(self, name: str, old: SubState, new: SubState, cause: int | None) -> None:
         """Note what follows for others from the end of a life, and from coming to rest."""
@@ -209,17 +247,15 @@ class Ledger:
             self.intents.append(Task(Intent.SUCCEEDED, name, name, cause))
 
     def shown_active(self, name: str) -> ActiveState:
-        """Return the high-level state as people see it: a waiting start makes a unit at rest ``queued``."""
+        """Return the high-level state as people see it: ``queued`` for a unit at rest whose start waits, and for one
+        that would be restarted if there were a slot for it.
+        """
         state = self.state(name)
         job = self.job_of.get(name)
-        if (
-            job is not None
-            and state.sub in REST
-            and job.state is JobState.WAITING
-            and job.type not in (JobType.STOP, JobType.NOP)
-        ):
-            return ActiveState.QUEUED
-        return ACTIVE_STATES[state.sub]
+        if job is None or job.state is not JobState.WAITING or job.type in (JobType.STOP, JobType.NOP):
+            return ACTIVE_STATES[state.sub]
+        is_queued = state.sub in REST or (state.sub in BETWEEN_LIVES and job.pool is not None)
+        return ActiveState.QUEUED if is_queued else ACTIVE_STATES[state.sub]
 
     # deadlines
 

@@ -11,7 +11,7 @@ turns a wish into jobs, ``engine`` runs them and carries consequences from unit 
 
 from collections.abc import Callable, Mapping
 
-from supervisord_py.core import engine, installing, loading, requests, rollout, service, shutdown, snapshot
+from supervisord_py.core import engine, installing, loading, pool, requests, rollout, service, shutdown, snapshot
 from supervisord_py.core.actions import AnyAction, Effects, FollowMain, ReleaseUnit
 from supervisord_py.core.events import (
     ClockChanged,
@@ -150,6 +150,9 @@ class Manager:
         while rollout.advance(ledger):
             engine.work(ledger)
         self._settle()
+        if shutdown.end_if_empty(ledger):
+            engine.work(ledger)
+            self._settle()
         shutdown.exit_if_done(ledger)
         if answer is not None:
             answer()
@@ -198,6 +201,9 @@ class Manager:
         ledger = self._ledger
         if ledger.globals.shutdown_timeout_ns != event.shutdown_timeout_ns:
             ledger.edit_globals().shutdown_timeout_ns = event.shutdown_timeout_ns
+        if ledger.globals.until_empty is not event.until_empty:
+            ledger.edit_globals().until_empty = event.until_empty
+        pool.set_limits(ledger, event.limits)
         first = not ledger.set.units and not ledger.set.bad
         before = ledger.set
         names = loading.take_over(ledger, event.units, event.cause)

@@ -82,6 +82,55 @@ def end_for_unit(ledger: Ledger, name: str, cause: int | None) -> None:
     shutdown.code = code_of_life(state)
 
 
+def end_if_empty(ledger: Ledger) -> bool:
+    """In the mode until-empty: begin the end when nothing runs, waits for its time, or will by itself.
+
+    The code is that of the first unit that has failed for good: one that is bad, or that waits for what will never be
+    there, has never started.
+    """
+    if (
+        not ledger.globals.until_empty
+        or ledger.globals.shutdown is not None
+        or not (ledger.set.units or ledger.set.bad)
+    ):
+        return False
+    if (
+        any(_is_work(ledger, name) for name in ledger.alive)
+        or ledger.jobs
+        or ledger.rollout is not None
+        or any(map(_comes_back, ledger.states.values()))
+    ):
+        return False
+    failed = [(state.since_wall_ns, name) for name, state in ledger.states.items() if _has_failed(state)]
+    waiting = sorted(_waiting(ledger))
+    reason, code = "nothing is left to do", 0
+    if failed:
+        name = min(failed)[1]
+        reason, code = f"nothing is left to do, and {name} has failed", code_of_life(ledger.state(name))
+    elif waiting or ledger.set.bad:
+        name = next(iter((*waiting, *sorted(ledger.set.bad))))
+        reason, code = f"nothing is left to do, and {name} could not be started", NEVER_STARTED
+    request(ledger, ShutdownRequested(ledger.globals.shutdown_timeout_ns, reason=reason))
+    shutdown = ledger.edit_globals().shutdown
+    assert shutdown is not None
+    shutdown.code = code
+    return True
+
+
+def _is_work(ledger: Ledger, name: str) -> bool:
+    """Tell whether something may still come of a unit: a target is only a name, and what has done its work is done."""
+    return ledger.service(name) is not None and ledger.state(name).sub is not SubState.EXITED
+
+
+def _comes_back(state: UnitState) -> bool:
+    """Tell whether a unit at rest is started by the clock."""
+    return state.uphold_at_ns is not None or state.retry_at_ns is not None
+
+
+def _has_failed(state: UnitState) -> bool:
+    return state.sub is SubState.FAILED and (state.ending is Ending.ITSELF or state.result is Result.DEPENDENCY)
+
+
 def code_of_life(state: UnitState) -> int:
     """Return the code that stands for the end of a unit's last life: 128 + n for a signal, 125 when its program never
     ran; never 0 for a failure.

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 import msgspec
 from msgspec import Struct
 
+from supervisord_py.core import pool
 from supervisord_py.core.ledger import Ledger
 from supervisord_py.core.loading import rebuild_graph
 from supervisord_py.core.processes import is_idling
@@ -129,6 +130,7 @@ def load(ledger: Ledger, state: Mapping[str, str], units: UnitSet, shift_ns: int
         _shift(ledger, shift_ns)
     _index(ledger)
     rebuild_graph(ledger)
+    pool.restore(ledger)
 
 
 def check_format(state: Mapping[str, str]) -> None:

@@ -17,6 +17,7 @@ from enum import Enum
 
 from msgspec import Struct
 
+from supervisord_py.model.pools import PoolLimits
 from supervisord_py.model.states import ActiveState, JobState, JobType, Result, Role, SubState
 
 REST = frozenset({SubState.DEAD, SubState.FAILED, SubState.DEPENDENCY})
@@ -35,6 +36,9 @@ STOPPING = frozenset(
         SubState.STUCK,
     }
 )
+
+HOLDING = STARTING | STOPPING | {SubState.RUNNING, SubState.RELOAD, SubState.PAUSED, SubState.STUB}
+"""A service in one of these has processes, and a slot of its pool (``core.pool``)."""
 
 ACTIVE_STATES: dict[SubState, ActiveState] = {
     SubState.DEAD: ActiveState.INACTIVE,
@@ -218,6 +222,10 @@ class UnitState(Struct, omit_defaults=True):
     related_from_ns: int = 0
     uphold_at_ns: int | None = None
     """When that is tried again, if it has been too often."""
+    quarantined: bool = False
+    """It has failed as often as it may: nothing automatic starts it but ``retry-after``."""
+    retry_at_ns: int | None = None
+    """When a quarantined unit is tried once more."""
 
 
 class JobOrigin(Enum):
@@ -274,6 +282,10 @@ class Job(Struct, omit_defaults=True):
     """The units whose end it follows from, one entry each."""
     reason: str = ""
     """Why it exists, where nobody asked for it by name."""
+    pool: str | None = None
+    """The limit of which it waits for a slot (``core.pool``), and for nothing else."""
+    admitted: bool = False
+    """It holds a slot for its unit, which does not hold one by its state yet."""
     cause: int | None = None
 
 
@@ -397,6 +409,9 @@ class GlobalState(Struct, omit_defaults=True):
     shutdown: Shutdown | None = None
     shutdown_timeout_ns: int = 90_000_000_000
     """As the last load set it, for a shutdown that a unit brings about."""
+    limits: PoolLimits = PoolLimits()
+    until_empty: bool = False
+    """The supervisor ends when nothing is left to do."""
     vanished: dict[str, None] = {}
     """Units whose file is gone and that are not at rest yet."""
     pending_texts: dict[str, None] = {}

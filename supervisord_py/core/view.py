@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
-from supervisord_py.core import demand, processes, stopping
+from supervisord_py.core import demand, pool, processes, stopping
 from supervisord_py.core.graph import Graph, Relations
 from supervisord_py.core.ledger import Ledger
 from supervisord_py.core.loading import plan_of, restart_needed
@@ -13,13 +13,26 @@ from supervisord_py.core.orders import describe
 from supervisord_py.core.restart import is_limit_hit
 from supervisord_py.core.rollout import in_order, needing_restart
 from supervisord_py.core.shutdown import code_of_life
-from supervisord_py.core.state import BETWEEN_LIVES, REST, STARTING, STOPPING, Ending, LastLife, RolloutStep, UnitState
+from supervisord_py.core.state import (
+    BETWEEN_LIVES,
+    REST,
+    STARTING,
+    STOPPING,
+    Ending,
+    Job,
+    LastLife,
+    RolloutStep,
+    UnitState,
+)
 from supervisord_py.model.changes import UnitChange
 from supervisord_py.model.states import ActiveState, JobState, JobType, LoadState, Result, SubState
 from supervisord_py.model.status import Exit, JobStatus, UnitStatus, WhyLine
 from supervisord_py.model.unit import Unit, UnitSet
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+_NAMED_MAX = 5
+"""So many holders of slots are named."""
 
 _IN_ROLLOUT = (RolloutStep.RESTARTING, RolloutStep.PROBATION)
 
@@ -73,7 +86,7 @@ def unit_status(manager: Manager, name: str) -> UnitStatus:
         description=unit.description if unit is not None else "",
         load_state=_load_state(ledger, name).value,
         active_state=active.value,
-        sub_state=_sub_state(state, active).value,
+        sub_state=_sub_state(ledger, name, active).value,
         result=state.result.value,
         pid=state.main.pid if state.main is not None else None,
         invocation=state.invocation,
@@ -133,6 +146,8 @@ def jobs(manager: Manager) -> list[JobStatus]:
             type=job.type.value,
             state=job.state.value,
             waiting_for=tuple(demand.blockers(ledger, job)) if job.state is JobState.WAITING else (),
+            limit=None if job.pool is None else job.pool or "max-workers",
+            position=ledger.places[job.id][0] if job.id in ledger.places else None,
         )
         for _, job in sorted(ledger.jobs.items())
     ] + _rollout_jobs(ledger)
@@ -249,9 +264,12 @@ def _load_state(ledger: Ledger, name: str) -> LoadState:
     return LoadState.LOADED if name in ledger.set.units else LoadState.NOT_FOUND
 
 
-def _sub_state(state: UnitState, active: ActiveState) -> SubState:
+def _sub_state(ledger: Ledger, name: str, active: ActiveState) -> SubState:
     """A unit at rest whose start waits is shown by what it waits for."""
-    return SubState.DEPENDENCY if active is ActiveState.QUEUED else state.sub
+    if active is not ActiveState.QUEUED:
+        return ledger.state(name).sub
+    job = ledger.job_of.get(name)
+    return SubState.POOL if job is not None and job.pool is not None else SubState.DEPENDENCY
 
 
 def _exit(state: UnitState) -> Exit | None:
@@ -291,6 +309,8 @@ def _reasons(ledger: Ledger, name: str) -> list[WhyLine]:
         ]
         if lines:
             return lines
+    if job is not None and job.pool is not None:
+        return [_queued(ledger, job)]
     if job is not None and job.checking:
         return [WhyLine("starting", "its conditions are being looked at", seq=job.cause)]
     if state.sub is SubState.STUCK:
@@ -322,6 +342,18 @@ def _reasons(ledger: Ledger, name: str) -> list[WhyLine]:
     elif name not in ledger.set.units and name not in ledger.set.masked:
         lines.append(WhyLine("bad-setting", "no file defines it any more, it runs on by the text that it has"))
     return lines
+
+
+def _queued(ledger: Ledger, job: Job) -> WhyLine:
+    """Say of which limit a start waits for a slot, whose turn comes before, and who holds the slots."""
+    assert job.pool is not None
+    place, count = ledger.places[job.id]
+    held = pool.holders(ledger, job.pool)
+    named = [f"{each} (stuck)" if ledger.state(each).sub is SubState.STUCK else each for each in held]
+    most = ", ".join(named[:_NAMED_MAX]) + (f" and {len(named) - _NAMED_MAX} more" if len(named) > _NAMED_MAX else "")
+    message = f"it waits for a slot, number {place} of {count}: {pool.describe(ledger, job.pool)}, held by {most}"
+    stuck = next((each for each in held if ledger.state(each).sub is SubState.STUCK), None)
+    return WhyLine("pool", message, unit=stuck, seq=job.cause)
 
 
 def _running(state: UnitState, name: str) -> list[WhyLine]:

@@ -55,13 +55,17 @@ class JobStatus(Struct, frozen=True):
     type: str
     state: str
     waiting_for: tuple[str, ...] = ()
+    limit: str | None = None
+    """The limit of which it waits for a slot: a pool's name, ``max-workers`` for that over everything."""
+    position: int | None = None
+    """Its place among those that wait for the same limit, from 1."""
 
 
 class WhyLine(Struct, frozen=True):
     """One cause in the chain that ``why`` prints, nearest first.
 
     ``kind`` is one of ``dependency backoff failed quarantine operator limit disabled conflict condition starting
-    running bad-setting stuck``; ``unit`` names the other unit, ``seq`` the journal record that tells more, ``advice``
+    running bad-setting stuck pool``; ``unit`` names the other unit, ``seq`` the journal record that tells more, ``advice``
     the next command to type.
     """
 

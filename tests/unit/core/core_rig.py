@@ -84,6 +84,7 @@ class Rig:
         self.spawns: list[SpawnProcess] = []
         self.state: dict[str, str] = {}
         self.last = Effects()
+        self.seen = 0
         self._pid = 100
         self._request = 0
         self._living: dict[int, int] = {}
@@ -129,11 +130,11 @@ class Rig:
             assert "internal error" not in str(record.fields)
             assert record.cause is None or record.cause < self.seq + len(effects.records)
 
-    def load(self, *units: Unit, start: bool = False, bad: UnitSet | None = None) -> Effects:
+    def load(self, *units: Unit, start: bool = False, bad: UnitSet | None = None, **loaded_with: Any) -> Effects:
         loaded = unit_set(*units)
         if bad is not None:
             loaded = UnitSet(units=loaded.units, bad=bad.bad)
-        return self.happen(UnitsLoaded(loaded, start_enabled=start))
+        return self.happen(UnitsLoaded(loaded, start_enabled=start, **loaded_with))
 
     def ask(self, verb: str, *units: str, **how: Any) -> int:
         """Ask for something; returns the request's number."""
