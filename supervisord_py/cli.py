@@ -80,8 +80,8 @@ def check_command(paths: tuple[str, ...], config: str | None, state_dir: str | N
 
     places = moved(_places(), state=state_dir)
     settings_path = Path(config) if config is not None else places.settings
-    _, settings_problems = load_settings(settings_path, required=config is not None)
-    loaded = load(paths or None, places)
+    settings, settings_problems = load_settings(settings_path, required=config is not None)
+    loaded = load(paths or None, places, settings.limits)
     problems = [*settings_problems, *loaded.problems]
     if as_json:
         click.echo(json.dumps({"problems": [_problem_document(problem) for problem in problems]}, indent=2))

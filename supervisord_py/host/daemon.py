@@ -70,7 +70,7 @@ from supervisord_py.keeper.protocol import KEEPER_FD
 from supervisord_py.model.changes import compare_settings
 from supervisord_py.model.records import Record
 from supervisord_py.model.settings import Settings
-from supervisord_py.model.states import JobMode, Severity
+from supervisord_py.model.states import JobMode, Severity, SupervisorMode
 from supervisord_py.model.unit import Unit
 from supervisord_py.model.unitset import LoadResult
 
@@ -462,6 +462,9 @@ class Daemon:
                 self._loaded.unit_set,
                 start_enabled=start_enabled,
                 shutdown_timeout_ns=shutdown_timeout_ns(self._config, self._settings),
+                limits=self._settings.limits,
+                hooks=self._settings.hooks,
+                until_empty=self._settings.supervisor.mode is SupervisorMode.UNTIL_EMPTY,
                 **why,
             ),
             records=records,

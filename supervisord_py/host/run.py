@@ -95,7 +95,7 @@ def run_command(
     missing = [path for path in unit_paths if not os.path.lexists(path)]
     if missing:
         raise click.ClickException(f"no such file or folder: {', '.join(missing)}")
-    loaded = load(unit_paths or None, places)
+    loaded = load(unit_paths or None, places, settings.limits)
     for problem in loaded.problems:
         click.echo(problem.text(), err=True)
     if not loaded.unit_set.units and not loaded.unit_set.bad:

@@ -37,7 +37,7 @@ class Sources(Struct, frozen=True):
         return msgspec.json.decode(text, type=cls)
 
     def build(self) -> tuple[Settings, LoadResult]:
-        return self.settings, build(self.units)
+        return self.settings, build(self.units, self.settings.limits)
 
 
 def read_sources(config: Mapping[str, Any], places: Places, before: Sources | None = None) -> Sources:

@@ -248,7 +248,8 @@ class UnitChanges:
         self._failed_life = {action.failed: view.unit_status(host.manager, action.failed).invocation}
         message = f"it was refused by apply: {action.message}"
         units = self.last_good.go_back(action.units, message, host.sources.units, host.loaded)
-        host.load(replace(host.sources, units=units), build(units), read=(), reverts=True)
+        sources = replace(host.sources, units=units)
+        host.load(sources, sources.build()[1], read=(), reverts=True)
 
     def refused_text(self, unit: str) -> str | None:
         return self.last_good.refused(unit)
@@ -285,7 +286,7 @@ class UnitChanges:
                     if other is not None:
                         message = f"cannot {verb} {name}: {other} says otherwise, and is merged later; change it there"
                         raise CannotChangeError("JobFailed", name, message)
-            return Enablement(tuple(changes), sources, after, build(after.units))
+            return Enablement(tuple(changes), sources, after, after.build()[1])
 
         try:
             return await asyncio.to_thread(plan)
@@ -312,7 +313,7 @@ class UnitChanges:
         if now is enablement.before:
             return enablement.sources, enablement.loaded
         sources = replace(now, units=apply_changes(now.units, enablement.changes))
-        return sources, build(sources.units)
+        return sources, sources.build()[1]
 
     async def plan_application(self, names: Sequence[str]) -> Application:
         """Read the files of these units (of all, with the settings, when empty) and say what applying them means.
@@ -357,8 +358,9 @@ class UnitChanges:
             with_text = read_unit_sources(paths, self._places, overlay={path: text})
             if not any(file.path == path for file in with_text.files):
                 return None
-            known = frozenset(build(read_unit_sources(paths, self._places)).problems)
-            return tuple(problem for problem in build(with_text).problems if problem not in known)
+            limits = self._host.settings.limits
+            known = frozenset(build(read_unit_sources(paths, self._places), limits).problems)
+            return tuple(problem for problem in build(with_text, limits).problems if problem not in known)
 
         problems = await asyncio.to_thread(check)
         if problems is None:

@@ -24,6 +24,7 @@ from supervisord_py.host.places import Places, default_places
 from supervisord_py.host.trusted_files import FileRefused, TrustedReader, trusted_uids
 from supervisord_py.model.keys import KeyTable, parse_key_table
 from supervisord_py.model.names import parse_unit_name
+from supervisord_py.model.pools import PoolLimits
 from supervisord_py.model.problems import Problem
 from supervisord_py.model.settings import Settings, parse_settings
 from supervisord_py.model.specifiers import SpecifierContext
@@ -49,19 +50,22 @@ class UnitSources(Struct, frozen=True):
     kept: tuple[str, ...] = ()
 
 
-def load(paths: Sequence[str] | None, places: Places) -> LoadResult:
+def load(paths: Sequence[str] | None, places: Places, limits: PoolLimits | None = None) -> LoadResult:
     """Read and build everything.
 
     Args:
         paths: Files and folders that were typed, the first with the highest priority; None for the unit path.
         places: Where the unit path is.
+        limits: What the settings say of pools; None: they are not looked at.
     """
-    return build(read_sources(paths, places))
+    return build(read_sources(paths, places), limits)
 
 
-def build(sources: UnitSources) -> LoadResult:
+def build(sources: UnitSources, limits: PoolLimits | None = None) -> LoadResult:
     """Build the units of what was read."""
-    return build_unit_set(sources.files, sources.context, key_table=key_table(), problems=sources.problems)
+    return build_unit_set(
+        sources.files, sources.context, key_table=key_table(), problems=sources.problems, limits=limits
+    )
 
 
 def read_sources(

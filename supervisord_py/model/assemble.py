@@ -8,16 +8,20 @@ from typing import Any, Literal, TypeVar, cast
 
 from msgspec.structs import replace
 
-from supervisord_py.model.names import UnitName
-from supervisord_py.model.parse import Decoded, Merged
+from supervisord_py.model.names import UnitName, parse_group_name
+from supervisord_py.model.parse import Decoded, Merged, TableId
 from supervisord_py.model.problems import Problem
 from supervisord_py.model.states import (
     ExitSupervisorOn,
     KillMode,
     NotifyAccess,
     OnDependencyFailure,
+    Overrun,
+    ProbeAction,
+    ProbeKind,
     Restart,
     ServiceType,
+    TimerFrom,
 )
 from supervisord_py.model.unit import (
     SECOND_NS,
@@ -28,9 +32,13 @@ from supervisord_py.model.unit import (
     KillPolicy,
     LoadedFrom,
     LogPolicy,
+    PoolPlace,
+    Probe,
+    Quarantine,
     RestartPolicy,
     Service,
     StartLimit,
+    Timer,
     Unit,
     UnitKind,
 )
@@ -41,13 +49,15 @@ _NOTIFYING = frozenset({ServiceType.NOTIFY, ServiceType.NOTIFY_RELOAD})
 _DEFAULT_LIMIT = StartLimit(10 * SECOND_NS, 5)
 """systemd's, for the one of its two keys that is not written."""
 _NO_STATUSES = ExitStatuses()
-_OF_PROCESSES = ("limits", "log", "quarantine")
+_OF_PROCESSES = ("limits", "log", "quarantine", "pool", "timer", "health")
 # The defaults that stand in model.unit.
 _SERVICE = Service()
 _KILL = _SERVICE.kill
 _RESTART = _SERVICE.restart
 _LOG = _SERVICE.log
 _CONTEXT = _SERVICE.context
+_PROBE = Probe("", ProbeKind.LIVENESS)
+_TIMER = Timer()
 RLIMITS = (
     "nofile", "nproc", "core", "cpu", "fsize", "as", "data", "stack", "memlock", "rss", "sigpending", "msgqueue",
     "rtprio", "locks", "rttime",
@@ -64,22 +74,32 @@ class _Fields:
     def has(self, table: str) -> bool:
         return (table,) in self.merged.tables
 
-    def decoded(self, table: str, key: str) -> Decoded | None:
-        return self.merged.tables.get((table,), {}).get(key)
+    def below(self, table: str) -> list[TableId]:
+        """The tables ``[TABLE.NAME]``, sorted by their names."""
+        return sorted(each for each in self.merged.tables if each[0] == table and len(each) > 1)
 
-    def get(self, table: str, key: str, default: Value) -> Value:
+    def decoded(self, table: str | TableId, key: str) -> Decoded | None:
+        return self.merged.tables.get(_place(table), {}).get(key)
+
+    def get(self, table: str | TableId, key: str, default: Value) -> Value:
         """The value, or ``default`` when the key is not written; its type is the key's (``docs/keys.toml``)."""
         decoded = self.decoded(table, key)
         value: Any = default if decoded is None else decoded.value
         return cast(Value, value)
 
-    def problem(self, table: str, key: str, message: str, hint: str = "", *, warning: bool = False) -> Problem:
+    def problem(
+        self, table: str | TableId, key: str, message: str, hint: str = "", *, warning: bool = False
+    ) -> Problem:
         """A problem at the key, or at its table when the key is not written."""
         decoded = self.decoded(table, key)
         severity: Literal["error", "warning"] = "warning" if warning else "error"
         if decoded is not None:
             return decoded.entry.problem(message, hint, severity=severity)
-        return replace(self.merged.problem((table,), message, hint), severity=severity)
+        return replace(self.merged.problem(_place(table), message, hint), severity=severity)
+
+
+def _place(table: str | TableId) -> TableId:
+    return (table,) if isinstance(table, str) else table
 
 
 def assemble(name: UnitName, merged: Merged, source: LoadedFrom) -> tuple[Unit | None, list[Problem]]:
@@ -108,15 +128,22 @@ def assemble(name: UnitName, merged: Merged, source: LoadedFrom) -> tuple[Unit |
             fields.problem("instances", "count", "only a template has instances", f"name the file {name}@.toml")
         )
     if kinds == ["target"]:
-        for table in _OF_PROCESSES:
-            if fields.has(table):
-                hint = f"take [{table}] out, or make the unit a [service]"
-                problems.append(merged.problem((table,), "a target has no process", hint))
+        for place in merged.tables:
+            if place[0] in _OF_PROCESSES:
+                hint = f"take [{'.'.join(map(str, place))}] out, or make the unit a [service]"
+                problems.append(merged.problem(place, "a target has no process", hint))
     service = _service(fields, problems) if fields.has("service") else None
     if service is None:
         for key in _START_LIMIT:
             if fields.decoded("unit", key) is not None:
                 problems.append(fields.problem("unit", key, "a target has no automatic starts", "take it out"))
+    health: tuple[Probe, ...] = ()
+    timer: Timer | None = None
+    quarantine = Quarantine()
+    if service is not None:
+        health = _health(fields, service, problems)
+        timer = _timer(fields, service, problems) if fields.has("timer") else None
+        quarantine = _quarantine(fields, service, problems)
     if any(problem.severity == "error" for problem in problems):
         return None, problems
     ends = fields.get("unit", "exit-supervisor-on", None)
@@ -134,6 +161,10 @@ def assemble(name: UnitName, merged: Merged, source: LoadedFrom) -> tuple[Unit |
         tags=_unique(fields.get("unit", "tags", ())),
         on_dependency_failure=OnDependencyFailure(fields.get("unit", "on-dependency-failure", "wait")),
         exit_supervisor_on=None if ends is None else ExitSupervisorOn(ends),
+        health=health,
+        timer=timer,
+        pool=PoolPlace(fields.get("pool", "name", ""), fields.get("pool", "priority", 0)),
+        quarantine=quarantine,
         source=source,
     )
     return unit, problems
@@ -178,6 +209,9 @@ def _service(fields: _Fields, problems: list[Problem]) -> Service:
         timeout_stop_ns=timeout_stop,
         timeout_abort_ns=fields.get("service", "timeout-abort-sec", timeout_stop),
         runtime_max_ns=fields.get("service", "runtime-max-sec", _SERVICE.runtime_max_ns),
+        error_threshold=fields.get("service", "error-threshold", _SERVICE.error_threshold),
+        watchdog_ns=fields.get("service", "watchdog-sec", _SERVICE.watchdog_ns),
+        progress_ns=fields.get("service", "progress-sec", _SERVICE.progress_ns),
         success=fields.get("service", "success-exit-status", _NO_STATUSES),
         pid_file=fields.get("service", "pid-file", None),
         guess_main_pid=fields.get("service", "guess-main-pid", _SERVICE.guess_main_pid),
@@ -343,11 +377,139 @@ def _start_limit(fields: _Fields, problems: list[Problem]) -> StartLimit | None:
     )
 
 
+_TELLING = ("watchdog-sec", "progress-sec", "error-threshold")
+"""Keys about what the process itself tells: it needs somebody who listens."""
+
+
 def _notify_access(fields: _Fields, kind: ServiceType) -> NotifyAccess:
     access = NotifyAccess(fields.get("service", "notify-access", NotifyAccess.NONE.value))
-    if access is NotifyAccess.NONE and kind in _NOTIFYING:
-        return NotifyAccess.MAIN
-    return access
+    listens = kind in _NOTIFYING or any(fields.get("service", key, 0) for key in _TELLING)
+    return NotifyAccess.MAIN if access is NotifyAccess.NONE and listens else access
+
+
+def _health(fields: _Fields, service: Service, problems: list[Problem]) -> tuple[Probe, ...]:
+    """``[health.NAME]``, by name."""
+    probes = [_probe(fields, place, problems) for place in fields.below("health")]
+    if probes and service.type is ServiceType.ONESHOT:
+        place = fields.below("health")[0]
+        hint = "take it out: whether its command ends well is all there is to a oneshot"
+        problems.append(
+            fields.problem(place, "", "a oneshot is over when it is up, so it is never checked", hint, warning=True)
+        )
+    return tuple(probe for probe in probes if probe is not None)
+
+
+_CHECKS = ("exec", "http", "tcp", "unix", "file", "log")
+
+
+def _probe(fields: _Fields, place: TableId, problems: list[Problem]) -> Probe | None:
+    """One check; None when it is none."""
+
+    def complain(key: str, message: str, hint: str = "", *, warning: bool = False) -> None:
+        problems.append(fields.problem(place, key, message, hint, warning=warning))
+
+    name = str(place[-1])
+    try:
+        parse_group_name(name)
+    except ValueError:
+        complain("", f"{name!r} is not the name of a check", "letters, digits and : _ . -, a letter or digit first")
+        return None
+    written = [key for key in _CHECKS if fields.decoded(place, key) is not None]
+    if len(written) != 1:
+        message = f"one check too many: {' and '.join(written)}" if written else "a check that looks at nothing"
+        complain(written[-1] if written else "", message, f"write one of {', '.join(_CHECKS)}")
+    kind: str | None = fields.get(place, "kind", None)
+    if kind is None:
+        hint = 'write kind = "readiness", "liveness" or "startup"'
+        complain("", "a check without the key 'kind'", hint)
+    if kind is None or len(written) != 1:
+        return None
+    is_readiness = kind == ProbeKind.READINESS.value
+    default = ProbeAction.NONE if is_readiness else _PROBE.action
+    action = ProbeAction(fields.get(place, "action", default.value))
+    if is_readiness and action is not ProbeAction.NONE:
+        complain(
+            "action",
+            "a readiness check says whether the unit can be used, and does nothing",
+            'write kind = "liveness", or take it out',
+        )
+    successes = fields.get(place, "success-threshold", _PROBE.success_threshold)
+    if not is_readiness and successes != 1:
+        complain("success-threshold", f"of a {kind} check one success is enough", "take it out", warning=True)
+    checked = {key: fields.get(place, key, None) for key in written}
+    return Probe(
+        name,
+        ProbeKind(kind),
+        interval_ns=fields.get(place, "interval", _PROBE.interval_ns),
+        timeout_ns=fields.get(place, "timeout", _PROBE.timeout_ns),
+        initial_delay_ns=fields.get(place, "initial-delay", _PROBE.initial_delay_ns),
+        failure_threshold=fields.get(place, "failure-threshold", _PROBE.failure_threshold),
+        success_threshold=successes if is_readiness else 1,
+        action=action,
+        **checked,
+    )
+
+
+_SPANS_OF_TIMERS = {
+    "on-active-sec": "on_active_ns",
+    "on-boot-sec": "on_boot_ns",
+    "on-startup-sec": "on_startup_ns",
+    "on-unit-active-sec": "on_unit_active_ns",
+    "on-unit-inactive-sec": "on_unit_inactive_ns",
+}
+_FOLLOWING = {"on-unit-active-sec", "on-unit-inactive-sec"}
+"""What counts from a run, and so never comes before the first."""
+
+
+def _timer(fields: _Fields, service: Service, problems: list[Problem]) -> Timer:
+    def complain(table: str, key: str, message: str, hint: str, *, warning: bool = False) -> None:
+        problems.append(fields.problem(table, key, message, hint, warning=warning))
+
+    spans: dict[str, tuple[int, ...]] = {key: fields.get("timer", key, ()) for key in _SPANS_OF_TIMERS}
+    every: int | None = fields.get("timer", "every", None)
+    calendar: tuple[str, ...] = fields.get("timer", "on-calendar", ())
+    written = {key for key, value in {**spans, "every": every, "on-calendar": calendar}.items() if value}
+    if not written:
+        hint = f"write every, on-calendar, or one of {', '.join(_SPANS_OF_TIMERS)}"
+        complain("timer", "", "a timer without a time", hint)
+    elif written <= _FOLLOWING:
+        message = "this counts from a run, and nothing brings the first one about"
+        complain("timer", sorted(written)[0], message, "write on-active-sec = 0 beside it, or every", warning=True)
+    if every is None and fields.decoded("timer", "from") is not None:
+        complain("timer", "from", "from means nothing without every", "take it out", warning=True)
+    persistent = fields.get("timer", "persistent", _TIMER.persistent)
+    if persistent and not calendar:
+        complain("timer", "persistent", "only times of on-calendar are made up for", "take it out", warning=True)
+    if service.restart.restart in (Restart.ALWAYS, Restart.ON_SUCCESS):
+        message = (
+            f"with restart = {service.restart.restart.value} a run is never over, and the next time never waited for"
+        )
+        complain("service", "restart", message, 'write "on-failure" or "no"')
+    if service.remain_after_exit:
+        message = "a run that stays active is never over, and the next time never waited for"
+        complain("service", "remain-after-exit", message, "take it out")
+    return Timer(
+        every_ns=every,
+        every_from=TimerFrom(fields.get("timer", "from", _TIMER.every_from.value)),
+        on_calendar=calendar,
+        accuracy_ns=fields.get("timer", "accuracy-sec", _TIMER.accuracy_ns),
+        randomized_delay_ns=fields.get("timer", "randomized-delay-sec", _TIMER.randomized_delay_ns),
+        persistent=persistent,
+        overrun=Overrun(fields.get("timer", "overrun", _TIMER.overrun.value)),
+        **{field: spans[key] for key, field in _SPANS_OF_TIMERS.items()},
+    )
+
+
+def _quarantine(fields: _Fields, service: Service, problems: list[Problem]) -> Quarantine:
+    """``[quarantine]`` but for ``failures``; ``on-quarantine`` is a relation, which the unit set resolves."""
+    if service.restart.failures == 0 and service.restart.limit is None:
+        for key in ("stub", "retry-after", "on-quarantine"):
+            if fields.decoded("quarantine", key) is not None:
+                message = "with failures = 0 the unit is never quarantined"
+                problems.append(
+                    fields.problem("quarantine", key, message, "take it out, or write failures", warning=True)
+                )
+    return Quarantine(fields.get("quarantine", "stub", None), fields.get("quarantine", "retry-after", None))
 
 
 def _context(fields: _Fields) -> ExecContext:

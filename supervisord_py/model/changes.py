@@ -16,8 +16,6 @@ goes: a service that runs is no armed timer.
 Source: peers.md, 1a row 36 and section 5, item 9.
 """
 
-import json
-import shlex
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 from typing import Any
@@ -26,6 +24,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from supervisord_py.model.assemble import RLIMITS
+from supervisord_py.model.command import command_text
 from supervisord_py.model.settings import Settings, settings_texts
 from supervisord_py.model.states import Until
 from supervisord_py.model.unit import (
@@ -114,18 +113,8 @@ def _edges(edges: Iterable[Dependency]) -> str | None:
     return ", ".join(map(_dependency, edges)) or None
 
 
-def _command(command: Command) -> str:
-    marks = ("-" if command.ignore_failure else "") + ("+" if command.privileged else "")
-    words = list(command.words)
-    if command.argv0 is not None:
-        marks, words = marks + "@", [*words[:1], command.argv0, *words[1:]]
-    if command.expand:
-        return marks + shlex.join(words)
-    return json.dumps([marks + "".join(words[:1]), *words[1:]], ensure_ascii=False)
-
-
 def _commands(commands: Iterable[Command]) -> str | None:
-    return "\n".join(map(_command, commands)) or None
+    return "\n".join(map(command_text, commands)) or None
 
 
 def _statuses(statuses: ExitStatuses) -> str | None:
@@ -278,7 +267,7 @@ KEYS: tuple[Key, ...] = (
     _live("quarantine.failures", lambda own: str(own.restart.failures)),
     _beside(
         "quarantine.stub",
-        lambda unit: None if unit.quarantine.stub is None else _command(unit.quarantine.stub),
+        lambda unit: None if unit.quarantine.stub is None else command_text(unit.quarantine.stub),
     ),
     _beside(
         "quarantine.retry-after",
@@ -345,7 +334,7 @@ def texts_of(unit: Unit) -> dict[str, str]:
 def _probe_texts(probe: Probe) -> dict[str, str | None]:
     return {
         "kind": probe.kind.value,
-        "exec": None if probe.exec is None else _command(probe.exec),
+        "exec": None if probe.exec is None else command_text(probe.exec),
         "http": probe.http,
         "tcp": probe.tcp,
         "unix": probe.unix,
@@ -435,7 +424,7 @@ def restart_keys(running: Unit, loaded: Unit) -> tuple[str, ...]:
     return tuple(each.key for each in compare_units(running, loaded) if each.effect is Effect.RESTART)
 
 
-_SETTINGS_OF_START = frozenset({"supervisor.name", "supervisor.mode", "control.socket-group", "control.socket-mode"})
+_SETTINGS_OF_START = frozenset({"supervisor.name", "control.socket-group", "control.socket-mode"})
 """Settings that ``run`` looks at once."""
 
 

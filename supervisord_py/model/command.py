@@ -12,7 +12,9 @@ Source: systemd.service(5), "Command lines"; systemd src/basic/extract-word.c, e
 src/core/load-fragment.c (config_parse_exec).
 """
 
+import json
 import re
+import shlex
 from collections.abc import Callable, Mapping
 
 from supervisord_py.model.problems import BadValue, raise_all
@@ -220,6 +222,17 @@ def _simplify(path: str) -> str:
     if not path.startswith("/"):
         return path
     return "/" + "/".join(part for part in path.split("/") if part not in ("", "."))
+
+
+def command_text(command: Command) -> str:
+    """Write a command as a file has it: a line, or the array of an exact argv."""
+    marks = ("-" if command.ignore_failure else "") + ("+" if command.privileged else "")
+    words = list(command.words)
+    if command.argv0 is not None:
+        marks, words = marks + "@", [*words[:1], command.argv0, *words[1:]]
+    if command.expand:
+        return marks + shlex.join(words)
+    return json.dumps([marks + "".join(words[:1]), *words[1:]], ensure_ascii=False)
 
 
 def expand_words(command: Command, environment: Mapping[str, str]) -> list[str]:

@@ -12,15 +12,17 @@ from typing import cast
 
 from msgspec import Struct
 
-from supervisord_py.model.command import Expand, parse_commands
+from supervisord_py.model.command import Expand, parse_command, parse_commands
 from supervisord_py.model.commands import COMMANDS, PRESETS
 from supervisord_py.model.conditions import parse_condition
 from supervisord_py.model.exit_status import join_exit_statuses, parse_exit_statuses
+from supervisord_py.model.hooks import CALLING, is_called_by
 from supervisord_py.model.keys import KeySpec
 from supervisord_py.model.names import Reference, parse_group_name, parse_reference
 from supervisord_py.model.problems import BadValue, raise_all
 from supervisord_py.model.records import UNNUMBERED
 from supervisord_py.model.states import Until
+from supervisord_py.model.targets import parse_address, parse_path, parse_regex, parse_socket_path, parse_url
 from supervisord_py.model.unit import ExitStatuses, Limit
 from supervisord_py.model.values import (
     parse_boolean,
@@ -198,9 +200,8 @@ def _dependency(item: object, index: int | None, expand: Expand, keys: tuple[str
         raise BadValue("a dependency without the key 'unit'", 'write { unit = "NAME" }')
     until, ordered = item.get("until", "ready"), item.get("ordered", True)
     if until not in [member.value for member in Until]:
-        raise BadValue(f"{shown(until)} is not possible here", "possible are started, ready and exited", ("until",))
-    if until == Until.HEALTHY.value:
-        raise BadValue(f"'healthy' is {_NOT_SUPPORTED}", "possible are started, ready and exited", ("until",))
+        possible = "possible are started, ready, healthy and exited"
+        raise BadValue(f"{shown(until)} is not possible here", possible, ("until",))
     if not isinstance(ordered, bool):
         raise BadValue(f"{shown(ordered)} is not a boolean", "write true or false, without quotes", ("ordered",))
     if not ordered and "until" in item:
@@ -318,6 +319,47 @@ def _counts(value: object, spec: KeySpec, expand: Expand) -> object:
     return counts
 
 
+def _period(value: object) -> int:
+    """A time span in which something comes again: above zero, and it ends."""
+    span_ns = parse_timespan(value)
+    if not span_ns:
+        raise BadValue(
+            f"{shown(value)} is not possible here", "write a time span above zero that ends, or leave it out"
+        )
+    return span_ns
+
+
+def _delay(value: object) -> int:
+    """A time span that ends."""
+    span_ns = parse_timespan(value)
+    if span_ns is None:
+        raise BadValue("a time that never comes", "write a time span that ends, or leave it out")
+    return span_ns
+
+
+def _calendar(value: object, expand: Expand) -> str:
+    text = _line(value, expand)
+    if not text.strip():
+        raise BadValue("an empty time", 'write one such as "Mon..Fri 09:00", or "daily"')
+    return text
+
+
+def _event(value: object, expand: Expand) -> str:
+    text = _line(value, expand)
+    if not any(is_called_by(text, event) for event in CALLING):
+        near = get_close_matches(text, CALLING, 1)
+        raise BadValue(
+            f"no hook is called by {text!r}",
+            f"did you mean {near[0]!r}?" if near else 'write an event of the journal, or a glob such as "unit.*"',
+        )
+    return text
+
+
+def _looked_at(parse: Callable[[str], str]) -> Decoder:
+    """The decoder of what a health check looks at."""
+    return lambda value, spec, expand: parse(_line(value, expand))
+
+
 DECODERS: Mapping[str, Decoder] = {
     "string": lambda value, spec, expand: _line(value, expand),
     "strings": _strings,
@@ -330,10 +372,22 @@ DECODERS: Mapping[str, Decoder] = {
     "mode": lambda value, spec, expand: parse_mode(value),
     "signal": lambda value, spec, expand: parse_signal(value),
     "enum": _enum,
+    "period": lambda value, spec, expand: _period(value),
+    "delay": lambda value, spec, expand: _delay(value),
+    "timespans": lambda value, spec, expand: _each(value, lambda item, _: _delay(item)),
+    "calendars": lambda value, spec, expand: _each(value, lambda item, _: _calendar(item, expand)),
+    "command": lambda value, spec, expand: parse_command(value, expand),
+    "url": _looked_at(parse_url),
+    "address": _looked_at(parse_address),
+    "path": _looked_at(parse_path),
+    "socket-path": _looked_at(parse_socket_path),
+    "regex": _looked_at(parse_regex),
+    "event": lambda value, spec, expand: _event(value, expand),
     "commands": lambda value, spec, expand: parse_commands(value, expand),
     "dependencies": _dependencies,
     "ordering": _ordering,
     "names": _names,
+    "label": lambda value, spec, expand: _label(value, expand),
     "labels": lambda value, spec, expand: _each(value, lambda item, _: _label(item, expand)),
     "account": lambda value, spec, expand: _account(value, expand),
     "accounts": lambda value, spec, expand: _each(value, lambda item, _: _account(item, expand)),

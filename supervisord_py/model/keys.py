@@ -15,7 +15,8 @@ FileKind = Literal["unit", "settings"]
 _EXPANDING = frozenset(
     {
     "string", "strings", "command", "commands", "dependencies", "ordering", "names", "labels", "account", "accounts",
-    "directory", "environment", "conditions", "exit-statuses", "runtime-path",
+    "directory", "environment", "conditions", "exit-statuses", "runtime-path", "label", "url", "address", "path",
+    "socket-path", "regex", "calendars",
     }
 )  # fmt: skip
 """The types that are text; numbers, spans, sizes, modes, signals and enums are read as they stand."""
@@ -26,7 +27,8 @@ class KeySpec(Struct, frozen=True, forbid_unknown_fields=True):
 
     ``default`` None: nothing is set when it is not written. ``values`` are those of an enum, ``pending`` the ones that
     are not built yet; of an environment ``values`` are the names that no variable may have, because a key slipped in
-    there (the keys of its table); of conditions it is their kind.
+    there (the keys of its table); of conditions it is their kind. ``instead`` says what to write in place of a key that
+    is not built.
     """
 
     type: str
@@ -38,6 +40,7 @@ class KeySpec(Struct, frozen=True, forbid_unknown_fields=True):
     pending: tuple[str, ...] = ()
     minimum: int | None = None
     maximum: int | None = None
+    instead: str = ""
 
     @property
     def expands(self) -> bool:

@@ -244,7 +244,7 @@ class _Reader:
                 if not self._read_child(path, f"{spec.name}.", key, item):
                     self._complain((*path, key), *self._unknown_key(spec, key), on_key=True)
             elif not key_spec.built:
-                self._complain((*path, key), f"{key} is not supported yet", on_key=True)
+                self._complain((*path, key), f"{key} is not supported yet", key_spec.instead, on_key=True)
             elif (giant := _giant(item, (*path, key))) is not None:
                 self._complain(giant, "the number is too large", "numbers have 64 bits")
             else:

@@ -24,6 +24,7 @@ def _reference(name: str) -> Fragment:
 
 
 _TEXT: Fragment = {"type": "string"}
+_SPAN: Fragment = {"anyOf": [{"type": "number", "minimum": 0}, _TEXT]}
 _LIMIT: Fragment = {"anyOf": [{"type": "integer", "minimum": 0}, _TEXT]}
 _ACCOUNT: Fragment = {"anyOf": [{"type": "integer", "minimum": 0}, _TEXT]}
 
@@ -40,6 +41,7 @@ DEFINITIONS: dict[str, Fragment] = {
         "required": ["command"],
         "additionalProperties": False,
     },
+    "command": {"anyOf": [_TEXT, _reference("argv"), _reference("command-table")]},
     "commands": {
         "anyOf": [
             _TEXT,
@@ -55,7 +57,7 @@ DEFINITIONS: dict[str, Fragment] = {
                 "type": "object",
                 "properties": {
                     "unit": _TEXT,
-                    "until": {"enum": [until.value for until in Until if until is not Until.HEALTHY]},
+                    "until": {"enum": [until.value for until in Until]},
                     "ordered": {"type": "boolean"},
                 },
                 "required": ["unit"],
@@ -70,7 +72,7 @@ DEFINITIONS: dict[str, Fragment] = {
                 "type": "object",
                 "properties": {
                     "unit": _TEXT,
-                    "until": {"enum": [until.value for until in Until if until is not Until.HEALTHY]},
+                    "until": {"enum": [until.value for until in Until]},
                 },
                 "required": ["unit"],
                 "additionalProperties": False,
@@ -85,15 +87,27 @@ _FRAGMENTS: dict[str, Fragment] = {
     "boolean": {"type": "boolean"},
     "integer": {"type": "integer"},
     "fraction": {"type": "number", "minimum": 0, "maximum": 1},
-    "timespan": {"anyOf": [{"type": "number", "minimum": 0}, _TEXT]},
-    "timeout": {"anyOf": [{"type": "number", "minimum": 0}, _TEXT]},
+    "timespan": _SPAN,
+    "timespans": _one_or_list(_SPAN),
+    "timeout": _SPAN,
+    "period": _SPAN,
+    "delay": _SPAN,
+    "calendars": _one_or_list(_TEXT),
     "size": {"anyOf": [{"type": "integer", "minimum": 0}, _TEXT]},
     "mode": {"type": "string", "pattern": "^[0-7]+$"},
     "signal": {"anyOf": [{"type": "integer", "minimum": 1, "maximum": 64}, _TEXT]},
+    "command": _reference("command"),
     "commands": _reference("commands"),
+    "url": {"type": "string", "pattern": "^(https?://|.*%)"},
+    "address": {"type": "string", "pattern": "(:[0-9]{1,5}$|%)"},
+    "path": {"type": "string", "pattern": "^(/|%)"},
+    "socket-path": {"type": "string", "pattern": "^(/|@|%)"},
+    "regex": _TEXT,
+    "event": _TEXT,
     "dependencies": _one_or_list(_reference("dependency")),
     "ordering": _one_or_list(_reference("ordering")),
     "names": _one_or_list(_TEXT),
+    "label": _TEXT,
     "labels": _one_or_list(_TEXT),
     "account": _ACCOUNT,
     "accounts": _one_or_list(_ACCOUNT),

@@ -5,16 +5,28 @@ table of all keys.
 """
 
 from collections.abc import Mapping
+from enum import Enum
 from typing import Any, Literal
 
 from msgspec import Struct, field
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
+from supervisord_py.model.command import command_text
 from supervisord_py.model.hooks import Hook
 from supervisord_py.model.keys import KeyTable
-from supervisord_py.model.parse import Decoded, Entry, decode_entries, problem_at, read_tables
+from supervisord_py.model.names import parse_group_name
+from supervisord_py.model.parse import (
+    Decoded,
+    DecodedTables,
+    Entry,
+    FileTables,
+    decode_entries,
+    problem_at,
+    read_tables,
+)
 from supervisord_py.model.pools import PoolLimits
 from supervisord_py.model.problems import Problem
+from supervisord_py.model.specifiers import check_specifiers
 from supervisord_py.model.states import SupervisorMode
 from supervisord_py.model.values import format_mode, format_size, format_timespan
 
@@ -99,12 +111,15 @@ def settings_texts(settings: Settings) -> dict[str, str]:
     of ``[[control.allow]]`` is one."""
     keys = {field: key for key, field in _FIELDS.items()}
     texts: dict[str, str] = {}
-    for table in ("supervisor", "control", "journal"):
+    for table in _TABLES:
         for name, value in asdict(getattr(settings, table)).items():
             if name == "allow":
                 texts |= {f"control.allow.{place}": _rule_text(rule) for place, rule in enumerate(value, 1)}
             elif value is not None or name in keys:
                 texts[f"{table}.{keys.get(name, name.replace('_', '-'))}"] = _text(name, value)
+    texts |= {f"pools.{name}.max-workers": str(count) for name, count in settings.pools.items()}
+    for place, hook in enumerate(settings.hooks, 1):
+        texts[f"hooks.{place}"] = f"{hook.event}: {command_text(hook.command)} ({format_timespan(hook.timeout_ns)})"
     return texts
 
 
@@ -116,6 +131,8 @@ def _text(name: str, value: Any) -> str:
     if name.endswith("_ns"):
         return format_timespan(value)
     match value:
+        case Enum():
+            return str(value.value)
         case bool():
             return "true" if value else "false"
         case int():
@@ -128,10 +145,12 @@ def _text(name: str, value: Any) -> str:
 
 
 _SIZES = frozenset({"max_bytes", "payload_max", "reserve"})
+_TABLES = ("supervisor", "control", "journal")
 _SUBJECTS = ("group", "user", "uid", "gid", "unit")
 _FIELDS = {
     "shutdown-timeout-sec": "shutdown_timeout_ns",
     "max-age": "max_age_ns",
+    "timeout": "timeout_ns",
 }
 """Where the field is not the key in snake case."""
 
@@ -149,9 +168,7 @@ def parse_settings(text: str, path: str, key_table: KeyTable) -> tuple[Settings,
         default.
     """
     file = read_tables(path, text, "settings", key_table)
-    # An empty list is a value here, not a reset: "allowed-commands = []" allows nothing.
-    tables, found = decode_entries(file, str, resets=False)
-    problems = [*file.problems, *found]
+    tables, problems = _decode(file)
     rules: list[AllowRule] = []
     grouped: list[Entry] = []
     for table, values in tables.items():
@@ -168,10 +185,15 @@ def parse_settings(text: str, path: str, key_table: KeyTable) -> tuple[Settings,
             elif values.keys() >= {"commands", subjects[0]}:
                 rules.append(AllowRule(**_fields(values)))
                 grouped += [values["group"].entry] if "group" in values else []
+    supervisor = _fields(tables.get(("supervisor",), {}))
+    if "mode" in supervisor:
+        supervisor["mode"] = SupervisorMode(supervisor["mode"])
     settings = Settings(
-        supervisor=SupervisorSettings(**_fields(tables.get(("supervisor",), {}))),
+        supervisor=SupervisorSettings(**supervisor),
         control=ControlSettings(**_fields(tables.get(("control",), {})), allow=tuple(rules)),
         journal=JournalSettings(**_fields(tables.get(("journal",), {}))),
+        pools=_pools(file, tables, problems),
+        hooks=_hooks(file, tables, problems),
         path=path,
     )
     group, mode = settings.control.socket_group or DEFAULT_SOCKET_GROUP, settings.control.socket_mode
@@ -181,6 +203,47 @@ def parse_settings(text: str, path: str, key_table: KeyTable) -> tuple[Settings,
             hint = f'write socket-group = "{entry.value}" or socket-mode = "{format_mode(mode | 0o006)}" into [control]'
             problems.append(entry.problem(message, hint, severity="warning"))
     return settings, tuple(sorted(problems, key=lambda problem: (problem.line, problem.column)))
+
+
+def _decode(file: FileTables) -> tuple[DecodedTables, list[Problem]]:
+    """Decode all tables; specifiers stand for something in hooks alone."""
+    hooks = {table: entries for table, entries in file.tables.items() if table[0] == "hooks"}
+    others = {table: entries for table, entries in file.tables.items() if table not in hooks}
+    # An empty list is a value here, not a reset: "allowed-commands = []" allows nothing.
+    tables, problems = decode_entries(replace(file, tables=others), str, resets=False)
+    of_hooks, found = decode_entries(replace(file, tables=hooks), check_specifiers, resets=False)
+    return tables | of_hooks, [*file.problems, *problems, *found]
+
+
+def _pools(file: FileTables, tables: DecodedTables, problems: list[Problem]) -> dict[str, int]:
+    """``[pools.NAME]``, sorted by name."""
+    pools: dict[str, int] = {}
+    for table in sorted(each for each in tables if each[0] == "pools"):
+        name = str(table[1])
+        try:
+            parse_group_name(name)
+        except ValueError:
+            hint = "letters, digits and : _ . -, a letter or digit first"
+            problems.append(problem_at(file.source, table, f"{name!r} is not the name of a pool", hint, on_key=True))
+        else:
+            count = tables[table].get("max-workers")
+            pools[name] = 0 if count is None else count.value
+    return pools
+
+
+def _hooks(file: FileTables, tables: DecodedTables, problems: list[Problem]) -> tuple[Hook, ...]:
+    """``[[hooks]]``, in their order."""
+    hooks: list[Hook] = []
+    for table, values in tables.items():
+        if table[0] == "hooks":
+            missing = [key for key in ("event", "command") if key not in file.tables[table]]
+            for key in missing:
+                message = f"a hook without the key {key!r}"
+                hint = 'write event = "unit.failed"' if key == "event" else 'write command = ["PROGRAM", "ARGUMENT"]'
+                problems.append(problem_at(file.source, table, message, hint, on_key=True))
+            if values.keys() >= {"event", "command"}:
+                hooks.append(Hook(**_fields(values)))
+    return tuple(hooks)
 
 
 def _fields(values: Mapping[str, Decoded]) -> dict[str, Any]:

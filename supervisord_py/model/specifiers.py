@@ -84,3 +84,16 @@ class Specifiers:
                 f"unknown specifier {match[0]!r}",
                 f"write %% for a percent sign; specifiers are {' '.join('%' + letter for letter in self._meanings)}",
             ) from None
+
+
+def check_specifiers(text: str) -> str:
+    """The text as it is: its specifiers are replaced later, when it is known what they stand for.
+
+    Raises:
+        BadValue: A ``%`` that is followed by nothing or by no specifier.
+    """
+    Specifiers(_ANYWHERE, UnitName("any")).expand(text)
+    return text
+
+
+_ANYWHERE = SpecifierContext("/", "/", "/", "/", "", 0, "", "")

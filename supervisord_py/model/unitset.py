@@ -8,8 +8,8 @@ Theory of operation
 2. *Build*: each unit is decoded from its layers (``defaults.toml`` of its folder, its file, its drop-ins) with its own
    specifiers. A template is built once for each instance: numbered from 1 by ``[instances] count``, named by a file
    ``NAME@INSTANCE.toml``, or named by another unit (requires, requisite, wants, binds-to, upholds, on-failure,
-   on-success); so building goes on until nothing new is named. An instance that no unit starts with itself (one of
-   requisite, or of the last three) is not started with the supervisor, unless it says so.
+   on-success, on-quarantine); so building goes on until nothing new is named. An instance that no unit starts with
+   itself (one of requisite, or of the last four) is not started with the supervisor, unless it says so.
 3. *Resolve* (``model.verify``): groups and templates in relations become names; what does not exist is a problem;
    cycles are broken or refused.
 
@@ -18,8 +18,9 @@ One bad file never takes others with it, but for what shares it: the instances o
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from enum import Enum
 from functools import cached_property
 from typing import Any
@@ -28,29 +29,41 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from supervisord_py.model.assemble import assemble
-from supervisord_py.model.keys import KeyTable
+from supervisord_py.model.keys import KeyTable, TableSpec
 from supervisord_py.model.names import ReferenceKind, UnitName, is_unit_name, parse_unit_name
 from supervisord_py.model.parse import (
+    Decoded,
     DecodedTables,
     FileTables,
     Merged,
+    TableId,
     decode_entries,
     merge,
     problem_at,
     read_tables,
 )
+from supervisord_py.model.pools import PoolLimits
 from supervisord_py.model.positions import SourceText
 from supervisord_py.model.problems import Problem
 from supervisord_py.model.specifiers import SpecifierContext, Specifiers
 from supervisord_py.model.states import ServiceType
 from supervisord_py.model.unit import BadUnit, LoadedFrom, Unit, UnitSet
 from supervisord_py.model.values import format_timespan
-from supervisord_py.model.verify import ORDERING, RELATIONS, TRIGGERED, Candidate, Universe, verify
+from supervisord_py.model.verify import (
+    ORDERING,
+    RELATIONS_OF_TABLES,
+    TRIGGERED,
+    Candidate,
+    Universe,
+    check_limits,
+    verify,
+)
 
 SAMPLE_INSTANCE = "1"
 """The instance as which a template is checked when it has none."""
 
-_WITH_PROCESS = ("service", "limits", "log", "quarantine")
+_WITH_PROCESS = ("service", "limits", "log", "quarantine", "pool", "health", "timer")
+"""Tables of units that have processes."""
 _NOT_IN_DEFAULTS = {
     "target": "each file says itself what the unit is",
     "instances": "write it into the template",
@@ -142,34 +155,57 @@ class LoadResult:
         written: list[Setting] = []
         defaults: list[Setting] = []
         tables = built.merged.tables
-        shown = ["unit", *(_WITH_PROCESS if ("service",) in tables else ())]
+        has_process = ("service",) in tables
         for spec in self.key_table.of("unit"):
-            values = tables.get((spec.name,), {})
-            for key, key_spec in spec.keys.items():
-                decoded = values.get(key)
-                if decoded is None:
-                    default = _effective_default(spec.name, key, key_spec.default, built.unit)
-                    if key_spec.built and default is not None and spec.name in shown:
-                        defaults.append(Setting(f"{spec.name}.{key}", default))
-                elif isinstance(decoded.value, dict):
-                    for part in decoded.value:
-                        entry = decoded.at(part)
-                        value = built.specifiers.expand_all(entry.value[part])
-                        line = entry.source.line((*entry.path, part))
-                        written.append(Setting(f"{spec.name}.{key}.{part}", value, entry.source.path, line))
-                else:
-                    entry = decoded.entry
-                    value = built.specifiers.expand_all(entry.value) if key_spec.expands else entry.value
-                    written.append(
-                        Setting(f"{spec.name}.{key}", value, entry.source.path, entry.source.line(entry.path))
-                    )
+            is_shown = spec.name == "unit" or (spec.name in _ALWAYS and has_process)
+            for place in _places(spec, tables):
+                for key, key_spec in spec.keys.items():
+                    decoded = tables.get(place, {}).get(key)
+                    if decoded is not None:
+                        written += _written_setting(decoded, built.specifiers)
+                    elif key_spec.built and (is_shown or (spec.name in _WHERE_WRITTEN and place in tables)):
+                        default = _effective_default(place, key, key_spec.default, built.unit)
+                        if default is not None:
+                            defaults.append(Setting(".".join((*map(str, place), key)), default))
         return written + defaults
 
 
-def _effective_default(table: str, key: str, default: Any, unit: Unit | None) -> Any:
+_ALWAYS = ("service", "limits", "log", "quarantine", "pool")
+"""Tables whose defaults hold for each unit that has processes."""
+_WHERE_WRITTEN = ("timer", "health.NAME")
+"""Those whose defaults hold only where the table is."""
+
+
+def _places(spec: TableSpec, tables: DecodedTables) -> list[TableId]:
+    """Where a table stands in a unit: a named one as often as it has names."""
+    if spec.form != "named":
+        return [(spec.name,)]
+    holder = spec.name.removesuffix(".NAME")
+    return sorted(place for place in tables if place[0] == holder and len(place) > 1)
+
+
+def _written_setting(decoded: Decoded, specifiers: Specifiers) -> list[Setting]:
+    """One setting, or one for each name of a table value."""
+    entry = decoded.entry
+    name = ".".join(map(str, entry.path))
+    if not isinstance(decoded.value, dict):
+        value = specifiers.expand_all(entry.value) if entry.spec.expands else entry.value
+        return [Setting(name, value, entry.source.path, entry.source.line(entry.path))]
+    found: list[Setting] = []
+    for part in decoded.value:
+        own = decoded.at(part)
+        line = own.source.line((*own.path, part))
+        found.append(Setting(f"{name}.{part}", specifiers.expand_all(own.value[part]), own.source.path, line))
+    return found
+
+
+def _effective_default(place: TableId, key: str, default: Any, unit: Unit | None) -> Any:
     """The default of a key in this unit, where it follows from others."""
+    table = place[0]
     if unit is not None and (table, key) == ("unit", "enabled"):
         return unit.enabled
+    if unit is not None and (table, key) == ("health", "action"):
+        return next(probe.action.value for probe in unit.health if probe.name == place[-1])
     service = unit.service if unit is not None else None
     if service is None:
         return default
@@ -197,7 +233,12 @@ def _effective_default(table: str, key: str, default: Any, unit: Unit | None) ->
 
 
 def build_unit_set(
-    files: Sequence[UnitFile], context: SpecifierContext, *, key_table: KeyTable, problems: Sequence[Problem] = ()
+    files: Sequence[UnitFile],
+    context: SpecifierContext,
+    *,
+    key_table: KeyTable,
+    problems: Sequence[Problem] = (),
+    limits: PoolLimits | None = None,
 ) -> LoadResult:
     """Make the unit set of everything the host has read.
 
@@ -206,8 +247,9 @@ def build_unit_set(
         context: What specifiers stand for.
         key_table: ``docs/keys.toml``.
         problems: What the host met that belongs to no unit; they go into the result.
+        limits: How many units may run at a time; None: nobody knows, and nothing is compared with them.
     """
-    builder = _Builder(files, context, key_table)
+    builder = _Builder(files, context, key_table, limits)
     builder.complain(*problems)
     return builder.build()
 
@@ -289,10 +331,13 @@ class _Layers:
 class _Builder(_Layers):
     """The three steps of the module's theory, over one set of files."""
 
-    def __init__(self, files: Sequence[UnitFile], context: SpecifierContext, key_table: KeyTable) -> None:
+    def __init__(
+        self, files: Sequence[UnitFile], context: SpecifierContext, key_table: KeyTable, limits: PoolLimits | None
+    ) -> None:
         super().__init__(files)
         self._context = context
         self._key_table = key_table
+        self._limits = limits
         self._read: dict[str, FileTables] = {}
         self._problems: dict[Problem, None] = {}
         """Each problem once, though a template's come with every instance."""
@@ -349,8 +394,9 @@ class _Builder(_Layers):
         if built.unit is None:
             return []
         needed: list[str] = []
+        relations = _relations(built.merged)
         for key in (*ORDERING, *TRIGGERED):
-            decoded = built.merged.tables.get(("unit",), {}).get(key)
+            decoded = relations.get(key)
             for dependency in decoded.value if decoded is not None else ():
                 if dependency.reference.kind is ReferenceKind.UNIT:
                     template = parse_unit_name(dependency.reference.name).template
@@ -368,12 +414,12 @@ class _Builder(_Layers):
         files = ([defaults] if defaults is not None else []) + own
         specifiers = Specifiers(self._context, name, main.path)
         problems: list[Problem] = []
-        has_process = any(("service",) in self._tables(file).tables for file in own)
+        own_tables = {table for file in own for table in self._tables(file).tables}
         layers: list[tuple[FileTables, DecodedTables]] = []
         for file in files:
             tables = self._tables(file)
             if file is defaults:
-                tables = _as_defaults(tables, has_process)
+                tables = _as_defaults(tables, own_tables)
             decoded, found = decode_entries(tables, specifiers.expand)
             problems += [*tables.problems, *found]
             layers.append((tables, decoded))
@@ -407,7 +453,7 @@ class _Builder(_Layers):
                 if name not in self._pulled and "enabled" not in written:
                     unit = replace(unit, enabled=False)
                     self._built[name] = replace(built, unit=unit)
-                candidates[name] = Candidate(unit, {key: written[key] for key in RELATIONS if key in written})
+                candidates[name] = Candidate(unit, _relations(built.merged))
             else:
                 assert built.first_problem is not None, "a unit is missing without a problem"
                 bad[name] = BadUnit(name, built.path, built.first_problem.public())
@@ -416,6 +462,9 @@ class _Builder(_Layers):
         self._check_pid_files(candidates)
         verified = verify(Universe(candidates, groups_of_bad, frozenset(self._masked), frozenset(templates)))
         self.complain(*verified.problems)
+        if self._limits is not None:
+            self._check_pools(candidates, self._limits)
+            self.complain(*check_limits(verified.units, candidates, self._limits))
         problems = sorted(self._problems, key=lambda problem: (problem.file, problem.line, problem.column))
         bad |= verified.bad
         unit_set = UnitSet(
@@ -440,14 +489,38 @@ class _Builder(_Layers):
                 message = f"{service.pid_file} is the pid file of {other} too"
                 self.complain(entry.problem(message, hint, severity="warning"))
 
+    def _check_pools(self, candidates: Mapping[str, Candidate], limits: PoolLimits) -> None:
+        """A pool that nobody has set up bounds nothing."""
+        for name in sorted(candidates):
+            pool = candidates[name].unit.pool.name
+            if pool and pool not in limits.pools:
+                near = get_close_matches(pool, limits.pools, 1)
+                hint = f"did you mean {near[0]!r}?" if near else f"write [pools.{pool}] with max-workers into it"
+                message = f"there is no pool {pool} in supervisord.toml, so nothing bounds it but max-workers"
+                entry = self._built[name].merged.tables["pool",]["name"].entry
+                self.complain(entry.problem(message, hint, severity="warning"))
 
-def _as_defaults(file: FileTables, has_process: bool) -> FileTables:
-    """What ``defaults.toml`` says for one unit: nothing about processes where there is none; it says of no unit what it
-    is."""
+
+def _relations(merged: Merged) -> dict[str, Decoded]:
+    """The relations of a unit that are written, by key."""
+    return {
+        key: decoded
+        for table, keys in RELATIONS_OF_TABLES.items()
+        for key in keys
+        if (decoded := merged.tables.get((table,), {}).get(key)) is not None
+    }
+
+
+def _as_defaults(file: FileTables, own: Set[TableId]) -> FileTables:
+    """What ``defaults.toml`` says for one unit, of which its own files have these tables: nothing about processes
+    where there is none; it says of no unit what it is, and makes none a timer."""
+    has_process, is_timer = ("service",) in own, ("timer",) in own
     tables = {
         table: entries
         for table, entries in file.tables.items()
-        if (has_process or table[0] not in _WITH_PROCESS) and table[0] not in _NOT_IN_DEFAULTS
+        if (has_process or table[0] not in _WITH_PROCESS)
+        and (is_timer or table[0] != "timer")
+        and table[0] not in _NOT_IN_DEFAULTS
     }
     problems = [
         problem_at(file.source, table, f"[{table[0]}] does not belong into defaults.toml", hint, on_key=True)

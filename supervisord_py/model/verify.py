@@ -22,17 +22,25 @@ from supervisord_py.model.decode import RawDependency
 from supervisord_py.model.names import ReferenceKind, parse_unit_name
 from supervisord_py.model.ordering import Edge, drop_soft, hard_cycles
 from supervisord_py.model.parse import Decoded
+from supervisord_py.model.pools import Excess, PoolLimits, find_excess, label
 from supervisord_py.model.problems import Problem
 from supervisord_py.model.unit import BadUnit, Dependency, Unit
 
 ORDERING = ("requires", "requisite", "wants", "binds-to")
 """Relations that order as well."""
 REQUIRING = ("requires", "requisite", "binds-to")
-TRIGGERED = ("upholds", "on-failure", "on-success")
+TRIGGERED = ("upholds", "on-failure", "on-success", "on-quarantine")
 """Relations whose units are started when something happens."""
 CYCLE_SHOWN = 12
 """So many units of a dropped cycle are named."""
 RELATIONS = (*ORDERING, *TRIGGERED, "part-of", "propagates-stop-to", "conflicts", "after", "before")
+RELATIONS_OF_TABLES = {
+    "unit": tuple(key for key in RELATIONS if key != "on-quarantine"),
+    "quarantine": ("on-quarantine",),
+}
+"""Which table each stands in."""
+CHAINS_SHOWN = 3
+"""So many chains of units that cannot be up together are told."""
 
 
 class Candidate(Struct, frozen=True):
@@ -155,6 +163,7 @@ class _Resolver:
             before=_names(resolved["before"]),
             on_failure=_names(resolved["on-failure"]),
             on_success=_names(resolved["on-success"]),
+            quarantine=replace(candidate.unit.quarantine, on_quarantine=_names(resolved["on-quarantine"])),
         )
 
     def _refuse(self, candidate: Candidate, problem: Problem) -> None:
@@ -216,6 +225,28 @@ class _Resolver:
             name, [*self._universe.candidates, *sorted(self._others), *sorted(self._universe.templates)], 1
         )
         return f"did you mean {near[0]}?" if near else ""
+
+
+def check_limits(units: Mapping[str, Unit], candidates: Mapping[str, Candidate], limits: PoolLimits) -> list[Problem]:
+    """Tell of units that can never start, because they and what they require do not fit into a limit together.
+
+    They are loaded all the same: the limit may change while they wait.
+    """
+    return [_excess_problem(excess, candidates[excess.unit]) for excess in find_excess(units, limits)]
+
+
+def _excess_problem(excess: Excess, candidate: Candidate) -> Problem:
+    # A unit that needs more than one place requires something.
+    key = next(key for key in REQUIRING if key in candidate.relations)
+    shown = ["; ".join(" -> ".join(chain) for chain in excess.chains[:CHAINS_SHOWN])]
+    shown += [f"and {left} more" for left in [len(excess.chains) - CHAINS_SHOWN] if left > 0]
+    return candidate.problem(
+        key,
+        None,
+        f"it can never start: it needs {len(excess.holders)} places of {label(excess.pool)} at a time, "
+        f"and there are {excess.room} ({', '.join(shown)})",
+        f"write {label(excess.pool)} = {len(excess.holders)} or more into supervisord.toml, or require less",
+    )
 
 
 def _names(dependencies: Iterable[Dependency]) -> tuple[str, ...]:

@@ -119,7 +119,7 @@ def another(value: Any, hint: Any, name: str) -> Any:
         "enforce": "best-effort",
         "signal": 10,
         "health": (Probe("up", ProbeKind.LIVENESS, tcp="localhost:81"),),
-        "watchdog_ns": 5 * 10**9,
+        "stub": Command(("/bin/other",)),
     }
     if name in choices and value != choices[name]:
         return choices[name]
@@ -127,7 +127,12 @@ def another(value: Any, hint: Any, name: str) -> Any:
     plain = next(option for option in options if option is not type(None))
     if typing.get_origin(plain) is tuple:
         (item, _) = typing.get_args(plain)
-        made = {Command: Command(("/bin/other",)), Dependency: Dependency("other"), str: "other", int: 7 * 10**9}
+        made: dict[type, Any] = {
+            Command: Command(("/bin/other",)),
+            Dependency: Dependency("other"),
+            str: "other",
+            int: 7 * 10**9,
+        }
         return (Condition("path-exists", "/x"),) if item is Condition else (made[item],)
     if plain is bool:
         return not value

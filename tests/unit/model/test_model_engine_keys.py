@@ -123,7 +123,7 @@ def test_an_instance_that_only_a_handler_names_is_not_started_with_the_superviso
         (service('upholds = { unit = "x" }'), "unit.upholds", "a table is not possible here"),
         (service('upholds = "x"\nconflicts = "x"'), "unit.upholds", "x is in conflicts too"),
         (service('part-of = "x"\nconflicts = "x"'), "unit.part-of", "x is in conflicts too"),
-        (service('requisite = { unit = "x", until = "healthy" }'), "unit.requisite.until", "not supported yet"),
+        (service('requisite = { unit = "x", until = "well" }'), "unit.requisite.until", "not possible here"),
         (FORKING + 'pid-file = "../x"\n', "service.pid-file", "not the path of a file"),
         (FORKING + 'pid-file = ""\n', "service.pid-file", "not the path of a file"),
         (SLEEP + "success-exit-status = [1, 256]\n", "service.success-exit-status", "no exit code 256"),

@@ -88,10 +88,10 @@ def written_defaults(tables: tuple[str, ...], left_out: tuple[str, ...] = ()) ->
 
 def test_the_defaults_of_the_table_are_those_of_the_model() -> None:
     """A unit that writes every default out is the unit that writes none."""
-    # nofile's default belongs to the host: written out it becomes an explicit limit. The others are for types that are
-    # not the default one.
-    left_out = ("nofile", "reload-signal", "guess-main-pid")
-    text = written_defaults(("unit", "service", "limits", "log", "quarantine"), left_out=left_out)
+    # nofile's default belongs to the host: written out it becomes an explicit limit; error-threshold written out asks
+    # for a notify socket. The others are for types that are not the default one.
+    left_out = ("nofile", "reload-signal", "guess-main-pid", "error-threshold")
+    text = written_defaults(("unit", "service", "limits", "log", "quarantine", "pool"), left_out=left_out)
     result = load_texts({"plain": SLEEP, "written": text})
     assert not result.problems
     plain, written = (result.unit_set.units[name] for name in ("plain", "written"))

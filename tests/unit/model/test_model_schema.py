@@ -88,10 +88,11 @@ def test_the_schema_names_its_dialect_and_holds_what_is_built() -> None:
     assert UNIT["$schema"] == SETTINGS["$schema"] == DIALECT
     for table in KEY_TABLE.of("unit"):
         if table.built:
-            properties = UNIT["properties"][table.name]["properties"]
+            place = UNIT["properties"][table.name.removesuffix(".NAME")]
+            properties = (place["additionalProperties"] if table.form == "named" else place)["properties"]
             assert properties.keys() == {key for key, spec in table.keys.items() if spec.built}
             assert all(entry["description"] for entry in properties.values())
-    assert "agent" not in UNIT["properties"] and "health" not in UNIT["properties"]
+    assert "agent" not in UNIT["properties"] and "sandbox" not in UNIT["properties"]
     assert "allow" in SETTINGS["properties"]["control"]["properties"]
     assert "socket-mode" in SETTINGS["properties"]["control"]["properties"]
     assert "remote" not in SETTINGS["properties"]["control"]["properties"]
@@ -103,11 +104,22 @@ GOOD = [
     '[unit]\nwants = { unit = "a", until = "started" }\nafter = ["a", { unit = "b" }]\ngroups = []\n' + SLEEP,
     SLEEP + 'umask = "022"\nenvironment = { A = 1, B = true, C = "c", D = [] }\nuser = 5\nkill-signal = 9\n',
     SLEEP + 'type = []\nrestart-jitter = 0.5\ntimeout-stop-sec = "5s"\n[limits]\nnofile = "1:2"\nnice = -3\n',
+    SLEEP + '[health.x]\nkind = "liveness"\nexec = "/a b"\ninterval = 5\n[health.y]\nkind = "startup"\nunix = "@a"\n',
+    SLEEP
+    + '[timer]\nevery = "1h"\non-calendar = "daily"\non-boot-sec = [5, "1min"]\n[pool]\nname = "a"\npriority = -1\n',
+    '[unit]\nwants = { unit = "a", until = "healthy" }\n'
+    + SLEEP
+    + '[quarantine]\nstub = ["/a"]\non-quarantine = "b"\n',
     '[service]\ntype = "oneshot"\nexec-start = [["/a", "b"], { command = "/c", privileged = true }]\n',
 ]
 BAD = [
     SLEEP + "umask = 22\n",
-    SLEEP + "watchdog-sec = 5\n",
+    SLEEP + "idle-exit-sec = 5\n",
+    SLEEP + '[health.x]\nkind = "alive"\nhttp = "http://a"\n',
+    SLEEP + '[health.x]\nkind = "liveness"\nhttp = "a:80"\n',
+    SLEEP + '[health.x]\nkind = "liveness"\nfile = "a"\nfailure-threshold = 0\n',
+    SLEEP + '[health.x]\nkind = "liveness"\nfiles = "/a"\n',
+    SLEEP + '[quarantine]\nstub = [["/a"]]\n',
     SLEEP + "success-exit-status = 256\n",
     SLEEP + "environment = { user = 'x' }\n",
     SLEEP + "environment = { A = 1.5 }\n",
@@ -115,7 +127,7 @@ BAD = [
     SLEEP + "restart-jitter = 2\n",
     SLEEP + 'working-directory = "here"\n',
     '[unit]\nafter = { unit = "a", ordered = true }\n' + SLEEP,
-    '[unit]\nrequires = { unit = "a", until = "healthy" }\n' + SLEEP,
+    '[unit]\nrequires = { unit = "a", until = "well" }\n' + SLEEP,
     "[service]\nexec-start = [['/a'], '/b']\n",
     "[servise]\n",
 ]
@@ -138,8 +150,9 @@ def test_what_check_refuses_the_schema_refuses(text: str) -> None:
 def test_settings_schema() -> None:
     """Rules, presets and commands; an empty list is no reset there."""
     good = '[supervisor]\nallowed-commands = []\n[[control.allow]]\nuid = 1\ncommands = ["restart", "monitoring"]\n'
+    good += '[pools.a]\nmax-workers = 3\n[[hooks]]\nevent = "unit.*"\ncommand = "/bin/page %n"\ntimeout = 5\n'
     assert accepts(SETTINGS, tomli.loads(good), SETTINGS)
-    for bad in ('[supervisor]\nallowed-commands = "al"\n', "[journal]\nsync = []\n", "[supervisor]\nmax-workers = 1\n"):
+    for bad in ('[supervisor]\nallowed-commands = "al"\n', "[journal]\nsync = []\n", "[pools.a]\nmax-workers = -1\n"):
         assert not accepts(SETTINGS, tomli.loads(bad), SETTINGS)
 
 
