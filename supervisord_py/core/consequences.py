@@ -5,11 +5,10 @@ Source: systemd, core/unit.c (unit_notify, unit_start_on_failure, retroactively_
 upheld unit is left alone once it has failed as often as its policy allows.
 """
 
-from supervisord_py.core import demand, jobs, shutdown
+from supervisord_py.core import demand, jobs, quarantine, shutdown
 from supervisord_py.core.actions import Refusal
 from supervisord_py.core.installing import apply, finish, refuse, start_automatically, wait_for_dependency
 from supervisord_py.core.ledger import Intent, Ledger, Task
-from supervisord_py.core.restart import is_limit_hit
 from supervisord_py.core.state import BETWEEN_LIVES, REST, STARTING, UP, Ending, JobOrigin, Monitor
 from supervisord_py.core.stopping import next_delay_ns
 from supervisord_py.core.transaction import Goal, RefusedError, build, build_stop
@@ -49,7 +48,9 @@ def carry_out(ledger: Ledger, task: Task) -> None:
             _stop_along(ledger, task)
         case Intent.UPHOLD:
             _uphold(ledger, task)
-        case Intent.FAILED:
+        case Intent.RETRY:
+            _retry(ledger, task)
+        case Intent.FAILED | Intent.QUARANTINED:
             _trigger(ledger, task)
         case Intent.SUCCEEDED:
             if ledger.state(task.unit).result is Result.SUCCESS:
@@ -70,6 +71,11 @@ def _restart(ledger: Ledger, task: Task) -> None:
     refusal = start_automatically(ledger, name, task.cause, JobMode.RESTART_DEPENDENCIES)
     if refusal is not None:
         wait_for_dependency(ledger, name, refusal)
+
+
+def _retry(ledger: Ledger, task: Task) -> None:
+    if start_automatically(ledger, task.unit, task.cause) is not None:
+        quarantine.not_retried(ledger, task.unit)
 
 
 def _recover(ledger: Ledger, task: Task) -> None:
@@ -147,7 +153,7 @@ def _uphold(ledger: Ledger, task: Task) -> None:
     other = demand.upholder(ledger, name)
     if other is None or state.result is Result.START_LIMIT_HIT:
         return
-    if state.sub is SubState.FAILED and own is not None and is_limit_hit(own.restart, state.failures):
+    if quarantine.is_given_up(ledger, name):
         return
     if task.other and state.uphold_at_ns is not None:
         return
@@ -198,8 +204,11 @@ def _trigger(ledger: Ledger, task: Task) -> None:
     if unit is None or again:
         return
     state = ledger.state(task.unit)
-    failed = task.intent is Intent.FAILED
-    key, end = ("on-failure", "has failed") if failed else ("on-success", "has ended well")
+    key, end, names = {
+        Intent.FAILED: ("on-failure", "has failed", unit.on_failure),
+        Intent.SUCCEEDED: ("on-success", "has ended well", unit.on_success),
+        Intent.QUARANTINED: ("on-quarantine", "is quarantined", unit.quarantine.on_quarantine),
+    }[task.intent]
     monitor = Monitor(
         unit=task.unit,
         result=state.result,
@@ -209,7 +218,7 @@ def _trigger(ledger: Ledger, task: Task) -> None:
         invocation=state.invocation,
         ended=state.main_ended,
     )
-    for name in unit.on_failure if failed else unit.on_success:
+    for name in names:
         if name == task.unit:
             continue
         goal = Goal(

@@ -11,7 +11,7 @@ Source: systemd, core/job.c (job_compare, job_is_runnable), core/unit.c (unit_ve
 
 from collections.abc import Iterator
 
-from supervisord_py.core import processes
+from supervisord_py.core import processes, quarantine
 from supervisord_py.core.graph import Edge
 from supervisord_py.core.jobs import STOP_LIKE
 from supervisord_py.core.ledger import Ledger
@@ -34,7 +34,9 @@ def is_met(ledger: Ledger, other: str, until: Until) -> bool:
     if state.sub is SubState.DEAD:
         # The readiness of a oneshot is its success; a daemon that ended well is not ready any more.
         return state.accomplished
-    return state.sub in UP or (until is Until.STARTED and _has_started(ledger, other, state))
+    # A stub takes the place of a unit that is quarantined.
+    is_there = state.sub in UP or quarantine.stands_in(state)
+    return is_there or (until is Until.STARTED and _has_started(ledger, other, state))
 
 
 def _has_started(ledger: Ledger, name: str, state: UnitState) -> bool:
@@ -51,7 +53,8 @@ def is_kept(ledger: Ledger, other: str, until: Until) -> bool:
     if until is Until.EXITED:
         return is_met(ledger, other, until) and not ledger.state(other).skipped
     state = ledger.state(other)
-    return state.sub in UP or (until is Until.STARTED and not _is_skipped(state) and is_met(ledger, other, until))
+    is_there = state.sub in UP or quarantine.stands_in(state)
+    return is_there or (until is Until.STARTED and not _is_skipped(state) and is_met(ledger, other, until))
 
 
 def _is_skipped(state: UnitState) -> bool:

@@ -15,14 +15,13 @@ Source: systemd, core/job.c and unit.c (unit_notify); model-codebases 3.1 (the h
 dinit, service.cc (process_queues).
 """
 
-from supervisord_py.core import demand, jobs, life, pool, processes, service, stopping
+from supervisord_py.core import demand, jobs, life, pool, processes, quarantine, service, steps, stopping
 from supervisord_py.core.actions import CheckConditions
 from supervisord_py.core.consequences import carry_out
 from supervisord_py.core.events import ConditionsChecked
 from supervisord_py.core.installing import finish
 from supervisord_py.core.ledger import Intent, Ledger, Task
 from supervisord_py.core.orders import stop_reason
-from supervisord_py.core.restart import is_limit_hit
 from supervisord_py.core.service import Input
 from supervisord_py.core.state import (
     BETWEEN_LIVES,
@@ -112,7 +111,7 @@ def _look_at(ledger: Ledger, name: str) -> None:
         if waiting is not None and waiting.state is JobState.WAITING:
             ledger.runnable[waiting.id] = None
     state = ledger.state(name)
-    if state.sub in UP or state.sub in STARTING or state.succeeded:
+    if state.sub in UP or state.sub in STARTING or state.succeeded or quarantine.stands_in(state):
         for other in ledger.graph[name].required_by:
             if ledger.state(other).sub is SubState.DEPENDENCY and other not in ledger.job_of:
                 ledger.intents.append(Task(Intent.RECOVER, other, name, state.cause))
@@ -131,7 +130,7 @@ def _settle(ledger: Ledger, job: Job) -> None:
         return
     match job.type:
         case JobType.START | JobType.VERIFY_ACTIVE | JobType.RELOAD_OR_START:
-            if sub in UP:
+            if sub in UP or quarantine.stands_in(state):
                 finish(ledger, job, JobResult.DONE)
             elif sub is SubState.STUCK:
                 finish(ledger, job, JobResult.FAILED, stopping.stuck_message(ledger, job.unit))
@@ -233,6 +232,12 @@ def _run_start(ledger: Ledger, job: Job) -> None:
         ledger.edit_job(job).state = JobState.RUNNING
     elif state.sub is SubState.STUCK:
         finish(ledger, job, JobResult.FAILED, stopping.stuck_message(ledger, name))
+    elif state.sub is SubState.STUB and (_is_released(job) or state.half_open):
+        _tell_queued(ledger, job)
+        why = "it is released" if _is_released(job) else "the unit is tried once more"
+        service.feed(ledger, name, Input.STOP, steps.Ended(Result.SUCCESS, why, 0))
+    elif state.quarantined and not _is_released(job) and not state.half_open:
+        _leave_quarantined(ledger, job)
     elif state.sub in STOPPING:
         # Its next life begins when this one is over.
         _tell_queued(ledger, job)
@@ -249,12 +254,34 @@ def _run_start(ledger: Ledger, job: Job) -> None:
         edited.skipped = False
         _note_order(edited, job)
         if asked and (job.named or state.sub in REST):
+            quarantine.release(ledger, name, by=job.by, reason=job.note, cause=job.cause)
             edited.failures = edited.backoff = edited.restarts = 0
             edited.starts_ns = []
         if job.origin not in _UNASKED:
             life.count_start(ledger, name)
         _begin(ledger, job)
         service.feed(ledger, name, Input.START)
+
+
+def _is_released(job: Job) -> bool:
+    """Tell whether somebody named the unit: that is what ends a quarantine."""
+    return job.origin is JobOrigin.COMMAND and job.named
+
+
+def _leave_quarantined(ledger: Ledger, job: Job) -> None:
+    """A start that does not end the quarantine: the stub has to do, if there is one."""
+    name = job.unit
+    if ledger.state(name).sub in REST:
+        quarantine.stand_in(ledger, name)
+    state = ledger.state(name)
+    if state.sub is SubState.STUB:
+        ledger.edit_job(job).state = JobState.RUNNING
+        ledger.changed[name] = None
+    elif state.sub in STOPPING:
+        _tell_queued(ledger, job)
+    else:
+        message = f"{name} is quarantined: it has failed {state.failures} times; mend it, then: supctl release {name}"
+        finish(ledger, job, JobResult.FAILED, message)
 
 
 def _note_order(state: UnitState, job: Job) -> None:
@@ -357,11 +384,7 @@ def _refuse_start(ledger: Ledger, job: Job) -> tuple[JobResult, str] | None:
             return JobResult.CANCELED, f"{name} was stopped"
         if state.sub is SubState.FAILED and state.result is Result.START_LIMIT_HIT:
             return JobResult.FAILED, f"{name} is not started automatically any more: {state.message}"
-        if (
-            state.sub is SubState.FAILED
-            and unit.service is not None
-            and is_limit_hit(unit.service.restart, state.failures)
-        ):
+        if quarantine.is_given_up(ledger, name):
             return JobResult.FAILED, f"{name} has failed {state.failures} times; start it when it is mended"
     if job.ignore_needs:
         return None

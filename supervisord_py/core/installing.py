@@ -5,7 +5,7 @@ Law: what was asked for is never undone by what follows automatically.
 Source: systemd, core/job.c (job_install, job_finish_and_invalidate).
 """
 
-from supervisord_py.core import demand, jobs, pool, service
+from supervisord_py.core import demand, jobs, pool, quarantine, service
 from supervisord_py.core.actions import Refusal
 from supervisord_py.core.jobs import STOP_LIKE
 from supervisord_py.core.ledger import Intent, Ledger, Task
@@ -209,6 +209,8 @@ def finish(ledger: Ledger, job: Job, result: JobResult, message: str = "", *, sp
         chain=False,
     )
     ledger.finished.append((job, result.value, message))
+    if ledger.state(name).half_open and ledger.state(name).quarantined:
+        quarantine.not_retried(ledger, name)
     ledger.changed[name] = None
     if result in (JobResult.TIMEOUT, JobResult.DEPENDENCY):
         unit = ledger.unit(name)

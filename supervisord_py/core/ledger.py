@@ -60,6 +60,10 @@ class Intent(Enum):
     """It is down: start it if a unit that is up upholds it. ``other`` is that one, or itself when it has just ended,
     or nobody when it need not pause (any more).
     """
+    RETRY = "retry"
+    """It is quarantined, and its "retry-after" has passed: start it once more."""
+    QUARANTINED = "quarantined"
+    """It was quarantined: start what its on-quarantine names."""
     FAILED = "failed"
     """It has failed, for good or in a job: start what its on-failure names."""
     SUCCEEDED = "succeeded"
@@ -226,7 +230,8 @@ class Ledger:
 
     def _note_end(self, name: str, old: SubState, new: SubState, cause: int | None) -> None:
         """Note what follows for others from the end of a life, and from coming to rest."""
-        if new is old:
+        if new is old or self.state(name).is_stub:
+            # What followed from the unit's failure has followed: the end of its stub is none.
             return
         if new in _DOWN and old not in _DOWN:
             for other in self.graph[name].stops:
@@ -252,6 +257,8 @@ class Ledger:
         """
         state = self.state(name)
         job = self.job_of.get(name)
+        if state.is_stub or (state.quarantined and state.sub is SubState.FAILED):
+            return ActiveState.QUARANTINED
         if job is None or job.state is not JobState.WAITING or job.type in (JobType.STOP, JobType.NOP):
             return ACTIVE_STATES[state.sub]
         is_queued = state.sub in REST or (state.sub in BETWEEN_LIVES and job.pool is not None)
@@ -292,6 +299,8 @@ class Ledger:
                 return job is not None and job.timeout_at_ns == at_ns
             case DeadlineKind.UPHOLD:
                 return self.state(owner).uphold_at_ns == at_ns
+            case DeadlineKind.RETRY:
+                return self.state(owner).retry_at_ns == at_ns
             case DeadlineKind.ROLLOUT:
                 unit = None if self.rollout is None else self.rollout.units.get(owner)
                 return unit is not None and unit.good_at_ns == at_ns
@@ -314,6 +323,11 @@ class Ledger:
         self.edit(name).uphold_at_ns = at_ns
         if at_ns is not None:
             self.timers.arm(at_ns, name, DeadlineKind.UPHOLD)
+
+    def arm_retry(self, name: str, after_ns: int | None) -> None:
+        at_ns = self.edit(name).retry_at_ns = None if after_ns is None else self.now.mono_ns + after_ns
+        if at_ns is not None:
+            self.timers.arm(at_ns, name, DeadlineKind.RETRY)
 
     # jobs
 

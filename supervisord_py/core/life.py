@@ -11,7 +11,7 @@ Law: no life begins while a process of the old one is left.
 Source: systemd, core/service.c (service_enter_condition to service_enter_running); system-anchors 1.6.
 """
 
-from supervisord_py.core import processes, stopping
+from supervisord_py.core import processes, quarantine, stopping
 from supervisord_py.core.ledger import Ledger
 from supervisord_py.core.restart import admit_start
 from supervisord_py.core.state import Ending
@@ -29,6 +29,7 @@ def begin(ledger: Ledger, name: str) -> None:
     ledger.keep_text(name, unit)
     state = ledger.edit(name)
     assert state.main is None and state.control is None, f"internal error: {name} still has a process"
+    quarantine.begin_life(ledger, name)
     state.result, state.message = Result.SUCCESS, None
     state.invocation = ledger.new_invocation()
     state.started = state.forked = state.main_ended = state.was_up = state.post_done = state.stopped = False

@@ -11,7 +11,18 @@ turns a wish into jobs, ``engine`` runs them and carries consequences from unit 
 
 from collections.abc import Callable, Mapping
 
-from supervisord_py.core import engine, installing, loading, pool, requests, rollout, service, shutdown, snapshot
+from supervisord_py.core import (
+    engine,
+    installing,
+    loading,
+    pool,
+    quarantine,
+    requests,
+    rollout,
+    service,
+    shutdown,
+    snapshot,
+)
 from supervisord_py.core.actions import AnyAction, Effects, FollowMain, ReleaseUnit
 from supervisord_py.core.events import (
     ClockChanged,
@@ -238,6 +249,8 @@ class Manager:
                     rollout.deadline(ledger, name)
                 case DeadlineKind.JOB:
                     engine.job_timed_out(ledger, name)
+                case DeadlineKind.RETRY:
+                    quarantine.retry(ledger, name)
                 case DeadlineKind.UPHOLD:
                     ledger.arm_uphold(name, None)
                     ledger.intents.append(Task(Intent.UPHOLD, name, "", ledger.state(name).cause))

@@ -11,7 +11,8 @@ from supervisord_py.core.events import NotifyReceived
 from supervisord_py.core.ledger import Ledger
 from supervisord_py.core.service import Input, feed
 from supervisord_py.core.state import STARTING, STOPPING, Former
-from supervisord_py.model.states import Severity, SubState
+from supervisord_py.core.steps import Ended
+from supervisord_py.model.states import Result, Severity, SubState
 
 BEAT_NS = 1_000_000_000
 """At most one ``unit.heartbeat`` record in this time."""
@@ -26,6 +27,7 @@ ERROR_NS = 1_000_000_000
 """At most one ``unit.error`` record about errors that the process reports in this time; its count tells the others."""
 
 STATUS_MAX = 16_384
+ERROR_TEXT_MAX = 200
 _EXTENDED = STARTING | STOPPING | {SubState.RELOAD, SubState.RUNNING}
 
 
@@ -116,6 +118,7 @@ def _note_work(ledger: Ledger, name: str, fields: dict[str, str]) -> None:
             state.error_at_ns = ledger.now.mono_ns
             told = {"message": fields["X_ERROR"], "count": state.errors}
             ledger.record("unit.error", name, severity=Severity.WARNING, fields=told, chain=False)
+        _judge_errors(ledger, name, fields["X_ERROR"])
     progress = fields.get("X_PROGRESS")
     if progress is None and fields.get("WATCHDOG") != "1":
         return
@@ -126,6 +129,15 @@ def _note_work(ledger: Ledger, name: str, fields: dict[str, str]) -> None:
     if state.beat_at_ns is None or now_ns - state.beat_at_ns >= BEAT_NS:
         state.beat_at_ns = now_ns
         ledger.record("unit.heartbeat", name, fields={} if progress is None else {"progress": progress})
+
+
+def _judge_errors(ledger: Ledger, name: str, text: str) -> None:
+    """So many errors in a row are a failure of the unit, as if its process had ended with one."""
+    service, errors = ledger.service(name), ledger.state(name).errors
+    if service is None or not 0 < service.error_threshold <= errors:
+        return
+    message = f"it reported {errors} errors in a row, the last: {text[:ERROR_TEXT_MAX]}"
+    feed(ledger, name, Input.FAULT, Ended(Result.ERRORS, message, 0))
 
 
 def _extend(ledger: Ledger, name: str, extension_ns: int) -> None:

@@ -178,7 +178,7 @@ def run_command(ledger: Ledger, name: str, sub: SubState, role: Role, index: int
         role=role,
         command=command,
         invocation=state.invocation,
-        environment=_environment(name, state, role),
+        environment=environment(name, state, role),
         main_spawn=state.main.spawn_id if state.main is not None and role is not Role.MAIN else None,
     )
     ledger.spawn(name, process, action)
@@ -192,7 +192,7 @@ def follow(ledger: Ledger, name: str, *, wait: bool) -> None:
     ledger.act(FollowMain(name, state.following, service_of(ledger, name).pid_file, wait))
 
 
-def _environment(name: str, state: UnitState, role: Role) -> tuple[tuple[str, str], ...]:
+def environment(name: str, state: UnitState, role: Role) -> tuple[tuple[str, str], ...]:
     """Return what only the core knows about the process; the host adds the rest."""
     variables = [
         ("INVOCATION_ID", state.invocation or ""),

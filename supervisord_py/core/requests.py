@@ -13,7 +13,7 @@ from difflib import get_close_matches
 
 from msgspec import Struct
 
-from supervisord_py.core import rollout, service
+from supervisord_py.core import quarantine, rollout, service
 from supervisord_py.core.actions import Refusal, Reply, SignalProcesses, UnitOutcome, Whom
 from supervisord_py.core.events import CommandRequested
 from supervisord_py.core.installing import apply, finish
@@ -23,6 +23,7 @@ from supervisord_py.core.orders import who
 from supervisord_py.core.processes import can_reload
 from supervisord_py.core.service import Input
 from supervisord_py.core.state import REST, UP, JobEnd, JobOrigin, Outcome, TokenEntry
+from supervisord_py.core.steps import Ended
 from supervisord_py.core.transaction import Goal, Node, RefusedError, build
 from supervisord_py.model.states import JobMode, JobResult, JobType, Result, SubState
 from supervisord_py.model.values import format_signal, parse_signal
@@ -30,7 +31,7 @@ from supervisord_py.model.values import format_signal, parse_signal
 TOKENS_MAX = 1024
 QUEUED = "queued"
 
-_STARTING_VERBS = frozenset({"start", "restart", "try-restart", "reload", "reload-or-restart"})
+_STARTING_VERBS = frozenset({"start", "release", "restart", "try-restart", "reload", "reload-or-restart"})
 
 
 class Request(Struct):
@@ -91,7 +92,7 @@ class Requests:
                 self._refuse_unknown(event)
             return rollout.request(self._ledger, event)
         match event.verb:
-            case "start" | "stop" | "restart" | "try-restart" | "reload" | "reload-or-restart":
+            case "start" | "release" | "stop" | "restart" | "try-restart" | "reload" | "reload-or-restart":
                 return self._change(event)
             case "kill":
                 return self._kill(event)
@@ -132,7 +133,7 @@ class Requests:
     def _job_type(self, verb: str, unit: str) -> JobType:
         sub, own = self._ledger.state(unit).sub, self._ledger.service(unit)
         match verb:
-            case "start":
+            case "start" | "release":
                 return JobType.START
             case "stop":
                 return JobType.STOP
@@ -174,17 +175,19 @@ class Requests:
         outcomes = []
         for unit in dict.fromkeys(event.units) or sorted(ledger.states):
             known = ledger.state(unit)
-            has_failed = (
-                known.sub is SubState.FAILED or known.failures or known.backoff or known.restarts or known.starts_ns
-            )
+            has_failed = known.sub is SubState.FAILED or known.quarantined or bool(known.starts_ns)
+            has_failed = has_failed or bool(known.failures or known.backoff or known.restarts)
             message = "" if has_failed else "it has no failure to forget"
             outcomes.append(Outcome(unit, 0, "reset-failed", QUEUED if event.plan else JobResult.DONE.value, message))
             if not has_failed or event.plan:
                 continue
+            quarantine.release(ledger, unit, by=who(event.origin), reason=event.reason, cause=event.cause)
             state = ledger.edit(unit)
             state.failures = state.backoff = state.restarts = 0
             state.starts_ns = []
             ledger.arm_healthy(unit, None)
+            if state.sub is SubState.STUB:
+                service.feed(ledger, unit, Input.STOP, Ended(Result.SUCCESS, "its failures are forgotten", 0))
             if state.sub is SubState.FAILED:
                 ledger.set_sub(unit, SubState.DEAD)
                 state.result, state.message = Result.SUCCESS, None

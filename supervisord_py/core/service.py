@@ -59,6 +59,8 @@ class Input(Enum):
     RELOADING = "reloading"
     STOPPING = "stopping"
     WATCHDOG = "watchdog"
+    FAULT = "fault"
+    """Something that watches the unit has found it faulty; the result says what."""
     START = "start"
     STOP = "stop"
     RELOAD = "reload"
@@ -140,7 +142,7 @@ def process_exited(ledger: Ledger, event: ProcessExited) -> None:
         _former_exited(ledger, name, event)
         return
     service = processes.service_of(ledger, name)
-    daemon = process.role in (Role.MAIN, Role.START) and service.type is not ServiceType.ONESHOT
+    daemon = process.role in (Role.MAIN, Role.START, Role.STUB) and service.type is not ServiceType.ONESHOT
     status = event.status
     result = exit_result(status, daemon=daemon, success=service.success)
     if process.role is Role.CONDITION and result is Result.EXIT_CODE and status.code != FAILED_CONDITION:
@@ -288,6 +290,8 @@ def _is_stand_in(ledger: Ledger, name: str, process: Process, status: ExitStatus
 
 
 def _command(ledger: Ledger, name: str, process: Process) -> Command | None:
+    if process.role is Role.STUB:
+        return None
     commands = processes.commands_of(processes.service_of(ledger, name), process.role)
     return commands[process.index] if process.index < len(commands) else None
 
@@ -342,6 +346,10 @@ TRANSITIONS: dict[tuple[SubState, Input], Handler] = {
     (SubState.START_POST, Input.RELOADING): steps.also_reloads_itself,
     (SubState.START_POST, Input.DEADLINE): steps.start_timed_out,
     (SubState.START_POST, Input.WATCHDOG): steps.watchdog,
+    (SubState.START, Input.FAULT): steps.found_faulty,
+    (SubState.START_POST, Input.FAULT): steps.found_faulty,
+    (SubState.RUNNING, Input.FAULT): steps.found_faulty_while_up,
+    (SubState.RELOAD, Input.FAULT): steps.found_faulty,
     (SubState.START_POST, Input.STOP): steps.stop_starting,
     (SubState.RUNNING, Input.FOLLOWED): steps.succeeded_or_not,
     (SubState.RUNNING, Input.MAIN_ENDED): steps.main_ended_while_up,
@@ -364,6 +372,9 @@ TRANSITIONS: dict[tuple[SubState, Input], Handler] = {
     (SubState.RELOAD, Input.WATCHDOG): steps.watchdog,
     (SubState.RELOAD, Input.DEADLINE): steps.reload_timed_out,
     (SubState.RELOAD, Input.STOP): steps.stop_in_reload,
+    (SubState.STUB, Input.SPAWNED): steps.stub_spawned,
+    (SubState.STUB, Input.CONTROL_ENDED): steps.stub_ended,
+    (SubState.STUB, Input.STOP): steps.stop_starting,
     (SubState.STOP, Input.MAIN_ENDED): steps.main_ended_in_stop,
     (SubState.STOP, Input.CONTROL_ENDED): steps.stop_command_ended,
     (SubState.STOP, Input.DEADLINE): steps.stop_command_timed_out,
@@ -381,7 +392,7 @@ TRANSITIONS: dict[tuple[SubState, Input], Handler] = {
 }
 """What follows in each state from each input that means something there."""
 
-_NOTIFIED = (Input.READY, Input.RELOADING, Input.STOPPING, Input.WATCHDOG)
+_NOTIFIED = (Input.READY, Input.RELOADING, Input.STOPPING, Input.WATCHDOG, Input.FAULT)
 _IDLE = (*sorted(REST, key=lambda sub: sub.value), *sorted(BETWEEN_LIVES, key=lambda sub: sub.value))
 
 _BEFORE_START = (SubState.CONDITION, SubState.START_PRE)
@@ -408,19 +419,22 @@ IGNORED: dict[tuple[SubState, Input], str] = {
     **{(sub, Input.STOP): "it is ending" for sub in sorted(STOPPING - {SubState.STUCK}, key=lambda sub: sub.value)},
     (SubState.STOP, Input.TREE_EMPTIED): "exec-stop matters",
     (SubState.STOP_POST, Input.TREE_EMPTIED): "exec-stop-post matters",
+    (SubState.STUB, Input.TREE_EMPTIED): "the stub itself matters",
+    **{(SubState.STUB, what): "the word of a stub is not that of the unit" for what in _NOTIFIED},
 }
 """What may happen and means nothing, with the reason."""
 
+_NO_MAIN = (*_IDLE, SubState.EXITED, SubState.STUB)
 _NO_PROCESS = (*_IDLE, SubState.EXITED)
 
 IMPOSSIBLE: dict[tuple[SubState, Input], str] = {
-    **{(sub, Input.MAIN_ENDED): "there is no main process" for sub in (*_NO_PROCESS, *_BEFORE_START)},
+    **{(sub, Input.MAIN_ENDED): "there is no main process" for sub in (*_NO_MAIN, *_BEFORE_START)},
     **{
         (sub, Input.MAIN_ENDED): "there is no main process"
         for sub in (SubState.STOP_POST, SubState.FINAL_SIGTERM, SubState.FINAL_SIGKILL)
     },
     **{(sub, Input.CONTROL_ENDED): "no command runs" for sub in (*_NO_PROCESS, SubState.RUNNING)},
-    **{(sub, Input.FOLLOWED): "nobody asked" for sub in (*_NO_PROCESS, *_BEFORE_START)},
+    **{(sub, Input.FOLLOWED): "nobody asked" for sub in (*_NO_MAIN, *_BEFORE_START)},
     **{(sub, Input.FOLLOWED): "the asking was called off" for sub in sorted(STOPPING, key=lambda sub: sub.value)},
     **{
         (sub, Input.IDLE): "nobody waits for it"
@@ -430,13 +444,14 @@ IMPOSSIBLE: dict[tuple[SubState, Input], str] = {
     **{(sub, Input.SPAWNED): "no process is being made" for sub in (*_NO_PROCESS, SubState.RUNNING)},
     **{
         (sub, Input.DEADLINE): "there is no deadline"
-        for sub in (*_IDLE, SubState.EXITED, SubState.STUCK)
+        for sub in (*_IDLE, SubState.EXITED, SubState.STUCK, SubState.STUB)
         if sub is not SubState.AUTO_RESTART
     },
+    (SubState.STUB, Input.START): "the stub is ended first",
     **{(sub, Input.START): "the job waits for the end" for sub in sorted(STOPPING, key=lambda sub: sub.value)},
     **{
         (sub, Input.RELOAD): "the job is refused"
-        for sub in (*_IDLE, *sorted(STARTING | STOPPING, key=lambda sub: sub.value))
+        for sub in (*_IDLE, SubState.STUB, *sorted(STARTING | STOPPING, key=lambda sub: sub.value))
     },
 }
 """What cannot happen, with the reason; if it does, that is a bug, and an error in the journal."""
@@ -446,8 +461,7 @@ NOT_ENTERED = frozenset(
         SubState.WAITING,
         SubState.LISTENING,
         SubState.POOL,
-        SubState.STUB,
         SubState.PAUSED,
     }
 )
-"""States of what this machine does not run: timers, sockets, pools, stubs."""
+"""States of what this machine does not run: timers, sockets, pools, pauses."""

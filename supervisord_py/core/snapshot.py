@@ -55,6 +55,7 @@ _TIMES = (
     "beat_at_ns",
     "refused_at_ns",
     "uphold_at_ns",
+    "retry_at_ns",
 )
 """The fields of a unit's state that are a time or None."""
 
@@ -189,6 +190,8 @@ def _index(ledger: Ledger) -> None:
             ledger.timers.arm(state.healthy_at_ns, name, DeadlineKind.HEALTHY)
         if state.uphold_at_ns is not None:
             ledger.timers.arm(state.uphold_at_ns, name, DeadlineKind.UPHOLD)
+        if state.retry_at_ns is not None:
+            ledger.timers.arm(state.retry_at_ns, name, DeadlineKind.RETRY)
     for job in ledger.jobs.values():
         if job.timeout_at_ns is not None:
             ledger.timers.arm(job.timeout_at_ns, job.unit, DeadlineKind.JOB)
@@ -226,6 +229,12 @@ def load_counters(ledger: Ledger, state: Mapping[str, str]) -> None:
             elif old.sub is SubState.FAILED:
                 kept.sub, kept.active, kept.since_wall_ns = old.sub, ActiveState.FAILED, old.since_wall_ns
                 kept.result, kept.message = old.result, old.message
+            if old.quarantined:
+                # Also while its stub ran. It is let be until somebody, or its time, says otherwise.
+                kept.quarantined, kept.sub, kept.active = True, SubState.FAILED, ActiveState.QUARANTINED
+                kept.result, kept.message, kept.since_wall_ns = old.result, old.message, old.since_wall_ns
+                kept.last_life = old.last_life
+            kept.half_open = old.half_open
         elif kind == "global":
             numbers, old_numbers = ledger.edit_globals(), msgspec.json.decode(state[key], type=GlobalState)
             numbers.next_job, numbers.next_spawn = old_numbers.next_job, old_numbers.next_spawn

@@ -52,6 +52,7 @@ ACTIVE_STATES: dict[SubState, ActiveState] = {
     SubState.START_POST: ActiveState.ACTIVATING,
     SubState.RUNNING: ActiveState.ACTIVE,
     SubState.EXITED: ActiveState.ACTIVE,
+    SubState.STUB: ActiveState.QUARANTINED,
     SubState.RELOAD: ActiveState.RELOADING,
     **dict.fromkeys(STOPPING, ActiveState.DEACTIVATING),
 }
@@ -226,6 +227,12 @@ class UnitState(Struct, omit_defaults=True):
     """It has failed as often as it may: nothing automatic starts it but ``retry-after``."""
     retry_at_ns: int | None = None
     """When a quarantined unit is tried once more."""
+    half_open: bool = False
+    """It is being tried once more after a quarantine: the next failure brings it back there."""
+    is_stub: bool = False
+    """The present life is that of its stub."""
+    stub_failed: bool = False
+    """The stub has ended by itself: it is not started again in this quarantine."""
 
 
 class JobOrigin(Enum):

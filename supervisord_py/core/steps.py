@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
-from supervisord_py.core import life, processes, stopping
+from supervisord_py.core import life, processes, quarantine, stopping
 from supervisord_py.core.actions import KillTree, SignalProcesses, Whom
 from supervisord_py.core.ledger import Intent, Ledger, Task
 from supervisord_py.core.restart import exit_result
@@ -422,8 +422,28 @@ def says_stopping(ledger: Ledger, name: str, _: Ended) -> None:
     stopping.enter_stopping_itself(ledger, name)
 
 
+def found_faulty(ledger: Ledger, name: str, found: Ended) -> None:
+    stopping.fail(ledger, name, found.result, found.message)
+    stopping.enter_signal(ledger, name, found.message)
+
+
+def found_faulty_while_up(ledger: Ledger, name: str, found: Ended) -> None:
+    stopping.fail(ledger, name, found.result, found.message)
+    stopping.enter_stop(ledger, name, found.message)
+
+
 def watchdog(ledger: Ledger, name: str, _: Ended) -> None:
     stopping.enter_watchdog(ledger, name, "it said WATCHDOG=trigger")
+
+
+def stub_spawned(ledger: Ledger, name: str, _: Ended) -> None:
+    quarantine.stub_started(ledger, name)
+
+
+def stub_ended(ledger: Ledger, name: str, ended: Ended) -> None:
+    """The stub has failed too (even a clean end is one): the unit stays quarantined without it."""
+    ledger.edit(name).stub_failed = True
+    stopping.enter_signal(ledger, name, ended.message, quiet=True)
 
 
 def stop_command_ended(ledger: Ledger, name: str, ended: Ended) -> None:

@@ -12,7 +12,7 @@ Source: systemd, core/service.c (service_enter_stop, service_enter_signal, servi
 (unit_kill_context); system-anchors 1.6.
 """
 
-from supervisord_py.core import processes
+from supervisord_py.core import processes, quarantine
 from supervisord_py.core.actions import KillTree, SignalProcesses, StopFollowing, Whom
 from supervisord_py.core.ledger import Intent, Ledger, Task
 from supervisord_py.core.restart import is_limit_hit, jitter_ns, restart_delay_ns, wants_restart
@@ -238,6 +238,9 @@ def kill_now(ledger: Ledger, name: str) -> None:
 
 def end(ledger: Ledger, name: str) -> None:
     """The life is over: count it, and decide what follows."""
+    if ledger.state(name).is_stub:
+        quarantine.stub_over(ledger, name)
+        return
     unit = ledger.unit(name)
     state = ledger.edit(name)
     assert unit is not None
@@ -268,6 +271,7 @@ def end(ledger: Ledger, name: str) -> None:
 
 
 def forget_failures(ledger: Ledger, name: str) -> None:
+    quarantine.release(ledger, name, cause=ledger.state(name).cause)
     state = ledger.edit(name)
     state.failures = state.backoff = 0
     state.healthy_at_ns = None
@@ -336,3 +340,5 @@ def _rest(ledger: Ledger, name: str, unit: Unit, state: UnitState) -> None:
         severity=Severity.ERROR,
         fields={**fields, "failures": state.failures, "limit_hit": limited},
     )
+    if limited:
+        quarantine.enter(ledger, name)

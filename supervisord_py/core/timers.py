@@ -18,6 +18,7 @@ class DeadlineKind(Enum):
     HEALTHY = "healthy"
     JOB = "job"
     UPHOLD = "uphold"
+    RETRY = "retry"
     ROLLOUT = "rollout"
     SHUTDOWN = "shutdown"
 

@@ -34,10 +34,10 @@ from supervisord_py.core.actions import Refusal
 from supervisord_py.core.demand import is_kept, is_met
 from supervisord_py.core.graph import find_cycle
 from supervisord_py.core.ledger import Ledger
-from supervisord_py.core.restart import is_limit_hit
+from supervisord_py.core.quarantine import is_given_up
 from supervisord_py.core.state import STARTING, UP, JobOrigin
 from supervisord_py.errors import SupervisordError
-from supervisord_py.model.states import JobMode, JobType, SubState
+from supervisord_py.model.states import JobMode, JobType
 from supervisord_py.model.unit import Dependency
 
 Key = tuple[str, JobType]
@@ -253,11 +253,11 @@ class _Builder:
 
     def _refuse_automatic(self, unit: str, puller: str) -> Refusal | None:
         """What was stopped by hand, or has failed too often, is not started because something else restarts."""
-        state, service = self._ledger.state(unit), self._ledger.service(unit)
+        state = self._ledger.state(unit)
         job = self._ledger.job_of.get(unit)
         if state.stopped or (job is not None and job.type is JobType.STOP):
             return Refusal("JobFailed", f"{puller} waits for {unit}, which was stopped; start it", {"unit": unit})
-        if state.sub is SubState.FAILED and service is not None and is_limit_hit(service.restart, state.failures):
+        if is_given_up(self._ledger, unit):
             why = f"which has failed {state.failures} times; see its log, then start it"
             return Refusal("JobFailed", f"{puller} waits for {unit}, {why}", {"unit": unit})
         return None

@@ -4,13 +4,12 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
-from supervisord_py.core import demand, pool, processes, stopping
+from supervisord_py.core import demand, pool, processes, quarantine, stopping
 from supervisord_py.core.graph import Graph, Relations
 from supervisord_py.core.ledger import Ledger
 from supervisord_py.core.loading import plan_of, restart_needed
 from supervisord_py.core.manager import Manager
 from supervisord_py.core.orders import describe
-from supervisord_py.core.restart import is_limit_hit
 from supervisord_py.core.rollout import in_order, needing_restart
 from supervisord_py.core.shutdown import code_of_life
 from supervisord_py.core.state import (
@@ -315,6 +314,8 @@ def _reasons(ledger: Ledger, name: str) -> list[WhyLine]:
         return [WhyLine("starting", "its conditions are being looked at", seq=job.cause)]
     if state.sub is SubState.STUCK:
         return [WhyLine("stuck", stopping.stuck_message(ledger, name), seq=seq, advice=f"supctl stop {name}")]
+    if state.is_stub:
+        return [_quarantined(ledger, name)]
     if state.sub in BETWEEN_LIVES:
         ended = f": {state.message}" if state.message else ""
         message = f"it ended ({state.result.value}) and is restarted{ended}"
@@ -327,7 +328,7 @@ def _reasons(ledger: Ledger, name: str) -> list[WhyLine]:
         message = f"it ended ({state.result.value}) and is started after a pause, because {upholder} upholds it{ended}"
         return [WhyLine("backoff", message, seq=seq, advice=f"supctl start {name}")]
     if state.sub is SubState.FAILED:
-        return [_failed(state, unit, name)]
+        return [_failed(ledger, name)]
     if state.sub in STARTING:
         lines = [WhyLine("starting", _starting(ledger, name), seq=seq, advice=f"supctl logs -f {name}")]
         return lines + _source(state) if state.monitor is not None or (state.order and state.order.by) else lines
@@ -335,7 +336,7 @@ def _reasons(ledger: Ledger, name: str) -> list[WhyLine]:
         return [WhyLine("operator" if state.stopped else "failed", _stopping(state), seq=seq)]
     if state.sub is SubState.DEAD:
         return [_at_rest(state, unit.enabled, name)]
-    lines = _running(state, name)
+    lines = _running(state, name) + _stood_in_for(ledger, name)
     if bad is not None:
         reason = f"its file has become invalid, it runs on by the text before: {bad.reason}"
         lines.append(WhyLine("bad-setting", reason, advice=f"supervisord-py check {bad.path}"))
@@ -393,12 +394,37 @@ def _end_of(life: LastLife) -> str:
     return life.result.value if life.code is None else f"{life.result.value}: exit code {life.code}"
 
 
-def _failed(state: UnitState, unit: Unit, name: str) -> WhyLine:
+def _quarantined(ledger: Ledger, name: str) -> WhyLine:
+    """Say how often it has failed, what runs in its place, and when it is tried again."""
+    state = ledger.state(name)
+    times = "once" if state.failures == 1 else f"{state.failures} times"
+    message = f"it is quarantined: it has failed {times} ({state.result.value})"
+    message += f": {state.message}" if state.message else ""
+    if state.is_stub:
+        message += "; its stub runs in its place" if quarantine.stands_in(state) else "; its stub is being changed"
+    elif state.stub_failed:
+        message += "; its stub has ended too"
+    if state.retry_at_ns is not None and not state.stopped:
+        at_ns = ledger.now.wall_ns + state.retry_at_ns - ledger.now.mono_ns
+        message += f"; it is tried again at {_rfc3339(at_ns)}"
+    return WhyLine("quarantine", message, seq=state.cause, advice=f"supctl release {name}")
+
+
+def _stood_in_for(ledger: Ledger, name: str) -> list[WhyLine]:
+    """Name the units that this one needs and that are only there as stubs."""
+    relations = ledger.graph[name]
+    return [
+        WhyLine("quarantine", f"{each.unit}, which it needs, is quarantined: a stub runs in its place", unit=each.unit)
+        for each in (*relations.requires, *relations.binds_to)
+        if ledger.state(each.unit).is_stub
+    ]
+
+
+def _failed(ledger: Ledger, name: str) -> WhyLine:
+    state = ledger.state(name)
     ended = f": {state.message}" if state.message else ""
-    limited = state.ending is Ending.ITSELF and state.result is not Result.DEPENDENCY and unit.service is not None
-    if limited and unit.service is not None and is_limit_hit(unit.service.restart, state.failures):
-        message = f"it has failed {state.failures} times and is not restarted any more ({state.result.value}){ended}"
-        return WhyLine("failed", message, seq=state.cause, advice=f"supctl start {name}")
+    if state.quarantined:
+        return _quarantined(ledger, name)
     message = f"it failed ({state.result.value}){ended}"
     return WhyLine("failed", message, seq=state.cause, advice=f"supctl logs {name}")
 

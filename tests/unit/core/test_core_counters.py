@@ -18,7 +18,7 @@ def test_the_threshold_ends_the_restarts() -> None:
     rig = Rig(service("web"))
     rig.ask("start", "web")
     crash_loop(rig, "web", 5)
-    assert rig.shown("web") == "failed/failed/exit-code"
+    assert rig.shown("web") == "quarantined/failed/exit-code"
     assert rig.launched() == ["web"] * 5
     assert rig.status("web").failures == 5
     assert rig.record("unit.failed").fields["limit_hit"] is True
@@ -79,7 +79,7 @@ def test_a_slow_crash_loop_counts_too() -> None:
         rig.later(540)
         rig.crash("web")
         rig.later(2)
-    assert rig.shown("web") == "failed/failed/exit-code"
+    assert rig.shown("web") == "quarantined/failed/exit-code"
 
 
 def test_a_manual_start_is_never_refused_and_begins_anew() -> None:
@@ -130,7 +130,7 @@ def test_an_automatic_start_respects_the_limit_of_others() -> None:
     crash_loop(rig, "db", 5)
     rig.ask("start", "web", mode=JobMode.IGNORE_DEPENDENCIES)
     rig.spawned("web")
-    assert rig.shown("db") == "failed/failed/exit-code"
+    assert rig.shown("db") == "quarantined/failed/exit-code"
     rig.crash("web")
     rig.later(5)
     assert rig.launched().count("db") == 5

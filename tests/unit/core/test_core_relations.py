@@ -261,7 +261,7 @@ def test_upholding_ends_where_the_unit_has_failed_too_often() -> None:
         rig.crash("web")
         rig.later(60)
     assert rig.launched().count("web") == 5
-    assert rig.shown("web") == "failed/failed/exit-code"
+    assert rig.shown("web") == "quarantined/failed/exit-code"
     rig.later(60)
     assert rig.launched().count("web") == 5
     rig.ask("reset-failed", "web")
@@ -395,7 +395,7 @@ def test_a_failure_that_is_followed_by_a_restart_starts_no_handler() -> None:
         rig.later(60)
         rig.spawned("web")
     rig.crash("web")
-    assert rig.shown("web") == "failed/failed/exit-code"
+    assert rig.shown("web") == "quarantined/failed/exit-code"
     assert rig.launched().count("alert") == 1
 
 

@@ -26,7 +26,7 @@ def test_every_reason_is_given() -> None:
 
 def test_the_groups_of_states_are_a_partition() -> None:
     """Each state that is entered belongs to one group and has a high-level state."""
-    groups = (REST, BETWEEN_LIVES, STARTING, UP, STOPPING)
+    groups = (REST, BETWEEN_LIVES, STARTING, UP, STOPPING, {SubState.STUB})
     assert frozenset().union(*groups) == frozenset(ENTERED) == frozenset(ACTIVE_STATES)
     assert sum(map(len, groups)) == len(ENTERED)
 
