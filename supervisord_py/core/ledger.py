@@ -34,6 +34,7 @@ from supervisord_py.core.state import (
     Rollout,
     TokenEntry,
     UnitState,
+    WatchKind,
 )
 from supervisord_py.core.timers import DeadlineKind, Timers
 from supervisord_py.model.records import UNNUMBERED, Record
@@ -299,6 +300,9 @@ class Ledger:
                 return job is not None and job.timeout_at_ns == at_ns
             case DeadlineKind.UPHOLD:
                 return self.state(owner).uphold_at_ns == at_ns
+            case DeadlineKind.WATCHDOG | DeadlineKind.PROGRESS:
+                watch = self.state(owner).watches.get(WatchKind(kind.value))
+                return watch is not None and watch.at_ns == at_ns
             case DeadlineKind.RETRY:
                 return self.state(owner).retry_at_ns == at_ns
             case DeadlineKind.ROLLOUT:
@@ -323,6 +327,10 @@ class Ledger:
         self.edit(name).uphold_at_ns = at_ns
         if at_ns is not None:
             self.timers.arm(at_ns, name, DeadlineKind.UPHOLD)
+
+    def arm_watch(self, name: str, kind: WatchKind, at_ns: int | None) -> None:
+        if at_ns is not None:
+            self.timers.arm(at_ns, name, DeadlineKind(kind.value))
 
     def arm_retry(self, name: str, after_ns: int | None) -> None:
         at_ns = self.edit(name).retry_at_ns = None if after_ns is None else self.now.mono_ns + after_ns
@@ -421,6 +429,11 @@ class Ledger:
         self.unit_of_spawn[process.spawn_id] = name
         self.edit(name).held = True
         self.act(action)
+
+    def new_look_id(self) -> int:
+        state = self.edit_globals()
+        state.next_look += 1
+        return state.next_look - 1
 
     def new_spawn_id(self) -> int:
         state = self.edit_globals()

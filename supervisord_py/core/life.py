@@ -11,7 +11,7 @@ Law: no life begins while a process of the old one is left.
 Source: systemd, core/service.c (service_enter_condition to service_enter_running); system-anchors 1.6.
 """
 
-from supervisord_py.core import processes, quarantine, stopping
+from supervisord_py.core import processes, quarantine, stopping, watchdog
 from supervisord_py.core.ledger import Ledger
 from supervisord_py.core.restart import admit_start
 from supervisord_py.core.state import Ending
@@ -39,6 +39,7 @@ def begin(ledger: Ledger, name: str) -> None:
     state.reload_failed = state.status_text = state.errno = state.progress = state.beat_at_ns = None
     state.refused_at_ns = state.error_at_ns = state.runtime_end_ns = state.reload_asked_ns = None
     state.errors = state.refusals = 0
+    state.watches, state.watchdog_ns = {}, None
     state.began_ns = ledger.now.mono_ns
     ledger.arm_healthy(name, None)
     ledger.arm_uphold(name, None)
@@ -81,6 +82,7 @@ def run_main(ledger: Ledger, name: str) -> None:
 def begin_post(ledger: Ledger, name: str) -> None:
     """The main process has started (it is ready, if it says so; it is done, if it is a oneshot's)."""
     became_started(ledger, name)
+    watchdog.begin(ledger, name)
     if processes.service_of(ledger, name).exec_start_post:
         processes.run_command(ledger, name, SubState.START_POST, Role.START_POST, 0)
     else:
@@ -172,7 +174,8 @@ def enter_running(ledger: Ledger, name: str, sub: SubState = SubState.RUNNING) -
     if service is not None and service.runtime_max_ns is not None and service.type is not ServiceType.ONESHOT:
         state.runtime_end_ns = ledger.now.mono_ns + service.runtime_max_ns
     arm_running(ledger, name)
-    if service is not None and (state.failures or state.backoff):
+    is_healthy = service is not None and (state.progress is not None or not service.progress_ns)
+    if service is not None and is_healthy and (state.failures or state.backoff):
         ledger.arm_healthy(name, service.restart.reset_ns)
 
 

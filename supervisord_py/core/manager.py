@@ -22,6 +22,7 @@ from supervisord_py.core import (
     service,
     shutdown,
     snapshot,
+    watchdog,
 )
 from supervisord_py.core.actions import AnyAction, Effects, FollowMain, ReleaseUnit
 from supervisord_py.core.events import (
@@ -35,6 +36,7 @@ from supervisord_py.core.events import (
     MainFollowed,
     NotifyReceived,
     Now,
+    ProcessesSeen,
     ProcessExited,
     ProcessSpawned,
     RequesterGone,
@@ -50,7 +52,7 @@ from supervisord_py.core.ledger import Intent, Ledger, Task
 from supervisord_py.core.notify import notify_received
 from supervisord_py.core.processes import waits_for_pid_file
 from supervisord_py.core.service import Input
-from supervisord_py.core.state import ACTIVE_STATES, REST, UP, JobOrigin
+from supervisord_py.core.state import ACTIVE_STATES, REST, UP, JobOrigin, WatchKind
 from supervisord_py.core.stopping import forget_failures
 from supervisord_py.core.timers import DeadlineKind
 from supervisord_py.core.transaction import Goal, RefusedError, Transaction, build
@@ -123,6 +125,8 @@ class Manager:
                 service.main_followed(ledger, event)
             case ConditionsChecked():
                 engine.conditions_checked(ledger, event)
+            case ProcessesSeen():
+                watchdog.seen(ledger, event)
             case TreeEmptied():
                 service.tree_emptied(ledger, event)
             case NotifyReceived():
@@ -179,6 +183,7 @@ class Manager:
             if state.following is not None and service is not None:
                 waits = waits_for_pid_file(ledger, name)
                 pending.append(FollowMain(name, state.following, service.pid_file, waits))
+            pending += watchdog.pending(ledger, name)
         for job in ledger.jobs.values():
             if (check := engine.pending_check(ledger, job)) is not None:
                 pending.append(check)
@@ -249,6 +254,8 @@ class Manager:
                     rollout.deadline(ledger, name)
                 case DeadlineKind.JOB:
                     engine.job_timed_out(ledger, name)
+                case DeadlineKind.WATCHDOG | DeadlineKind.PROGRESS:
+                    watchdog.deadline(ledger, name, WatchKind(kind.value))
                 case DeadlineKind.RETRY:
                     quarantine.retry(ledger, name)
                 case DeadlineKind.UPHOLD:

@@ -7,10 +7,11 @@ that only others know.
 Source: sd_notify(3); systemd, core/service.c (service_notify_message); system-anchors 1.7. ``X_*`` are ours.
 """
 
+from supervisord_py.core import watchdog
 from supervisord_py.core.events import NotifyReceived
 from supervisord_py.core.ledger import Ledger
 from supervisord_py.core.service import Input, feed
-from supervisord_py.core.state import STARTING, STOPPING, Former
+from supervisord_py.core.state import STARTING, STOPPING, UP, Former, WatchKind
 from supervisord_py.core.steps import Ended
 from supervisord_py.model.states import Result, Severity, SubState
 
@@ -48,6 +49,8 @@ def notify_received(ledger: Ledger, event: NotifyReceived) -> None:
         ledger.edit(name).errno = errno
     if (extended_us := _integer(fields.get("EXTEND_TIMEOUT_USEC"))) is not None:
         _extend(ledger, name, min(extended_us * 1000, EXTENSION_MAX_NS))
+    if (period_us := _integer(fields.get("WATCHDOG_USEC"))) is not None:
+        watchdog.set_period(ledger, name, min(period_us * 1000, EXTENSION_MAX_NS))
     _note_work(ledger, name, fields)
     if fields.get("STOPPING") == "1":
         feed(ledger, name, Input.STOPPING)
@@ -122,9 +125,16 @@ def _note_work(ledger: Ledger, name: str, fields: dict[str, str]) -> None:
     progress = fields.get("X_PROGRESS")
     if progress is None and fields.get("WATCHDOG") != "1":
         return
-    state = ledger.edit(name)
+    state, service = ledger.edit(name), ledger.service(name)
+    if fields.get("WATCHDOG") == "1":
+        watchdog.sign(ledger, name, WatchKind.WATCHDOG)
     if progress is not None:
-        state.progress = progress
+        watchdog.sign(ledger, name, WatchKind.PROGRESS)
+        is_first, state.progress = state.progress is None, progress
+        has_failed = bool(state.failures or state.backoff) and state.sub in UP
+        if is_first and has_failed and service is not None and service.progress_ns:
+            # Only work done is health, where work is expected.
+            ledger.arm_healthy(name, service.restart.reset_ns)
     now_ns = ledger.now.mono_ns
     if state.beat_at_ns is None or now_ns - state.beat_at_ns >= BEAT_NS:
         state.beat_at_ns = now_ns

@@ -178,7 +178,7 @@ def run_command(ledger: Ledger, name: str, sub: SubState, role: Role, index: int
         role=role,
         command=command,
         invocation=state.invocation,
-        environment=environment(name, state, role),
+        environment=environment(ledger, name, role),
         main_spawn=state.main.spawn_id if state.main is not None and role is not Role.MAIN else None,
     )
     ledger.spawn(name, process, action)
@@ -192,13 +192,17 @@ def follow(ledger: Ledger, name: str, *, wait: bool) -> None:
     ledger.act(FollowMain(name, state.following, service_of(ledger, name).pid_file, wait))
 
 
-def environment(name: str, state: UnitState, role: Role) -> tuple[tuple[str, str], ...]:
+def environment(ledger: Ledger, name: str, role: Role) -> tuple[tuple[str, str], ...]:
     """Return what only the core knows about the process; the host adds the rest."""
+    state = ledger.state(name)
     variables = [
         ("INVOCATION_ID", state.invocation or ""),
         ("SUPERVISORD_PY_UNIT", name),
         ("SUPERVISORD_PY_RESTARTS", str(state.restarts)),
     ]
+    service = ledger.service(name)
+    if role in (Role.MAIN, Role.START) and service is not None and service.watchdog_ns:
+        variables.append(("WATCHDOG_USEC", str(service.watchdog_ns // 1000)))
     if state.last_life is not None:
         life = state.last_life
         end = {"code": life.code} if life.code is not None else {"signal": life.signal} if life.signal else None

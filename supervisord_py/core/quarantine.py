@@ -78,7 +78,7 @@ def stand_in(ledger: Ledger, name: str) -> None:
         role=Role.STUB,
         command=unit.quarantine.stub,
         invocation=edited.invocation,
-        environment=(*processes.environment(name, edited, Role.STUB), ("SUPERVISORD_PY_STUB", "1")),
+        environment=(*processes.environment(ledger, name, Role.STUB), ("SUPERVISORD_PY_STUB", "1")),
     )
     ledger.spawn(name, process, action)
 

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from supervisord_py.core import pool
 from supervisord_py.core.ledger import Ledger
@@ -156,6 +157,14 @@ def _shift(ledger: Ledger, shift_ns: int) -> None:
             if at_ns is not None:
                 setattr(state, field, at_ns + shift_ns)
         state.starts_ns = [at_ns + shift_ns for at_ns in state.starts_ns]
+        state.watches = {
+            kind: replace(
+                watch,
+                from_ns=watch.from_ns + shift_ns,
+                at_ns=None if watch.at_ns is None else watch.at_ns + shift_ns,
+            )
+            for kind, watch in state.watches.items()
+        }
     for job in ledger.jobs.values():
         if job.timeout_at_ns is not None:
             ledger.edit_job(job).timeout_at_ns = job.timeout_at_ns + shift_ns
@@ -190,6 +199,8 @@ def _index(ledger: Ledger) -> None:
             ledger.timers.arm(state.healthy_at_ns, name, DeadlineKind.HEALTHY)
         if state.uphold_at_ns is not None:
             ledger.timers.arm(state.uphold_at_ns, name, DeadlineKind.UPHOLD)
+        for kind, watch in state.watches.items():
+            ledger.arm_watch(name, kind, watch.at_ns)
         if state.retry_at_ns is not None:
             ledger.timers.arm(state.retry_at_ns, name, DeadlineKind.RETRY)
     for job in ledger.jobs.values():

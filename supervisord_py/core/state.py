@@ -118,6 +118,28 @@ class Order(Struct, frozen=True, omit_defaults=True):
     """What it followed from, where the unit itself was not named."""
 
 
+class WatchKind(Enum):
+    """What silence is watched for."""
+
+    WATCHDOG = "watchdog"
+    PROGRESS = "progress"
+
+
+class Watch(Struct, frozen=True, omit_defaults=True):
+    """A silence that is being measured; see ``core.watchdog``."""
+
+    period_ns: int
+    from_ns: int
+    """When the last sign came."""
+    at_ns: int | None
+    """When it is looked at next; None while somebody looks."""
+    look_id: int | None = None
+    stopped: bool = False
+    """The processes were stopped when somebody looked last."""
+    held_up: bool = False
+    """This silence was allowed to last longer, because the supervisor was held up itself."""
+
+
 class Ending(Enum):
     """Who began the end of the present life."""
 
@@ -223,6 +245,9 @@ class UnitState(Struct, omit_defaults=True):
     related_from_ns: int = 0
     uphold_at_ns: int | None = None
     """When that is tried again, if it has been too often."""
+    watchdog_ns: int | None = None
+    """The pause between heartbeats that the process of this life has asked for."""
+    watches: dict[WatchKind, Watch] = {}
     quarantined: bool = False
     """It has failed as often as it may: nothing automatic starts it but ``retry-after``."""
     retry_at_ns: int | None = None
@@ -413,6 +438,7 @@ class GlobalState(Struct, omit_defaults=True):
     next_job: int = 1
     next_spawn: int = 1
     next_token: int = 0
+    next_look: int = 1
     shutdown: Shutdown | None = None
     shutdown_timeout_ns: int = 90_000_000_000
     """As the last load set it, for a shutdown that a unit brings about."""

@@ -44,6 +44,7 @@ def _begin_stopping(ledger: Ledger, name: str, reason: str, quiet: bool) -> None
     """Write ``unit.stopping`` once a life, unless the life ended by itself and nothing is left to stop."""
     state = ledger.edit(name)
     state.sweeping = False
+    state.watches = {}
     if state.following is not None:
         ledger.act(StopFollowing(name, state.following))
         ledger.unit_of_spawn.pop(state.following, None)
@@ -88,11 +89,13 @@ def _signal_phase(ledger: Ledger, name: str, sub: SubState) -> None:
     _ask_to_end(ledger, name)
 
 
-def enter_watchdog(ledger: Ledger, name: str, message: str) -> None:
+def enter_watchdog(
+    ledger: Ledger, name: str, message: str, result: Result = Result.WATCHDOG, event: str = "unit.watchdog"
+) -> None:
     """A watchdog has failed: the unit is asked to dump its state and end."""
     service = processes.service_of(ledger, name)
-    fail(ledger, name, Result.WATCHDOG, message)
-    ledger.record("unit.watchdog", name, severity=Severity.ERROR, fields={"message": message})
+    fail(ledger, name, result, message)
+    ledger.record(event, name, severity=Severity.ERROR, fields={"message": message})
     _begin_stopping(ledger, name, message, quiet=False)
     ledger.set_sub(name, SubState.STOP_WATCHDOG)
     ledger.arm_phase(name, processes.stop_timeout_ns(ledger, service.timeout_abort_ns))
@@ -248,6 +251,7 @@ def end(ledger: Ledger, name: str) -> None:
     if state.healthy_at_ns is not None and state.healthy_at_ns <= ledger.now.mono_ns:
         forget_failures(ledger, name)
     state.healthy_at_ns = state.timeout_at_ns = state.runtime_end_ns = None
+    state.watches = {}
     good = state.result is Result.SUCCESS
     state.succeeded = good and state.was_up and state.ending is Ending.ITSELF
     state.last_life = LastLife(

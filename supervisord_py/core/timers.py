@@ -19,6 +19,8 @@ class DeadlineKind(Enum):
     JOB = "job"
     UPHOLD = "uphold"
     RETRY = "retry"
+    WATCHDOG = "watchdog"
+    PROGRESS = "progress"
     ROLLOUT = "rollout"
     SHUTDOWN = "shutdown"
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from supervisord_py.core import view
-from supervisord_py.core.actions import CheckConditions, Effects, FollowMain, Reply, SpawnProcess
+from supervisord_py.core.actions import CheckConditions, Effects, FollowMain, LookAtProcesses, Reply, SpawnProcess
 from supervisord_py.core.events import (
     CommandRequested,
     ConditionsChecked,
@@ -18,6 +18,7 @@ from supervisord_py.core.events import (
     MainFollowed,
     NotifyReceived,
     Now,
+    ProcessesSeen,
     ProcessExited,
     ProcessSpawned,
     ShutdownRequested,
@@ -211,6 +212,11 @@ class Rig:
         """Somebody has looked at the conditions that the manager asked about last."""
         asked = [each for each in self.actions if isinstance(each, CheckConditions) and each.unit == name]
         return self.happen(ConditionsChecked(asked[-1].check_id, name, condition, assertion))
+
+    def looked(self, name: str, *, stopped: bool = False) -> Effects:
+        """Somebody has looked at the processes that the manager asked about last."""
+        asked = [each for each in self.actions if isinstance(each, LookAtProcesses) and each.unit == name]
+        return self.happen(ProcessesSeen(asked[-1].look_id, name, stopped))
 
     def later(self, seconds: float) -> None:
         """Let time pass; every deadline on the way is met on time."""
