@@ -60,7 +60,7 @@ from supervisord_py.host.live import describe_process
 from supervisord_py.host.output import OutputCollector, OutputTrouble
 from supervisord_py.host.rehearsal import rehearse
 from supervisord_py.host.snapshot_file import boot_id, first_manager, next_manager, write_snapshot
-from supervisord_py.host.sources import SOURCES_KEY, Sources, places_of, read_sources, source_paths
+from supervisord_py.host.sources import SOURCES_KEY, Sources, places_of, read_sources, source_paths, told_of_settings
 from supervisord_py.host.start_records import MANAGERS_KEY, lost_record, start_record
 from supervisord_py.host.unit_changes import UnitChanges
 from supervisord_py.host.unit_watch import SourceMarks, UnitWatch, compare_sources
@@ -70,7 +70,7 @@ from supervisord_py.keeper.protocol import KEEPER_FD
 from supervisord_py.model.changes import compare_settings
 from supervisord_py.model.records import Record
 from supervisord_py.model.settings import Settings
-from supervisord_py.model.states import JobMode, Severity, SupervisorMode
+from supervisord_py.model.states import JobMode, Severity
 from supervisord_py.model.unit import Unit
 from supervisord_py.model.unitset import LoadResult
 
@@ -462,9 +462,7 @@ class Daemon:
                 self._loaded.unit_set,
                 start_enabled=start_enabled,
                 shutdown_timeout_ns=shutdown_timeout_ns(self._config, self._settings),
-                limits=self._settings.limits,
-                hooks=self._settings.hooks,
-                until_empty=self._settings.supervisor.mode is SupervisorMode.UNTIL_EMPTY,
+                **told_of_settings(self._settings),
                 **why,
             ),
             records=records,

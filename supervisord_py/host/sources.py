@@ -12,6 +12,7 @@ from supervisord_py.host.unit_files import UnitSources, build, load_settings
 from supervisord_py.host.unit_files import read_sources as read_unit_sources
 from supervisord_py.model.problems import Problem
 from supervisord_py.model.settings import Settings
+from supervisord_py.model.states import SupervisorMode
 from supervisord_py.model.unitset import LoadResult
 
 SOURCES_KEY = "host/sources"
@@ -48,6 +49,12 @@ def read_sources(config: Mapping[str, Any], places: Places, before: Sources | No
     settings, problems = load_settings(places.settings, required=bool(config["is_settings_typed"]))
     units = read_unit_sources(config["unit_paths"] or None, places, before=None if before is None else before.units)
     return Sources(settings, problems, units)
+
+
+def told_of_settings(settings: Settings) -> dict[str, Any]:
+    """Return what ``UnitsLoaded`` tells the core of the settings, each time."""
+    is_until_empty = settings.supervisor.mode is SupervisorMode.UNTIL_EMPTY
+    return {"limits": settings.limits, "hooks": settings.hooks, "until_empty": is_until_empty}
 
 
 def source_paths(config: Mapping[str, Any], places: Places) -> list[str]:

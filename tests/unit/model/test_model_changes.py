@@ -37,7 +37,9 @@ from supervisord_py.model.unit import (
     KillPolicy,
     Limit,
     LoadedFrom,
+    PoolPlace,
     Probe,
+    Quarantine,
     RestartPolicy,
     Service,
     StartLimit,
@@ -279,3 +281,36 @@ def test_environment_is_told_by_variable() -> None:
     other = web(context=ExecContext(environment=(("A", "1"), ("B", "2"), ("C", "3"))))
     told = [(each.key, each.old, each.new) for each in compare_units(one, other)]
     assert told == [("service.environment.B", "1", "2"), ("service.environment.C", None, "3")]
+
+
+def test_a_timer_that_comes_or_goes_waits_for_the_next_start() -> None:
+    """A service that runs is no armed timer, and an armed timer no service; another time is taken over at once."""
+    assert BASE.timer is not None
+    plain = replace(BASE, timer=None)
+    for old, new in ((BASE, plain), (plain, BASE)):
+        changes = compare_units(old, new)
+        assert changes and {each.effect for each in changes} == {Effect.RESTART}
+        assert take_live(old, new).timer == old.timer
+        assert restart_keys(old, new) == tuple(each.key for each in changes)
+    later = replace(BASE, timer=Timer(on_calendar=("weekly",)))
+    assert [(each.key, each.effect) for each in compare_units(BASE, later)] == [("timer.on-calendar", Effect.LIVE)]
+    assert take_live(BASE, later) == later
+
+
+def test_with_another_type_the_tables_beside_the_service_wait_too() -> None:
+    """Checks, times and places of the old type hold for the life that runs."""
+    new = replace(web(type=ServiceType.NOTIFY), health=(), timer=None, pool=PoolPlace("a"), quarantine=Quarantine())
+    taken = take_live(BASE, new)
+    assert (taken.health, taken.timer, taken.pool) == (BASE.health, BASE.timer, BASE.pool)
+    assert {each.effect for each in compare_units(BASE, new)} == {Effect.RESTART}
+
+
+def test_a_check_is_told_key_by_key() -> None:
+    """One that is new with all it says, one that is changed by what is different."""
+    (up,) = BASE.health
+    slower = replace(BASE, health=(replace(up, interval_ns=60 * 10**9),))
+    (change,) = compare_units(BASE, slower)
+    assert (change.key, change.old, change.new, change.effect) == ("health.up.interval", "10s", "1min", Effect.LIVE)
+    more = replace(BASE, health=(up, Probe("x", ProbeKind.STARTUP, exec=Command(("/bin/a", "b c"), expand=True))))
+    told = {each.key: each.new for each in compare_units(BASE, more)}
+    assert told["health.x.exec"] == "/bin/a 'b c'" and told["health.x.kind"] == "startup"

@@ -186,3 +186,15 @@ def test_every_setting_that_is_built_is_compared() -> None:
     }
     told = settings_texts(Settings(control=ControlSettings(socket_group="adm")))
     assert every == told.keys()
+
+
+def test_pools_and_hooks_are_compared() -> None:
+    """Each pool by its name, each hook as a whole; the mode and the limits are taken over at once."""
+    old = good('[pools.a]\nmax-workers = 1\n[[hooks]]\nevent = "unit.*"\ncommand = "/bin/a %n"\n')
+    new = good('[supervisor]\nmode = "until-empty"\nmax-workers = 3\n[pools.a]\nmax-workers = 2\n')
+    assert [(each.key, each.old, each.new, each.effect.value) for each in compare_settings(old, new)] == [
+        ("supervisor.mode", "daemon", "until-empty", "live"),
+        ("supervisor.max-workers", "0", "3", "live"),
+        ("pools.a.max-workers", "1", "2", "live"),
+        ("hooks.1", "unit.*: /bin/a %n (10s)", None, "live"),
+    ]
