@@ -428,7 +428,9 @@ def _run_reload(ledger: Ledger, job: Job) -> None:
     if sub is SubState.RELOAD or processes.looks_for_successor(ledger, name):
         # It may have read its settings already: once more when this reload is over. Or nobody reads them at the moment.
         return
-    if sub not in UP:
+    if sub is SubState.PAUSED:
+        finish(ledger, job, JobResult.INVALID, f"{name} is paused; resume it first")
+    elif sub not in UP:
         finish(ledger, job, JobResult.INVALID, f"{name} is not running; start it")
     elif own is None or not processes.can_reload(own):
         finish(ledger, job, JobResult.INVALID, f"{name} has no exec-reload; restart it")

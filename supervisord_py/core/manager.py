@@ -15,6 +15,7 @@ from supervisord_py.core import (
     engine,
     installing,
     loading,
+    pause,
     pool,
     quarantine,
     requests,
@@ -46,6 +47,7 @@ from supervisord_py.core.events import (
     StrayAppeared,
     StrayExited,
     TreeEmptied,
+    UnitFrozen,
     UnitsLoaded,
 )
 from supervisord_py.core.ledger import Intent, Ledger, Task
@@ -125,6 +127,8 @@ class Manager:
                 service.main_followed(ledger, event)
             case ConditionsChecked():
                 engine.conditions_checked(ledger, event)
+            case UnitFrozen():
+                pause.frozen(ledger, event)
             case ProcessesSeen():
                 watchdog.seen(ledger, event)
             case TreeEmptied():
@@ -184,6 +188,7 @@ class Manager:
                 waits = waits_for_pid_file(ledger, name)
                 pending.append(FollowMain(name, state.following, service.pid_file, waits))
             pending += watchdog.pending(ledger, name)
+            pending += pause.pending(ledger, name)
         for job in ledger.jobs.values():
             if (check := engine.pending_check(ledger, job)) is not None:
                 pending.append(check)

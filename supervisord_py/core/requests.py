@@ -13,7 +13,7 @@ from difflib import get_close_matches
 
 from msgspec import Struct
 
-from supervisord_py.core import quarantine, rollout, service
+from supervisord_py.core import pause, quarantine, rollout, service
 from supervisord_py.core.actions import Refusal, Reply, SignalProcesses, UnitOutcome, Whom
 from supervisord_py.core.events import CommandRequested
 from supervisord_py.core.installing import apply, finish
@@ -94,6 +94,9 @@ class Requests:
         match event.verb:
             case "start" | "release" | "stop" | "restart" | "try-restart" | "reload" | "reload-or-restart":
                 return self._change(event)
+            case "pause" | "resume":
+                self._refuse_unknown(event)
+                return [pause.ask(self._ledger, event, unit) for unit in dict.fromkeys(event.units)]
             case "kill":
                 return self._kill(event)
             case "reset-failed":

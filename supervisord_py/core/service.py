@@ -360,6 +360,11 @@ TRANSITIONS: dict[tuple[SubState, Input], Handler] = {
     (SubState.RUNNING, Input.WATCHDOG): steps.watchdog,
     (SubState.RUNNING, Input.STOP): steps.stop,
     (SubState.RUNNING, Input.RELOAD): steps.reload,
+    (SubState.PAUSED, Input.MAIN_ENDED): steps.main_ended_while_paused,
+    (SubState.PAUSED, Input.TREE_EMPTIED): steps.emptied_while_paused,
+    (SubState.PAUSED, Input.WATCHDOG): steps.watchdog,
+    (SubState.PAUSED, Input.FAULT): steps.found_faulty_while_up,
+    (SubState.PAUSED, Input.STOP): steps.stop,
     (SubState.EXITED, Input.STOP): steps.stop,
     (SubState.EXITED, Input.RELOAD): steps.reload,
     (SubState.RELOAD, Input.FOLLOWED): steps.succeeded_or_not_in_reload,
@@ -392,6 +397,7 @@ TRANSITIONS: dict[tuple[SubState, Input], Handler] = {
 }
 """What follows in each state from each input that means something there."""
 
+_FAULTS = (Input.WATCHDOG, Input.FAULT)
 _NOTIFIED = (Input.READY, Input.RELOADING, Input.STOPPING, Input.WATCHDOG, Input.FAULT)
 _IDLE = (*sorted(REST, key=lambda sub: sub.value), *sorted(BETWEEN_LIVES, key=lambda sub: sub.value))
 
@@ -409,6 +415,9 @@ IGNORED: dict[tuple[SubState, Input], str] = {
     **{(sub, Input.START): "it is up" for sub in sorted(UP, key=lambda sub: sub.value)},
     (SubState.EXITED, Input.TREE_EMPTIED): "it is up without a process",
     (SubState.RUNNING, Input.READY): "it is up",
+    **{
+        (SubState.PAUSED, what): "said before it stood still" for what in (Input.READY, Input.RELOADING, Input.STOPPING)
+    },
     **{(SubState.EXITED, what): "its main process is gone" for what in _NOTIFIED},
     (SubState.RELOAD, Input.SPAWNED): "the end of the command matters",
     (SubState.RELOAD, Input.RELOAD): "it is reloading",
@@ -433,25 +442,25 @@ IMPOSSIBLE: dict[tuple[SubState, Input], str] = {
         (sub, Input.MAIN_ENDED): "there is no main process"
         for sub in (SubState.STOP_POST, SubState.FINAL_SIGTERM, SubState.FINAL_SIGKILL)
     },
-    **{(sub, Input.CONTROL_ENDED): "no command runs" for sub in (*_NO_PROCESS, SubState.RUNNING)},
-    **{(sub, Input.FOLLOWED): "nobody asked" for sub in (*_NO_MAIN, *_BEFORE_START)},
+    **{(sub, Input.CONTROL_ENDED): "no command runs" for sub in (*_NO_PROCESS, SubState.RUNNING, SubState.PAUSED)},
+    **{(sub, Input.FOLLOWED): "nobody asked" for sub in (*_NO_MAIN, SubState.PAUSED, *_BEFORE_START)},
     **{(sub, Input.FOLLOWED): "the asking was called off" for sub in sorted(STOPPING, key=lambda sub: sub.value)},
     **{
         (sub, Input.IDLE): "nobody waits for it"
         for sub in sorted(ACTIVE_STATES, key=lambda sub: sub.value)
         if sub is not SubState.START
     },
-    **{(sub, Input.SPAWNED): "no process is being made" for sub in (*_NO_PROCESS, SubState.RUNNING)},
+    **{(sub, Input.SPAWNED): "no process is being made" for sub in (*_NO_PROCESS, SubState.RUNNING, SubState.PAUSED)},
     **{
         (sub, Input.DEADLINE): "there is no deadline"
-        for sub in (*_IDLE, SubState.EXITED, SubState.STUCK, SubState.STUB)
+        for sub in (*_IDLE, SubState.EXITED, SubState.STUCK, SubState.STUB, SubState.PAUSED)
         if sub is not SubState.AUTO_RESTART
     },
     (SubState.STUB, Input.START): "the stub is ended first",
     **{(sub, Input.START): "the job waits for the end" for sub in sorted(STOPPING, key=lambda sub: sub.value)},
     **{
         (sub, Input.RELOAD): "the job is refused"
-        for sub in (*_IDLE, SubState.STUB, *sorted(STARTING | STOPPING, key=lambda sub: sub.value))
+        for sub in (*_IDLE, SubState.STUB, SubState.PAUSED, *sorted(STARTING | STOPPING, key=lambda sub: sub.value))
     },
 }
 """What cannot happen, with the reason; if it does, that is a bug, and an error in the journal."""
@@ -461,7 +470,6 @@ NOT_ENTERED = frozenset(
         SubState.WAITING,
         SubState.LISTENING,
         SubState.POOL,
-        SubState.PAUSED,
     }
 )
-"""States of what this machine does not run: timers, sockets, pools, pauses."""
+"""States of what this machine does not run: timers, sockets, pools."""

@@ -57,6 +57,7 @@ _TIMES = (
     "refused_at_ns",
     "uphold_at_ns",
     "retry_at_ns",
+    "paused_ns",
 )
 """The fields of a unit's state that are a time or None."""
 

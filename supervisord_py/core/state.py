@@ -23,7 +23,7 @@ from supervisord_py.model.states import ActiveState, JobState, JobType, Result, 
 REST = frozenset({SubState.DEAD, SubState.FAILED, SubState.DEPENDENCY})
 BETWEEN_LIVES = frozenset({SubState.AUTO_RESTART, SubState.AUTO_RESTART_QUEUED})
 STARTING = frozenset({SubState.CONDITION, SubState.START_PRE, SubState.START, SubState.START_POST})
-UP = frozenset({SubState.RUNNING, SubState.EXITED, SubState.RELOAD})
+UP = frozenset({SubState.RUNNING, SubState.EXITED, SubState.RELOAD, SubState.PAUSED})
 STOPPING = frozenset(
     {
         SubState.STOP,
@@ -37,7 +37,7 @@ STOPPING = frozenset(
     }
 )
 
-HOLDING = STARTING | STOPPING | {SubState.RUNNING, SubState.RELOAD, SubState.PAUSED, SubState.STUB}
+HOLDING = STARTING | STOPPING | UP - {SubState.EXITED} | {SubState.STUB}
 """A service in one of these has processes, and a slot of its pool (``core.pool``)."""
 
 ACTIVE_STATES: dict[SubState, ActiveState] = {
@@ -54,6 +54,7 @@ ACTIVE_STATES: dict[SubState, ActiveState] = {
     SubState.EXITED: ActiveState.ACTIVE,
     SubState.STUB: ActiveState.QUARANTINED,
     SubState.RELOAD: ActiveState.RELOADING,
+    SubState.PAUSED: ActiveState.ACTIVE,
     **dict.fromkeys(STOPPING, ActiveState.DEACTIVATING),
 }
 """The high-level state of each low-level one that this core enters; ``QUEUED`` is derived from a waiting job."""
@@ -116,6 +117,19 @@ class Order(Struct, frozen=True, omit_defaults=True):
     """The reason that was given."""
     reason: str = ""
     """What it followed from, where the unit itself was not named."""
+
+
+class Freeze(Struct, frozen=True, omit_defaults=True):
+    """An order to pause or resume a unit; see ``core.pause``."""
+
+    job: int
+    """Its number for those who wait."""
+    pauses: bool
+    by: str = ""
+    """Who asked for it."""
+    note: str = ""
+    """The reason that they gave."""
+    cause: int | None = None
 
 
 class WatchKind(Enum):
@@ -248,6 +262,13 @@ class UnitState(Struct, omit_defaults=True):
     watchdog_ns: int | None = None
     """The pause between heartbeats that the process of this life has asked for."""
     watches: dict[WatchKind, Watch] = {}
+    freeze: Freeze | None = None
+    """It is being paused or resumed."""
+    paused_ns: int | None = None
+    """Since when it stands still."""
+    paused_by: Freeze | None = None
+    healthy_left_ns: int | None = None
+    """How long it still had to be healthy when it was paused."""
     quarantined: bool = False
     """It has failed as often as it may: nothing automatic starts it but ``retry-after``."""
     retry_at_ns: int | None = None

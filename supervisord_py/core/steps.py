@@ -232,6 +232,19 @@ def main_ended_while_up(ledger: Ledger, name: str, ended: Ended) -> None:
         main_ended(ledger, name, ended)
 
 
+def main_ended_while_paused(ledger: Ledger, name: str, ended: Ended) -> None:
+    """What is left of it goes on: nobody paused the end of a unit."""
+    stopping.thaw(ledger, name)
+    ledger.set_sub(name, SubState.RUNNING)
+    main_ended_while_up(ledger, name, ended)
+
+
+def emptied_while_paused(ledger: Ledger, name: str, ended: Ended) -> None:
+    stopping.thaw(ledger, name)
+    ledger.set_sub(name, SubState.RUNNING)
+    emptied_while_up(ledger, name, ended)
+
+
 def _is_succeeded(ledger: Ledger, name: str) -> bool:
     """A forking daemon may have left its place to another one, by its pid file, or have been guessed wrongly: ask for
     the one that goes on. Any other end is the unit's.

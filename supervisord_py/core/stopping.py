@@ -13,7 +13,7 @@ Source: systemd, core/service.c (service_enter_stop, service_enter_signal, servi
 """
 
 from supervisord_py.core import processes, quarantine
-from supervisord_py.core.actions import KillTree, SignalProcesses, StopFollowing, Whom
+from supervisord_py.core.actions import KillTree, SignalProcesses, StopFollowing, ThawUnit, Whom
 from supervisord_py.core.ledger import Intent, Ledger, Task
 from supervisord_py.core.restart import is_limit_hit, jitter_ns, restart_delay_ns, wants_restart
 from supervisord_py.core.state import STOPPING, Ending, LastLife, UnitState
@@ -45,6 +45,8 @@ def _begin_stopping(ledger: Ledger, name: str, reason: str, quiet: bool) -> None
     state = ledger.edit(name)
     state.sweeping = False
     state.watches = {}
+    if state.sub is SubState.PAUSED:
+        thaw(ledger, name)
     if state.following is not None:
         ledger.act(StopFollowing(name, state.following))
         ledger.unit_of_spawn.pop(state.following, None)
@@ -52,6 +54,13 @@ def _begin_stopping(ledger: Ledger, name: str, reason: str, quiet: bool) -> None
     if state.sub in STOPPING or (quiet and processes.is_gone(ledger, name)):
         return
     ledger.record("unit.stopping", name, fields={"reason": reason})
+
+
+def thaw(ledger: Ledger, name: str) -> None:
+    """A paused unit is paused no longer; what is frozen hears no signal."""
+    state = ledger.edit(name)
+    ledger.act(ThawUnit(name))
+    state.paused_ns = state.healthy_left_ns = state.paused_by = None
 
 
 def enter_stop(ledger: Ledger, name: str, reason: str, *, quiet: bool = False) -> None:

@@ -20,6 +20,7 @@ from supervisord_py.core.state import (
     Ending,
     Job,
     LastLife,
+    Order,
     RolloutStep,
     UnitState,
 )
@@ -336,6 +337,8 @@ def _reasons(ledger: Ledger, name: str) -> list[WhyLine]:
         return [WhyLine("operator" if state.stopped else "failed", _stopping(state), seq=seq)]
     if state.sub is SubState.DEAD:
         return [_at_rest(state, unit.enabled, name)]
+    if state.sub is SubState.PAUSED:
+        return [_paused(state, name)]
     lines = _running(state, name) + _stood_in_for(ledger, name)
     if bad is not None:
         reason = f"its file has become invalid, it runs on by the text before: {bad.reason}"
@@ -408,6 +411,12 @@ def _quarantined(ledger: Ledger, name: str) -> WhyLine:
         at_ns = ledger.now.wall_ns + state.retry_at_ns - ledger.now.mono_ns
         message += f"; it is tried again at {_rfc3339(at_ns)}"
     return WhyLine("quarantine", message, seq=state.cause, advice=f"supctl release {name}")
+
+
+def _paused(state: UnitState, name: str) -> WhyLine:
+    order = state.paused_by
+    by = "" if order is None else describe(Order("paused", order.by, order.note)).removeprefix("paused")
+    return WhyLine("operator", f"it was paused{by}", seq=state.cause, advice=f"supctl resume {name}")
 
 
 def _stood_in_for(ledger: Ledger, name: str) -> list[WhyLine]:
