@@ -36,6 +36,8 @@ _WORDS_OF_OTHERS = {
     "killasgroup": "kill-mode", "stopasgroup": "kill-mode", "directory": "working-directory", "cwd":
     "working-directory", "chdir": "working-directory", "uid": "user", "gid": "group", "env": "environment", "env-file":
     "environment-file", "numprocs": "count", "numprocesses": "count", "replicas": "count", "depends-on": "requires",
+    "cron": "on-calendar", "cron-restart": "on-calendar", "schedule": "on-calendar", "retries": "failure-threshold",
+    "start-period": "initial-delay",
     "stdout-logfile-maxbytes": "max-bytes", "stdout-logfile-backups": "backups", "max-restarts": "failures",
 }  # fmt: skip
 """What supervisor, circus, pm2 and compose call it."""

@@ -1,9 +1,9 @@
 """Worker pools: how many units run at a time, and what can never fit in.
 
-A unit that has processes holds a place of the supervisor (``max-workers``) and one of its pool, if it names one, from
+A unit that has processes holds a slot of the supervisor (``max-workers``) and one of its pool, if it names one, from
 the start of its start to the end of its stop. Targets, timers that wait and oneshots that are done hold none.
 
-What a unit requires runs while it starts, so a unit and all that it requires need their places at the same time: where
+What a unit requires runs while it starts, so a unit and all that it requires need their slots at the same time: where
 a limit is below that it never starts.
 """
 
@@ -35,7 +35,7 @@ class PoolLimits(Struct, frozen=True):
 
 
 class Excess(Struct, frozen=True):
-    """A unit that can never start: with what it requires it needs more places of ``pool`` than the ``room`` there.
+    """A unit that can never start: with what it requires it needs more slots of ``pool`` than the ``room`` there.
 
     ``holders`` are the units that need one, the unit itself among them if it does; ``chains`` lead from the unit to
     each of those that nothing further is required by.
@@ -111,5 +111,5 @@ def _is_in(unit: Unit, pool: str) -> bool:
 
 
 def _stays(unit: Unit) -> bool:
-    """Whether a unit holds its place while those run that require it."""
+    """Whether a unit holds its slot while those run that require it."""
     return unit.service is not None and unit.service.type is not ServiceType.ONESHOT and unit.timer is None

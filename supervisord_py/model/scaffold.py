@@ -46,6 +46,11 @@ exec-start = ["/usr/bin/sleep", "infinity"]
 
 # [quarantine]
 # failures = 5                         # so many failures in a short time end the restarts, loudly
+# stub = ["/usr/bin/sleep", "infinity"]  # runs in its place then
+# retry-after = "1h"                   # one more try after that long
+
+# Checks of its health are tables [health.NAME], times at which it is run a table [timer], and how many run at once is a
+# table [pool]: supervisord-py.unit(5).
 """
 
 _INSTANCES = """

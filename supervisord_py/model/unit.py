@@ -228,7 +228,7 @@ class Timer(Struct, frozen=True):
 
 class PoolPlace(Struct, frozen=True):
     """``[pool]``. ``name`` empty: no pool but the one of the whole supervisor (``max-workers``), in which every unit
-    has its place too. Among those that wait the higher ``priority`` goes first."""
+    has a slot too. Among those that wait the higher ``priority`` goes first."""
 
     name: str = ""
     priority: int = 0

@@ -236,14 +236,14 @@ def check_limits(units: Mapping[str, Unit], candidates: Mapping[str, Candidate],
 
 
 def _excess_problem(excess: Excess, candidate: Candidate) -> Problem:
-    # A unit that needs more than one place requires something.
+    # A unit that needs more than one slot requires something.
     key = next(key for key in REQUIRING if key in candidate.relations)
     shown = ["; ".join(" -> ".join(chain) for chain in excess.chains[:CHAINS_SHOWN])]
     shown += [f"and {left} more" for left in [len(excess.chains) - CHAINS_SHOWN] if left > 0]
     return candidate.problem(
         key,
         None,
-        f"it can never start: it needs {len(excess.holders)} places of {label(excess.pool)} at a time, "
+        f"it can never start: it needs {len(excess.holders)} slots of {label(excess.pool)} at a time, "
         f"and there are {excess.room} ({', '.join(shown)})",
         f"write {label(excess.pool)} = {len(excess.holders)} or more into supervisord.toml, or require less",
     )

@@ -307,7 +307,7 @@ def test_a_missing_unit_of_on_quarantine_is_a_warning() -> None:
 # pools
 
 
-def test_places_reach_the_unit() -> None:
+def test_pool_and_priority_reach_the_unit() -> None:
     """Name and priority; a pool that is not set up bounds nothing, which is told."""
     text = SLEEP + '[pool]\nname = "render"\npriority = -3\n'
     result = load_within({"web": text}, render=2)
@@ -326,25 +326,25 @@ def test_what_cannot_run_at_the_same_time_is_an_error_with_the_chain() -> None:
     result = load_within(CHAIN, 2)
     (problem,) = result.problems
     assert problem.headline() == (
-        "u/api.toml:2:12: unit.binds-to: it can never start: it needs 3 places of max-workers at a time, "
+        "u/api.toml:2:12: unit.binds-to: it can never start: it needs 3 slots of max-workers at a time, "
         "and there are 2 (api -> db; api -> cache)"
     )
     assert problem.severity == "error" and len(result.unit_set.units) == 4 and not result.unit_set.bad
     (problem,) = load_within(CHAIN, 3).problems
-    assert problem.message.startswith("it can never start: it needs 4 places") and "web -> api -> db" in problem.message
+    assert problem.message.startswith("it can never start: it needs 4 slots") and "web -> api -> db" in problem.message
     assert not load_within(CHAIN, 4).problems and not load_within(CHAIN, 0).problems
 
 
 def test_a_named_pool_counts_its_own_units() -> None:
-    """Whoever is in no pool, or another, takes no place of it."""
+    """Whoever is in no pool, or another, takes no slot of it."""
     in_a = "[pool]\nname = 'a'\n"
     texts = {**CHAIN, "db": SLEEP + in_a, "web": CHAIN["web"] + in_a}
     (problem,) = load_within(texts, a=1).problems
-    assert "needs 2 places of [pools.a] max-workers at a time, and there are 1 (web -> api -> db)" in problem.message
+    assert "needs 2 slots of [pools.a] max-workers at a time, and there are 1 (web -> api -> db)" in problem.message
     assert not load_within(texts, a=2).problems
 
 
-def test_only_what_stays_takes_a_place() -> None:
+def test_only_what_stays_takes_a_slot() -> None:
     """A oneshot that is done, a timer that waits, a target and what must have exited leave room."""
     texts = {
         "web": service('requires = ["once", "often", "all", { unit = "job", until = "exited" }]'),
@@ -360,10 +360,10 @@ def test_only_what_stays_takes_a_place() -> None:
 
 
 def test_a_target_that_needs_more_than_there_is() -> None:
-    """It takes no place itself, and can still never be up."""
+    """It takes no slot itself, and can still never be up."""
     texts = {"all": '[unit]\nrequires = ["a", "b"]\n[target]\n', "a": SLEEP, "b": SLEEP}
     (problem,) = load_within(texts, 1).problems
-    assert "it needs 2 places of max-workers at a time, and there are 1 (all -> a; all -> b)" in problem.message
+    assert "it needs 2 slots of max-workers at a time, and there are 1 (all -> a; all -> b)" in problem.message
     assert not load_within(texts, 2).problems
 
 
