@@ -6,12 +6,12 @@ did not hold, has done what was asked of it: what requires it may start, what is
 there (requisite) may not.
 
 Source: systemd, core/job.c (job_compare, job_is_runnable), core/unit.c (unit_verify_deps, unit_is_upheld_by_active);
-``until`` is ours; ``healthy`` is what ``ready`` is for as long as nothing checks a unit's health.
+``until`` is ours.
 """
 
 from collections.abc import Iterator
 
-from supervisord_py.core import processes, quarantine
+from supervisord_py.core import health, processes, quarantine
 from supervisord_py.core.graph import Edge
 from supervisord_py.core.jobs import STOP_LIKE
 from supervisord_py.core.ledger import Ledger
@@ -36,6 +36,8 @@ def is_met(ledger: Ledger, other: str, until: Until) -> bool:
         return state.accomplished
     # A stub takes the place of a unit that is quarantined.
     is_there = state.sub in UP or quarantine.stands_in(state)
+    if until is Until.HEALTHY and state.sub in UP:
+        return health.is_healthy(ledger, other)
     return is_there or (until is Until.STARTED and _has_started(ledger, other, state))
 
 
@@ -151,6 +153,8 @@ def _edge_blocks(ledger: Ledger, edge: Edge) -> bool:
             if edge.until is not Until.STARTED:
                 return True
             return job.state is JobState.WAITING or not is_met(ledger, edge.other, Until.STARTED)
+    if edge.until is Until.HEALTHY and ledger.state(edge.other).sub in UP and health.is_undecided(ledger, edge.other):
+        return True
     # Nobody asks it to end, but it is known to be on its way: what comes after its end waits.
     return edge.until is Until.EXITED and _may_still_end(ledger, edge.other)
 

@@ -27,6 +27,7 @@ from supervisord_py.core.state import (
     FORMAT,
     HOLDING,
     REST,
+    Beside,
     GlobalState,
     Job,
     JobEnd,
@@ -116,6 +117,8 @@ class Ledger:
         """Where the search for what blocks a job goes on: an index that saves time and decides nothing."""
         self.idling: dict[str, None] = {}
         """Units whose start may be waiting for the other jobs (``life.is_idling`` tells)."""
+        self.beside: dict[int, Beside] = {}
+        """Processes beside the lives of units, by spawn id."""
         self.holders: dict[str, str] = {}
         """Units that hold a slot, and the pool of which they hold one as well (``core.pool``)."""
         self.used: dict[str, int] = {}
@@ -303,6 +306,13 @@ class Ledger:
             case DeadlineKind.WATCHDOG | DeadlineKind.PROGRESS:
                 watch = self.state(owner).watches.get(WatchKind(kind.value))
                 return watch is not None and watch.at_ns == at_ns
+            case DeadlineKind.PROBE:
+                name, _, check = owner.partition("!")
+                probe = self.state(name).probes.get(check)
+                return probe is not None and probe.at_ns == at_ns
+            case DeadlineKind.BESIDE:
+                beside = self.beside.get(int(owner))
+                return beside is not None and beside.at_ns == at_ns
             case DeadlineKind.RETRY:
                 return self.state(owner).retry_at_ns == at_ns
             case DeadlineKind.ROLLOUT:
@@ -331,6 +341,15 @@ class Ledger:
     def arm_watch(self, name: str, kind: WatchKind, at_ns: int | None) -> None:
         if at_ns is not None:
             self.timers.arm(at_ns, name, DeadlineKind(kind.value))
+
+    def arm_probe(self, name: str, probe: str, at_ns: int | None) -> None:
+        if at_ns is not None:
+            self.timers.arm(at_ns, f"{name}!{probe}", DeadlineKind.PROBE)
+
+    def arm_beside(self, spawn_id: int, at_ns: int | None) -> None:
+        self.edit_beside(spawn_id).at_ns = at_ns
+        if at_ns is not None:
+            self.timers.arm(at_ns, str(spawn_id), DeadlineKind.BESIDE)
 
     def arm_retry(self, name: str, after_ns: int | None) -> None:
         at_ns = self.edit(name).retry_at_ns = None if after_ns is None else self.now.mono_ns + after_ns
@@ -364,6 +383,19 @@ class Ledger:
         assert self.rollout is not None, "internal error: there is no rollout"
         self.touched["rollout"] = None
         return self.rollout
+
+    def set_beside(self, spawn_id: int, beside: Beside | None) -> None:
+        """Remember a process beside a life, or forget it."""
+        self.touched[f"beside/{spawn_id}"] = None
+        if beside is None:
+            del self.beside[spawn_id]
+            return
+        self.beside[spawn_id] = beside
+        self.arm_beside(spawn_id, beside.at_ns)
+
+    def edit_beside(self, spawn_id: int) -> Beside:
+        self.touched[f"beside/{spawn_id}"] = None
+        return self.beside[spawn_id]
 
     def draw(self) -> int:
         """Return a 64-bit random number."""

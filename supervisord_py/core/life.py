@@ -11,7 +11,7 @@ Law: no life begins while a process of the old one is left.
 Source: systemd, core/service.c (service_enter_condition to service_enter_running); system-anchors 1.6.
 """
 
-from supervisord_py.core import processes, quarantine, stopping, watchdog
+from supervisord_py.core import health, processes, quarantine, stopping, watchdog
 from supervisord_py.core.ledger import Ledger
 from supervisord_py.core.restart import admit_start
 from supervisord_py.core.state import Ending
@@ -39,7 +39,7 @@ def begin(ledger: Ledger, name: str) -> None:
     state.reload_failed = state.status_text = state.errno = state.progress = state.beat_at_ns = None
     state.refused_at_ns = state.error_at_ns = state.runtime_end_ns = state.reload_asked_ns = None
     state.errors = state.refusals = 0
-    state.watches, state.watchdog_ns = {}, None
+    state.watches, state.watchdog_ns, state.awaits_health = {}, None, False
     state.began_ns = ledger.now.mono_ns
     ledger.arm_healthy(name, None)
     ledger.arm_uphold(name, None)
@@ -82,6 +82,25 @@ def run_main(ledger: Ledger, name: str) -> None:
 def begin_post(ledger: Ledger, name: str) -> None:
     """The main process has started (it is ready, if it says so; it is done, if it is a oneshot's)."""
     became_started(ledger, name)
+    if ledger.state(name).awaits_health:
+        # It said READY once more.
+        return
+    health.begin(ledger, name)
+    if processes.is_alive(ledger, name) and health.gates(ledger, name):
+        ledger.edit(name).awaits_health = True
+        return
+    run_post(ledger, name)
+
+
+def health_changed(ledger: Ledger, name: str) -> None:
+    """Something was learned about the health of a unit: its start may be done."""
+    if ledger.state(name).awaits_health and health.is_satisfied(ledger, name):
+        ledger.edit(name).awaits_health = False
+        run_post(ledger, name)
+
+
+def run_post(ledger: Ledger, name: str) -> None:
+    """The unit can be used: run the commands that follow its start."""
     watchdog.begin(ledger, name)
     if processes.service_of(ledger, name).exec_start_post:
         processes.run_command(ledger, name, SubState.START_POST, Role.START_POST, 0)

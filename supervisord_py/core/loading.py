@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 
 from msgspec.structs import replace
 
+from supervisord_py.core import health, life
 from supervisord_py.core.graph import Graph
 from supervisord_py.core.ledger import Ledger
 from supervisord_py.core.state import BETWEEN_LIVES, REST, STOPPING, UP
@@ -129,6 +130,10 @@ def take_live(ledger: Ledger, name: str) -> None:
     ledger.touch_unit(name)
     if running.service is not None and text.service is not None:
         _rearm(ledger, name, running.service, text.service)
+    state = ledger.state(name)
+    if running.health != text.health and (state.awaits_health or state.sub in (SubState.RUNNING, SubState.RELOAD)):
+        health.go_on(ledger, name)
+        life.health_changed(ledger, name)
 
 
 def _unbroken(ledger: Ledger, name: str, running: Unit, wanted: Unit) -> Unit:

@@ -12,8 +12,11 @@ turns a wish into jobs, ``engine`` runs them and carries consequences from unit 
 from collections.abc import Callable, Mapping
 
 from supervisord_py.core import (
+    beside,
     engine,
+    health,
     installing,
+    life,
     loading,
     pause,
     pool,
@@ -37,6 +40,7 @@ from supervisord_py.core.events import (
     MainFollowed,
     NotifyReceived,
     Now,
+    ProbeFinished,
     ProcessesSeen,
     ProcessExited,
     ProcessSpawned,
@@ -58,7 +62,8 @@ from supervisord_py.core.state import ACTIVE_STATES, REST, UP, JobOrigin, WatchK
 from supervisord_py.core.stopping import forget_failures
 from supervisord_py.core.timers import DeadlineKind
 from supervisord_py.core.transaction import Goal, RefusedError, Transaction, build
-from supervisord_py.model.states import JobType, Severity
+from supervisord_py.model.names import is_aux_owner, spawn_of
+from supervisord_py.model.states import JobType, Role, Severity
 from supervisord_py.model.unit import UnitSet
 from supervisord_py.model.values import format_signal
 
@@ -117,6 +122,14 @@ class Manager:
         ledger.begin(now)
         answer: Callable[[], None] | None = None
         match event:
+            case ProcessSpawned() if event.spawn_id in ledger.beside:
+                beside.spawned(ledger, event)
+            case SpawnFailed() if event.spawn_id in ledger.beside:
+                self._beside_ended(beside.spawn_failed(ledger, event))
+            case ProcessExited() if event.spawn_id in ledger.beside:
+                self._beside_ended(beside.exited(ledger, event))
+            case TreeEmptied() if is_aux_owner(event.unit):
+                beside.emptied(ledger, spawn_of(event.unit))
             case ProcessSpawned():
                 service.process_spawned(ledger, event)
             case SpawnFailed():
@@ -129,8 +142,13 @@ class Manager:
                 engine.conditions_checked(ledger, event)
             case UnitFrozen():
                 pause.frozen(ledger, event)
+            case ProbeFinished():
+                if health.probe_finished(ledger, event):
+                    life.health_changed(ledger, event.unit)
             case ProcessesSeen():
                 watchdog.seen(ledger, event)
+                if (accused := health.seen(ledger, event)) is not None:
+                    service.found_unhealthy(ledger, event.unit, *accused)
             case TreeEmptied():
                 service.tree_emptied(ledger, event)
             case NotifyReceived():
@@ -189,6 +207,7 @@ class Manager:
                 pending.append(FollowMain(name, state.following, service.pid_file, waits))
             pending += watchdog.pending(ledger, name)
             pending += pause.pending(ledger, name)
+            pending += health.pending(ledger, name)
         for job in ledger.jobs.values():
             if (check := engine.pending_check(ledger, job)) is not None:
                 pending.append(check)
@@ -261,6 +280,11 @@ class Manager:
                     engine.job_timed_out(ledger, name)
                 case DeadlineKind.WATCHDOG | DeadlineKind.PROGRESS:
                     watchdog.deadline(ledger, name, WatchKind(kind.value))
+                case DeadlineKind.PROBE:
+                    unit, _, probe = name.partition("!")
+                    health.deadline(ledger, unit, probe)
+                case DeadlineKind.BESIDE:
+                    self._beside_ended(beside.deadline(ledger, int(name)))
                 case DeadlineKind.RETRY:
                     quarantine.retry(ledger, name)
                 case DeadlineKind.UPHOLD:
@@ -268,6 +292,13 @@ class Manager:
                     ledger.intents.append(Task(Intent.UPHOLD, name, "", ledger.state(name).cause))
                 case DeadlineKind.SHUTDOWN:
                     shutdown.deadline(ledger)
+
+    def _beside_ended(self, result: beside.Result | None) -> None:
+        if result is None:
+            return
+        if result.role is Role.PROBE:
+            health.command_ended(self._ledger, result)
+            life.health_changed(self._ledger, result.unit)
 
     def _settle(self) -> None:
         """Settle what is derived from the units that were touched: releases, texts that are not needed any more, the
@@ -296,7 +327,7 @@ class Manager:
 
 
 def _is_own(key: str) -> bool:
-    return key in ("global", "rollout") or key.partition("/")[0] in ("unit", "text", "job", "token", "end")
+    return key in ("global", "rollout") or key.partition("/")[0] in ("unit", "text", "job", "token", "end", "beside")
 
 
 def _stray_fields(event: StrayExited) -> dict[str, object]:

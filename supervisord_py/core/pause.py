@@ -14,7 +14,7 @@ Source: systemd, core/unit.c (unit_freezer_action); that a unit without a freeze
 B-PO-19 and B-AF-8 of the older systems.
 """
 
-from supervisord_py.core import life, watchdog
+from supervisord_py.core import health, life, watchdog
 from supervisord_py.core.actions import FreezeUnit, Refusal, ThawUnit
 from supervisord_py.core.events import CommandRequested, UnitFrozen
 from supervisord_py.core.ledger import Ledger
@@ -89,6 +89,7 @@ def _enter(ledger: Ledger, name: str, order: Freeze) -> None:
     state.paused_by = order
     ledger.arm_phase(name, None)
     watchdog.end(ledger, name)
+    health.stand_still(ledger, name)
     healthy_at_ns = state.healthy_at_ns
     ledger.arm_healthy(name, None)
     state.healthy_left_ns = None if healthy_at_ns is None else healthy_at_ns - ledger.now.mono_ns
@@ -103,6 +104,7 @@ def _leave(ledger: Ledger, name: str, order: Freeze) -> None:
         state.runtime_end_ns += stood_ns
     life.arm_running(ledger, name)
     watchdog.begin(ledger, name)
+    health.go_on(ledger, name)
     ledger.arm_healthy(name, state.healthy_left_ns)
     state.paused_ns = state.healthy_left_ns = state.paused_by = None
     ledger.record("unit.resumed", name, cause=order.cause, fields=_told(order) | {"paused_ms": stood_ns // 1_000_000})

@@ -13,7 +13,7 @@ Source: systemd, core/service.c (service_sigchld_event, service_dispatch_timer, 
 from collections.abc import Callable
 from enum import Enum
 
-from supervisord_py.core import processes, steps
+from supervisord_py.core import processes, steps, stopping
 from supervisord_py.core.events import (
     ExitStatus,
     MainFollowed,
@@ -38,8 +38,8 @@ from supervisord_py.core.state import (
     UnitState,
 )
 from supervisord_py.core.steps import Ended
-from supervisord_py.model.states import Result, Role, ServiceType, Severity, SubState
-from supervisord_py.model.unit import Command
+from supervisord_py.model.states import ProbeAction, Result, Role, ServiceType, Severity, SubState
+from supervisord_py.model.unit import Command, Probe
 from supervisord_py.model.values import format_signal
 
 
@@ -209,6 +209,16 @@ def tree_emptied(ledger: Ledger, event: TreeEmptied) -> None:
         feed(ledger, event.unit, Input.TREE_EMPTIED)
 
 
+def found_unhealthy(ledger: Ledger, name: str, probe: Probe, message: str) -> None:
+    """A health check has failed for good: do what it is to lead to."""
+    if probe.action is ProbeAction.STOP:
+        state = ledger.edit(name)
+        state.stopped, state.ending = True, Ending.ORDER
+    feed(ledger, name, Input.FAULT, Ended(Result.HEALTH, message, 0))
+    if probe.action is ProbeAction.KILL and ledger.state(name).sub in (SubState.STOP, SubState.STOP_SIGTERM):
+        stopping.enter_kill(ledger, name)
+
+
 def order_stop(ledger: Ledger, name: str, ending: Ending, reason: str) -> None:
     """Stop the unit; what was asked for outweighs what followed from another unit."""
     state = ledger.edit(name)
@@ -336,7 +346,7 @@ TRANSITIONS: dict[tuple[SubState, Input], Handler] = {
     (SubState.START, Input.TREE_EMPTIED): steps.emptied_in_start,
     (SubState.START, Input.READY): steps.ready,
     (SubState.START, Input.DEADLINE): steps.start_deadline,
-    (SubState.START, Input.WATCHDOG): steps.watchdog,
+    (SubState.START, Input.WATCHDOG): steps.watchdog_triggered,
     (SubState.START, Input.STOP): steps.stop_starting,
     (SubState.START_POST, Input.FOLLOWED): steps.followed_at_last,
     (SubState.START_POST, Input.MAIN_ENDED): steps.main_ended_in_post,
@@ -345,7 +355,7 @@ TRANSITIONS: dict[tuple[SubState, Input], Handler] = {
     (SubState.START_POST, Input.READY): steps.has_reloaded_itself,
     (SubState.START_POST, Input.RELOADING): steps.also_reloads_itself,
     (SubState.START_POST, Input.DEADLINE): steps.start_timed_out,
-    (SubState.START_POST, Input.WATCHDOG): steps.watchdog,
+    (SubState.START_POST, Input.WATCHDOG): steps.watchdog_triggered,
     (SubState.START, Input.FAULT): steps.found_faulty,
     (SubState.START_POST, Input.FAULT): steps.found_faulty,
     (SubState.RUNNING, Input.FAULT): steps.found_faulty_while_up,
@@ -357,12 +367,12 @@ TRANSITIONS: dict[tuple[SubState, Input], Handler] = {
     (SubState.RUNNING, Input.DEADLINE): steps.ran_too_long,
     (SubState.RUNNING, Input.RELOADING): steps.reloads_itself,
     (SubState.RUNNING, Input.STOPPING): steps.says_stopping,
-    (SubState.RUNNING, Input.WATCHDOG): steps.watchdog,
+    (SubState.RUNNING, Input.WATCHDOG): steps.watchdog_triggered,
     (SubState.RUNNING, Input.STOP): steps.stop,
     (SubState.RUNNING, Input.RELOAD): steps.reload,
     (SubState.PAUSED, Input.MAIN_ENDED): steps.main_ended_while_paused,
     (SubState.PAUSED, Input.TREE_EMPTIED): steps.emptied_while_paused,
-    (SubState.PAUSED, Input.WATCHDOG): steps.watchdog,
+    (SubState.PAUSED, Input.WATCHDOG): steps.watchdog_triggered,
     (SubState.PAUSED, Input.FAULT): steps.found_faulty_while_up,
     (SubState.PAUSED, Input.STOP): steps.stop,
     (SubState.EXITED, Input.STOP): steps.stop,
@@ -374,7 +384,7 @@ TRANSITIONS: dict[tuple[SubState, Input], Handler] = {
     (SubState.RELOAD, Input.READY): steps.reload_ready,
     (SubState.RELOAD, Input.RELOADING): steps.also_reloads_itself,
     (SubState.RELOAD, Input.STOPPING): steps.says_stopping,
-    (SubState.RELOAD, Input.WATCHDOG): steps.watchdog,
+    (SubState.RELOAD, Input.WATCHDOG): steps.watchdog_triggered,
     (SubState.RELOAD, Input.DEADLINE): steps.reload_timed_out,
     (SubState.RELOAD, Input.STOP): steps.stop_in_reload,
     (SubState.STUB, Input.SPAWNED): steps.stub_spawned,

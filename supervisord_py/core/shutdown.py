@@ -8,7 +8,7 @@ of the time the supervisor exits even if a process does not die: a stop that nev
 
 from collections import deque
 
-from supervisord_py.core import processes, service, stopping
+from supervisord_py.core import beside, processes, service, stopping
 from supervisord_py.core.actions import ExitSupervisor, KillTree
 from supervisord_py.core.events import ShutdownRequested
 from supervisord_py.core.installing import apply, finish
@@ -174,6 +174,8 @@ def force(ledger: Ledger, reason: str) -> None:
     for name in sorted(ledger.states):
         if name not in ledger.alive and ledger.state(name).leftover:
             ledger.act(KillTree(name))
+    for spawn_id in list(ledger.beside):
+        beside.kill(ledger, spawn_id)
 
 
 def deadline(ledger: Ledger) -> None:
@@ -191,6 +193,8 @@ def exit_if_done(ledger: Ledger) -> None:
     """End the supervisor when nothing runs any more, or nothing that force can end."""
     shutdown = ledger.globals.shutdown
     if shutdown is None or shutdown.exited:
+        return
+    if ledger.beside:
         return
     if all(shutdown.forced and ledger.state(name).sub is SubState.STUCK for name in ledger.alive):
         _exit(ledger)

@@ -1,7 +1,7 @@
 """The state as text by key, and back: what the keeper holds for the next manager.
 
 Keys: ``unit/NAME`` runtime state, ``text/NAME`` the text that a life runs by, ``job/ID``, ``token/SLOT``, ``end/JOB``,
-``rollout``, ``global``. What has nothing to tell has no key.
+``beside/SPAWN``, ``rollout``, ``global``. What has nothing to tell has no key.
 
 The format has a number (``GlobalState.format``): an older state is read and goes on in the present format, a newer one
 is refused whole, before anything of it is believed.
@@ -20,7 +20,18 @@ from supervisord_py.core import pool
 from supervisord_py.core.ledger import Ledger
 from supervisord_py.core.loading import rebuild_graph
 from supervisord_py.core.processes import is_idling
-from supervisord_py.core.state import FORMAT, REST, GlobalState, Job, JobEnd, LastLife, Rollout, TokenEntry, UnitState
+from supervisord_py.core.state import (
+    FORMAT,
+    REST,
+    Beside,
+    GlobalState,
+    Job,
+    JobEnd,
+    LastLife,
+    Rollout,
+    TokenEntry,
+    UnitState,
+)
 from supervisord_py.core.timers import DeadlineKind
 from supervisord_py.errors import SupervisordError
 from supervisord_py.model.states import ActiveState, Result, SubState
@@ -65,7 +76,7 @@ _TIMES = (
 def encode(ledger: Ledger, key: str) -> str | None:
     """Return the text of one key, None when there is nothing to tell."""
     kind, _, name = key.partition("/")
-    value: UnitState | Unit | Job | TokenEntry | JobEnd | Rollout | GlobalState | None
+    value: UnitState | Unit | Job | Beside | TokenEntry | JobEnd | Rollout | GlobalState | None
     match kind:
         case "unit":
             value = ledger.states.get(name)
@@ -77,6 +88,8 @@ def encode(ledger: Ledger, key: str) -> str | None:
             value = ledger.tokens.get(int(name))
         case "end":
             value = ledger.ends.get(int(name))
+        case "beside":
+            value = ledger.beside.get(int(name))
         case "rollout":
             value = ledger.rollout
         case _:
@@ -95,6 +108,7 @@ def keys(ledger: Ledger) -> list[str]:
         *(f"job/{job_id}" for job_id in ledger.jobs),
         *(f"token/{slot}" for slot in ledger.tokens),
         *(f"end/{job_id}" for job_id in ledger.ends),
+        *(f"beside/{spawn_id}" for spawn_id in ledger.beside),
         "rollout",
         "global",
     ]
@@ -119,6 +133,8 @@ def load(ledger: Ledger, state: Mapping[str, str], units: UnitSet, shift_ns: int
                 ledger.tokens[int(name)] = msgspec.json.decode(text, type=TokenEntry)
             case "end":
                 ledger.ends[int(name)] = msgspec.json.decode(text, type=JobEnd)
+            case "beside":
+                ledger.beside[int(name)] = msgspec.json.decode(text, type=Beside)
             case "rollout":
                 ledger.rollout = msgspec.json.decode(text, type=Rollout)
             case "global":
@@ -158,6 +174,9 @@ def _shift(ledger: Ledger, shift_ns: int) -> None:
             if at_ns is not None:
                 setattr(state, field, at_ns + shift_ns)
         state.starts_ns = [at_ns + shift_ns for at_ns in state.starts_ns]
+        for found in state.probes.values():
+            found.asked_ns += shift_ns if found.asked_ns else 0
+            found.at_ns = None if found.at_ns is None else found.at_ns + shift_ns
         state.watches = {
             kind: replace(
                 watch,
@@ -169,6 +188,10 @@ def _shift(ledger: Ledger, shift_ns: int) -> None:
     for job in ledger.jobs.values():
         if job.timeout_at_ns is not None:
             ledger.edit_job(job).timeout_at_ns = job.timeout_at_ns + shift_ns
+    for spawn_id in ledger.beside:
+        beside = ledger.edit_beside(spawn_id)
+        beside.began_ns += shift_ns
+        beside.at_ns = None if beside.at_ns is None else beside.at_ns + shift_ns
     if ledger.rollout is not None:
         for unit in ledger.edit_rollout().units.values():
             if unit.good_at_ns is not None:
@@ -200,6 +223,8 @@ def _index(ledger: Ledger) -> None:
             ledger.timers.arm(state.healthy_at_ns, name, DeadlineKind.HEALTHY)
         if state.uphold_at_ns is not None:
             ledger.timers.arm(state.uphold_at_ns, name, DeadlineKind.UPHOLD)
+        for probe, found in state.probes.items():
+            ledger.arm_probe(name, probe, found.at_ns)
         for kind, watch in state.watches.items():
             ledger.arm_watch(name, kind, watch.at_ns)
         if state.retry_at_ns is not None:
@@ -207,6 +232,10 @@ def _index(ledger: Ledger) -> None:
     for job in ledger.jobs.values():
         if job.timeout_at_ns is not None:
             ledger.timers.arm(job.timeout_at_ns, job.unit, DeadlineKind.JOB)
+    ledger.beside = dict(sorted(ledger.beside.items()))
+    for spawn_id, beside in ledger.beside.items():
+        if beside.at_ns is not None:
+            ledger.timers.arm(beside.at_ns, str(spawn_id), DeadlineKind.BESIDE)
     if ledger.rollout is not None:
         for name, unit in ledger.rollout.units.items():
             if unit.good_at_ns is not None:

@@ -119,6 +119,53 @@ class Order(Struct, frozen=True, omit_defaults=True):
     """What it followed from, where the unit itself was not named."""
 
 
+class Beside(Struct, omit_defaults=True):
+    """A process beside the life of a unit; see ``core.beside``."""
+
+    unit: str
+    name: str
+    """What it is to who asked for it: the name of a check, the number of a hook."""
+    role: Role
+    invocation: str
+    began_ns: int
+    timeout_ns: int
+    at_ns: int | None
+    """When it has taken too long."""
+    pid: int | None = None
+    told: bool = False
+    """Its result is known, or not wanted any more."""
+    ended: bool = False
+    """Its main process has ended; what is left of its tree is being killed."""
+
+
+class ProbeState(Struct, omit_defaults=True):
+    """What is known by one health check of a unit; see ``core.health``."""
+
+    good: bool | None = None
+    """What holds by the thresholds; None before the first that was reached."""
+    ok: bool | None = None
+    """The last answer."""
+    row: int = 0
+    """So many answers in a row were like the last."""
+    at_ns: int | None = None
+    """When it is asked next."""
+    asked_ns: int = 0
+    """When it was asked last; 0: never."""
+    probe_id: int | None = None
+    """The question that the host has not answered."""
+    spawn_id: int | None = None
+    """The command that has not ended."""
+    look_id: int | None = None
+    """The processes are being looked at, before its action is taken."""
+    detail: str = ""
+    checked_wall_ns: int = 0
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether an answer will come, or it will be asked."""
+        return self.at_ns is not None or self.probe_id is not None or self.spawn_id is not None
+
+
 class Freeze(Struct, frozen=True, omit_defaults=True):
     """An order to pause or resume a unit; see ``core.pause``."""
 
@@ -262,6 +309,10 @@ class UnitState(Struct, omit_defaults=True):
     watchdog_ns: int | None = None
     """The pause between heartbeats that the process of this life has asked for."""
     watches: dict[WatchKind, Watch] = {}
+    probes: dict[str, ProbeState] = {}
+    """By the name of the health check."""
+    awaits_health: bool = False
+    """Its start is done but for its health checks."""
     freeze: Freeze | None = None
     """It is being paused or resumed."""
     paused_ns: int | None = None

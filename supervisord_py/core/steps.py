@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
-from supervisord_py.core import life, processes, quarantine, stopping
+from supervisord_py.core import health, life, processes, quarantine, stopping, watchdog
 from supervisord_py.core.actions import KillTree, SignalProcesses, Whom
 from supervisord_py.core.ledger import Intent, Ledger, Task
 from supervisord_py.core.restart import exit_result
@@ -205,7 +205,10 @@ def start_ended(ledger: Ledger, name: str, ended: Ended) -> None:
             life.begin_post(ledger, name)
         return
     elif service.type in (ServiceType.NOTIFY, ServiceType.NOTIFY_RELOAD):
-        stopping.fail(ledger, name, Result.PROTOCOL, f"{ended.message} before it said READY=1")
+        before = "its health checks were good" if ledger.state(name).awaits_health else "it said READY=1"
+        stopping.fail(ledger, name, Result.PROTOCOL, f"{ended.message} before {before}")
+    elif ledger.state(name).awaits_health:
+        stopping.fail(ledger, name, Result.PROTOCOL, f"{ended.message} before its health checks were good")
     elif service.remain_after_exit:
         life.begin_post(ledger, name)
         return
@@ -296,6 +299,8 @@ def main_ended(ledger: Ledger, name: str, ended: Ended) -> None:
     elif service.remain_after_exit:
         ledger.set_sub(name, SubState.EXITED)
         ledger.arm_phase(name, None)
+        watchdog.end(ledger, name)
+        health.end(ledger, name)
     else:
         stopping.enter_stop(ledger, name, ended.message, quiet=True)
 
@@ -445,7 +450,7 @@ def found_faulty_while_up(ledger: Ledger, name: str, found: Ended) -> None:
     stopping.enter_stop(ledger, name, found.message)
 
 
-def watchdog(ledger: Ledger, name: str, _: Ended) -> None:
+def watchdog_triggered(ledger: Ledger, name: str, _: Ended) -> None:
     stopping.enter_watchdog(ledger, name, "it said WATCHDOG=trigger")
 
 

@@ -12,7 +12,7 @@ Source: systemd, core/service.c (service_enter_stop, service_enter_signal, servi
 (unit_kill_context); system-anchors 1.6.
 """
 
-from supervisord_py.core import processes, quarantine
+from supervisord_py.core import health, processes, quarantine
 from supervisord_py.core.actions import KillTree, SignalProcesses, StopFollowing, ThawUnit, Whom
 from supervisord_py.core.ledger import Intent, Ledger, Task
 from supervisord_py.core.restart import is_limit_hit, jitter_ns, restart_delay_ns, wants_restart
@@ -43,8 +43,9 @@ def fail(ledger: Ledger, name: str, result: Result, message: str) -> None:
 def _begin_stopping(ledger: Ledger, name: str, reason: str, quiet: bool) -> None:
     """Write ``unit.stopping`` once a life, unless the life ended by itself and nothing is left to stop."""
     state = ledger.edit(name)
-    state.sweeping = False
+    state.sweeping = state.awaits_health = False
     state.watches = {}
+    health.end(ledger, name)
     if state.sub is SubState.PAUSED:
         thaw(ledger, name)
     if state.following is not None:
@@ -261,6 +262,7 @@ def end(ledger: Ledger, name: str) -> None:
         forget_failures(ledger, name)
     state.healthy_at_ns = state.timeout_at_ns = state.runtime_end_ns = None
     state.watches = {}
+    health.end(ledger, name)
     good = state.result is Result.SUCCESS
     state.succeeded = good and state.was_up and state.ending is Ending.ITSELF
     state.last_life = LastLife(

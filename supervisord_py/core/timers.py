@@ -19,6 +19,8 @@ class DeadlineKind(Enum):
     JOB = "job"
     UPHOLD = "uphold"
     RETRY = "retry"
+    PROBE = "probe"
+    BESIDE = "beside"
     WATCHDOG = "watchdog"
     PROGRESS = "progress"
     ROLLOUT = "rollout"

@@ -330,6 +330,8 @@ def _reasons(ledger: Ledger, name: str) -> list[WhyLine]:
         return [WhyLine("backoff", message, seq=seq, advice=f"supctl start {name}")]
     if state.sub is SubState.FAILED:
         return [_failed(ledger, name)]
+    if state.awaits_health:
+        return _unhealthy(ledger, name) or [WhyLine("starting", "it is starting", seq=seq)]
     if state.sub in STARTING:
         lines = [WhyLine("starting", _starting(ledger, name), seq=seq, advice=f"supctl logs -f {name}")]
         return lines + _source(state) if state.monitor is not None or (state.order and state.order.by) else lines
@@ -339,7 +341,7 @@ def _reasons(ledger: Ledger, name: str) -> list[WhyLine]:
         return [_at_rest(state, unit.enabled, name)]
     if state.sub is SubState.PAUSED:
         return [_paused(state, name)]
-    lines = _running(state, name) + _stood_in_for(ledger, name)
+    lines = _running(state, name) + _unhealthy(ledger, name) + _stood_in_for(ledger, name)
     if bad is not None:
         reason = f"its file has become invalid, it runs on by the text before: {bad.reason}"
         lines.append(WhyLine("bad-setting", reason, advice=f"supervisord-py check {bad.path}"))
@@ -417,6 +419,24 @@ def _paused(state: UnitState, name: str) -> WhyLine:
     order = state.paused_by
     by = "" if order is None else describe(Order("paused", order.by, order.note)).removeprefix("paused")
     return WhyLine("operator", f"it was paused{by}", seq=state.cause, advice=f"supctl resume {name}")
+
+
+def _unhealthy(ledger: Ledger, name: str) -> list[WhyLine]:
+    """Name the health checks that are not good, with what they found last."""
+    state, unit = ledger.state(name), ledger.unit(name)
+    lines = []
+    for probe in unit.health if unit is not None else ():
+        found = state.probes.get(probe.name)
+        if found is not None and found.good is True:
+            continue
+        if found is None or found.ok is None:
+            words = "has not answered yet"
+        else:
+            words = f"{'was good' if found.ok else 'failed'} {'once' if found.row == 1 else f'{found.row} times'}"
+            words += f": {found.detail}" if found.detail else ""
+        if state.awaits_health or (found is not None and found.good is False):
+            lines.append(WhyLine("probe", f"its {probe.kind.value} check {probe.name} {words}", seq=state.cause))
+    return lines
 
 
 def _stood_in_for(ledger: Ledger, name: str) -> list[WhyLine]:

@@ -114,6 +114,11 @@ def base_unit(owner: str) -> str:
     return owner.partition(_BESIDE)[0]
 
 
+def spawn_of(owner: str) -> int:
+    """The number of the spawn that an owner beside a unit's life is named by: 17 for ``web!17``."""
+    return int(owner.partition(_BESIDE)[2])
+
+
 def is_aux_owner(owner: str) -> bool:
     """Whether the name is that of a process beside a unit's life."""
     return _BESIDE in owner

@@ -65,8 +65,8 @@ class WhyLine(Struct, frozen=True):
     """One cause in the chain that ``why`` prints, nearest first.
 
     ``kind`` is one of ``dependency backoff failed quarantine operator limit disabled conflict condition starting
-    running bad-setting stuck pool``; ``unit`` names the other unit, ``seq`` the journal record that tells more, ``advice``
-    the next command to type.
+    running bad-setting stuck pool probe``; ``unit`` names the other unit, ``seq`` the journal record that tells more,
+    ``advice`` the next command to type.
     """
 
     kind: str

@@ -8,7 +8,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from supervisord_py.core import view
-from supervisord_py.core.actions import CheckConditions, Effects, FollowMain, LookAtProcesses, Reply, SpawnProcess
+from supervisord_py.core.actions import (
+    CheckConditions,
+    Effects,
+    FollowMain,
+    LookAtProcesses,
+    Reply,
+    RunProbe,
+    SpawnProcess,
+)
 from supervisord_py.core.events import (
     CommandRequested,
     ConditionsChecked,
@@ -18,6 +26,7 @@ from supervisord_py.core.events import (
     MainFollowed,
     NotifyReceived,
     Now,
+    ProbeFinished,
     ProcessesSeen,
     ProcessExited,
     ProcessSpawned,
@@ -126,7 +135,9 @@ class Rig:
 
     def _check_records(self, effects: Effects) -> None:
         starting = [r.fields["spawn_id"] for r in effects.records if r.event == "unit.starting"]
-        assert starting == [a.spawn_id for a in effects.actions if isinstance(a, SpawnProcess)]
+        spawns = [a for a in effects.actions if isinstance(a, SpawnProcess)]
+        # A check writes nothing: it would fill the journal.
+        assert starting == [a.spawn_id for a in spawns if a.role not in (Role.PROBE, Role.HOOK)]
         for record in effects.records:
             assert "internal error" not in str(record.fields)
             assert record.cause is None or record.cause < self.seq + len(effects.records)
@@ -212,6 +223,13 @@ class Rig:
         """Somebody has looked at the conditions that the manager asked about last."""
         asked = [each for each in self.actions if isinstance(each, CheckConditions) and each.unit == name]
         return self.happen(ConditionsChecked(asked[-1].check_id, name, condition, assertion))
+
+    def probed(self, name: str, check: str, ok: bool, detail: str = "") -> Effects:
+        """The host answers what the manager asked last about a health check."""
+        asked = [
+            each for each in self.actions if isinstance(each, RunProbe) and (each.unit, each.name) == (name, check)
+        ]
+        return self.happen(ProbeFinished(asked[-1].probe_id, name, check, ok, detail))
 
     def looked(self, name: str, *, stopped: bool = False) -> Effects:
         """Somebody has looked at the processes that the manager asked about last."""

@@ -1,0 +1,124 @@
+"""Processes beside the life of a unit: health checks that are commands, and hooks.
+
+Theory of operation
+-------------------
+Each is held under an owner of its own (``web!17``, ``model.names``): its tree can be killed, and emptied, without
+anything of the unit being touched. Its result is told once, as soon as its main process has ended or its time is over;
+what is left of its tree is killed then, and only when nothing is left is it forgotten.
+
+Laws: every process beside a life is forgotten in the end, and the supervisor does not exit before; none outlives its
+time-out by more than a kill takes.
+"""
+
+from supervisord_py.core.actions import KillTree, ReleaseUnit, SpawnProcess
+from supervisord_py.core.events import ExitStatus, ProcessExited, ProcessSpawned, SpawnFailed
+from supervisord_py.core.failed_spawn import describe
+from supervisord_py.core.ledger import Ledger
+from supervisord_py.core.processes import describe_exit
+from supervisord_py.core.state import Beside
+from supervisord_py.model.names import aux_owner
+from supervisord_py.model.states import Role
+from supervisord_py.model.unit import Command
+from supervisord_py.model.values import format_timespan
+
+
+def run(
+    ledger: Ledger,
+    unit: str,
+    name: str,
+    role: Role,
+    command: Command,
+    timeout_ns: int,
+    environment: tuple[tuple[str, str], ...] = (),
+) -> int:
+    """Ask for a process beside the life of ``unit``; returns its spawn id. ``name`` tells its owner what it is."""
+    spawn_id = ledger.new_spawn_id()
+    invocation = ledger.new_invocation()
+    at_ns = ledger.now.mono_ns + timeout_ns
+    ledger.set_beside(spawn_id, Beside(unit, name, role, invocation, ledger.now.mono_ns, timeout_ns, at_ns))
+    action = SpawnProcess(
+        spawn_id=spawn_id,
+        unit=aux_owner(unit, spawn_id),
+        role=role,
+        command=command,
+        invocation=invocation,
+        environment=(("INVOCATION_ID", invocation), ("SUPERVISORD_PY_UNIT", unit), *environment),
+        main_spawn=_main_spawn(ledger, unit),
+    )
+    ledger.act(action)
+    return spawn_id
+
+
+def _main_spawn(ledger: Ledger, unit: str) -> int | None:
+    main = ledger.state(unit).main
+    return main.spawn_id if main is not None else None
+
+
+class Result:
+    """How a process beside a life ended: ``ok`` None where nobody knows."""
+
+    def __init__(self, beside: Beside, ok: bool | None, detail: str, status: ExitStatus | None = None) -> None:
+        self.unit, self.name, self.role = beside.unit, beside.name, beside.role
+        self.ok, self.detail, self.status = ok, detail, status
+
+
+def spawned(ledger: Ledger, event: ProcessSpawned) -> None:
+    ledger.edit_beside(event.spawn_id).pid = event.pid
+
+
+def spawn_failed(ledger: Ledger, event: SpawnFailed) -> Result | None:
+    """No program runs, and none ever will."""
+    beside = ledger.beside[event.spawn_id]
+    told = beside.told
+    ledger.set_beside(event.spawn_id, None)
+    ledger.act(ReleaseUnit(aux_owner(beside.unit, event.spawn_id)))
+    return None if told else Result(beside, False, describe(beside.role, event), ExitStatus(code=event.code))
+
+
+def exited(ledger: Ledger, event: ProcessExited) -> Result | None:
+    """Its main process has ended: what is left of it is killed."""
+    beside = ledger.edit_beside(event.spawn_id)
+    told, beside.told, beside.ended = beside.told, True, True
+    if event.tree_empty:
+        _forget(ledger, event.spawn_id)
+    else:
+        ledger.arm_beside(event.spawn_id, None)
+        ledger.act(KillTree(aux_owner(beside.unit, event.spawn_id)))
+    if told:
+        return None
+    status = event.status
+    detail = describe_exit(status.code, status.signal, status.core_dumped)
+    is_known = status.code is not None or status.signal is not None
+    return Result(beside, status.code == 0 if is_known else None, detail, status)
+
+
+def emptied(ledger: Ledger, spawn_id: int) -> None:
+    """Nothing is left of its tree."""
+    beside = ledger.beside.get(spawn_id)
+    if beside is not None and beside.ended:
+        _forget(ledger, spawn_id)
+
+
+def deadline(ledger: Ledger, spawn_id: int) -> Result | None:
+    """Its time is over: it is killed as a tree."""
+    beside = ledger.edit_beside(spawn_id)
+    ledger.arm_beside(spawn_id, None)
+    ledger.act(KillTree(aux_owner(beside.unit, spawn_id)))
+    told, beside.told = beside.told, True
+    span = format_timespan(beside.timeout_ns)
+    return None if told else Result(beside, False, f"it did not end within {span}, and was killed")
+
+
+def kill(ledger: Ledger, spawn_id: int) -> None:
+    """It is not wanted any more; its result is told to nobody."""
+    beside = ledger.edit_beside(spawn_id)
+    if not beside.told:
+        beside.told = True
+        ledger.arm_beside(spawn_id, None)
+        ledger.act(KillTree(aux_owner(beside.unit, spawn_id)))
+
+
+def _forget(ledger: Ledger, spawn_id: int) -> None:
+    beside = ledger.beside[spawn_id]
+    ledger.set_beside(spawn_id, None)
+    ledger.act(ReleaseUnit(aux_owner(beside.unit, spawn_id)))
