@@ -10,6 +10,8 @@ Laws: every process beside a life is forgotten in the end, and the supervisor do
 time-out by more than a kill takes.
 """
 
+from msgspec import Struct
+
 from supervisord_py.core.actions import KillTree, ReleaseUnit, SpawnProcess
 from supervisord_py.core.events import ExitStatus, ProcessExited, ProcessSpawned, SpawnFailed
 from supervisord_py.core.failed_spawn import describe
@@ -54,42 +56,56 @@ def _main_spawn(ledger: Ledger, unit: str) -> int | None:
     return main.spawn_id if main is not None else None
 
 
-class Result:
-    """How a process beside a life ended: ``ok`` None where nobody knows."""
+class Ended(Struct, frozen=True):
+    """How a process beside a life ended: ``ok`` None where nobody knows, ``status`` None while it is being killed."""
 
-    def __init__(self, beside: Beside, ok: bool | None, detail: str, status: ExitStatus | None = None) -> None:
-        self.unit, self.name, self.role = beside.unit, beside.name, beside.role
-        self.ok, self.detail, self.status = ok, detail, status
+    spawn_id: int
+    unit: str
+    name: str
+    role: Role
+    invocation: str
+    pid: int | None
+    ok: bool | None
+    detail: str
+    status: ExitStatus | None = None
+    was_told: bool = False
+    """It has been told already that it was killed."""
+
+
+def _ended(ledger: Ledger, spawn_id: int, ok: bool | None, detail: str, status: ExitStatus | None = None) -> Ended:
+    own = ledger.beside[spawn_id]
+    return Ended(spawn_id, own.unit, own.name, own.role, own.invocation, own.pid, ok, detail, status, own.told)
 
 
 def spawned(ledger: Ledger, event: ProcessSpawned) -> None:
     ledger.edit_beside(event.spawn_id).pid = event.pid
 
 
-def spawn_failed(ledger: Ledger, event: SpawnFailed) -> Result | None:
+def spawn_failed(ledger: Ledger, event: SpawnFailed) -> Ended | None:
     """No program runs, and none ever will."""
     beside = ledger.beside[event.spawn_id]
-    told = beside.told
-    ledger.set_beside(event.spawn_id, None)
-    ledger.act(ReleaseUnit(aux_owner(beside.unit, event.spawn_id)))
-    return None if told else Result(beside, False, describe(beside.role, event), ExitStatus(code=event.code))
+    status = ExitStatus(code=event.code)
+    ended = None if beside.told else _ended(ledger, event.spawn_id, False, describe(beside.role, event), status)
+    _forget(ledger, event.spawn_id)
+    return ended
 
 
-def exited(ledger: Ledger, event: ProcessExited) -> Result | None:
+def exited(ledger: Ledger, event: ProcessExited) -> Ended | None:
     """Its main process has ended: what is left of it is killed."""
     beside = ledger.edit_beside(event.spawn_id)
-    told, beside.told, beside.ended = beside.told, True, True
+    status, ended = event.status, None
+    # How a check ended that nobody waits for any more is of no interest; of a hook it is written all the same.
+    if not beside.told or beside.role is Role.HOOK:
+        detail = describe_exit(status.code, status.signal, status.core_dumped)
+        is_known = status.code is not None or status.signal is not None
+        ended = _ended(ledger, event.spawn_id, status.code == 0 if is_known else None, detail, status)
+    beside.told = beside.ended = True
     if event.tree_empty:
         _forget(ledger, event.spawn_id)
     else:
         ledger.arm_beside(event.spawn_id, None)
         ledger.act(KillTree(aux_owner(beside.unit, event.spawn_id)))
-    if told:
-        return None
-    status = event.status
-    detail = describe_exit(status.code, status.signal, status.core_dumped)
-    is_known = status.code is not None or status.signal is not None
-    return Result(beside, status.code == 0 if is_known else None, detail, status)
+    return ended
 
 
 def emptied(ledger: Ledger, spawn_id: int) -> None:
@@ -99,14 +115,17 @@ def emptied(ledger: Ledger, spawn_id: int) -> None:
         _forget(ledger, spawn_id)
 
 
-def deadline(ledger: Ledger, spawn_id: int) -> Result | None:
+def deadline(ledger: Ledger, spawn_id: int) -> Ended | None:
     """Its time is over: it is killed as a tree."""
     beside = ledger.edit_beside(spawn_id)
     ledger.arm_beside(spawn_id, None)
     ledger.act(KillTree(aux_owner(beside.unit, spawn_id)))
-    told, beside.told = beside.told, True
-    span = format_timespan(beside.timeout_ns)
-    return None if told else Result(beside, False, f"it did not end within {span}, and was killed")
+    if beside.told:
+        return None
+    detail = f"it did not end within {format_timespan(beside.timeout_ns)}, and was killed"
+    ended = _ended(ledger, spawn_id, False, detail)
+    beside.told = True
+    return ended
 
 
 def kill(ledger: Ledger, spawn_id: int) -> None:

@@ -125,7 +125,7 @@ def probe_finished(ledger: Ledger, event: ProbeFinished) -> bool:
     return True
 
 
-def command_ended(ledger: Ledger, result: beside.Result) -> None:
+def command_ended(ledger: Ledger, result: beside.Ended) -> None:
     """Take the end of a command as its answer; one that nobody saw is none."""
     if result.name in ledger.state(result.unit).probes:
         _answered(ledger, result.unit, result.name, result.ok, result.detail)

@@ -15,6 +15,7 @@ from supervisord_py.core import (
     beside,
     engine,
     health,
+    hooks,
     installing,
     life,
     loading,
@@ -190,6 +191,7 @@ class Manager:
         if shutdown.end_if_empty(ledger):
             engine.work(ledger)
             self._settle()
+        hooks.call(ledger, ledger.effects.records, now.seq)
         shutdown.exit_if_done(ledger)
         if answer is not None:
             answer()
@@ -244,6 +246,7 @@ class Manager:
         if ledger.globals.until_empty is not event.until_empty:
             ledger.edit_globals().until_empty = event.until_empty
         pool.set_limits(ledger, event.limits)
+        hooks.set_hooks(ledger, event.hooks)
         first = not ledger.set.units and not ledger.set.bad
         before = ledger.set
         names = loading.take_over(ledger, event.units, event.cause)
@@ -293,12 +296,14 @@ class Manager:
                 case DeadlineKind.SHUTDOWN:
                     shutdown.deadline(ledger)
 
-    def _beside_ended(self, result: beside.Result | None) -> None:
+    def _beside_ended(self, result: beside.Ended | None) -> None:
         if result is None:
             return
         if result.role is Role.PROBE:
             health.command_ended(self._ledger, result)
             life.health_changed(self._ledger, result.unit)
+        else:
+            hooks.ended(self._ledger, result)
 
     def _settle(self) -> None:
         """Settle what is derived from the units that were touched: releases, texts that are not needed any more, the

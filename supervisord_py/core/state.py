@@ -17,6 +17,7 @@ from enum import Enum
 
 from msgspec import Struct
 
+from supervisord_py.model.hooks import Hook
 from supervisord_py.model.pools import PoolLimits
 from supervisord_py.model.states import ActiveState, JobState, JobType, Result, Role, SubState
 
@@ -136,6 +137,15 @@ class Beside(Struct, omit_defaults=True):
     """Its result is known, or not wanted any more."""
     ended: bool = False
     """Its main process has ended; what is left of its tree is being killed."""
+
+
+class HookCall(Struct, frozen=True, omit_defaults=True):
+    """A hook that an event has called for; see ``core.hooks``."""
+
+    hook: Hook
+    unit: str
+    event: str
+    environment: tuple[tuple[str, str], ...] = ()
 
 
 class ProbeState(Struct, omit_defaults=True):
@@ -515,6 +525,11 @@ class GlobalState(Struct, omit_defaults=True):
     shutdown_timeout_ns: int = 90_000_000_000
     """As the last load set it, for a shutdown that a unit brings about."""
     limits: PoolLimits = PoolLimits()
+    hooks: tuple[Hook, ...] = ()
+    hook_calls: list[HookCall] = []
+    """Calls that wait for their turn."""
+    hooks_dropped: int = 0
+    """So many calls were dropped since there was no room."""
     until_empty: bool = False
     """The supervisor ends when nothing is left to do."""
     vanished: dict[str, None] = {}
