@@ -8,6 +8,7 @@ goes only when that is asked for.
 import contextlib
 import os
 import pwd
+import shutil
 import socket
 import subprocess
 import sys
@@ -119,7 +120,15 @@ def install(target: Target, steps: Steps, *, now: bool, show_text: bool) -> None
         _tell_of_lingering(steps)
     if not target.is_running:
         steps.say("systemd was not told: the service starts with the machine, or with systemctl start")
-    steps.say(f"unit files go to {target.places.unit_path[0]}, then: supctl daemon-reload")
+    steps.say(f"unit files go to {target.places.unit_path[0]}, then: {supctl_to_type()} daemon-reload")
+
+
+def supctl_to_type() -> str:
+    """What to type for the supctl that was installed with this interpreter: its path where a shell finds none of it."""
+    own = os.path.join(os.path.dirname(sys.executable), "supctl")
+    found = shutil.which("supctl")
+    is_found = found is not None and os.path.realpath(found) == os.path.realpath(own)
+    return own if not is_found and os.access(own, os.X_OK) else "supctl"
 
 
 def uninstall(target: Target, steps: Steps, *, purge: bool) -> None:
