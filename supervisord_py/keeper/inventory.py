@@ -92,6 +92,17 @@ def read_stat(pid: int) -> Stat | None:
     return Stat(fields[0].decode(), int(fields[1]), int(fields[19])) if len(fields) > 19 else None
 
 
+def pid_namespace() -> str:
+    """Return where our pids mean something: the number of the namespace, which is given again, and when its process 1
+    was started."""
+    try:
+        number = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+    first = read_stat(1)
+    return f"{number} {first.start if first is not None else 0}"
+
+
 def children_lookup() -> Callable[[int], list[int]]:
     """Return what lists the children of a pid: the kernel, or else a table made of one pass over /proc."""
     if HAS_CHILDREN:

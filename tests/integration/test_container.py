@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -341,6 +341,37 @@ def test_orphans_are_no_warnings_for_process_1(namespace: tuple[str, ...]) -> No
         finally:
             os.kill(keeper, signal.SIGTERM)
             assert process.wait(ENDS_S) == 0
+
+
+def test_a_killed_container_that_is_started_again_begins_anew(namespace: tuple[str, ...]) -> None:
+    """The folders of the container are still there, and no process is: a boot, and not a failure of every unit."""
+    with folder() as path:
+        (path / "units").mkdir()
+        (path / "units" / "web.toml").write_text(
+            '[unit]\nexit-supervisor-on = "failure"\n[service]\nexec-start = "sleep 1000"\nrestart = "no"\n'
+        )
+
+        def ready() -> list[str]:
+            segments = sorted((path / "s" / "journal").glob("*.ndjson"))
+            lines = "".join(segment.read_text() for segment in segments).splitlines()
+            return [text for text in lines if '"unit.ready"' in text]
+
+        places = ("--runtime-dir", f"{path}/r", "--state-dir", f"{path}/s")
+        for life, number in enumerate((signal.SIGKILL, signal.SIGTERM), start=1):
+            process = subprocess.Popen(
+                [*namespace, *PROGRAM, "run", f"{path}/units", *places], stdin=subprocess.DEVNULL
+            )
+            keeper = keeper_of(process)
+            try:
+                until(
+                    lambda life=life, process=process: len(ready()) == life or process.poll() is not None, "web", ENDS_S
+                )
+                assert process.poll() is None, "web runs again, and the container with it"
+            finally:
+                with suppress(ProcessLookupError):
+                    os.kill(keeper, number)
+                code = process.wait(ENDS_S)
+        assert code == 0
 
 
 def test_run_needs_the_proc_of_its_own_namespace() -> None:
