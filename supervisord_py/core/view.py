@@ -84,7 +84,7 @@ def unit_status(manager: Manager, name: str) -> UnitStatus:
         status_text=state.status_text,
         path=path or None,
         enabled=_is_enabled(ledger, name),
-        why=_sentence(why(manager, name)),
+        why=_sentence(_reasons(ledger, name)),  # what ``why`` begins with: following the chain is for whoever asks
         needs_restart=bool(restart_needed(ledger, name)),
         condition_result=state.unmet is None if state.checked_wall_ns else None,
         condition_at=_rfc3339(state.checked_wall_ns) if state.checked_wall_ns else None,
