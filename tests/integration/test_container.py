@@ -374,6 +374,25 @@ def test_a_killed_container_that_is_started_again_begins_anew(namespace: tuple[s
         assert code == 0
 
 
+def test_a_control_group_that_the_user_namespace_does_not_map_is_none() -> None:
+    """The group of our name is in the image's file, and files cannot be given to it; one that is asked for must be."""
+    why_not = refusal("user")
+    if why_not is not None:
+        pytest.skip(f"no PID namespace: {why_not}")
+    with folder() as path:
+        (path / "group").write_text("root:x:0:\nsupervisord-py:x:90000:\n")
+        script = 'mount --bind "$0" /etc/group && exec "$@"'
+        prefix = (*WAYS["user"], "sh", "-c", script, str(path / "group"))
+        units = {"web": '[unit]\nexit-supervisor-on = "exit"\n[service]\nexec-start = "true"\nrestart = "no"\n'}
+        assert run_to_the_end(units, prefix=prefix)[0] == 0
+        settings = '[control]\nsocket-group = "supervisord-py"\n'
+        status, printed, _ = run_to_the_end(
+            units, prefix=(*prefix, "sh", "-c", 'exec "$@" 2>&1', "sh"), settings=settings
+        )
+        assert status == 1
+        assert "the group supervisord-py (90000) does not exist in this user namespace" in printed
+
+
 def test_run_needs_the_proc_of_its_own_namespace() -> None:
     """Whose a process is could not be told with the numbers of another namespace: a clear error, and no start."""
     why_not = refusal("user")
