@@ -345,6 +345,8 @@ def _refuse_start(ledger: Ledger, job: Job) -> tuple[JobResult, str] | None:
     state, unit = ledger.state(name), ledger.unit(name)
     if ledger.globals.shutdown is not None:
         return JobResult.CANCELED, "the supervisor is shutting down"
+    if name in ledger.set.masked:
+        return JobResult.INVALID, f"{name} is masked: nothing starts it; supctl unmask {name}"
     if unit is None:
         return JobResult.INVALID, f"no file defines {name} any more"
     if job.origin is JobOrigin.AUTOMATIC:

@@ -31,7 +31,8 @@ def begin(ledger: Ledger, name: str) -> None:
     assert state.main is None and state.control is None, f"internal error: {name} still has a process"
     state.result, state.message = Result.SUCCESS, None
     state.invocation = ledger.new_invocation()
-    state.started = state.forked = state.main_ended = state.was_up = state.post_done = state.stopped = False
+    state.started = state.forked = state.main_ended = state.unseen = False
+    state.was_up = state.post_done = state.stopped = False
     state.succeeded = state.accomplished = False
     state.ending = Ending.ITSELF
     state.sweeping = state.notify_reloading = False

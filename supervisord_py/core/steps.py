@@ -406,6 +406,7 @@ def _end_in_reload(ledger: Ledger, name: str, ended: Ended) -> None:
     if ended.result is Result.SUCCESS and ledger.state(name).control is None:
         main_ended(ledger, name, ended)
         return
+    # Its reload command is ended with it. systemd waits for that, and calls the unit active meanwhile: it is not.
     stopping.fail(ledger, name, ended.result, ended.message)
     stopping.enter_signal(ledger, name, ended.message, quiet=True)
 

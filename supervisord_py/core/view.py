@@ -331,8 +331,9 @@ def _running(state: UnitState, name: str) -> list[WhyLine]:
     lines = [WhyLine("running", "it is running", seq=state.cause), *_source(state)]
     before = state.last_life
     if state.restarts and before is not None:
+        after = "" if before.runtime_ms is None else f" after {before.runtime_ms / 1000:.1f}s"
         message = (
-            f"the life before ended ({_end_of(before)}) after {before.runtime_ms / 1000:.1f}s; "
+            f"the life before ended ({_end_of(before)}){after}; "
             f"automatic restarts: {state.restarts}, failures counted: {state.failures}"
         )
         lines.append(WhyLine("failed", message, advice=f"supctl lives {name}"))

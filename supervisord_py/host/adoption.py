@@ -261,7 +261,7 @@ def _tell_the_rest(lost: LostKeeper, book: Book) -> None:
             tell({"fact": "spawned", "id": spawn.id, "pid": spawn.main_pid, "tagged": spawn.tagged})
         if spawn.id not in alive and not spawn.over:
             lost.unseen.append(Leftover(spawn.main_pid, spawn.unit))
-            nothing: dict[str, Any] = {"code": None, "signal": None, "core": False, "rusage": {}, "runtime_ms": 0}
+            nothing: dict[str, Any] = {"code": None, "signal": None, "core": False, "rusage": {}, "runtime_ms": None}
             ends[spawn.id] = {"fact": "exited", "id": spawn.id, "pid": spawn.main_pid, "main": True, **nothing}
             book.ended.append((spawn.unit, ends[spawn.id]))
     for _, fact in book.ended:

@@ -57,7 +57,7 @@ Facts, numbered from 1 without a hole, sent in order, kept until acknowledged
     {"fact": "spawn-failed", "id", "step", "code", "errno", "detail"}
     {"fact": "followed", "unit", "id", "pid": INT or null, "refused": TEXT or null}     exactly one of both
     {"fact": "exited", "id", "pid", "code": INT or null, "signal": INT or null, "core": BOOL, "main": BOOL,
-     "tree_empty": BOOL, "runtime_ms": INT, "rusage": {..}}
+     "tree_empty": BOOL, "runtime_ms": INT or null, "rusage": {..}}
         Code and signal null: a followed process that was never our child, whose status nobody tells us (``follow``).
         ``main`` false: the process that
         ``MAINPID`` replaced. ``tree_empty``: no process is left, and no exit of the unit is still to be told.
