@@ -1,7 +1,8 @@
 """A hand-driven world for one manager: the test says what happens, the rig keeps the time, the numbers and the laws.
 
-After every event three laws are checked: the folded changes are the snapshot, a manager restored from the changes
-before the event decides the same, and nothing is decided without a record for each spawn.
+After every event four laws are checked: the folded changes are the snapshot, a manager restored from the changes
+before the event decides the same and finds everything where the other one does, and nothing is decided without a record
+for each spawn.
 """
 
 from collections.abc import Mapping
@@ -26,6 +27,7 @@ from supervisord_py.core.events import (
     UnitsLoaded,
 )
 from supervisord_py.core.manager import Manager
+from supervisord_py.core.processes import is_idling
 from supervisord_py.model.records import UNNUMBERED, Record
 from supervisord_py.model.states import Role, ServiceType
 from supervisord_py.model.status import UnitStatus
@@ -33,6 +35,19 @@ from supervisord_py.model.unit import SECOND_NS, Command, Dependency, RestartPol
 
 WALL_NS = 1_700_000_000 * SECOND_NS
 NO_JITTER = RestartPolicy(jitter=0.0)
+
+
+INDEXES = ("alive", "unit_of_spawn", "job_of", "jobs", "texts", "idling")
+"""What a manager looks up: made from the state by one that is restored, kept up to date by one that goes on."""
+
+
+def index_of(manager: Manager, name: str) -> object:
+    """Return an index of a manager in an order of its own: only of the jobs the order matters."""
+    index = getattr(manager.ledger, name)
+    if name == "idling":
+        # Who is not idle any more leaves it when it is looked at.
+        return sorted(unit for unit in index if is_idling(manager.ledger, unit))
+    return list(index) if name == "jobs" else sorted(index)
 
 
 def commands(*words: str) -> tuple[Command, ...]:
@@ -103,6 +118,7 @@ class Rig:
         copied = twin.handle(event, now)
         assert copied.records == effects.records, "a restored manager decides the same"
         assert copied.actions == effects.actions, "a restored manager decides the same"
+        assert [index_of(twin, name) for name in INDEXES] == [index_of(self.manager, name) for name in INDEXES]
         assert twin.deadline_ns() == self.manager.deadline_ns()
         self._fold()
         assert self.state == self.manager.snapshot() == twin.snapshot()

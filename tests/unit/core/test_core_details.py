@@ -7,7 +7,7 @@ from core_rig import Rig, commands, needs, notify, oneshot, service
 
 from supervisord_py.core.actions import KillTree
 from supervisord_py.core.events import NotifyReceived, ShutdownForced
-from supervisord_py.model.states import JobMode, KillMode, Restart, Role, ServiceType
+from supervisord_py.model.states import JobMode, KillMode, OnDependencyFailure, Restart, Role, ServiceType
 from supervisord_py.model.unit import SECOND_NS, BadUnit, Condition, Dependency, KillPolicy, RestartPolicy, UnitSet
 
 NEVER = RestartPolicy(restart=Restart.NO, jitter=0.0)
@@ -257,3 +257,73 @@ def test_who_was_bound_to_what_ended_is_told_so_and_who_needs_it_is_stopped() ->
     rig.spawned("web")
     rig.crash("db")
     assert rig.outcome(request) == {"edge": "canceled", "web": "dependency"}
+
+
+def test_what_failed_in_the_end_of_a_start_says_how() -> None:
+    """The main process fails while the command after the start runs, and leaves something: the reason is its end."""
+    rig = Rig(service("web", exec_start_post=commands("/bin/tell"), restart=NEVER))
+    rig.ask("start", "web")
+    rig.spawned("web")
+    rig.exited("web", 3, role=Role.MAIN, empty=False)
+    rig.exited("web", 0, role=Role.START_POST, empty=False)
+    assert rig.record("unit.stopping").fields["reason"] == "its main process exited with code 3"
+
+
+def test_a_former_main_process_that_says_something_names_no_heir() -> None:
+    """It may speak as before; only MAINPID= would name another one."""
+    rig = Rig(notify("web"))
+    rig.ask("start", "web")
+    spawn_id = rig.spawned("web")
+    pid = rig.status("web").pid
+    assert pid is not None
+    rig.happen(NotifyReceived("web", spawn_id, pid, {"READY": "1"}, main_pid=pid + 50))
+    rig.exited("web", signal=9, empty=False)
+    former = rig.manager.ledger.state("web").former
+    rig.happen(NotifyReceived("web", spawn_id, pid, {"STATUS": "going"}))
+    assert rig.manager.ledger.state("web").former == former
+
+
+def test_a_unit_waits_for_one_before_it_that_is_to_reload_or_start() -> None:
+    """Both are to be up: it does not matter by which word the first one was asked for."""
+    web = service("web", relations={"after": (Dependency("db"),)})
+    rig = Rig(notify("cache"), service("db", relations=needs("cache")), web)
+    rig.ask("reload-or-restart", "db", wait=False)
+    rig.ask("start", "web", wait=False)
+    assert rig.launched() == ["cache"]
+    rig.up("cache")
+    assert rig.launched() == ["cache", "db"]
+    rig.spawned("db")
+    assert rig.launched() == ["cache", "db", "web"]
+
+
+def test_a_failure_that_is_told_twice_is_one() -> None:
+    """web may not wait for db, which cannot start: its job fails and so does the unit; the alert is started once."""
+    web = service(
+        "web", relations={**needs("db"), "on_failure": ("alert",), "on_dependency_failure": OnDependencyFailure.FAIL}
+    )
+    rig = Rig(service("db", restart=NEVER), web, oneshot("alert"))
+    rig.ask("start", "web")
+    rig.failed_to_spawn("db")
+    assert rig.shown("web") == "failed/failed/dependency"
+    assert rig.manager.ledger.state("alert").related == 1
+    assert [each.unit for each in rig.records if each.event == "job.queued"].count("alert") == 1
+
+
+def test_an_automatic_restart_takes_no_stop_of_a_dependent_back() -> None:
+    """db, which crashed, comes back while web is being stopped by somebody: web stays down; log, which runs, is
+    restarted with db.
+    """
+    db = service("db", restart=RestartPolicy(delay_ns=SECOND_NS, jitter=0.0))
+    web, log = (service(name, relations={"part_of": ("db",)}) for name in ("web", "log"))
+    rig = Rig(db, web, log)
+    rig.ask("start", "db", "web", "log")
+    for name in ("db", "web", "log"):
+        rig.spawned(name)
+    rig.ask("stop", "web")
+    rig.crash("db")
+    rig.later(1)
+    rig.exited("web", signal=15)
+    rig.exited("log", signal=15)
+    rig.spawned("db")
+    assert rig.launched() == ["db", "web", "log", "db", "log"]
+    assert rig.shown("web") == "inactive/dead/success"
