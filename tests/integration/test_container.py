@@ -485,6 +485,16 @@ def test_a_reader_that_stands_still_or_goes_holds_up_nothing() -> None:
                     os.close(descriptor)
 
 
+def test_units_get_the_variables_that_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``--pass-env``, more than once; what is not named stays outside, and what is not there is no error."""
+    for name in ("FIRST", "SECOND", "THIRD"):
+        monkeypatch.setenv(name, name.lower())
+    unit = '[service]\nexec-start = ["sh", "-c", "echo $FIRST $SECOND ${THIRD-none} ${FOURTH-none}"]\nrestart = "no"\n'
+    options = ("--output", "stdout", "--pass-env", "FIRST", "--pass-env", "SECOND", "--pass-env", "FOURTH")
+    status, printed, _ = run_to_the_end({"web": f'[unit]\nexit-supervisor-on = "exit"\n{unit}'}, *options)
+    assert (status, printed) == (0, "web | first second none none\n")
+
+
 def test_a_supervisor_without_output_on_standard_output_is_as_before() -> None:
     """Lines of units are in their files only."""
     with supervisor({"db": SLEEPS}) as running:
