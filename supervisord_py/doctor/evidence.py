@@ -83,6 +83,8 @@ class Evidence(Struct):
     invocations: dict[int, str]
     """What the environment of main processes says, where it may be read."""
     book: Book | None = None
+    is_book_missing: bool = False
+    """There is none, and we would see it."""
     mailboxes: dict[str, bool] = {}
     """Files of notify sockets; True where a socket is bound to it."""
     has_relay: bool = False
@@ -103,7 +105,7 @@ def identify(client: Client) -> Instance:
     """
     version = client.call("Version")
     keeper = int(version["keeper_pid"])
-    config = _config(keeper)
+    config = config_of(keeper)
     runtime = config.get("runtime_dir")
     number = None
     if runtime is not None:
@@ -120,7 +122,7 @@ def identify(client: Client) -> Instance:
     )
 
 
-def _config(keeper: int) -> dict[str, Any]:
+def config_of(keeper: int) -> dict[str, Any]:
     """Return what the keeper was started with; empty where that may not be read."""
     try:
         words = Path(f"/proc/{keeper}/cmdline").read_bytes().split(b"\0")
@@ -142,7 +144,7 @@ def look(client: Client) -> Evidence:
     processes, managers = _processes(instance)
     mailboxes, groups = _mailboxes(instance), _groups(instance)
     mains = [unit.pid for unit in before.values() if unit.pid is not None]
-    invocations = {pid: found for pid in mains if (found := _variable(pid, "INVOCATION_ID")) is not None}
+    invocations = {pid: found for pid in mains if (found := variable(pid, "INVOCATION_ID")) is not None}
     keeper_descriptors, manager_descriptors = _descriptors(instance.keeper), _descriptors(instance.manager)
     units = _compared(before, _status(client))
     living = _units_of(processes.values(), book)
@@ -159,8 +161,9 @@ def look(client: Client) -> Evidence:
         managers=managers,
         invocations=invocations,
         book=book,
+        is_book_missing=book is None and _is_missing(instance),
         mailboxes=mailboxes,
-        has_relay=_variable(instance.manager, "NOTIFY_SOCKET") is not None,
+        has_relay=variable(instance.manager, "NOTIFY_SOCKET") is not None,
         groups=groups,
         keeper_descriptors=keeper_descriptors,
         manager_descriptors=manager_descriptors,
@@ -207,6 +210,15 @@ def _read_book(instance: Instance) -> Book | None:
     if instance.runtime is None or not os.access(f"{instance.runtime}/book", os.R_OK):
         return None
     return read_book(Path(instance.runtime, "book"))
+
+
+def _is_missing(instance: Instance) -> bool:
+    try:
+        return instance.runtime is not None and "book" not in os.listdir(instance.runtime)
+    except PermissionError:
+        return False
+    except OSError:
+        return True
 
 
 def _units_of(processes: Iterable[Process], book: Book | None) -> set[str]:
@@ -323,7 +335,7 @@ def _group_unit(pid: int, instance: Instance) -> str | None:
     return None
 
 
-def _variable(pid: int, name: str) -> str | None:
+def variable(pid: int, name: str) -> str | None:
     """Return what a process was given as a variable; None also where its environment may not be read."""
     try:
         with open(f"/proc/{pid}/environ", "rb", buffering=0) as file:

@@ -92,7 +92,7 @@ def every_main_process_lives(evidence: Evidence) -> Iterator[tuple[str, Finding]
                 f"the main process of {word.name}, {_name(process)}, is not below the keeper, which does not follow it"
             )
             yield f"{key} parent", wrong("status", fact, REPORT)
-        if process.spawn_id is None and process.descends:
+        if process.spawn_id is None and process.descends and evidence.instance.number is not None:
             if process.may_be_tagged:
                 fact = f"the main process of {word.name}, {_name(process)}, carries no tag: what it starts may flee"
                 yield f"{key} tag", wrong("tag", fact, f"does it change its own RLIMIT_RTTIME? If not, {REPORT}")
