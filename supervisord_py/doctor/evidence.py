@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from supervisord_py.ctl.client import Client, ControlError
 from supervisord_py.host.book import Book, read_book
@@ -67,6 +67,8 @@ class UnitWord(Struct, frozen=True):
     moving: bool = False
     may_leave: bool = False
     """Its text leaves alone what a life leaves behind (``kill-mode``)."""
+    has_command: bool = True
+    """Whether there is anything to run: not of a target, and not known where commands may not be seen."""
 
     @property
     def is_at_rest(self) -> bool:
@@ -180,6 +182,7 @@ def _status(client: Client) -> dict[str, UnitWord]:
             sub=unit["sub_state"].replace("_", "-"),
             pid=unit["pid"],
             invocation=unit["invocation"],
+            has_command=unit["exec"] is not None,
         )
     return words
 
@@ -187,10 +190,7 @@ def _status(client: Client) -> dict[str, UnitWord]:
 def _compared(before: dict[str, UnitWord], after: dict[str, UnitWord]) -> dict[str, UnitWord]:
     """Return what was said last, marked where it was not what was said first."""
     return {
-        name: word
-        if before.get(name) == word
-        else UnitWord(name, word.active, word.sub, word.pid, word.invocation, True)
-        for name, word in after.items()
+        name: word if before.get(name) == word else structs.replace(word, moving=True) for name, word in after.items()
     }
 
 
@@ -203,7 +203,7 @@ def _with_kill_mode(client: Client, unit: UnitWord) -> UnitWord:
     mode = next((each["value"] for each in settings if each["key"] == "service.kill-mode"), None)
     if mode not in ("process", "none"):
         return unit
-    return UnitWord(unit.name, unit.active, unit.sub, unit.pid, unit.invocation, unit.moving, may_leave=True)
+    return structs.replace(unit, may_leave=True)
 
 
 def _read_book(instance: Instance) -> Book | None:

@@ -121,10 +121,10 @@ def _is_followed(word: UnitWord, evidence: Evidence) -> bool:
 
 
 def no_unit_runs_without_a_process(evidence: Evidence) -> Iterator[tuple[str, Finding]]:
-    """A unit that is said to run has a process (one that is ``exited`` needs none)."""
+    """A unit that is said to run has a process (one that is ``exited`` needs none, nor does a target)."""
     with_process = {unit_of(process, evidence) for process in evidence.processes.values()}
     for word in _settled(evidence):
-        if word.sub == "running" and word.pid is None and word.name not in with_process:
+        if word.sub == "running" and word.has_command and word.pid is None and word.name not in with_process:
             fact = f"{word.name} is said to run, and has no process"
             yield word.name, wrong("status", fact, f"supctl restart {word.name}; {REPORT}")
 
