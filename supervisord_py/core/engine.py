@@ -133,7 +133,8 @@ def _settle(ledger: Ledger, job: Job) -> None:
                 finish(ledger, job, JobResult.DONE)
             elif sub is SubState.STUCK:
                 finish(ledger, job, JobResult.FAILED, stopping.stuck_message(ledger, job.unit))
-            elif sub in BETWEEN_LIVES or sub in REST:
+            elif sub in REST or (sub in BETWEEN_LIVES and job.type is not JobType.VERIFY_ACTIVE):
+                # Who only asks whether it is there waits for a unit that is restarted: its next life may answer.
                 _settle_ended_start(ledger, job)
         case JobType.STOP:
             if sub in REST:

@@ -2,13 +2,24 @@
 ``docs/mutation.md``).
 """
 
+from typing import Any
+
 import pytest
 from core_rig import Rig, commands, needs, notify, oneshot, service
 
-from supervisord_py.core.actions import KillTree
+from supervisord_py.core.actions import ExitSupervisor, KillTree
 from supervisord_py.core.events import NotifyReceived, ShutdownForced
 from supervisord_py.model.states import JobMode, KillMode, OnDependencyFailure, Restart, Role, ServiceType
-from supervisord_py.model.unit import SECOND_NS, BadUnit, Condition, Dependency, KillPolicy, RestartPolicy, UnitSet
+from supervisord_py.model.unit import (
+    SECOND_NS,
+    BadUnit,
+    Condition,
+    Dependency,
+    KillPolicy,
+    RestartPolicy,
+    Unit,
+    UnitSet,
+)
 
 NEVER = RestartPolicy(restart=Restart.NO, jitter=0.0)
 SLOWLY = RestartPolicy(restart=Restart.ALWAYS, delay_ns=60 * SECOND_NS, jitter=0.0)
@@ -327,3 +338,125 @@ def test_an_automatic_restart_takes_no_stop_of_a_dependent_back() -> None:
     rig.spawned("db")
     assert rig.launched() == ["db", "web", "log", "db", "log"]
     assert rig.shown("web") == "inactive/dead/success"
+
+
+PHASES: dict[str, tuple[dict[str, Any], str]] = {
+    "condition": ({"exec_condition": commands("/bin/may-it")}, "start"),
+    "start-pre": ({"exec_start_pre": commands("/bin/prepare")}, "start"),
+    "start": ({}, "start"),
+    "start-post": ({"exec_start_post": commands("/bin/tell")}, "start"),
+    "reload": ({"exec_reload": commands("/bin/reload")}, "start"),
+    "stop": ({"exec_stop": commands("/bin/stop")}, "stop"),
+    "stop-sigterm": ({}, "stop"),
+    "stop-watchdog": ({}, "abort"),
+    "stop-post": ({"exec_stop_post": commands("/bin/sweep")}, "stop"),
+    "final-sigterm": ({"exec_stop_post": commands("/bin/sweep")}, "stop"),
+}
+"""Each phase that a time-out bounds, with what a unit has to have for it, and the key of the time-out."""
+
+
+def bring_to(rig: Rig, phase: str) -> None:
+    """Start web, and let happen what it needs to come to this phase."""
+    rig.ask("start", "web", wait=False)
+    if phase in ("condition", "start-pre", "start"):
+        return
+    rig.up("web")
+    if phase == "start-post":
+        return
+    if phase == "reload":
+        rig.ask("reload", "web", wait=False)
+    elif phase == "stop-watchdog":
+        rig.says("web", WATCHDOG="trigger")
+    else:
+        rig.ask("stop", "web", wait=False)
+    if phase in ("stop-post", "final-sigterm"):
+        rig.exited("web", signal=15)
+    if phase == "final-sigterm":
+        rig.exited("web", 0, role=Role.STOP_POST, empty=False)
+
+
+@pytest.mark.parametrize(("before", "after"), [(10, 20), (20, 10), (None, 10), (10, None)])
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_time_out_that_changes_counts_from_the_beginning_of_the_phase(
+    phase: str, before: int | None, after: int | None
+) -> None:
+    """A reload gives another time-out while its phase goes on: the phase ends so long after its beginning. The other
+    two time-outs mean nothing to it.
+    """
+    keys, key = PHASES[phase]
+
+    def web(seconds: int | None, others: int) -> Unit:
+        spans = {f"timeout_{name}_ns": others * SECOND_NS for name in ("start", "stop", "abort")}
+        spans[f"timeout_{key}_ns"] = None if seconds is None else seconds * SECOND_NS  # type: ignore[assignment]
+        return notify("web", restart=NEVER, **keys, **spans)
+
+    rig = Rig(web(before, 100))
+    bring_to(rig, phase)
+    assert rig.status("web").sub_state == phase
+    began_ns = rig.mono_ns
+    rig.later(4)
+    rig.load(web(after, 50))
+    ends_ns = rig.manager.deadline_ns()
+    assert ends_ns == (None if after is None else began_ns + after * SECOND_NS)
+    rig.later(1000 if after is None else after - 4.1)
+    assert rig.status("web").sub_state == phase
+    if after is not None:
+        rig.later(0.2)
+        assert rig.status("web").sub_state != phase or phase == "reload"
+
+
+def test_what_a_unit_may_need_in_a_shutdown_counts_each_of_its_commands() -> None:
+    """Two commands to stop it, one after that, the signal and the kill: each gets its share of nine tenths of the time,
+    and all is over before force is needed.
+    """
+    keys = {"exec_stop": commands("/bin/a", "/bin/b"), "exec_stop_post": commands("/bin/c")}
+    rig = Rig(service("web", timeout_stop_ns=20 * SECOND_NS, **keys))
+    rig.ask("start", "web")
+    rig.spawned("web")
+    rig.shut_down(50)
+    share_ns = 20 * 45 * SECOND_NS // (20 * 4 + 20 / 8)
+    began_ns = rig.mono_ns
+    assert rig.manager.deadline_ns() == pytest.approx(began_ns + share_ns, abs=10)
+
+
+def test_what_is_killed_in_a_forced_shutdown_gets_a_moment_to_die() -> None:
+    """The kernel has five seconds; then the supervisor waits no more."""
+    rig = Rig(service("web"))
+    rig.ask("start", "web")
+    rig.spawned("web")
+    rig.shut_down(90)
+    rig.happen(ShutdownForced())
+    rig.later(4.9)
+    assert not any(isinstance(each, ExitSupervisor) for each in rig.actions)
+    rig.later(1.2)
+    assert sum(isinstance(each, ExitSupervisor) for each in rig.actions) == 1
+
+
+def test_a_requisite_whose_start_goes_on_without_a_job_is_waited_for() -> None:
+    """The start of db was called off and goes on: web waits until db is up."""
+    web = service("web", relations={"requisite": (Dependency("db"),)})
+    rig = Rig(notify("db"), web)
+    rig.ask("start", "db", wait=False)
+    rig.spawned("db")
+    rig.ask("cancel", arguments={"job": 1})
+    request = rig.ask("start", "web")
+    assert rig.launched() == ["db"]
+    assert request not in rig.replies
+    rig.says("db", READY="1")
+    rig.spawned("web")
+    assert rig.outcome(request) == {"web": "done"}
+
+
+def test_a_unit_recovers_each_time() -> None:
+    """web waits for db, which fails and comes back, again and again: no time is the last one."""
+    rig = Rig(service("db", restart=NEVER), service("web", relations={"binds_to": (Dependency("db"),)}))
+    rig.ask("start", "web")
+    rig.spawned("db")
+    rig.spawned("web")
+    for count in range(2, 30):
+        rig.crash("db")
+        rig.exited("web", signal=15)
+        rig.ask("start", "db")
+        rig.spawned("db")
+        assert rig.launched().count("web") == count
+        rig.spawned("web")
