@@ -293,6 +293,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 2, help="children at a time")
     parser.add_argument("--only", nargs="*", help="modules of the core to mutate: life.py engine.py ...")
     parser.add_argument("--without", nargs="*", default=[], help="modules of the core to leave alone")
+    parser.add_argument("--quick", action="store_true", help="leave the property tests out (more survives)")
     parser.add_argument("--again", type=Path, help="judge the survivors of this earlier --json once more")
     parser.add_argument("--json", type=Path, help="write the survivors there")
     parser.add_argument("--one", help=argparse.SUPPRESS)
@@ -313,6 +314,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _say(f"{total} mutants in {len(paths)} modules, {len(mutants)} to judge (seed {options.seed})")
 
     def work(checks: list[Check]) -> int:
+        checks = [check for check in checks if check.kind != "property" or not options.quick]
         if failing := measure(checks):
             _say(f"{len(failing)} checks fail without any mutant: mend that first: {failing[:5]}")
             return 2
