@@ -81,8 +81,9 @@ Other messages of the keeper
         descriptors. A spawn that is still to be made has pid 0. The outputs follow as ``outputs`` messages, the
         unacknowledged facts as ``facts``.
     {"outputs": [UNIT..]}           with as many descriptors: the unit's output pipe, also whenever one is made
-    {"order": "stop" | "kill" | "reload" | "reopen"}
-        A signal came: TERM/INT/QUIT/RTMIN+3, second INT, HUP, USR1. (USR2 is ``restart-manager``.)
+    {"order": "stop" | "kill" | "reload" | "reopen" | "replace"}
+        A signal came: TERM/INT/QUIT/RTMIN+3, second INT, HUP, USR1, USR2. (The last one's answer is
+        ``restart-manager``, unless the manager finds the new code unfit.)
     {"preflight-failed": TEXT}
     {"reexec": TEXT or null}        why no new image of the keeper can take over; null: it can, a new manager is started
     {"answer": Q, "unit": NAME or null, "stray": BOOL, "descendant": BOOL}   to {"op": "whose", "pid", "question": Q}
