@@ -266,9 +266,10 @@ def _rfc3339(wall_ns: int) -> str:
 
 
 def _sentence(lines: list[WhyLine]) -> str | None:
-    if not lines or lines[0].kind == "running":
-        return None
-    return lines[0].message
+    """Return what ``status`` says; of a unit that runs only that it runs by a text that is no more."""
+    if lines and lines[0].kind != "running":
+        return lines[0].message
+    return next((line.message for line in lines if line.kind in ("bad-setting", "disabled")), None)
 
 
 def _reasons(ledger: Ledger, name: str) -> list[WhyLine]:
@@ -319,7 +320,10 @@ def _reasons(ledger: Ledger, name: str) -> list[WhyLine]:
     if bad is not None:
         reason = f"its file has become invalid, it runs on by the text before: {bad.reason}"
         lines.append(WhyLine("bad-setting", reason, advice=f"supervisord-py check {bad.path}"))
-    elif name not in ledger.set.units and name not in ledger.set.masked:
+    elif name in ledger.set.masked:
+        reason = "it is masked since, it runs on by the text that it has until it stops"
+        lines.append(WhyLine("disabled", reason, advice=f"supctl unmask {name}"))
+    elif name not in ledger.set.units:
         lines.append(WhyLine("bad-setting", "no file defines it any more, it runs on by the text that it has"))
     return lines
 

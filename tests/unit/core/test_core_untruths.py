@@ -8,7 +8,7 @@ from core_rig import Rig, notify, service, unit_set
 from supervisord_py.core import view
 from supervisord_py.core.events import ExitStatus, ProcessExited, UnitsLoaded
 from supervisord_py.model.states import ExitSupervisorOn, Restart, Role
-from supervisord_py.model.unit import Dependency, RestartPolicy, UnitSet
+from supervisord_py.model.unit import BadUnit, Dependency, RestartPolicy, UnitSet
 
 AGAIN = RestartPolicy(jitter=0.0)
 NEVER = RestartPolicy(Restart.NO, jitter=0.0)
@@ -86,6 +86,25 @@ def test_a_unit_that_was_masked_in_its_back_off_waited_for_a_dependency() -> Non
     assert len(rig.spawns) == 1
     assert (rig.status("web").sub_state, rig.status("web").load_state) == ("dead", "masked")
     assert rig.record("unit.stopped", "web")
+
+
+@pytest.mark.parametrize("what", ["invalid", "gone", "masked"])
+def test_status_was_silent_about_a_unit_that_runs_by_a_text_that_is_no_more(what: str) -> None:
+    """Only ``why`` told that its file had become invalid, and nothing that it was masked while it ran."""
+    rig = Rig(service("web"))
+    rig.ask("start", "web")
+    rig.spawned("web")
+    assert rig.status("web").why is None
+    match what:
+        case "invalid":
+            rig.load(bad=UnitSet(bad={"web": BadUnit("web", "/units/web.toml", "no such key")}))
+        case "gone":
+            rig.load()
+        case "masked":
+            rig.happen(masked("web"))
+    why = rig.status("web").why or ""
+    assert "it runs on by the text" in why
+    assert {"invalid": "no such key", "gone": "no file", "masked": "masked"}[what] in why
 
 
 @pytest.mark.parametrize("kind", ["requires", "binds_to"])
