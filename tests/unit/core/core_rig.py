@@ -59,6 +59,7 @@ def untrue(manager: Manager) -> Iterator[str]:
             "it reloads itself in its reload": not state.notify_reloading
             or state.sub in (SubState.RELOAD, SubState.START_POST),
             "what gets healthy is up": state.healthy_at_ns is None or state.sub in UP | STOPPING,
+            "what gets healthy has failed": state.healthy_at_ns is None or state.failures > 0 or state.backoff > 0,
             "what is upheld is at rest": state.uphold_at_ns is None or rests,
             "what is followed is known": state.following is None or state.following in ledger.unit_of_spawn,
             "the text of a life is kept": rests or name in ledger.texts,

@@ -9,7 +9,15 @@ from core_rig import Rig, commands, needs, notify, oneshot, service
 
 from supervisord_py.core.actions import ExitSupervisor, KillTree
 from supervisord_py.core.events import NotifyReceived, ShutdownForced
-from supervisord_py.model.states import JobMode, KillMode, OnDependencyFailure, Restart, Role, ServiceType
+from supervisord_py.model.states import (
+    ExitSupervisorOn,
+    JobMode,
+    KillMode,
+    OnDependencyFailure,
+    Restart,
+    Role,
+    ServiceType,
+)
 from supervisord_py.model.unit import (
     SECOND_NS,
     BadUnit,
@@ -460,3 +468,38 @@ def test_a_unit_recovers_each_time() -> None:
         rig.spawned("db")
         assert rig.launched().count("web") == count
         rig.spawned("web")
+
+
+def test_what_a_process_said_was_wrong_is_told_with_its_end() -> None:
+    """ERRNO= of the life that is over, and of no other."""
+    rig = Rig(notify("web", restart=NEVER))
+    for errno in (5, None):
+        rig.ask("start", "web")
+        rig.spawned("web")
+        rig.says("web", READY="1", **({} if errno is None else {"ERRNO": str(errno)}))
+        rig.crash("web")
+        assert rig.record("unit.failed").fields.get("errno", "none") == (errno or "none")
+
+
+@pytest.mark.parametrize(("code", "ends"), [(1, False), (0, True)])
+def test_what_is_skipped_has_not_ended(code: int, ends: bool) -> None:
+    """A unit whose end is that of the supervisor, and whose exec-condition says no, ends nothing."""
+    relations = {"exit_supervisor_on": ExitSupervisorOn.EXIT}
+    rig = Rig(oneshot("web", relations=relations, exec_condition=commands("/bin/may-it")))
+    rig.ask("start", "web")
+    rig.spawned("web")
+    rig.exited("web", code, role=Role.CONDITION)
+    if code == 0:
+        rig.spawned("web")
+        rig.exited("web", 0, role=Role.MAIN)
+    assert any(isinstance(each, ExitSupervisor) for each in rig.actions) is ends
+
+
+@pytest.mark.parametrize("verb", ["start", "reload-or-restart"])
+def test_a_requisite_that_imposes_no_order_is_there_when_it_is_asked_for(verb: str) -> None:
+    """db waits for cache, and web has to find db, but not up: it starts at once."""
+    web = service("web", relations={"requisite": (Dependency("db", ordered=False),)})
+    rig = Rig(notify("cache"), service("db", relations=needs("cache")), web)
+    rig.ask(verb, "db", wait=False)
+    rig.ask("start", "web", wait=False)
+    assert rig.launched() == ["cache", "web"]
