@@ -313,7 +313,8 @@ def _reasons(ledger: Ledger, name: str) -> list[WhyLine]:
         lines = [WhyLine("starting", _starting(ledger, name), seq=seq, advice=f"supctl logs -f {name}")]
         return lines + _source(state) if state.monitor is not None or (state.order and state.order.by) else lines
     if state.sub in STOPPING:
-        return [WhyLine("operator" if state.stopped else "failed", _stopping(state), seq=seq)]
+        kinds = {Ending.ORDER: "operator", Ending.BOUND: "dependency", Ending.ITSELF: "failed"}
+        return [WhyLine("operator" if state.stopped else kinds[state.ending], _stopping(state), seq=seq)]
     if state.sub is SubState.DEAD:
         return [_at_rest(state, unit.enabled, name)]
     lines = _running(state, name)

@@ -472,3 +472,20 @@ def test_017_who_only_looks_for_a_unit_does_not_take_its_restart_away(crashes_in
     rig.says("db", READY="1")
     rig.spawned("web")
     assert rig.outcome(request) == {"web": "done"}
+
+
+def test_018_a_unit_that_somebody_restarts_is_not_told_to_have_failed() -> None:
+    """While the life before a restart ends, why says that it was ordered; of what ends with what it is bound to, that
+    it depends on that. Both were called failures.
+    """
+    db = service("db", restart=NEVER)
+    rig = Rig(db, service("web", relations={"binds_to": (Dependency("db"),)}))
+    rig.ask("start", "web", wait=False)
+    rig.spawned("db")
+    rig.spawned("web")
+    rig.ask("restart", "web", wait=False)
+    assert [line.kind for line in view.why(rig.manager, "web")] == ["operator"]
+    rig.exited("web", signal=15)
+    rig.spawned("web")
+    rig.crash("db")
+    assert [line.kind for line in view.why(rig.manager, "web")] == ["dependency"]
