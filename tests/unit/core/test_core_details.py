@@ -5,8 +5,9 @@
 from typing import Any
 
 import pytest
-from core_rig import Rig, commands, needs, notify, oneshot, service
+from core_rig import Rig, commands, needs, notify, oneshot, service, target
 
+from supervisord_py.core import view
 from supervisord_py.core.actions import ExitSupervisor, KillTree
 from supervisord_py.core.events import NotifyReceived, ShutdownForced
 from supervisord_py.model.states import (
@@ -503,3 +504,48 @@ def test_a_requisite_that_imposes_no_order_is_there_when_it_is_asked_for(verb: s
     rig.ask(verb, "db", wait=False)
     rig.ask("start", "web", wait=False)
     assert rig.launched() == ["cache", "web"]
+
+
+def test_a_stop_that_only_follows_gives_way_to_a_wish() -> None:
+    """all wants c, whose conflict with x would stop what is part of x, and, by way of others, a, which is part of x and
+    is down: a starts and c is given up; only a conflict of a's own would win over the wish.
+    """
+    wants = {name: {"wants": (Dependency(other),)} for name, other in (("b", "d"), ("d", "a"))}
+    rig = Rig(
+        target("all", wants=(Dependency("c"), Dependency("b"))),
+        service("c", relations={"conflicts": ("x",)}),
+        service("b", relations=wants["b"]),
+        service("d", relations=wants["d"]),
+        service("a", relations={"part_of": ("x",)}),
+        service("x"),
+    )
+    rig.ask("start", "x")
+    rig.spawned("x")
+    rig.ask("start", "all")
+    assert rig.launched() == ["x", "a"]
+    assert rig.shown("x") == "active/running/success"
+
+
+def test_a_stop_that_is_shortened_by_a_shutdown_still_has_time() -> None:
+    """It gets nine tenths of what the shutdown has, less the share of the kill, from now on; not nothing."""
+    rig = Rig(service("web", timeout_stop_ns=3600 * SECOND_NS))
+    rig.ask("start", "web")
+    rig.spawned("web")
+    rig.ask("stop", "web")
+    rig.shut_down(90)
+    rig.later(71)
+    assert KillTree("web", 9) not in rig.actions
+    rig.later(2)
+    assert KillTree("web", 9) in rig.actions
+
+
+def test_a_new_unit_does_not_call_off_an_irreversible_stop() -> None:
+    """A reload brings web, enabled, which needs db; db is being stopped for good: web is given up, the stop goes on."""
+    rig = Rig(service("db"))
+    rig.ask("start", "db")
+    rig.spawned("db")
+    rig.ask("stop", "db", wait=False, mode=JobMode.REPLACE_IRREVERSIBLY)
+    rig.load(service("db"), service("web", relations={**needs("db"), "enabled": True}), start=True)
+    assert [(job.unit, job.type) for job in view.jobs(rig.manager)] == [("db", "stop")]
+    rig.exited("db", signal=15)
+    assert rig.launched() == ["db"]

@@ -1,9 +1,10 @@
 """What the journal is told of a life, field by field: the stories of ``tests/scripts`` leave out what is noise."""
 
-from core_rig import Rig, commands, notify
+from core_rig import Rig, commands, notify, service
 
+from supervisord_py.model.records import UNNUMBERED
 from supervisord_py.model.states import Restart, Role, Severity
-from supervisord_py.model.unit import SECOND_NS, RestartPolicy
+from supervisord_py.model.unit import SECOND_NS, BadUnit, Condition, Dependency, RestartPolicy, UnitSet
 
 WORDS = ("message", "reason")
 """What the stories hold already."""
@@ -100,3 +101,76 @@ def test_the_records_of_two_lives_have_all_their_fields() -> None:
         for record in rig.records
     ]
     assert told == TOLD
+
+
+FOLLOWS = [
+    ("unit.loaded db", "-"),
+    ("unit.loaded web", "-"),
+    ("job.queued web", "-"),
+    ("job.queued db", "-"),
+    ("unit.queued web", "job.queued web"),
+    ("unit.starting db", "job.queued db"),
+    ("unit.error db", "unit.starting db"),
+    ("unit.started db", "unit.starting db"),
+    ("unit.ready db", "unit.started db"),
+    ("job.finished db", "unit.ready db"),
+    ("unit.heartbeat db", "unit.started db"),
+    ("unit.starting web", "job.queued web"),
+    ("unit.started web", "unit.starting web"),
+    ("unit.ready web", "unit.started web"),
+    ("job.finished web", "unit.ready web"),
+    ("unit.rejected db", "-"),
+    ("unit.exited db", "unit.ready db"),
+    ("unit.failed db", "unit.exited db"),
+    ("job.queued web", "unit.exited db"),
+    ("unit.stopping web", "job.queued web"),
+    ("unit.exited web", "unit.stopping web"),
+    ("unit.stopped web", "unit.exited web"),
+    ("job.finished web", "unit.stopped web"),
+    ("unit.loaded db", "-"),
+    ("job.queued db", "-"),
+    ("unit.starting db", "job.queued db"),
+    ("job.changed db", "-"),
+    ("unit.stopping db", "job.changed db"),
+    ("unit.exited db", "unit.stopping db"),
+    ("unit.stopped db", "unit.exited db"),
+    ("unit.starting db", "job.changed db"),
+    ("unit.started db", "unit.starting db"),
+    ("unit.ready db", "unit.started db"),
+    ("job.finished db", "unit.ready db"),
+    ("job.queued web", "unit.ready db"),
+    ("unit.skipped web", "job.queued web"),
+    ("job.finished web", "job.queued web"),
+    ("unit.removed web", "unit.skipped web"),
+]
+"""What each record follows from: the last one of its unit that matters, another unit's, or nothing."""
+
+
+def test_each_record_follows_from_the_one_that_led_to_it() -> None:
+    """db fails and takes web with it, its file breaks and is mended, it comes back; somebody asks in between."""
+    db = notify("db", restart=RestartPolicy(restart=Restart.NO, jitter=0.0))
+    web = service("web", relations={"binds_to": (Dependency("db"),), "conditions": (Condition("path-exists", "/x"),)})
+    rig = Rig(db, web)
+    rig.ask("start", "web", wait=False)
+    rig.says("db", X_ERROR="early")
+    rig.spawned("db")
+    rig.says("db", READY="1", X_ERROR="late", WATCHDOG="1")
+    rig.checked("web")
+    rig.spawned("web")
+    rig.load(web, bad=UnitSet(bad={"db": BadUnit("db", "db.toml", "db.toml:1:1: no")}))
+    rig.crash("db")
+    rig.exited("web", signal=15)
+    rig.load(db, web)
+    rig.ask("start", "db", wait=False)
+    rig.ask("restart", "db", wait=False)
+    rig.spawned("db")
+    rig.exited("db", signal=15)
+    rig.up("db")
+    rig.checked("web", condition='condition-path-exists = "/x"')
+    rig.load(db)
+    numbered = [record for record in rig.records if record.event not in UNNUMBERED]
+    told = []
+    for record in rig.records:
+        cause = None if record.cause is None else numbered[record.cause - 1]
+        told.append((f"{record.event} {record.unit}", "-" if cause is None else f"{cause.event} {cause.unit}"))
+    assert told == FOLLOWS

@@ -96,6 +96,7 @@ def test_counters_of_units_that_are_gone_are_dropped() -> None:
     again = Rig(manager=cold)
     again.load(service("other"), start=True)
     assert "unit/web" not in again.state
+    assert "unit.removed" not in again.events()
 
 
 def test_extending_all_day_does_not_grow_the_heap() -> None:
