@@ -2,17 +2,23 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+RUNS := $(VENV)/.runs
 READY := $(VENV)/.ready
 
 .PHONY: run test test-daemons test-systemd check lint format bench soak mutate clean
 
-$(READY): pyproject.toml
+# Whoever only wants to see it run does not wait for the linters.
+$(RUNS): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; set PYTHON=")'
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(READY): $(RUNS)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
-run: $(READY)  ## supervise units/ in the foreground (Ctrl-C stops everything in order)
+run: $(RUNS)  ## supervise units/ in the foreground (Ctrl-C stops everything in order)
 	exec $(BIN)/supervisord-py run units
 
 test: $(READY)  ## every test

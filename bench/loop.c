@@ -1,5 +1,5 @@
 /* The least that can be called a supervisor, as a measure of what the machine can do: vfork, exec, wait, start again.
-   Usage: loop N PROGRAM ARGUMENT. SIGTERM ends all children, then itself. It keeps no log, no state, and answers nobody. */
+   Usage: loop N PROGRAM ARGUMENT... SIGTERM ends all children, then itself. It keeps no log, no state, and answers nobody. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <signal.h>
@@ -24,10 +24,10 @@ static pid_t start(char *const arguments[]) {
 }
 
 int main(int argc, char **argv) {
-    if (argc != 4) return 2;
+    if (argc < 3) return 2;
     count = atoi(argv[1]);
     pids = calloc((size_t)count, sizeof *pids);
-    char *const arguments[] = {argv[2], argv[3], NULL};
+    char *const *arguments = argv + 2;
     struct sigaction action = {.sa_handler = on_term};
     sigaction(SIGTERM, &action, NULL);
     for (int i = 0; i < count; i++) pids[i] = start(arguments);

@@ -1,7 +1,7 @@
 """The supervisors that are compared: how each is told to run N copies of a program, and how its state is asked.
 
-All defaults are kept but what N units need (descriptors) and where files go. Logging stays at each one's default:
-supervisor and ours capture output to files, circus does not.
+All defaults are kept but what N units need (descriptors), where files go, and what a ``Load`` asks for. Logging stays
+at each one's default otherwise: supervisor and ours capture output to files, circus does not.
 """
 
 import os
@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -16,17 +17,32 @@ ROOT = Path(__file__).resolve().parent.parent
 REQUIREMENTS = ("supervisor==4.3.0", "circus==0.19.0", "setuptools<81")
 
 
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What a supervisor has to do: ``count`` times ``program``.
+
+    ``quick`` asks for the shortest delay before a restart that it can be told, ``logged`` for a log file a unit.
+    """
+
+    count: int
+    program: tuple[str, ...]
+    quick: bool = False
+    logged: bool = False
+
+
 class Peer(Protocol):
-    """One supervisor."""
+    """One supervisor; ``default_delay`` and ``quick_delay`` say in words how long it waits before a restart."""
 
     name: str
+    default_delay: str
+    quick_delay: str | None
 
     def version(self) -> str: ...
 
-    def prepare(self, folder: Path, count: int, program: list[str]) -> None:
+    def prepare(self, folder: Path, load: Load) -> None:
         """Write its configuration; not measured."""
 
-    def command(self, folder: Path, count: int, program: list[str]) -> list[str]: ...
+    def command(self, folder: Path, load: Load) -> list[str]: ...
 
     def environment(self, folder: Path) -> dict[str, str]: ...
 
@@ -38,6 +54,8 @@ class Peer(Protocol):
 
 class Ours:
     name = "supervisord-py"
+    default_delay = "restart-sec = 100ms, up to 10 % longer"
+    quick_delay: str | None = "restart-sec = 0"
 
     def __init__(self) -> None:
         self._runtime: dict[Path, tempfile.TemporaryDirectory[str]] = {}
@@ -48,16 +66,17 @@ class Ours:
 
         return __version__
 
-    def prepare(self, folder: Path, count: int, program: list[str]) -> None:
+    def prepare(self, folder: Path, load: Load) -> None:
         units = folder / "units"
         units.mkdir()
-        words = ", ".join(f'"{word}"' for word in program)
-        for number in range(count):
-            (units / f"unit{number:04d}.toml").write_text(f"[service]\nexec-start = [{words}]\n")
+        words = ", ".join(f'"{word}"' for word in load.program)
+        text = f"[service]\nexec-start = [{words}]\n" + ("restart-sec = 0\n" if load.quick else "")
+        for number in range(load.count):
+            (units / f"unit{number:04d}.toml").write_text(text)
         # The kernel allows 107 bytes for a socket's path, so the runtime folder is elsewhere and short.
         self._runtime[folder] = tempfile.TemporaryDirectory(prefix="spy-")
 
-    def command(self, folder: Path, count: int, program: list[str]) -> list[str]:
+    def command(self, folder: Path, load: Load) -> list[str]:
         places = [
             f"--state-dir={folder}/state",
             f"--log-dir={folder}/log",
@@ -68,10 +87,17 @@ class Ours:
     def environment(self, folder: Path) -> dict[str, str]:
         return {**os.environ, "PYTHONPATH": str(ROOT)}
 
-    def status_command(self, folder: Path) -> list[str]:
+    def runtime(self, folder: Path) -> Path:
+        return Path(self._runtime[folder].name)
+
+    def control(self, folder: Path, *arguments: str) -> list[str]:
+        """Return the command line of ``supctl`` with these arguments."""
         installed = Path(sys.executable).parent / "supctl"
-        program = [str(installed)] if installed.exists() else [sys.executable, "-m", "supervisord_py.ctl"]
-        return [*program, f"--socket={self._runtime[folder].name}/control.sock", "status"]
+        program = [str(installed)] if installed.exists() else [sys.executable, "-m", "supervisord_py.ctl.cli"]
+        return [*program, f"--socket={self.runtime(folder)}/control.sock", *arguments]
+
+    def status_command(self, folder: Path) -> list[str]:
+        return self.control(folder, "status")
 
     def running_in(self, text: str) -> int:
         return len(re.findall(r"\bunit\d{4} +active\b", text))
@@ -98,12 +124,14 @@ class _FromPip:
 class Supervisor(_FromPip):
     name = "supervisor"
     distribution = "supervisor"
+    default_delay = "none that could be set; it looks once a second"
+    quick_delay: str | None = "startsecs = 0"
 
-    def prepare(self, folder: Path, count: int, program: list[str]) -> None:
+    def prepare(self, folder: Path, load: Load) -> None:
         (folder / "log").mkdir()
         text = (
             f"[supervisord]\nnodaemon=true\nlogfile={folder}/supervisord.log\npidfile={folder}/pid\n"
-            f"childlogdir={folder}/log\nminfds={4 * count + 1000}\nuser=root\n"
+            f"childlogdir={folder}/log\nminfds={4 * load.count + 1000}\nuser=root\n"
             f"[unix_http_server]\nfile={folder}/sock\n"
             "[rpcinterface:supervisor]\n"
             "supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface\n"
@@ -111,10 +139,13 @@ class Supervisor(_FromPip):
         )
         if os.geteuid() != 0:
             text = text.replace("user=root\n", "")
-        text += "".join(f"[program:unit{number:04d}]\ncommand={' '.join(program)}\n" for number in range(count))
+        more = "startsecs=0\n" if load.quick else ""
+        text += "".join(
+            f"[program:unit{number:04d}]\ncommand={' '.join(load.program)}\n{more}" for number in range(load.count)
+        )
         (folder / "conf").write_text(text)
 
-    def command(self, folder: Path, count: int, program: list[str]) -> list[str]:
+    def command(self, folder: Path, load: Load) -> list[str]:
         return [str(self.bin / "supervisord"), "-c", f"{folder}/conf"]
 
     def status_command(self, folder: Path) -> list[str]:
@@ -127,16 +158,22 @@ class Supervisor(_FromPip):
 class Circus(_FromPip):
     name = "circus"
     distribution = "circus"
+    default_delay = "check_delay = 5 s"
+    quick_delay: str | None = "check_delay = 0.1 s"
 
-    def prepare(self, folder: Path, count: int, program: list[str]) -> None:
+    def prepare(self, folder: Path, load: Load) -> None:
         text = f"[circus]\nendpoint = ipc://{folder}/ctl\npubsub_endpoint = ipc://{folder}/pub\n"
-        text += "".join(
-            f"[watcher:unit{number:04d}]\ncmd = {program[0]}\nargs = {' '.join(program[1:])}\n"
-            for number in range(count)
-        )
+        text += "check_delay = 0.1\n" if load.quick else ""
+        program, log = load.program, folder / "log"
+        if load.logged:
+            log.mkdir()
+        for number in range(load.count):
+            text += f"[watcher:unit{number:04d}]\ncmd = {program[0]}\nargs = {' '.join(program[1:])}\n"
+            if load.logged:
+                text += f"stdout_stream.class = FileStream\nstdout_stream.filename = {log}/unit{number:04d}.log\n"
         (folder / "conf.ini").write_text(text)
 
-    def command(self, folder: Path, count: int, program: list[str]) -> list[str]:
+    def command(self, folder: Path, load: Load) -> list[str]:
         return [str(self.bin / "circusd"), f"{folder}/conf.ini"]
 
     def status_command(self, folder: Path) -> list[str]:
@@ -150,6 +187,8 @@ class Loop:
     """The C loop: what the machine can do at all."""
 
     name = "C loop"
+    default_delay = "none"
+    quick_delay: str | None = None
 
     def __init__(self, program: Path) -> None:
         self.program = program
@@ -157,11 +196,14 @@ class Loop:
     def version(self) -> str:
         return "bench/loop.c"
 
-    def prepare(self, folder: Path, count: int, program: list[str]) -> None:
-        """It has no configuration."""
+    def prepare(self, folder: Path, load: Load) -> None:
+        """It has no configuration, and captures nothing: a program that is to be logged writes into a file itself."""
+        if load.logged:
+            (folder / "log").mkdir()
 
-    def command(self, folder: Path, count: int, program: list[str]) -> list[str]:
-        return [str(self.program), str(count), *program]
+    def command(self, folder: Path, load: Load) -> list[str]:
+        own = [f"{folder}/log/"] if load.logged else []
+        return [str(self.program), str(load.count), *load.program, *own]
 
     def environment(self, folder: Path) -> dict[str, str]:
         return dict(os.environ)

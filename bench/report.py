@@ -5,40 +5,138 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from measure import Figures
+from reasons import REASONS
 
 OURS = "supervisord-py"
 LIMIT = "C loop"
+EXPLAINED_FROM = 4.0
+"""A figure so many times that of the C loop needs a remedy or a reason."""
 
 
 class Metric(NamedTuple):
-    """One figure that is compared; smaller is better."""
+    """One figure; smaller is better unless ``bigger``."""
 
     field: str
     title: str
     unit: str
-    scale: float
+    scale: float = 1
+    bigger: bool = False
 
 
-METRICS = (
-    Metric("start_s", "launch to the last of N processes running", "s", 1),
-    Metric("status_s", "status of all N, the command as typed", "ms", 1000),
-    Metric("stop_s", "SIGTERM to everything gone", "s", 1),
-    Metric("memory_mb", "memory of the supervisor itself (PSS)", "MB", 1),
-    Metric("idle_wakeups_per_s", "wake-ups while idle", "/s", 1),
-    Metric("idle_cpu_ms_per_s", "processor while idle", "ms/s", 1),
-)
+@dataclass
+class Section:
+    """One table: what was done, and what each name gave, a list of repetitions."""
 
-Runs = dict[int, dict[str, list[Figures]]]
-"""Figures by N and name, a list of repetitions."""
+    title: str
+    about: str
+    metrics: tuple[Metric, ...]
+    runs: dict[str, list[Figures]] = field(default_factory=dict)
+    is_compared: bool = True
+    """Whether the columns are us and others."""
+
+
+class Comparison(NamedTuple):
+    section: Section
+    metric: Metric
+    name: str
+    ours: float
+    theirs: float
+
+    @property
+    def factor(self) -> float:
+        """How many times worse we are."""
+        one, other = (self.theirs, self.ours) if self.metric.bigger else (self.ours, self.theirs)
+        return one / other if other > 0 else float("inf") if one > 0 else 1.0
+
+
+def start_section(count: int) -> Section:
+    return Section(
+        f"{count} units: start, idle, status, stop",
+        "The supervisor's own start is part of it. Idling is measured when it has rested for six seconds.",
+        (
+            Metric("start_s", "launch to the last of N processes running", "s"),
+            Metric("start_cpu_s", "processor time of the supervisor until then", "s"),
+            Metric("status_s", "status of all N, the command as typed", "ms", 1000),
+            Metric("stop_s", "SIGTERM to everything gone", "s"),
+            Metric("memory_mb", "memory of the supervisor itself (PSS)", "MB"),
+            Metric("idle_wakeups_per_s", "wake-ups while idle", "/s"),
+            Metric("idle_cpu_ms_per_s", "processor while idle", "ms/s"),
+        ),
+    )
+
+
+def restart_section(count: int, kills: int, quick: bool, delays: Mapping[str, tuple[str, str | None]]) -> Section:
+    told = "; ".join(
+        f"{name}: {words}" for name, both in delays.items() if (words := both[1] if quick else both[0]) is not None
+    )
+    what = "with the shortest delay that can be set" if quick else "with the delay that is the default"
+    return Section(
+        f"A crash of one of {count} units, {what}",
+        f"kill -9 until the new process says its own time, {kills} kills a repetition at moments that no tick is in"
+        f" step with. {told}.",
+        (
+            Metric("restart_ms", "crash to the new process running", "ms"),
+            Metric("restart_max_ms", "the longest of them", "ms"),
+        ),
+    )
+
+
+def capture_section(writers: int, total: int, piece: int) -> Section:
+    how = "a line a write" if piece <= 80 else f"pieces of {piece // 1000} kB"
+    return Section(
+        f"Output of {writers} units at once into their logs, {how}",
+        f"{total // 1_000_000} MB of 80-byte lines altogether, until the last byte is in the files; a lost byte is a"
+        " failure. In the C loop the units write into files themselves: nobody captures anything.",
+        (
+            Metric("capture_mb_per_s", "captured", "MB/s", bigger=True),
+            Metric("capture_klines_per_s", "captured", "1,000 lines/s", bigger=True),
+            Metric("capture_cpu_s_per_gb", "processor time of the supervisor", "s/GB"),
+        ),
+    )
+
+
+def ours_section(count: int) -> Section:
+    return Section(
+        f"Manager and keeper killed and replaced, with {count} units that run on",
+        "Nobody else here can be asked that: their units are lost, or started a second time. No unit may end or be"
+        " started again in any of it. Silence is the longest that a client waited for an answer.",
+        (
+            Metric("keeper_cpu_s", "start: processor time of the keeper (with `run` before it)", "s"),
+            Metric("manager_cpu_s", "start: processor time of the manager", "s"),
+            Metric("manager_killed_ms", "kill -9 of the manager until the next one answers", "ms"),
+            Metric("manager_replaced_s", "daemon-restart, the command as typed", "s"),
+            Metric("manager_replaced_silent_ms", "silence in it", "ms"),
+            Metric("keeper_replaced_s", "daemon-reexec, the command as typed", "s"),
+            Metric("keeper_replaced_silent_ms", "silence in it", "ms"),
+            Metric("adopted_s", "after kill -9 of the keeper: `run` until status shows all units running again", "s"),
+            Metric("adopted_stop_s", "SIGTERM to everything gone, with adopted processes", "s"),
+        ),
+        is_compared=False,
+    )
+
+
+def book_section(count: int) -> Section:
+    return Section(
+        f"The keeper's book, {count} units",
+        "What lets a killed keeper's processes be adopted: every change of custody is a line in a file (ADR 0007)."
+        " Without it the keeper does all else as before.",
+        (
+            Metric("start_s", "launch to the last of N processes running", "s"),
+            Metric("keeper_cpu_s", "processor time of the keeper until then (with `run` before it)", "s"),
+            Metric("stop_s", "SIGTERM to everything gone", "s"),
+        ),
+        is_compared=False,
+    )
 
 
 def values(figures: Sequence[Figures], metric: Metric) -> list[float]:
-    found = [getattr(one, metric.field) for one in figures]
+    found = [one.get(metric.field) for one in figures]
     return [value * metric.scale for value in found if value is not None]
 
 
@@ -46,30 +144,24 @@ def number(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
-def ratio(value: float) -> str:
-    return f"{value:.2g}" if value < 10 else f"{value:.0f}"
+def times(value: float) -> str:
+    return "-" if value == float("inf") else f"{value:.2g}x" if value < 10 else f"{value:.0f}x"
 
 
-def comparisons(runs: Runs) -> list[tuple[int, Metric, str, float, float]]:
-    """Return (N, metric, peer, our median, its median) of all that can be compared."""
-    found = []
-    for count, by_name in runs.items():
-        for metric in METRICS:
-            ours = values(by_name.get(OURS, []), metric)
-            for name, figures in by_name.items():
+def comparisons(sections: Sequence[Section]) -> Iterator[Comparison]:
+    """Yield all that can be compared, by medians."""
+    for section in sections:
+        for metric in section.metrics if section.is_compared else ():
+            ours = values(section.runs.get(OURS, []), metric)
+            for name, figures in section.runs.items():
                 theirs = values(figures, metric)
                 if name != OURS and ours and theirs:
-                    found.append((count, metric, name, statistics.median(ours), statistics.median(theirs)))
-    return found
+                    yield Comparison(section, metric, name, statistics.median(ours), statistics.median(theirs))
 
 
-def page(runs: Runs, versions: dict[str, str], failures: Sequence[str]) -> str:
+def page(sections: Sequence[Section], versions: Mapping[str, str], failures: Sequence[str]) -> str:
     """Write the page."""
-    compared = comparisons(runs)
-    lost = [row for row in compared if row[3] > row[4] and row[2] != LIMIT and number(row[3]) != number(row[4])]
-    repetitions = ", ".join(
-        f"N = {count}: {max(map(len, by_name.values()))}" for count, by_name in runs.items() if by_name
-    )
+    compared = list(comparisons(sections))
     lines = [
         "# Performance",
         "",
@@ -77,60 +169,90 @@ def page(runs: Runs, versions: dict[str, str], failures: Sequence[str]) -> str:
         "the machine, compare the ratios: all supervisors were run in turn within one run, and medians are shown.",
         "",
         f"{time.strftime('%Y-%m-%d', time.gmtime())}, {os.cpu_count()} CPUs, Linux {platform.release()}, Python "
-        f"{platform.python_version()}, load average at the end {os.getloadavg()[0]:.1f}. Repetitions: {repetitions}.",
+        f"{platform.python_version()}, as {'root' if os.geteuid() == 0 else 'an ordinary user'}, load average at the "
+        f"end {os.getloadavg()[0]:.1f}.",
         f"Compared: {', '.join(f'{name} ({version})' for name, version in versions.items())}.",
         "",
         "## What we lose",
         "",
+        *_lost(compared),
+        "",
+        *[f"Not measured: {failure}" for failure in failures],
+        *([""] if failures else []),
+        f"## More than {EXPLAINED_FROM:.0f} times the C loop",
+        "",
+        *_explained(compared),
+        "",
     ]
-    if lost:
-        lines += ["| N | what | we | | they | we take |", "|---|---|---|---|---|---|"]
-        for count, metric, name, ours, theirs in sorted(lost, key=lambda row: -_times(row[3], row[4])):
-            lines.append(
-                f"| {count} | {metric.title} | {number(ours)} {metric.unit} | {name} | {number(theirs)} {metric.unit} "
-                f"| {_ratio_text(ours, theirs)} |"
-            )
-    else:
-        lines.append(
-            "Nothing against a peer in this run. Against the C loop, which keeps no log and answers nobody, see below."
-        )
-    lines += ["", *[f"Not measured: {failure}" for failure in failures], *([""] if failures else [])]
-    for count, by_name in runs.items():
-        if not by_name:
-            continue
-        lines += [f"## N = {count}", "", "| what | " + " | ".join(by_name) + " |", "|---" * (len(by_name) + 1) + "|"]
-        for metric in METRICS:
-            lines.append(f"| {metric.title} [{metric.unit}] | " + " | ".join(_cells(by_name, metric)) + " |")
-        lines.append("")
+    for section in sections:
+        if section.runs:
+            lines += _table(section)
     lines += [
-        "In brackets: smallest and largest repetition; then how many times our figure it is (above 1: we are better).",
+        "Medians; in brackets the smallest and largest repetition; then how many times better than that we are",
+        "(below 1x: worse).",
         "",
     ]
     return "\n".join(lines)
 
 
-def _cells(by_name: dict[str, list[Figures]], metric: Metric) -> list[str]:
-    ours = values(by_name.get(OURS, []), metric)
-    cells = []
-    for name, figures in by_name.items():
-        found = values(figures, metric)
-        if not found:
-            cells.append("-")
-            continue
-        middle = statistics.median(found)
-        text = f"{number(middle)} ({number(min(found))}-{number(max(found))})"
-        if name != OURS and ours:
-            text += f", {_ratio_text(middle, statistics.median(ours))}"
-        cells.append(text)
-    return cells
+def _lost(compared: Sequence[Comparison]) -> list[str]:
+    lost = [c for c in compared if c.name != LIMIT and c.factor > 1 and number(c.ours) != number(c.theirs)]
+    if not lost:
+        return ["Nothing against a peer in this run."]
+    rows = [
+        f"| {c.section.title} | {c.metric.title} | {number(c.ours)} {c.metric.unit} | {c.name} "
+        f"| {number(c.theirs)} {c.metric.unit} | {times(c.factor)} |"
+        for c in sorted(lost, key=lambda c: -c.factor)
+    ]
+    return ["| | what | we | | they | we are worse by |", "|---|---|---|---|---|---|", *rows]
 
 
-def _times(one: float, other: float) -> float:
-    return one / other if other > 0 else float("inf")
+def _explained(compared: Sequence[Comparison]) -> list[str]:
+    # What the C loop does not use at all is no measure.
+    far = [c for c in compared if c.name == LIMIT and EXPLAINED_FROM < c.factor < float("inf")]
+    if not far:
+        return ["Nothing in this run."]
+    rows = [
+        f"| {c.section.title} | {c.metric.title} | {number(c.ours)} {c.metric.unit} "
+        f"| {number(c.theirs)} {c.metric.unit} | {times(c.factor)} |"
+        for c in sorted(far, key=lambda c: -c.factor)
+    ]
+    fields = dict.fromkeys(c.metric.field for c in far)
+    told = [f"* **{_title(compared, name)}.** {REASONS.get(name, 'Not explained yet.')}" for name in fields]
+    return ["| | what | we | C loop | |", "|---|---|---|---|---|", *rows, "", "Remedies and reasons:", "", *told]
 
 
-def _ratio_text(one: float, other: float) -> str:
-    return f"{ratio(one / other)}x" if other > 0 else "-"
+def _title(compared: Sequence[Comparison], name: str) -> str:
+    title = next(c.metric.title for c in compared if c.metric.field == name)
+    return title[0].upper() + title[1:]
+
+
+def _table(section: Section) -> list[str]:
+    repetitions = max(map(len, section.runs.values()))
+    lines = [
+        f"## {section.title}",
+        "",
+        f"{section.about} {repetitions} {'repetition' if repetitions == 1 else 'repetitions'}.",
+        "",
+        "| what | " + " | ".join(section.runs) + " |",
+        "|---" * (len(section.runs) + 1) + "|",
+    ]
+    for metric in section.metrics:
+        cells = [_cell(section, metric, name) for name in section.runs]
+        lines.append(f"| {metric.title} [{metric.unit}] | " + " | ".join(cells) + " |")
+    return [*lines, ""]
+
+
+def _cell(section: Section, metric: Metric, name: str) -> str:
+    found, ours = values(section.runs[name], metric), values(section.runs.get(OURS, []), metric)
+    if not found:
+        return "-"
+    middle = statistics.median(found)
+    text = number(middle) + (f" ({number(min(found))}-{number(max(found))})" if len(found) > 1 else "")
+    if section.is_compared and name != OURS and ours:
+        factor = Comparison(section, metric, name, statistics.median(ours), middle).factor
+        text += f", {times(1 / factor if factor else float('inf'))}" if factor != float("inf") else ", -"
+    return text
 
 
 def write(path: Path, text: str) -> None:

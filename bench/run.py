@@ -6,25 +6,39 @@ import resource
 import shutil
 import sys
 import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import report
+from capture import LINE, PIECE, WRITERS, measure_capture
 from measure import BenchError, Figures, measure
+from ours import Bookless, measure_book, measure_ours
 from peers import ROOT, Circus, Loop, Ours, Peer, Supervisor, build, install_peers
+from restarts import KILLS, measure_restarts
 
 PATIENCE_S = 120.0
 """The longest that one supervisor may take to start, or to stop, everything."""
+CRASH_UNITS = 100
+CAPTURE_BYTES = 256_000_000
+LINES_BYTES = 64_000_000
+
+Experiment = Callable[[Path], Figures]
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--units", type=int, nargs="+", default=[100, 1000], metavar="N", help="how many units")
     parser.add_argument(
-        "--repeat", type=int, nargs="+", default=[5, 3], metavar="N", help="repetitions for each of --units"
+        "--repeat", type=int, nargs="+", default=[3, 2], metavar="N", help="repetitions, or those for each of --units"
     )
     parser.add_argument("--only", nargs="+", metavar="NAME", help="only these supervisors")
     parser.add_argument(
-        "--budget", type=float, default=600, metavar="SECONDS", help="begin no repetition after this time"
+        "--parts", nargs="+", choices=["start", "restart", "capture", "ours"], metavar="PART",
+        default=["start", "restart", "capture", "ours"], help="only these: start, restart, capture, ours",
+    )  # fmt: skip
+    parser.add_argument(
+        "--budget", type=float, default=780, metavar="SECONDS", help="begin no repetition after this time"
     )
     parser.add_argument(
         "--build", type=Path, default=ROOT / "build" / "bench", metavar="DIR", help="where peers and files go"
@@ -38,36 +52,103 @@ def arguments() -> argparse.Namespace:
     return options
 
 
-def run_all(
-    peers: list[Peer], options: argparse.Namespace, sleeper: Path, failures: list[str]
-) -> dict[int, dict[str, list[Figures]]]:
-    """Measure every peer in every repetition, in an order that changes, so that none always runs after the same one."""
-    order = random.Random(1)
-    begun = time.monotonic()
-    runs: dict[int, dict[str, list[Figures]]] = {}
-    broken: set[tuple[str, int]] = set()
-    for count, repetitions in zip(options.units, options.repeat, strict=True):
-        runs[count] = {peer.name: [] for peer in peers}
+class Bench:
+    """Runs experiments in turn, an order that changes, and keeps what they gave and what failed."""
+
+    def __init__(self, build: Path, budget_s: float) -> None:
+        self._folder = build / "runs"
+        self._until_s = time.monotonic() + budget_s
+        self._order = random.Random(1)
+        self._count = 0
+        self.failures: list[str] = []
+        self.omissions: list[str] = []
+        """What there was no time for."""
+
+    def run(self, title: str, repetitions: int, experiments: dict[str, Experiment]) -> dict[str, list[Figures]]:
+        """Do each experiment ``repetitions`` times; one that fails is not repeated, and told in ``failures``."""
+        found: dict[str, list[Figures]] = {name: [] for name in experiments}
+        broken: set[str] = set()
         for repetition in range(repetitions):
-            if time.monotonic() - begun > options.budget:
-                failures.append(f"N = {count}: {repetitions - repetition} repetitions, the time was over.")
+            if time.monotonic() > self._until_s:
+                self.omissions.append(
+                    f"{title}: {repetitions - repetition} of {repetitions} repetitions, for want of time"
+                )
                 break
-            for peer in order.sample(peers, len(peers)):
-                if (peer.name, count) in broken:
+            # None always runs after the same other one.
+            for name in self._order.sample(list(experiments), len(experiments)):
+                if name in broken:
                     continue
-                folder = options.build / "runs" / f"{peer.name.replace(' ', '-')}-{count}-{repetition}"
+                self._count += 1
+                # Short, for some make sockets in it, and a socket's path has 107 bytes at most.
+                folder = self._folder / f"{self._count}"
+                begun = time.monotonic()
                 try:
-                    figures = measure(peer, count, folder, sleeper, PATIENCE_S)
+                    figures = experiments[name](folder)
                 except BenchError as error:
-                    broken.add((peer.name, count))
-                    failures.append(f"{peer.name} at N = {count}: {error}")
+                    broken.add(name)
+                    self.failures.append(f"{title}, {name}: {error}")
                 else:
-                    runs[count][peer.name].append(figures)
-                    print(
-                        f"N={count} {repetition + 1}/{repetitions} {peer.name}: {figures}", file=sys.stderr, flush=True
-                    )
-        runs[count] = {name: figures for name, figures in runs[count].items() if figures}
-    return runs
+                    found[name].append(figures)
+                took = f"{time.monotonic() - begun:.0f} s"
+                told = self.failures[-1] if name in broken else {key: figures[key] for key in figures}
+                print(f"{title} {repetition + 1}/{repetitions} {name} ({took}): {told}", file=sys.stderr, flush=True)
+                shutil.rmtree(folder, ignore_errors=True)
+        return {name: figures for name, figures in found.items() if figures}
+
+
+def run_all(bench: Bench, peers: Sequence[Peer], options: argparse.Namespace) -> list[report.Section]:
+    """Do what was asked for, the cheap things first."""
+    sleeper, writer = (build(options.build, name) for name in ("sleeper", "writer"))
+    sections: list[report.Section] = []
+
+    def add(section: report.Section, repetitions: int, experiments: dict[str, Experiment]) -> None:
+        section.runs.update(bench.run(section.title, repetitions, experiments))
+        sections.append(section)
+
+    def starts(count: int) -> dict[str, Experiment]:
+        return {p.name: partial(measure, p, count, sleeper=sleeper, patience_s=PATIENCE_S) for p in peers}
+
+    def restarts(quick: bool) -> dict[str, Experiment]:
+        return {
+            p.name: partial(measure_restarts, p, CRASH_UNITS, sleeper=sleeper, patience_s=PATIENCE_S, quick=quick)
+            for p in peers
+            if not quick or p.quick_delay is not None or p.name == report.LIMIT
+        }
+
+    def captures(piece: int, total: int) -> dict[str, Experiment]:
+        return {
+            p.name: partial(measure_capture, p, writer=writer, patience_s=PATIENCE_S, piece=piece, total=total)
+            for p in peers
+        }
+
+    counts = list(zip(options.units, options.repeat, strict=True)) if "start" in options.parts else []
+    few = min(2, min(options.repeat))
+    for count, repetitions in counts[:1]:
+        add(report.start_section(count), repetitions, starts(count))
+    if "restart" in options.parts:
+        delays = {p.name: (p.default_delay, p.quick_delay) for p in peers}
+        for quick in (False, True):
+            add(report.restart_section(CRASH_UNITS, KILLS, quick, delays), 1, restarts(quick))
+    if "capture" in options.parts:
+        add(report.capture_section(WRITERS, CAPTURE_BYTES, PIECE), few, captures(PIECE, CAPTURE_BYTES))
+        add(report.capture_section(WRITERS, LINES_BYTES, LINE), few, captures(LINE, LINES_BYTES))
+    ours = next((peer for peer in peers if isinstance(peer, Ours)), None)
+    if "ours" in options.parts and ours is not None:
+        count, bookless = max(options.units), Bookless()
+        add(
+            report.ours_section(count), 1,
+            {ours.name: partial(measure_ours, ours, count, sleeper=sleeper, patience_s=PATIENCE_S)},
+        )  # fmt: skip
+        add(
+            report.book_section(count), few,
+            {
+                "with the book": partial(measure_book, ours, count, sleeper=sleeper, patience_s=PATIENCE_S),
+                "without": partial(measure_book, bookless, count, sleeper=sleeper, patience_s=PATIENCE_S),
+            },
+        )  # fmt: skip
+    for count, repetitions in counts[1:]:
+        add(report.start_section(count), repetitions, starts(count))
+    return sections
 
 
 def main() -> int:
@@ -81,21 +162,20 @@ def main() -> int:
     if options.only:
         peers = [peer for peer in peers if peer.name in options.only]
     shutil.rmtree(options.build / "runs", ignore_errors=True)
-    failures: list[str] = []
-    for peer in peers:
-        # Once without looking: byte code is compiled, pages are in memory.
-        try:
-            measure(peer, 5, options.build / "runs" / f"{peer.name.replace(' ', '-')}-warm", sleeper, PATIENCE_S)
-        except BenchError as error:
-            failures.append(f"{peer.name}: {error}")
-    runs = run_all(
-        [peer for peer in peers if not any(text.startswith(f"{peer.name}: ") for text in failures)],
-        options,
-        sleeper,
-        failures,
+    bench = Bench(options.build, options.budget)
+    # Once without looking: byte code is compiled, pages are in memory.
+    warm = bench.run(
+        "warming up",
+        1,
+        {p.name: partial(measure, p, 5, sleeper=sleeper, patience_s=PATIENCE_S, calm_s=0) for p in peers},
     )
-    report.write(options.output, report.page(runs, {peer.name: peer.version() for peer in peers}, failures))
-    return 1 if failures else 0
+    peers = [peer for peer in peers if peer.name in warm]
+    began_s = time.monotonic()
+    sections = run_all(bench, peers, options)
+    page = report.page(sections, {peer.name: peer.version() for peer in peers}, bench.failures + bench.omissions)
+    report.write(options.output, page)
+    print(f"{time.monotonic() - began_s:.0f} s", file=sys.stderr)
+    return 1 if bench.failures else 0
 
 
 if __name__ == "__main__":

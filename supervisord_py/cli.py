@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from supervisord_py.model.problems import Problem
 
 _ELSEWHERE = {
+    "calendar": ("supervisord_py.host.times:calendar_command", "what calendar expressions mean, and when they elapse"),
+    "timespan": ("supervisord_py.host.times:timespan_command", "what time spans mean"),
     "doctor": (
         "supervisord_py.doctor.command:doctor_command",
         "what this machine offers, or a supervisor's invariants",

@@ -180,7 +180,7 @@ def _uphold(ledger: Ledger, task: Task) -> None:
         waits = unit.on_dependency_failure is OnDependencyFailure.WAIT
         if state.sub is SubState.DEAD and waits and not demand.has_all(ledger, name):
             ledger.edit(name).stopped = False
-            wait_for_dependency(ledger, name, error.refusal.message)
+            refuse(ledger, goal, name, error.refusal, lacks=True)
         return
     edited = ledger.edit(name)
     edited.related += 1

@@ -134,7 +134,8 @@ def _settle(ledger: Ledger, job: Job) -> None:
                 finish(ledger, job, JobResult.DONE)
             elif sub is SubState.STUCK:
                 finish(ledger, job, JobResult.FAILED, stopping.stuck_message(ledger, job.unit))
-            elif sub in BETWEEN_LIVES or sub in REST:
+            elif sub in REST or (sub in BETWEEN_LIVES and job.type is not JobType.VERIFY_ACTIVE):
+                # Who only asks whether it is there waits for a unit that is restarted: its next life may answer.
                 _settle_ended_start(ledger, job)
         case JobType.STOP:
             if sub in REST:
@@ -377,6 +378,8 @@ def _refuse_start(ledger: Ledger, job: Job) -> tuple[JobResult, str] | None:
     state, unit = ledger.state(name), ledger.unit(name)
     if ledger.globals.shutdown is not None:
         return JobResult.CANCELED, "the supervisor is shutting down"
+    if name in ledger.set.masked:
+        return JobResult.INVALID, f"{name} is masked: nothing starts it; supctl unmask {name}"
     if unit is None:
         return JobResult.INVALID, f"no file defines {name} any more"
     if job.origin is JobOrigin.AUTOMATIC:

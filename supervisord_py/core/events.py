@@ -71,7 +71,8 @@ class ProcessExited(Event, frozen=True):
     ``MAINPID=`` handed its place to another.
 
     ``tree_empty``: no other process of the unit is left. ``rusage`` is what wait4 said
-    (``user_us``, ``system_us``, ``max_rss_kb``, ...), empty when unknown.
+    (``user_us``, ``system_us``, ``max_rss_kb``, ...), empty when unknown. ``runtime_ms`` is None where nobody saw when
+    it ended.
     """
 
     spawn_id: int
@@ -79,7 +80,7 @@ class ProcessExited(Event, frozen=True):
     status: ExitStatus
     main: bool = True
     tree_empty: bool = True
-    runtime_ms: int = 0
+    runtime_ms: int | None = 0
     rusage: dict[str, int] = {}
 
 

@@ -166,12 +166,15 @@ def _merge_into(ledger: Ledger, job: Job, merged: JobType, goal: Goal, node: Nod
     return job
 
 
-def refuse(ledger: Ledger, goal: Goal, unit: str, refusal: Refusal) -> None:
-    """A start that nobody waits for cannot be: it is written, and the unit waits if that can help."""
+def refuse(ledger: Ledger, goal: Goal, unit: str, refusal: Refusal, *, lacks: bool = False) -> None:
+    """A start that nobody waits for cannot be: it is written, and the unit waits if that can help.
+
+    ``lacks``: something that it needs is not there, whatever it was refused for.
+    """
     message = refusal.message
+    lacks = lacks or refusal.error in _LACKING
     # What another unit asked for is called off if it contradicts something; all else lacks something.
-    lacks = goal.origin is not JobOrigin.RELATION or refusal.error in _LACKING
-    result = JobResult.DEPENDENCY if lacks else JobResult.CANCELED
+    result = JobResult.DEPENDENCY if lacks or goal.origin is not JobOrigin.RELATION else JobResult.CANCELED
     ledger.record(
         "job.finished",
         unit,
@@ -182,7 +185,7 @@ def refuse(ledger: Ledger, goal: Goal, unit: str, refusal: Refusal) -> None:
     )
     # A unit whose file was gone for a while may be running: it waits for nothing.
     is_idle = unit not in ledger.job_of and ledger.state(unit).sub in REST
-    if refusal.error in _LACKING and unit in ledger.set.units and is_idle:
+    if lacks and unit in ledger.set.units and is_idle:
         wait_for_dependency(ledger, unit, message)
 
 

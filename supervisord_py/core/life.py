@@ -32,7 +32,8 @@ def begin(ledger: Ledger, name: str) -> None:
     quarantine.begin_life(ledger, name)
     state.result, state.message = Result.SUCCESS, None
     state.invocation = ledger.new_invocation()
-    state.started = state.forked = state.main_ended = state.was_up = state.post_done = state.stopped = False
+    state.started = state.forked = state.main_ended = state.unseen = False
+    state.was_up = state.post_done = state.stopped = False
     state.succeeded = state.accomplished = False
     state.ending = Ending.ITSELF
     state.sweeping = state.notify_reloading = False

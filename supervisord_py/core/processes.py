@@ -206,7 +206,9 @@ def environment(ledger: Ledger, name: str, role: Role) -> tuple[tuple[str, str],
     if state.last_life is not None:
         life = state.last_life
         end = {"code": life.code} if life.code is not None else {"signal": life.signal} if life.signal else None
-        told = {"result": life.result.value, "exit": end, "runtime_ms": life.runtime_ms}
+        told: dict[str, object] = {"result": life.result.value, "exit": end}
+        if life.runtime_ms is not None:
+            told["runtime_ms"] = life.runtime_ms
         variables.append(("SUPERVISORD_PY_LAST_LIFE", json.encode(told).decode()))
     if role in (Role.STOP, Role.STOP_POST):
         variables.append(("SERVICE_RESULT", state.result.value))

@@ -152,6 +152,7 @@ def process_exited(ledger: Ledger, event: ProcessExited) -> None:
     state = ledger.edit(name)
     _forget_spawn(ledger, state, event.spawn_id, still_main=False)
     state.leftover = not event.tree_empty
+    state.unseen = process.role is Role.MAIN and event.runtime_ms is None
     what = "main process" if process.role is Role.MAIN else f"{process.role.value} command"
     message = f"its {what} {processes.describe_exit(status.code, status.signal, status.core_dumped)}"
     _process_over(ledger, name, process, status, result, message)
@@ -264,7 +265,7 @@ def _record_exit(
             **end,
             "core": status.core_dumped,
             "rusage": event.rusage,
-            "runtime_ms": event.runtime_ms,
+            **({} if event.runtime_ms is None else {"runtime_ms": event.runtime_ms}),
             **({} if event.main else {"handed_over": True}),
         },
         chain=event.main,

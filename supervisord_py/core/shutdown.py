@@ -24,19 +24,16 @@ FORCED_LEAST_NS = 1_000_000_000
 NEVER_STARTED = 125
 
 
-def request(ledger: Ledger, event: ShutdownRequested) -> None:
-    """Begin the ordered stop; a second request changes nothing."""
+def request(ledger: Ledger, event: ShutdownRequested, unit: str | None = None) -> None:
+    """Begin the ordered stop, for whoever asked or because of ``unit``; a second request changes nothing."""
     if ledger.globals.shutdown is not None:
         return
     now_ns = ledger.now.mono_ns
     budget_ns = event.timeout_ns * 9 // 10
-    fields = {
-        "reason": event.reason,
-        "timeout_ms": event.timeout_ns // 1_000_000,
-        "uid": event.origin.uid,
-        "user": event.origin.user,
-    }
-    cause = ledger.record("daemon.stopping", cause=event.cause, fields=fields)
+    fields: dict[str, object] = {"reason": event.reason, "timeout_ms": event.timeout_ns // 1_000_000}
+    if unit is None:
+        fields |= {"uid": event.origin.uid, "user": event.origin.user}
+    cause = ledger.record("daemon.stopping", unit, cause=event.cause, fields=fields, chain=False)
     worst_ns = _longest_chain_ns(ledger, budget_ns)
     shutdown = Shutdown(
         force_at_ns=now_ns + budget_ns,
@@ -76,7 +73,7 @@ def end_for_unit(ledger: Ledger, name: str, cause: int | None) -> None:
             return
         how = "has ended"
     reason = f"{name} {how} (exit-supervisor-on)" + (f": {state.message}" if state.message else "")
-    request(ledger, ShutdownRequested(ledger.globals.shutdown_timeout_ns, reason=reason, cause=cause))
+    request(ledger, ShutdownRequested(ledger.globals.shutdown_timeout_ns, reason=reason, cause=cause), name)
     shutdown = ledger.edit_globals().shutdown
     assert shutdown is not None
     shutdown.code = code_of_life(state)

@@ -91,7 +91,8 @@ class LastLife(Struct, frozen=True, omit_defaults=True):
     result: Result = Result.SUCCESS
     code: int | None = None
     signal: str | None = None
-    runtime_ms: int = 0
+    runtime_ms: int | None = None
+    """None where nobody saw its end."""
 
 
 class Monitor(Struct, frozen=True, omit_defaults=True):
@@ -246,6 +247,8 @@ class UnitState(Struct, omit_defaults=True):
     """The start command of this life, of a forking unit, runs or has run: what it leaves behind is the daemon."""
     main_ended: bool = False
     """A main process of this life has ended (``exit_code`` and ``exit_signal`` are its, not an older life's)."""
+    unseen: bool = False
+    """Nobody saw when it ended."""
     was_up: bool = False
     """This life was fully started (``exec-stop`` applies)."""
     post_done: bool = False

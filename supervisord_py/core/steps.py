@@ -54,12 +54,7 @@ def condition_ended(ledger: Ledger, name: str, ended: Ended) -> None:
 
 
 def next_condition(ledger: Ledger, name: str) -> None:
-    state = ledger.edit(name)
-    state.sweeping = False
-    if state.index + 1 < len(processes.service_of(ledger, name).exec_condition):
-        processes.run_command(ledger, name, SubState.CONDITION, Role.CONDITION, state.index + 1)
-    else:
-        life.begin_pre(ledger, name)
+    _next_before_start(ledger, name, SubState.CONDITION, Role.CONDITION, life.begin_pre)
 
 
 def condition_swept(ledger: Ledger, name: str, _: Ended) -> None:
@@ -80,17 +75,24 @@ def _command_before_start_ended(ledger: Ledger, name: str, ended: Ended, go_on: 
         go_on(ledger, name)
 
 
+def _next_before_start(
+    ledger: Ledger, name: str, sub: SubState, role: Role, go_on: Callable[[Ledger, str], None]
+) -> None:
+    """Run the next command of the list, or go on when that was the last one."""
+    state = ledger.edit(name)
+    state.sweeping = False
+    if state.index + 1 < len(processes.commands_of(processes.service_of(ledger, name), role)):
+        processes.run_command(ledger, name, sub, role, state.index + 1)
+    else:
+        go_on(ledger, name)
+
+
 def pre_ended(ledger: Ledger, name: str, ended: Ended) -> None:
     _command_before_start_ended(ledger, name, ended, next_pre)
 
 
 def next_pre(ledger: Ledger, name: str) -> None:
-    state = ledger.edit(name)
-    state.sweeping = False
-    if state.index + 1 < len(processes.service_of(ledger, name).exec_start_pre):
-        processes.run_command(ledger, name, SubState.START_PRE, Role.START_PRE, state.index + 1)
-    else:
-        life.begin_main(ledger, name)
+    _next_before_start(ledger, name, SubState.START_PRE, Role.START_PRE, life.begin_main)
 
 
 def pre_swept(ledger: Ledger, name: str, _: Ended) -> None:
@@ -424,6 +426,7 @@ def _end_in_reload(ledger: Ledger, name: str, ended: Ended) -> None:
     if ended.result is Result.SUCCESS and ledger.state(name).control is None:
         main_ended(ledger, name, ended)
         return
+    # Its reload command is ended with it. systemd waits for that, and calls the unit active meanwhile: it is not.
     stopping.fail(ledger, name, ended.result, ended.message)
     stopping.enter_signal(ledger, name, ended.message, quiet=True)
 

@@ -269,7 +269,7 @@ def end(ledger: Ledger, name: str) -> None:
         state.result,
         state.exit_code if state.main_ended else None,
         state.exit_signal if state.main_ended else None,
-        max(0, ledger.now.mono_ns - state.began_ns) // 1_000_000,
+        None if state.unseen else max(0, ledger.now.mono_ns - state.began_ns) // 1_000_000,
     )
     for other in ledger.graph[name].bound_by:
         ledger.intents.append(Task(Intent.STOP_BOUND, other, name, state.cause))
@@ -339,7 +339,9 @@ def _rest(ledger: Ledger, name: str, unit: Unit, state: UnitState) -> None:
     else:
         is_good = state.result in (Result.SUCCESS, Result.EXEC_CONDITION)
         ledger.set_sub(name, SubState.DEAD if is_good else SubState.FAILED)
-    fields = {"result": state.result.value, "runtime_ms": state.last_life.runtime_ms if state.last_life else 0}
+    fields: dict[str, object] = {"result": state.result.value}
+    if state.last_life is not None and state.last_life.runtime_ms is not None:
+        fields["runtime_ms"] = state.last_life.runtime_ms
     if state.message:
         fields["message"] = state.message
     if state.errno is not None:

@@ -97,7 +97,7 @@ def unit_status(manager: Manager, name: str) -> UnitStatus:
         status_text=state.status_text,
         path=path or None,
         enabled=_is_enabled(ledger, name),
-        why=_sentence(why(manager, name)),
+        why=_sentence(_reasons(ledger, name)),  # what ``why`` begins with: following the chain is for whoever asks
         needs_restart=bool(restart_needed(ledger, name)),
         condition_result=state.unmet is None if state.checked_wall_ns else None,
         condition_at=_rfc3339(state.checked_wall_ns) if state.checked_wall_ns else None,
@@ -284,9 +284,10 @@ def _rfc3339(wall_ns: int) -> str:
 
 
 def _sentence(lines: list[WhyLine]) -> str | None:
-    if not lines or lines[0].kind == "running":
-        return None
-    return lines[0].message
+    """Return what ``status`` says; of a unit that runs only that it runs by a text that is no more."""
+    if lines and lines[0].kind != "running":
+        return lines[0].message
+    return next((line.message for line in lines if line.kind in ("bad-setting", "disabled")), None)
 
 
 def _reasons(ledger: Ledger, name: str) -> list[WhyLine]:
@@ -336,7 +337,8 @@ def _reasons(ledger: Ledger, name: str) -> list[WhyLine]:
         lines = [WhyLine("starting", _starting(ledger, name), seq=seq, advice=f"supctl logs -f {name}")]
         return lines + _source(state) if state.monitor is not None or (state.order and state.order.by) else lines
     if state.sub in STOPPING:
-        return [WhyLine("operator" if state.stopped else "failed", _stopping(state), seq=seq)]
+        kinds = {Ending.ORDER: "operator", Ending.BOUND: "dependency", Ending.ITSELF: "failed"}
+        return [WhyLine("operator" if state.stopped else kinds[state.ending], _stopping(state), seq=seq)]
     if state.sub is SubState.DEAD:
         return [_at_rest(state, unit.enabled, name)]
     if state.sub is SubState.PAUSED:
@@ -345,7 +347,10 @@ def _reasons(ledger: Ledger, name: str) -> list[WhyLine]:
     if bad is not None:
         reason = f"its file has become invalid, it runs on by the text before: {bad.reason}"
         lines.append(WhyLine("bad-setting", reason, advice=f"supervisord-py check {bad.path}"))
-    elif name not in ledger.set.units and name not in ledger.set.masked:
+    elif name in ledger.set.masked:
+        reason = "it is masked since, it runs on by the text that it has until it stops"
+        lines.append(WhyLine("disabled", reason, advice=f"supctl unmask {name}"))
+    elif name not in ledger.set.units:
         lines.append(WhyLine("bad-setting", "no file defines it any more, it runs on by the text that it has"))
     return lines
 
@@ -369,8 +374,9 @@ def _running(state: UnitState, name: str) -> list[WhyLine]:
     lines = [WhyLine("running", "it is running", seq=state.cause), *_source(state)]
     before = state.last_life
     if state.restarts and before is not None:
+        after = "" if before.runtime_ms is None else f" after {before.runtime_ms / 1000:.1f}s"
         message = (
-            f"the life before ended ({_end_of(before)}) after {before.runtime_ms / 1000:.1f}s; "
+            f"the life before ended ({_end_of(before)}){after}; "
             f"automatic restarts: {state.restarts}, failures counted: {state.failures}"
         )
         lines.append(WhyLine("failed", message, advice=f"supctl lives {name}"))

@@ -11,9 +11,9 @@ its reply is made again on a new connection, when that cannot do anything twice:
 - queries, and verbs whose second run changes nothing that the first has not, are repeated as they are, for at most
   ``TROUBLE_S``: a manager that dies of them, or at every start, must not hold its client for ever;
 - verbs that change units carry a ``token`` (made here unless the caller gave one): the same token again attaches to
-  the same jobs, and sends no signal twice. Tokens are known as long as one keeper lives: where another one listens
-  after the loss (the kernel tells whose socket it is), the verb is not repeated but for a plan, and the caller gets
-  ``SupervisorReplacedError``;
+  the same jobs, and sends no signal twice. Tokens are in the keeper's custody: where another keeper listens after the
+  loss (the kernel tells whose socket it is) that has not what the one before had (``Version`` tells), the verb is not
+  repeated but for a plan, and the caller gets ``SupervisorReplacedError``;
 - what ``_UNREPEATABLE`` names is not repeated: the caller gets ``ConnectionLostError`` and looks what has become of it.
 
 Laws: no call is repeated after a reply to it was read; a refused connection is waited for only after a loss, for
@@ -143,8 +143,8 @@ class ConnectionLostError(SupervisordError):
 
 
 class SupervisorReplacedError(ConnectionLostError):
-    """The supervisor died before it answered a verb, and the one that runs now knows nothing of it: what became of it
-    is not known.
+    """The supervisor died before it answered a verb, and the one that runs now has not gone on from its state: what
+    became of the verb is not known.
     """
 
     def __str__(self) -> str:
@@ -218,6 +218,7 @@ class Client:
         self._on_loss = on_loss
         self._link: _Link | None = None
         self._was_refused = False
+        self._asked: int | None = None
 
     def __enter__(self) -> "Client":
         return self
@@ -263,13 +264,13 @@ class Client:
         lost_at: float | None = None
         first_lost_at: float | None = None
         attempt = 0
-        asked: int | None = None
+        self._asked = None
         while True:
             try:
                 link = self._connected(method, deadline, lost_at)
-                if asked is None:
-                    asked = link.server_pid
-                elif method in _TOKEN and not parameters.get("plan") and self._is_another(link, asked):
+                if self._asked is None:
+                    self._asked = link.server_pid
+                elif method in _TOKEN and not parameters.get("plan") and self._is_replaced(link, started, deadline):
                     raise SupervisorReplacedError(method)
                 link.send(method, self._timed(method, parameters, deadline))
                 reply = self._await_reply(link, method, started, deadline)
@@ -310,8 +311,20 @@ class Client:
             raise ConnectionLostError(method) from None
         return Stream(link, method)
 
+    def is_replaced(self) -> bool:
+        """Tell whether the supervisor that answers now is another than the one that the last call was sent to, without
+        what that one had. Raises as ``call`` does.
+        """
+        asked = self._asked
+        self.call("Ping")
+        is_same = self._asked == asked
+        keepers = () if is_same else self.call("Version").get("keepers") or ()
+        self._asked = asked
+        return not is_same and asked not in keepers
+
     def wait_until_gone(self) -> None:
-        """Return when nobody listens on the socket any more (after ``Shutdown``).
+        """Return when the supervisor that the last call was sent to is gone (after ``Shutdown``): nobody listens any
+        more, or a new one, which a service manager has started.
 
         Raises:
             CallTimeoutError: ``timeout_s`` ran out first.
@@ -323,6 +336,8 @@ class Client:
             try:
                 if self._link is None:
                     self._link = self._connect(method, deadline, None)
+                    if self._asked is not None and self._is_replaced(self._link, started, deadline):
+                        return
                 self._link.send(f"{MANAGER}.Ping", {})
                 while True:
                     self._await_reply(self._link, method, started, deadline)
@@ -334,13 +349,19 @@ class Client:
             except UnreachableError:
                 return
 
-    def _is_another(self, link: "_Link", asked: int) -> bool:
-        """Tell whether another keeper listens than the one that was asked before the loss.
+    def _is_replaced(self, link: "_Link", started: float, deadline: float | None) -> bool:
+        """Tell whether another keeper listens than the one that was asked before the loss, without what that one had.
 
         From another pid namespace all pids are 0: then nobody listening for a while tells that the keeper died, for it
-        closes its socket at no other time.
+        closes its socket at no other time; whether the next one goes on for it cannot be told.
         """
-        return link.server_pid != asked or (not asked and self._was_refused)
+        asked = self._asked
+        if link.server_pid == asked and (asked or not self._was_refused):
+            return False
+        version = f"{MANAGER}.Version"
+        link.send(version, {})
+        reply = self._await_reply(link, version, started, deadline)
+        return reply.error is not None or asked not in (reply.parameters.get("keepers") or ())
 
     def _timed(self, method: str, parameters: dict[str, Any], deadline: float | None) -> dict[str, Any]:
         if deadline is None or method not in _TIMEOUT:

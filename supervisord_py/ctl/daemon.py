@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from supervisord_py import __version__
-from supervisord_py.ctl.client import Client, ConnectionLostError
+from supervisord_py.ctl.client import ConnectionLostError
 from supervisord_py.ctl.options import Verb, complete_units
 from supervisord_py.ctl.render import Style, clean
 from supervisord_py.ctl.session import Session
@@ -246,7 +246,10 @@ def daemon_reexec(session: Session) -> int:
     if reply["refused"] is not None:
         return session.fail(KeeperStayedError(reply["refused"]))
     if session.options.no_wait:
-        session.echo(f"the keeper {before['keeper']} (pid {before['keeper_pid']}) is replacing itself")
+        if session.wants_json:
+            session.emit(reply | {"manager_pid": before["pid"], "keeper": before["keeper"]})
+        else:
+            session.echo(f"the keeper {before['keeper']} (pid {before['keeper_pid']}) is replacing itself")
         return 0
     now = _await_other_manager(session, before["pid"])
     if now == before["pid"]:
@@ -318,15 +321,17 @@ def shutdown(session: Session) -> int:
 
 
 def _shutdown_again(session: Session) -> dict[str, Any]:
-    """Ask once more after a lost connection; a supervisor that is gone meanwhile has done what was asked."""
+    """Ask once more after a lost connection; a supervisor that is gone meanwhile has done what was asked, even where
+    another one runs already.
+    """
     from supervisord_py.ctl.client import ControlError, UnreachableError
 
-    with Client(session.address.path, timeout_s=session.options.timeout_s) as client:
-        try:
-            return client.call("Shutdown", reason=session.options.reason)
-        except (UnreachableError, ConnectionLostError):
-            return {"job": None, "durable": True}
-        except ControlError as error:
-            if error.name != "ShuttingDown":
-                raise
-            return {"job": None, "durable": True}
+    try:
+        if not session.client.is_replaced():
+            return session.call("Shutdown", reason=session.options.reason)
+    except (UnreachableError, ConnectionLostError):
+        pass
+    except ControlError as error:
+        if error.name != "ShuttingDown":
+            raise
+    return {"job": None, "durable": True}

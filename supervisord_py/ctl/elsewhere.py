@@ -53,7 +53,7 @@ OTHERS_WORDS: dict[str, str] = {
     "decr": "set [instances] count in its file, then daemon-reload",
     "flush": "journal and output are cut by their own rules: [journal] and [log]",
     "clear": "reset-failed forgets failures; output is cut by [log]",
-    "isolate": "stop what is not wanted: there is no isolate",
+    "isolate": "start --job-mode isolate UNIT starts a unit and stops all others",
     "reopen": "output is rotated by the supervisor: see [log]",
 }
 """Words of supervisorctl, circusctl, systemctl, pm2 and others, with ours."""

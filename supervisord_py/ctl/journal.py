@@ -211,6 +211,21 @@ def _field_text(value: object) -> str:
     return clean(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
+@journal.command("export", cls=Verb)
+@click.option("-n", "--lines", "last", type=click.IntRange(min=0), help="Only the last so many of those found.")
+@_filters
+@click.pass_obj
+def export(session: Session, /, last: int | None, **criteria: Any) -> int:
+    """Print records in the Journal Export Format of systemd, for systemd-journal-remote."""
+    from supervisord_py.ctl.journal_export import export_entry
+
+    if session.wants_json:
+        raise Misuse("journal export has one format, systemd's: supctl journal query --json prints JSON")
+    for record in _query(session, _filter(criteria), last):
+        sys.stdout.buffer.write(export_entry(record))
+    return 0
+
+
 @journal.command("verify", cls=Verb)
 @click.pass_obj
 def verify(session: Session) -> int:
@@ -260,4 +275,3 @@ def _later(name: str, what: str) -> None:
 
 
 _later("replay", "supctl journal query --until shows what had happened by then")
-_later("export", "supctl journal query --json prints every record")

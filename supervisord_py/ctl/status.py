@@ -183,8 +183,6 @@ def _why_cell(unit: UnitReply) -> str:
     marks = [unit["why"] or unit["status_text"] or ""]
     if unit["needs_reload"]:
         marks.append(f"its file is not in use: {unit['refused']}" if unit["refused"] else _NEEDS_RELOAD)
-    elif unit["load_state"] == "not-found" and unit["active_state"] not in ("inactive", "failed"):
-        marks.append("no file defines it any more: it runs on by the text that it has, until it stops")
     elif unit["needs_restart"]:
         marks.append(f"it has a new text: supctl restart {unit['name']}")
     return "; ".join(filter(None, marks))

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from supervisord_py.ctl.client import CallTimeoutError, ConnectionLostError, ControlError
+from supervisord_py.ctl.client import CallTimeoutError, ConnectionLostError, ControlError, SupervisorReplacedError
 from supervisord_py.ctl.options import Misuse, Verb, units_argument
 from supervisord_py.ctl.render import Cell, clean, format_duration, table
 from supervisord_py.ctl.replies import OutcomeReply, UnitReply, outcomes_from_wire, units_from_wire, words_from_wire
@@ -416,6 +416,8 @@ def cancel(session: Session, job: int) -> int:
     try:
         reply = _cancel(session, job)
     except ConnectionLostError:
+        if session.client.is_replaced():
+            return session.fail(SupervisorReplacedError("Cancel"))
         # Whether it was cancelled is to be seen: a job that is still there was not.
         if any(found["job"] == job for found in session.call("Jobs")["jobs"]):
             reply = _cancel(session, job)

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from supervisord_py.ctl.address import find_socket
-from supervisord_py.ctl.client import Client
+from supervisord_py.ctl.client import Client, UnreachableError
 from supervisord_py.ctl.session import error_document
 from supervisord_py.doctor.findings import Finding, Level, degraded, document, text
 from supervisord_py.errors import SupervisordError
@@ -59,11 +59,18 @@ def doctor_command(
 
 
 def _of_instance(socket: str | None, *, user: bool, system: bool) -> list[Finding]:
+    from supervisord_py.doctor.belongings import who_is_there
     from supervisord_py.doctor.instance import examine
 
     address = find_socket(os.environ, os.geteuid(), socket=socket, user=user, system=system)
-    with Client(address.path, timeout_s=TIMEOUT_S) as client:
-        return examine(client)
+    try:
+        with Client(address.path, timeout_s=TIMEOUT_S) as client:
+            return examine(client)
+    except UnreachableError as error:
+        found = who_is_there(Path(os.path.abspath(address.path)).parent)
+        if found is None:
+            raise
+        raise UnreachableError(error.path, f"{error.reason}; {found.fact} ({found.cure})") from error
 
 
 def _of_machine(

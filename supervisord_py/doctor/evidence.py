@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from supervisord_py.ctl.client import Client, ControlError
 from supervisord_py.host.book import Book, read_book
@@ -67,6 +67,8 @@ class UnitWord(Struct, frozen=True):
     moving: bool = False
     may_leave: bool = False
     """Its text leaves alone what a life leaves behind (``kill-mode``)."""
+    has_command: bool = True
+    """Whether there is anything to run: not of a target, and not known where commands may not be seen."""
 
     @property
     def is_at_rest(self) -> bool:
@@ -83,6 +85,8 @@ class Evidence(Struct):
     invocations: dict[int, str]
     """What the environment of main processes says, where it may be read."""
     book: Book | None = None
+    is_book_missing: bool = False
+    """There is none, and we would see it."""
     mailboxes: dict[str, bool] = {}
     """Files of notify sockets; True where a socket is bound to it."""
     has_relay: bool = False
@@ -103,7 +107,7 @@ def identify(client: Client) -> Instance:
     """
     version = client.call("Version")
     keeper = int(version["keeper_pid"])
-    config = _config(keeper)
+    config = config_of(keeper)
     runtime = config.get("runtime_dir")
     number = None
     if runtime is not None:
@@ -120,7 +124,7 @@ def identify(client: Client) -> Instance:
     )
 
 
-def _config(keeper: int) -> dict[str, Any]:
+def config_of(keeper: int) -> dict[str, Any]:
     """Return what the keeper was started with; empty where that may not be read."""
     try:
         words = Path(f"/proc/{keeper}/cmdline").read_bytes().split(b"\0")
@@ -142,7 +146,7 @@ def look(client: Client) -> Evidence:
     processes, managers = _processes(instance)
     mailboxes, groups = _mailboxes(instance), _groups(instance)
     mains = [unit.pid for unit in before.values() if unit.pid is not None]
-    invocations = {pid: found for pid in mains if (found := _variable(pid, "INVOCATION_ID")) is not None}
+    invocations = {pid: found for pid in mains if (found := variable(pid, "INVOCATION_ID")) is not None}
     keeper_descriptors, manager_descriptors = _descriptors(instance.keeper), _descriptors(instance.manager)
     units = _compared(before, _status(client))
     living = _units_of(processes.values(), book)
@@ -159,8 +163,9 @@ def look(client: Client) -> Evidence:
         managers=managers,
         invocations=invocations,
         book=book,
+        is_book_missing=book is None and _is_missing(instance),
         mailboxes=mailboxes,
-        has_relay=_variable(instance.manager, "NOTIFY_SOCKET") is not None,
+        has_relay=variable(instance.manager, "NOTIFY_SOCKET") is not None,
         groups=groups,
         keeper_descriptors=keeper_descriptors,
         manager_descriptors=manager_descriptors,
@@ -177,6 +182,7 @@ def _status(client: Client) -> dict[str, UnitWord]:
             sub=unit["sub_state"].replace("_", "-"),
             pid=unit["pid"],
             invocation=unit["invocation"],
+            has_command=unit["exec"] is not None,
         )
     return words
 
@@ -184,10 +190,7 @@ def _status(client: Client) -> dict[str, UnitWord]:
 def _compared(before: dict[str, UnitWord], after: dict[str, UnitWord]) -> dict[str, UnitWord]:
     """Return what was said last, marked where it was not what was said first."""
     return {
-        name: word
-        if before.get(name) == word
-        else UnitWord(name, word.active, word.sub, word.pid, word.invocation, True)
-        for name, word in after.items()
+        name: word if before.get(name) == word else structs.replace(word, moving=True) for name, word in after.items()
     }
 
 
@@ -200,13 +203,22 @@ def _with_kill_mode(client: Client, unit: UnitWord) -> UnitWord:
     mode = next((each["value"] for each in settings if each["key"] == "service.kill-mode"), None)
     if mode not in ("process", "none"):
         return unit
-    return UnitWord(unit.name, unit.active, unit.sub, unit.pid, unit.invocation, unit.moving, may_leave=True)
+    return structs.replace(unit, may_leave=True)
 
 
 def _read_book(instance: Instance) -> Book | None:
     if instance.runtime is None or not os.access(f"{instance.runtime}/book", os.R_OK):
         return None
     return read_book(Path(instance.runtime, "book"))
+
+
+def _is_missing(instance: Instance) -> bool:
+    try:
+        return instance.runtime is not None and "book" not in os.listdir(instance.runtime)
+    except PermissionError:
+        return False
+    except OSError:
+        return True
 
 
 def _units_of(processes: Iterable[Process], book: Book | None) -> set[str]:
@@ -323,7 +335,7 @@ def _group_unit(pid: int, instance: Instance) -> str | None:
     return None
 
 
-def _variable(pid: int, name: str) -> str | None:
+def variable(pid: int, name: str) -> str | None:
     """Return what a process was given as a variable; None also where its environment may not be read."""
     try:
         with open(f"/proc/{pid}/environ", "rb", buffering=0) as file:

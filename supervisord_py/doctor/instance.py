@@ -8,11 +8,14 @@ the manager has not heard yet).
 import time
 
 from supervisord_py.ctl.client import Client, ControlError
+from supervisord_py.doctor.belongings import belongings
 from supervisord_py.doctor.evidence import Evidence, look
 from supervisord_py.doctor.findings import Finding, degraded, ok, wrong
 from supervisord_py.doctor.invariants import broken, counts, who_can_signal_whom
 
 SETTLE_S = 3.0
+SLOW_S = 5.0
+"""An answer takes milliseconds, and a hundredth of this on a machine that has no time."""
 PAUSE_S = 0.05
 PAUSE_MAX_S = 0.8
 
@@ -27,14 +30,27 @@ def examine(client: Client, *, settle_s: float = SETTLE_S) -> list[Finding]:
     Raises:
         SupervisordError: The supervisor does not answer, or not to us.
     """
+    asked_s = time.monotonic()
+    client.call("Version")
+    answered_s = time.monotonic() - asked_s
     evidence, found = _settled(client, settle_s)
     instance = evidence.instance
     who = f"{instance.name}: keeper {instance.keeper}, manager {instance.manager}"
     findings = [ok("instance", ", ".join([who, *(f"{count} {what}" for what, count in counts(evidence).items())]))]
-    if evidence.book is None:
+    if answered_s > SLOW_S:
+        fact = f"it took {answered_s:.0f} s to answer: the manager was stopped, replaced or very busy"
+        cure = "supctl journal query -e manager.restarted, and what takes the processor's time"
+        findings.append(degraded("instance", fact, cure))
+    if evidence.is_book_missing:
+        fact = "the keeper's book is missing: should it be killed, its processes are ended at the next start"
+        findings.append(
+            wrong("book", fact, f"make room in {instance.runtime} if it is full; supctl daemon-reexec writes another")
+        )
+    elif evidence.book is None:
         fact = "its runtime folder is not ours to read: processes are told by parent and cgroup alone"
         findings.append(degraded("instance", fact, "ask as its user, or as root"))
     findings += found.values()
+    findings += belongings(instance)
     findings += _journal(client)
     findings += who_can_signal_whom(evidence)
     return findings

@@ -92,7 +92,7 @@ def every_main_process_lives(evidence: Evidence) -> Iterator[tuple[str, Finding]
                 f"the main process of {word.name}, {_name(process)}, is not below the keeper, which does not follow it"
             )
             yield f"{key} parent", wrong("status", fact, REPORT)
-        if process.spawn_id is None and process.descends:
+        if process.spawn_id is None and process.descends and evidence.instance.number is not None:
             if process.may_be_tagged:
                 fact = f"the main process of {word.name}, {_name(process)}, carries no tag: what it starts may flee"
                 yield f"{key} tag", wrong("tag", fact, f"does it change its own RLIMIT_RTTIME? If not, {REPORT}")
@@ -121,10 +121,10 @@ def _is_followed(word: UnitWord, evidence: Evidence) -> bool:
 
 
 def no_unit_runs_without_a_process(evidence: Evidence) -> Iterator[tuple[str, Finding]]:
-    """A unit that is said to run has a process (one that is ``exited`` needs none)."""
+    """A unit that is said to run has a process (one that is ``exited`` needs none, nor does a target)."""
     with_process = {unit_of(process, evidence) for process in evidence.processes.values()}
     for word in _settled(evidence):
-        if word.sub == "running" and word.pid is None and word.name not in with_process:
+        if word.sub == "running" and word.has_command and word.pid is None and word.name not in with_process:
             fact = f"{word.name} is said to run, and has no process"
             yield word.name, wrong("status", fact, f"supctl restart {word.name}; {REPORT}")
 

@@ -1,5 +1,6 @@
 """What this machine gives a supervisor: cgroups, limits, Python, folders with their rights, the sockets."""
 
+import contextlib
 import grp
 import os
 import platform
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
+from supervisord_py.doctor.belongings import who_is_there
 from supervisord_py.doctor.findings import Finding, degraded, ok, wrong
 from supervisord_py.doctor.kernel import kernel_findings
 from supervisord_py.host.cgroups import Hierarchy, find_place
@@ -190,7 +192,7 @@ def _folder(topic: str, folder: Path) -> Finding:
     try:
         status = os.stat(folder)
     except FileNotFoundError:
-        above = next(parent for parent in folder.parents if parent.exists())
+        above = _nearest(folder)
         if os.access(above, os.W_OK | os.X_OK):
             return ok(topic, f"{folder} is made by the first run")
         return wrong(
@@ -210,6 +212,16 @@ def _folder(topic: str, folder: Path) -> Finding:
     if status.st_mode & stat.S_IWOTH:
         return wrong(topic, f"everybody may write to {folder} ({who})", f"chmod o-w {folder}")
     return ok(topic, f"{folder} ({who})")
+
+
+def _nearest(path: Path) -> Path:
+    """Return the path, or the nearest above it that is there, or may be: a folder that is closed to us hides it."""
+    for each in (path, *path.parents):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            with contextlib.suppress(PermissionError):
+                each.stat()
+            return each
+    return Path("/")
 
 
 def _unit_files(places: Places) -> list[Finding]:
@@ -240,7 +252,7 @@ def _unit_files(places: Places) -> list[Finding]:
 
 
 def _journal_space(places: Places, settings: Settings) -> Finding:
-    folder = next(path for path in (places.journal, *places.journal.parents) if path.exists())
+    folder = _nearest(places.journal)
     try:
         disk = os.statvfs(folder)
     except OSError as error:
@@ -266,7 +278,7 @@ def _socket(places: Places) -> Finding:
     try:
         status = os.stat(places.socket)
     except FileNotFoundError:
-        return ok("control socket", f"no supervisor at {places.socket}")
+        return who_is_there(places.runtime) or ok("control socket", f"no supervisor at {places.socket}")
     except OSError as error:
         return degraded(
             "control socket", f"{places.socket}: {error.strerror}", "become a member of its group, or use sudo"
@@ -280,7 +292,8 @@ def _socket(places: Places) -> Finding:
             client.connect(str(places.socket))
         except ConnectionRefusedError:
             fact = f"{places.socket} ({who}) is what a killed supervisor left"
-            return degraded("control socket", fact, "start the supervisor: run takes over what is left")
+            left = degraded("control socket", fact, "start the supervisor: run takes over what is left")
+            return who_is_there(places.runtime) or left
         except PermissionError:
             return degraded(
                 "control socket", f"{places.socket} ({who}) keeps {_own()} out", "join its group, or use sudo"

@@ -15,9 +15,9 @@ that carries a tag or an invocation of the unit belongs to it. The output pipe i
 socket is bound again at the old path by the keeper. What was made and ended with nobody to see it becomes an exit
 whose status nobody knows; what was asked for and not made is asked for again.
 
-Without a book that can be used (it could not be written, the machine was booted, everything was just being stopped)
-nothing can go on: what the tag finds is ended (TERM, ``GRACE_S``, KILL in rounds) before anything is started beside it,
-unless ``kill-mode = "process"`` says that it may stay.
+Without a book that can be used (it could not be written, the machine or the container was started again, everything
+was just being stopped) nothing can go on: what the tag finds is ended (TERM, ``GRACE_S``, KILL in rounds) before
+anything is started beside it, unless ``kill-mode = "process"`` says that it may stay.
 
 The new keeper goes on under the dead one's instance number, so that all tags stay true, and its spawn ids are above all
 that were seen.
@@ -39,6 +39,7 @@ import msgspec
 from msgspec import Struct
 
 from supervisord_py.host.book import Book, Spawn, read_book
+from supervisord_py.keeper.inventory import pid_namespace
 from supervisord_py.keeper.protocol import STATE_VERSION, TAG_BASE, TAG_INSTANCE_SHIFT
 
 GRACE_S = 10.0
@@ -157,6 +158,8 @@ def _why_not(book: Book, why_not: Callable[[Mapping[str, str]], str]) -> str:
         return "it left no book"
     if book.boot != boot_id():
         return "the machine was booted since"
+    if book.namespace not in ("", pid_namespace()):
+        return "its PID namespace is another: the container was started again"
     return why_not(book.state)
 
 
@@ -258,7 +261,7 @@ def _tell_the_rest(lost: LostKeeper, book: Book) -> None:
             tell({"fact": "spawned", "id": spawn.id, "pid": spawn.main_pid, "tagged": spawn.tagged})
         if spawn.id not in alive and not spawn.over:
             lost.unseen.append(Leftover(spawn.main_pid, spawn.unit))
-            nothing: dict[str, Any] = {"code": None, "signal": None, "core": False, "rusage": {}, "runtime_ms": 0}
+            nothing: dict[str, Any] = {"code": None, "signal": None, "core": False, "rusage": {}, "runtime_ms": None}
             ends[spawn.id] = {"fact": "exited", "id": spawn.id, "pid": spawn.main_pid, "main": True, **nothing}
             book.ended.append((spawn.unit, ends[spawn.id]))
     for _, fact in book.ended:

@@ -33,6 +33,8 @@ class Book(Struct):
     """What the dead keeper had written: its spawns by id, whose the processes are that carry an id, and its custody."""
 
     boot: str = ""
+    namespace: str = ""
+    """Nothing where the keeper's version did not write it."""
     spawns: dict[int, Spawn] = {}
     units: dict[int, str] = {}
     state: dict[str, str] | None = None
@@ -71,6 +73,8 @@ def _read_line(book: Book, key: str, value: Any) -> None:
     match key:
         case "boot":
             book.boot = str(value)
+        case "namespace":
+            book.namespace = str(value)
         case "custody":
             book.state, book.last, book.acknowledged = value["state"], value["last"], value["acknowledged"]
             book.lines, book.facts = dict(map(tuple, value["lines"])), dict(map(tuple, value["facts"]))

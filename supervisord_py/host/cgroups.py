@@ -49,10 +49,11 @@ class Mount(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where groups are made: below ``folder``."""
+    """Where groups are made: below ``folder``, in which we are ourselves, unless ``leaf`` says where."""
 
     hierarchy: Hierarchy
     folder: str
+    leaf: str | None = None
 
 
 class Finding(NamedTuple):
@@ -152,10 +153,11 @@ def choose(
         if not mount.is_writable:
             reasons.append(f"{name}: mounted read-only")
             continue
+        leaf = None
         if has_systemd:
             above = str(PurePosixPath(folder).parent)
             if not is_delegated(folder) and PurePosixPath(folder).name == KEEPER_LEAF and is_delegated(above):
-                folder = above
+                folder, leaf = above, folder
             if not is_delegated(folder):
                 reasons.append(
                     f"{name}: systemd did not delegate {folder}; set Delegate=yes in the service, "
@@ -166,7 +168,7 @@ def choose(
         if why_not is not None:
             reasons.append(f"{name}: {why_not}")
             continue
-        return Finding(Place(mount.hierarchy, folder), tuple(reasons))
+        return Finding(Place(mount.hierarchy, folder, leaf), tuple(reasons))
     return Finding(None, tuple(reasons))
 
 
@@ -236,6 +238,8 @@ class UnitGroups:
         self._problem: str | None = None
         place = finding.place
         self.base: str | None = None if place is None else f"{place.folder}/{base_name(name, instance)}"
+        self.home: str | None = None if place is None else place.leaf or place.folder
+        """The group of the keeper and ourselves."""
 
     def folder(self, unit: str) -> str | None:
         """Return the folder of the unit's group, made or not; None where there are no groups."""

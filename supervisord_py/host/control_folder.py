@@ -13,7 +13,7 @@ Source: systemd.unit(5), "Unit File Load Path", system.control.
 
 import contextlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from msgspec import Struct
@@ -58,15 +58,41 @@ def plan_changes(verb: str, names: Sequence[str], sources: UnitSources, folder: 
         RefusedChange: A file that is not ours stands in the way.
     """
     changes: list[Change] = []
+    narrowed = by_name(sources)
     for name in names:
         match verb:
             case "enable" | "disable":
-                changes += _enablement(name, verb == "enable", sources, folder)
+                changes += _enablement(name, verb == "enable", narrowed(name), folder)
             case "mask":
-                changes += _mask(name, sources, folder)
+                changes += _mask(name, narrowed(name), folder)
             case _:
-                changes += _unmask(name, sources, folder)
+                changes += _unmask(name, narrowed(name), folder)
     return changes
+
+
+def by_name(sources: UnitSources) -> Callable[[str], UnitSources]:
+    """Return what gives the part of ``sources`` that has a say about a unit or a template (then also about its
+    instances). Looking through all files for each of thousands of units takes minutes."""
+    places: dict[str, list[int]] = {}
+    general: list[int] = []
+    for place, file in enumerate(sources.files):
+        if file.kind is UnitFileKind.DEFAULTS:
+            general.append(place)
+            continue
+        for holder in _holders(file.name):
+            places.setdefault(holder, []).append(place)
+
+    def narrowed(name: str) -> UnitSources:
+        found = sorted({*general, *(place for holder in _holders(name) for place in places.get(holder, ()))})
+        return replace(sources, files=tuple(sources.files[place] for place in found))
+
+    return narrowed
+
+
+def _holders(name: str) -> set[str]:
+    """The name and that of its template; not parsed, for a file may have a name that no unit can have."""
+    prefix, at, _ = name.partition("@")
+    return {name, prefix + at}
 
 
 def apply_changes(sources: UnitSources, changes: Iterable[Change]) -> UnitSources:
@@ -83,35 +109,46 @@ def write_changes(changes: Iterable[Change], folder: Path, gid: int | None) -> N
         OSError: They could not be written; those before the one that failed are. Of that one nothing is left behind,
             and the error names its file.
     """
+    touched: dict[Path, None] = {}
     for change in changes:
         path = Path(change.path)
         try:
-            _write_change(change, path, folder, gid)
+            _write_change(change, path, folder, gid, touched)
         except OSError as error:
             with contextlib.suppress(OSError):
                 _temporary(path).unlink(missing_ok=True)
             if path.parent != folder:
                 with contextlib.suppress(OSError):  # it is not empty: it was there before
                     path.parent.rmdir()
+            _sync_all(touched, ignored=OSError)
             error.filename = str(path)
             raise
+    _sync_all(touched, ignored=FileNotFoundError)  # a folder that was removed when it was empty
+
+
+def _sync_all(folders: Iterable[Path], ignored: type[OSError]) -> None:
+    """Each folder once, at the end: nearly all changes are in the same one."""
+    for folder in folders:
+        with contextlib.suppress(ignored):
+            _sync(folder)
 
 
 def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.new")
 
 
-def _write_change(change: Change, path: Path, folder: Path, gid: int | None) -> None:
+def _write_change(change: Change, path: Path, folder: Path, gid: int | None, touched: dict[Path, None]) -> None:
+    """Write one change; the folders in which something was done are added to ``touched``."""
     if change.file is None:
         path.unlink(missing_ok=True)
-        _sync(path.parent)
+        touched[path.parent] = None
         if path.parent != folder:
             with contextlib.suppress(OSError):  # others have put something into it
                 path.parent.rmdir()
         return
-    _make_folder(folder, gid)
+    _make_folder(folder, gid, touched)
     if path.parent != folder:
-        _make_folder(path.parent, gid)
+        _make_folder(path.parent, gid, touched)
     temporary = _temporary(path)
     temporary.unlink(missing_ok=True)
     if change.file.kind is UnitFileKind.UNIT:
@@ -124,7 +161,7 @@ def _write_change(change: Change, path: Path, folder: Path, gid: int | None) -> 
             file.flush()
             os.fsync(descriptor)
     temporary.replace(path)
-    _sync(path.parent)
+    touched[path.parent] = None
 
 
 def is_enabled(name: str, sources: UnitSources) -> bool:
@@ -219,13 +256,13 @@ def _drop_in_path(folder: Path, name: str) -> str:
     return printable(str(folder / f"{name}.toml.d" / DROP_IN))
 
 
-def _make_folder(folder: Path, gid: int | None) -> None:
+def _make_folder(folder: Path, gid: int | None, touched: dict[Path, None]) -> None:
     if folder.is_dir():
         return
     folder.mkdir(mode=0o700)
     _give_path(folder, gid)
     folder.chmod(_FOLDER_MODE)
-    _sync(folder.parent)
+    touched[folder.parent] = None
 
 
 def _give(descriptor: int, gid: int | None) -> None:

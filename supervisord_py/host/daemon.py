@@ -61,7 +61,7 @@ from supervisord_py.host.output import OutputCollector, OutputTrouble
 from supervisord_py.host.rehearsal import rehearse
 from supervisord_py.host.snapshot_file import boot_id, first_manager, next_manager, write_snapshot
 from supervisord_py.host.sources import SOURCES_KEY, Sources, places_of, read_sources, source_paths, told_of_settings
-from supervisord_py.host.start_records import MANAGERS_KEY, lost_record, start_record
+from supervisord_py.host.start_records import KEEPERS_KEY, lineage_of, lost_record, start_record
 from supervisord_py.host.unit_changes import UnitChanges
 from supervisord_py.host.unit_watch import SourceMarks, UnitWatch, compare_sources
 from supervisord_py.host.upward import Upward, status_line
@@ -113,7 +113,7 @@ class Daemon:
         self._lost = welcome.lost if is_first else None
         units = self._loaded.unit_set
         self._manager = first_manager(places.snapshot, self._lost) if is_first else next_manager(welcome.state, units)
-        self._number = welcome.managers
+        self._lineage = lineage_of(welcome, keeper.pid)
         self._groups = UnitGroups(find_place(), welcome.config["name"], welcome.instance)
         if is_first:
             # What a killed supervisor of this name left, as far as nothing lives in it.
@@ -157,7 +157,7 @@ class Daemon:
             lost = [] if self._lost is None else [lost_record(self._lost)]
             self._load_units(*lost, started)
         else:
-            self._driver.note([started], keep={MANAGERS_KEY: str(self._number)})
+            self._driver.note([started], keep=self._lineage)
             self._driver.ask_again()
         running = {process.unit for process in welcome.processes} | {orphan.unit for orphan in welcome.orphans}
         self._idle_outputs = [unit for unit in welcome.outputs if unit not in running]
@@ -231,6 +231,7 @@ class Daemon:
             "pid": os.getpid(),
             "keeper_pid": self._keeper.pid,
             "instance": f"{self._instance:05x}",
+            "keepers": [int(pid) for pid in self._lineage[KEEPERS_KEY].split()],
         }
 
     async def command(
@@ -391,7 +392,8 @@ class Daemon:
         return await self._replace("daemon-reexec", "reexec", peer, reason)
 
     async def _replace(self, verb: str, request: str, peer: Peer, reason: str) -> tuple[bool, str | None]:
-        durable = await self._note_durably(with_fields(command_record(verb, (), peer, reason), result="queued"))
+        seq = self.note_command(with_fields(command_record(verb, (), peer, reason), result="queued"))
+        durable = seq is not None and await self._journal.wait_durable(seq)
         if unfit := await asyncio.to_thread(rehearse, self._manager.snapshot() | self._kept()):
             self._preflight_failed(unfit)
             return durable, unfit
@@ -466,7 +468,7 @@ class Daemon:
                 **why,
             ),
             records=records,
-            keep=self._kept() | {MANAGERS_KEY: str(self._number)},
+            keep=self._kept() | self._lineage,
         )
 
     def _kept(self) -> dict[str, str]:
@@ -484,14 +486,16 @@ class Daemon:
             case "kill":
                 self._driver.submit(ShutdownForced())
             case "reload":
-                self._spawn_task(self._reload_by_signal())
+                self._spawn_task(self.reload(self._signaller()))
             case "reopen":
                 self._output.reopen()
+            case "replace":
+                self._spawn_task(self.restart_manager(self._signaller()))
             case _:
                 raise AssertionError(f"internal error: unknown order {order}")
 
-    async def _reload_by_signal(self) -> None:
-        await self.reload(Peer(uid=os.getuid(), gid=os.getgid(), pid=self._keeper.pid, user=ORIGIN_SIGNAL.user))
+    def _signaller(self) -> Peer:
+        return Peer(uid=os.getuid(), gid=os.getgid(), pid=self._keeper.pid, user=ORIGIN_SIGNAL.user)
 
     def _preflight_failed(self, reason: str) -> None:
         """A new manager was to take over and did not; this one goes on."""
@@ -553,10 +557,6 @@ class Daemon:
     def _keeper_lost(self) -> None:
         """The keeper is dead, or wants us to be: what it has of us is all there is, so end at once."""
         os._exit(0)
-
-    async def _note_durably(self, record: Record) -> bool:
-        seq = self._driver.note([record])
-        return seq is not None and await self._journal.wait_durable(seq)
 
     def _spawn_task(self, coroutine: Coroutine[Any, Any, Any]) -> None:
         task = self._loop.create_task(coroutine)

@@ -148,6 +148,8 @@ class Driver:
         self._loop = asyncio.get_running_loop()
         self._queue: deque[_Queued] = deque()
         self._scheduled = False
+        self._counted = (0, 0)
+        """How many records of this batch were looked at, and how many of them have a number."""
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ns: int | None = None
         self._acknowledged = 0
@@ -224,6 +226,7 @@ class Driver:
 
     def _run_batch(self) -> None:
         self._scheduled = False
+        self._counted = (0, 0)
         records: list[Record] = []
         actions: list[AnyAction] = []
         replies: list[Reply] = []
@@ -257,7 +260,7 @@ class Driver:
         event = queued.event
         records += queued.records
         self._host_state |= queued.keep
-        at = now.seq and now.seq + _numbered(records)
+        at = now.seq and now.seq + self._numbered(records)
         if queued.fact:
             self._acknowledged = queued.fact
         match event:
@@ -285,6 +288,13 @@ class Driver:
         if queued.command is not None and isinstance(event, CommandRequested):
             duration_ms = (now.mono_ns - queued.since_ns) // 1_000_000
             records[position] = _with_result(queued.command, event.request_id, effects.replies, max(0, duration_ms))
+
+    def _numbered(self, records: Sequence[Record]) -> int:
+        """Count the records of this batch that have a number; only those that are new are looked at."""
+        looked_at, numbered = self._counted
+        numbered += sum(record.event not in UNNUMBERED for record in records[looked_at:])
+        self._counted = (len(records), numbered)
+        return numbered
 
     def _take_deadlines(self, now: Now, records: list[Record], actions: list[AnyAction], replies: list[Reply]) -> None:
         for _ in range(DEADLINES_MAX):
@@ -399,10 +409,6 @@ class Driver:
         self._timer = None
         self._timer_ns = None
         self._schedule()
-
-
-def _numbered(records: Sequence[Record]) -> int:
-    return sum(record.event not in UNNUMBERED for record in records)
 
 
 def _with_result(command: Record, request_id: int, replies: Sequence[Reply], duration_ms: int) -> Record:

@@ -148,6 +148,7 @@ def build_spawn(
         _check_strings(request["argv"], environment)
         if runtime.groups is not None:
             request["cgroups"] = list(runtime.groups.create(unit.name))
+            request["home"] = runtime.groups.home
     except _Refused as error:
         return SpawnFailed(action.spawn_id, error.step, error.code, error.errno, error.detail)
     return request

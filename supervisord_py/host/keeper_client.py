@@ -188,7 +188,7 @@ class KeeperClient:
         Args:
             on_facts: A batch of (number, event); acknowledge with ``commit``.
             on_output: A unit and the reading end of its output pipe, which is the taker's to close.
-            on_order: ``stop``, ``kill``, ``reload`` or ``reopen``: a signal came to the keeper.
+            on_order: ``stop``, ``kill``, ``reload``, ``reopen`` or ``replace``: a signal came to the keeper.
             on_lost: The keeper is gone, or this manager shall end; called once.
             on_preflight_failed: ``restart-manager`` came to nothing, and why.
         """

@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,18 +66,8 @@ def rehearse(state: Mapping[str, str]) -> str | None:
 class _Custody:
     """Takes a commit as the keeper's client does, as far as that it can be written down."""
 
-    def commit(
-        self,
-        *,
-        ack: int,
-        state: dict[str, str | None],
-        lines: Sequence[tuple[int, str]],
-        journalled: int,
-        requests: Sequence[dict[str, Any]],
-        on_sent: Callable[[], None],
-        deadline_ns: int | None = None,
-    ) -> None:
-        msgspec.json.encode([ack, state, list(lines), journalled, list(requests), deadline_ns])
+    def commit(self, *, on_sent: Callable[[], None], **said: Any) -> None:
+        msgspec.json.encode(said)
         on_sent()
 
 

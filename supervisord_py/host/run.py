@@ -185,13 +185,30 @@ def control_gid(settings: Settings) -> int | None:
     if any."""
     group = settings.control.socket_group
     try:
-        return grp.getgrnam(group or DEFAULT_CONTROL_GROUP).gr_gid
+        gid = grp.getgrnam(group or DEFAULT_CONTROL_GROUP).gr_gid
     except KeyError:
         if group is not None:
             raise click.ClickException(
                 f"no such group: {group} (socket-group in {settings.path}); create it or name another"
             ) from None
         return None
+    if is_mapped(gid):
+        return gid
+    if group is not None:
+        raise click.ClickException(
+            f"the group {group} ({gid}) does not exist in this user namespace (socket-group in {settings.path}); "
+            "map it (unshare --map-auto, a container's gid map) or name another"
+        )
+    return None
+
+
+def is_mapped(gid: int) -> bool:
+    """Tell whether files can be given to a group in this user namespace."""
+    try:
+        lines = Path("/proc/self/gid_map").read_text().splitlines()
+    except OSError:
+        return True
+    return any(first <= gid < first + count for first, _, count in (map(int, line.split()) for line in lines))
 
 
 def prepare_folders(places: Places, gid: int | None) -> None:

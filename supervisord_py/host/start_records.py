@@ -14,6 +14,18 @@ from supervisord_py.model.unit import UnitSet
 MANAGERS_KEY = "host/managers"
 """How many managers the keeper had made when the last one took over, this one included."""
 
+KEEPERS_KEY = "host/keepers"
+"""The pids of the keepers that had this state, the present one last."""
+
+KEEPERS_MAX = 16
+
+
+def lineage_of(welcome: Welcome, keeper_pid: int) -> dict[str, str]:
+    """Return what a manager that begins adds to the state: who it is, and who had the state."""
+    before = [pid for pid in welcome.state.get(KEEPERS_KEY, "").split() if pid != str(keeper_pid)]
+    keepers = " ".join([*before[-KEEPERS_MAX:], str(keeper_pid)])
+    return {MANAGERS_KEY: str(welcome.managers), KEEPERS_KEY: keepers}
+
 
 def start_record(welcome: Welcome, recovery: Recovery, keeper_pid: int, first: UnitSet | None) -> Record:
     """Return ``daemon.started`` for the manager that loads the ``first`` unit set, else ``manager.restarted``."""

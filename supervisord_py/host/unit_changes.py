@@ -26,6 +26,7 @@ from supervisord_py.host.control_folder import (
     Change,
     RefusedChange,
     apply_changes,
+    by_name,
     overruling,
     plan_changes,
     write_changes,
@@ -281,8 +282,9 @@ class UnitChanges:
             after = replace(sources, units=apply_changes(sources.units, changes))
             if verb in ("enable", "disable"):
                 touched = {change.unit for change in changes if change.file is not None}
+                narrowed = by_name(after.units)
                 for name in names:
-                    other = overruling(name, after.units, folder) if name in touched else None
+                    other = overruling(name, narrowed(name), folder) if name in touched else None
                     if other is not None:
                         message = f"cannot {verb} {name}: {other} says otherwise, and is merged later; change it there"
                         raise CannotChangeError("JobFailed", name, message)

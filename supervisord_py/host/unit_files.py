@@ -158,7 +158,14 @@ def specifier_context(environment: Mapping[str, str]) -> SpecifierContext:
         state = environment.get("XDG_STATE_HOME") or f"{home}/.local/state"
         runtime = environment.get("XDG_RUNTIME_DIR") or str(default_places(dict(environment), uid, home).runtime)
         logs = f"{state}/log"
-    return SpecifierContext(home, runtime, state, logs, user, uid, os.uname().nodename, _boot_id())
+    return SpecifierContext(home, runtime, state, logs, user, uid, os.uname().nodename, _boot_id(), _here())
+
+
+def _here() -> str:
+    try:
+        return os.getcwd()
+    except OSError:
+        return "/"
 
 
 def _boot_id() -> str:

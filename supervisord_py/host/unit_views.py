@@ -181,6 +181,8 @@ def build_lives(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """
     lives: dict[str, dict[str, Any]] = {}
     began: dict[str, Mapping[str, Any]] = {}
+    unseen: dict[str, None] = {}
+    """Lives that ended while no keeper was there."""
     for record in records:
         invocation = record.get("invocation")
         if not isinstance(invocation, str):
@@ -197,21 +199,23 @@ def build_lives(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
             case "unit.exited":
                 if record.get("role") == "main":
                     life["exit"] = {"code": record.get("code"), "signal": record.get("signal")}
-                    _end_life(life, began[invocation], record)
+                    if record.get("runtime_ms") is None:
+                        unseen[invocation] = None
+                    _end_life(life, began[invocation], record, is_seen=invocation not in unseen)
             case "unit.restart-scheduled" | "unit.stopped" | "unit.failed":
-                _end_life(life, began[invocation], record)
+                _end_life(life, began[invocation], record, is_seen=invocation not in unseen)
                 result = record.get("result")
                 life["result"] = to_wire(result) if isinstance(result, str) else life["result"]
     return list(lives.values())
 
 
-def _end_life(life: dict[str, Any], began: Mapping[str, Any], ended: Mapping[str, Any]) -> None:
-    """Let a life end with a record: it ran from its beginning to there, through all its commands.
+def _end_life(life: dict[str, Any], began: Mapping[str, Any], ended: Mapping[str, Any], *, is_seen: bool) -> None:
+    """Let a life end with a record: it ran from its beginning to there, through all its commands, if somebody saw it.
 
     The clock of the machine counts, unless it has booted in between; the time of day may have been set.
     """
     life["end"] = ended["ts"]
-    if ended["boot"] == began["boot"]:
+    if ended["boot"] == began["boot"] and is_seen:
         life["runtime_ms"] = (ended["mono_ns"] - began["mono_ns"]) // 1_000_000
 
 

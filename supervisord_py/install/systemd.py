@@ -8,6 +8,7 @@ goes only when that is asked for.
 import contextlib
 import os
 import pwd
+import shutil
 import socket
 import subprocess
 import sys
@@ -40,6 +41,8 @@ class Target:
     """Whether the systemd that will run the service runs now, and is to be told."""
     gid: int | None
     """Group that may read state and output."""
+    home: Path | None = None
+    """Of the user."""
 
     @property
     def systemctl(self) -> list[str]:
@@ -66,7 +69,9 @@ def user_target(places: Places, home: str, environment: dict[str, str], *, is_ru
         for name, usual in XDG_VARIABLES.items()
         if environment.get(name) and Path(environment[name]) != Path(home) / usual
     }
-    return Target(True, places, folder / NAME, folder / "default.target.wants" / NAME, moved, is_running, None)
+    return Target(
+        True, places, folder / NAME, folder / "default.target.wants" / NAME, moved, is_running, None, Path(home)
+    )
 
 
 def template(*, is_user: bool) -> str:
@@ -119,7 +124,15 @@ def install(target: Target, steps: Steps, *, now: bool, show_text: bool) -> None
         _tell_of_lingering(steps)
     if not target.is_running:
         steps.say("systemd was not told: the service starts with the machine, or with systemctl start")
-    steps.say(f"unit files go to {target.places.unit_path[0]}, then: supctl daemon-reload")
+    steps.say(f"unit files go to {target.places.unit_path[0]}, then: {supctl_to_type()} daemon-reload")
+
+
+def supctl_to_type() -> str:
+    """What to type for the supctl that was installed with this interpreter: its path where a shell finds none of it."""
+    own = os.path.join(os.path.dirname(sys.executable), "supctl")
+    found = shutil.which("supctl")
+    is_found = found is not None and os.path.realpath(found) == os.path.realpath(own)
+    return own if not is_found and os.access(own, os.X_OK) else "supctl"
 
 
 def uninstall(target: Target, steps: Steps, *, purge: bool) -> None:
@@ -148,6 +161,7 @@ def uninstall(target: Target, steps: Steps, *, purge: bool) -> None:
         steps.remove_if_empty(target.places.runtime)
         for folder, _ in reversed(target.own_folders):
             steps.remove_if_empty(folder)
+    _remove_ways(target, steps)
     if target.is_running and had_unit:
         steps.run([*target.systemctl, "daemon-reload"], "")
         steps.run([*target.systemctl, "reset-failed", NAME])
@@ -155,6 +169,16 @@ def uninstall(target: Target, steps: Steps, *, purge: bool) -> None:
     kept = [path for path in kept if steps.at(path).is_dir() and not any(p in path.parents for p in kept)]
     if kept and not steps.is_rehearsal:
         steps.say(f"kept: {', '.join(str(steps.at(path)) for path in kept)}; `uninstall --purge` removes them too")
+
+
+def _remove_ways(target: Target, steps: Steps) -> None:
+    """Remove what ``install`` may have made of the way to a user's folders (``~/.local/state``), where it is empty."""
+    if target.home is None:
+        return
+    ends = (target.unit, target.places.state, target.places.log, target.places.settings.parent)
+    ways = {folder for end in ends for folder in end.parents if target.home in folder.parents}
+    for folder in sorted(ways, key=lambda folder: len(folder.parts), reverse=True):
+        steps.remove_if_empty(folder)
 
 
 def _refuse_foreign(target: Target, steps: Steps, remedy: str) -> None:

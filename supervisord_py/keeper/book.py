@@ -5,6 +5,7 @@ and what was done of it. A line is written before what it tells is acted upon (a
 nothing is synced, because the file outlives the keeper and need not outlive the machine. Lines are ``{KEY: VALUE}``:
 
     boot         the boot id; a process of another boot is nobody's
+    namespace    the PID namespace of all pids; when a container is started again, its processes are gone as at a boot
     custody      everything in custody (``Custody.pack``), ``requests`` that wait, ``ended``: exits not yet told
     commit       a manager's packet, without what only concerns that manager
     did          so many of the requests were carried out
@@ -24,7 +25,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from supervisord_py.keeper.inventory import Inventory, Spawn, Unit, read
+from supervisord_py.keeper.inventory import Inventory, Spawn, Unit, pid_namespace, read
 from supervisord_py.keeper.loop import say
 
 BOOK_MAX = 1 << 20
@@ -77,6 +78,7 @@ class Book:
             self._give_up(error)
             return
         self._write("boot", read("/proc/sys/kernel/random/boot_id").decode().strip())
+        self._write("namespace", pid_namespace())
         self._write("tags", ["", [self._inventory.newest_id]])
         self._write("custody", self._custody())
         for unit in self._inventory.units.values():

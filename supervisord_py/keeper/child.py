@@ -3,9 +3,9 @@
 vfork costs the same whatever the keeper's size, and its errors are in a kept, non-blocking pipe when the call returns.
 It is ``_posixsubprocess.fork_exec``: private, so tried at start; where it is not as we know it, fork does all. What
 such a child inherits is set on the keeper around the call, which is right only for limits that can be set back and do
-not hurt the keeper in between. Everything else (user, groups, other limits, niceness, cgroups, the process's own pid in
-its environment) needs ``fork``: the child runs ``_run_steps`` only, reports (step, errno) over a close-on-exec pipe and
-never returns.
+not hurt the keeper in between, and for a cgroup from which the way back is known (``docs/adr/0008``). Everything else
+(user, groups, other limits, niceness, the process's own pid in its environment) needs ``fork``: the child runs
+``_run_steps`` only, reports (step, errno) over a close-on-exec pipe and never returns.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ import importlib
 import os
 import resource
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple, NoReturn
 
@@ -37,6 +37,7 @@ LATE = {"as", "data"}
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 PR_SET_PDEATHSIG = 1
 ME = os.getpid()
+EVERY_SIGNAL = signal.valid_signals()
 _libc = ctypes.CDLL(None, use_errno=True)
 FILES_KEPT = 32
 """Descriptors that no unit gets: with them the keeper looks into /proc and starts managers when all others are used."""
@@ -90,6 +91,7 @@ class Plan:
         self.limits: dict[str, tuple[int, int]] = {n: (s, h) for n, (s, h) in (request.get("rlimits") or {}).items()}
         self.strict = frozenset(request.get("strict") or ())
         self.nice, self.cgroups = request.get("nice"), list(request.get("cgroups") or ())
+        self.home: str | None = request.get("home")
         self.sigpipe, self.pid_env = bool(request.get("sigpipe")), list(request.get("pid_env") or ())
         self.out = out
         self.inherits = bool(request.get("inherit"))
@@ -118,6 +120,9 @@ class Spawner:
         for name, (_, hard) in self.given.items():
             resource.setrlimit(LIMITS[name], (hard, hard))
         self._can_raise = _may_raise_limits()
+        self._home: tuple[str, bytes] | None = None
+        """The group that was seen to be our own, and all of our groups at that time."""
+        self._can_return = True
         self._fork_exec: Any = getattr(importlib.import_module("_posixsubprocess"), "fork_exec", None)
         self._has_vfork = way != "fork" and self._try_vfork()
 
@@ -136,16 +141,17 @@ class Spawner:
         around = self._limits_around(plan)
         if around is None:
             return Made(*self._fork(plan), tagged)
-        saved = {name: resource.getrlimit(LIMITS[name]) for name in around}
-        try:
+        with self._visit(plan):
+            saved = {name: resource.getrlimit(LIMITS[name]) for name in around}
             try:
-                for name, (soft, hard) in around.items():
-                    set_limit(name, soft, hard, name in plan.strict)
-            except (OSError, ValueError) as error:
-                raise SpawnError("limits", getattr(error, "errno", None) or errno.EINVAL, str(error)) from error
-            return Made(*self.execute(plan), tagged)
-        finally:
-            self._set_back(saved)
+                try:
+                    for name, (soft, hard) in around.items():
+                        set_limit(name, soft, hard, name in plan.strict)
+                except (OSError, ValueError) as error:
+                    raise SpawnError("limits", getattr(error, "errno", None) or errno.EINVAL, str(error)) from error
+                return Made(*self.execute(plan), tagged)
+            finally:
+                self._set_back(saved)
 
     def _set_back(self, saved: dict[str, tuple[int, int]]) -> None:
         """Take the keeper's own limits again; raises nothing, for the process is there and has to be booked."""
@@ -161,9 +167,49 @@ class Spawner:
         if max(fds) >= resource.getrlimit(resource.RLIMIT_NOFILE)[0] - FILES_KEPT:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
+    def _may_visit(self, plan: Plan) -> bool:
+        """Say whether we may be in the group of ``plan`` for a moment: if the way back is known, and if nothing that
+        holds for the group (it is frozen, or killed when its memory is full) would then hold for us."""
+        folder, home = plan.cgroups[0], plan.home
+        if len(plan.cgroups) > 1 or home is None or not (self._has_vfork and self._can_return):
+            return False
+        try:
+            own = _read("/proc/self/cgroup")
+            if self._home != (home, own):
+                self._home = None
+                if b"%d" % ME not in _read(f"{home}/cgroup.procs").split():
+                    return False
+                self._home = (home, own)
+            return not os.path.exists(f"{folder}/memory.oom.group") and b"frozen 1" not in _read(
+                f"{folder}/cgroup.events"
+            )
+        except OSError:
+            return False
+
+    @contextlib.contextmanager
+    def _visit(self, plan: Plan) -> Iterator[None]:
+        """Be in the group of ``plan`` meanwhile: what is made is born there, and in no other for any instant."""
+        if not plan.cgroups:
+            yield
+            return
+        try:
+            _join(plan.cgroups[0])
+        except OSError as error:
+            raise SpawnError("cgroup", error.errno or 0, _describe(error)) from error
+        try:
+            yield
+        finally:  # raises nothing, for the process is there and has to be booked
+            for folder in (plan.home or "", os.path.dirname(plan.cgroups[0])):
+                try:
+                    _join(folder, make=False)
+                    break
+                except OSError as error:
+                    self._can_return = False
+                    say(f"cannot go back into the group {folder}: {error.strerror}; later processes are forked")
+
     def _limits_around(self, plan: Plan) -> dict[str, tuple[int, int]] | None:
         """Return the soft limits to carry around a vfork, None when the plan needs a fork."""
-        if plan.cgroups or plan.pid_env or plan.nice is not None or plan.changes_user():
+        if plan.pid_env or plan.nice is not None or plan.changes_user() or (plan.cgroups and not self._may_visit(plan)):
             return None
         around = {}
         for name, (soft, hard) in plan.limits.items():
@@ -224,6 +270,26 @@ class Spawner:
         return False
 
 
+def _join(folder: str, make: bool = True) -> None:
+    """Put this process into a cgroup."""
+    if make:
+        # A release on its way here may have removed it after the manager had made it.
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(folder)
+    group = os.open(os.path.join(folder, "cgroup.procs"), os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(group, b"0")
+    finally:
+        os.close(group)
+
+
+def _read(path: str) -> bytes:
+    """Return what a file says, nothing when there is none; raises OSError."""
+    with contextlib.suppress(FileNotFoundError), open(path, "rb", buffering=0) as file:
+        return file.readall() or b""
+    return b""
+
+
 def die_with_parent(signal_number: int) -> None:
     """Ask for this signal when our parent ends; 0 for none."""
     _libc.prctl(PR_SET_PDEATHSIG, signal_number, 0, 0, 0)
@@ -232,7 +298,7 @@ def die_with_parent(signal_number: int) -> None:
 def fork(run: Callable[[], None]) -> int:
     """Return the pid of a child that does ``run``, with no signal let through, and exits with 0 when that returns."""
     # Blocked until the child has dropped our handlers: one that ran there would write to our wake-up pipe.
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, EVERY_SIGNAL)
     try:
         if (pid := os.fork()) == 0:
             try:
@@ -320,12 +386,7 @@ def _run_steps(plan: Plan, null: int, report: int) -> NoReturn:
         os.setsid()
         step = "cgroup"
         for folder in plan.cgroups:
-            # A release on its way here may have removed it after the manager had made it.
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(folder)
-            group = os.open(os.path.join(folder, "cgroup.procs"), os.O_WRONLY | os.O_CLOEXEC)
-            os.write(group, b"0")
-            os.close(group)
+            _join(folder)
         step = "limits"
         late = {name for name in LATE & plan.limits.keys() if _only_lowers(name, plan.limits[name][1])}
         for name in plan.limits.keys() - late:
@@ -348,7 +409,7 @@ def _run_steps(plan: Plan, null: int, report: int) -> NoReturn:
         os.chdir(plan.cwd)
         step = "signals"
         signal.set_wakeup_fd(-1)
-        for sig in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        for sig in EVERY_SIGNAL - {signal.SIGKILL, signal.SIGSTOP}:
             if callable(signal.getsignal(sig)):
                 signal.signal(sig, signal.SIG_DFL)
         signal.signal(signal.SIGPIPE, signal.SIG_DFL if plan.sigpipe else signal.SIG_IGN)

@@ -6,7 +6,7 @@ A child keeps its pid until we reap it, so an attribution is made once. Deeper p
 import errno
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 from supervisord_py.keeper.child import SpawnError
@@ -92,6 +92,17 @@ def read_stat(pid: int) -> Stat | None:
     return Stat(fields[0].decode(), int(fields[1]), int(fields[19])) if len(fields) > 19 else None
 
 
+def pid_namespace() -> str:
+    """Return where our pids mean something: the number of the namespace, which is given again, and when its process 1
+    was started."""
+    try:
+        number = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+    first = read_stat(1)
+    return f"{number} {first.start if first is not None else 0}"
+
+
 def children_lookup() -> Callable[[int], list[int]]:
     """Return what lists the children of a pid: the kernel, or else a table made of one pass over /proc."""
     if HAS_CHILDREN:
@@ -113,9 +124,10 @@ def _read_children(pid: int) -> list[int]:
     return [int(child) for task in tasks for child in read(f"/proc/{pid}/task/{task}/children").split()]
 
 
-def walk(roots: set[int]) -> dict[int, int]:
-    """Return the start times of ``roots`` and all their descendants by pid. What forks meanwhile may be missing."""
-    children, found, todo = children_lookup(), dict[int, int](), [(pid, 0) for pid in roots]
+def walk(roots: Collection[int]) -> dict[int, int]:
+    """Return the start times of ``roots`` and all their descendants by pid, each root before what is below it and all
+    in their order. What forks meanwhile may be missing."""
+    children, found, todo = children_lookup(), dict[int, int](), [(pid, 0) for pid in roots][::-1]
     while todo:
         pid, parent = todo.pop()
         stat = read_stat(pid)
@@ -310,8 +322,11 @@ class Inventory:
                 at = stat.ppid
         return self.owner(pid), False, False
 
-    def roots(self, unit: Unit) -> set[int]:
-        return unit.children | unit.followed.keys()
+    def roots(self, unit: Unit) -> list[int]:
+        """Return what everything of a unit descends from. The main process is the first, and so the first to get a
+        signal: its workers end because it ends them, not before it knows why."""
+        main = None if unit.main is None else unit.main.main_pid
+        return sorted(unit.children | unit.followed.keys(), key=lambda pid: pid != main)
 
 
 def _pack_unit(unit: Unit) -> dict[str, Any]:

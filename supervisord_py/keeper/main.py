@@ -47,7 +47,7 @@ FORWARDED = signal.valid_signals() - {
     signal.SIGSYS,
 }  # fmt: skip
 """What the main process of ``exec`` gets that was sent to us; faults and job control are ours."""
-ORDERS: dict[int, str] = {signal.SIGHUP: "reload", signal.SIGUSR1: "reopen"}
+ORDERS: dict[int, str] = {signal.SIGHUP: "reload", signal.SIGUSR1: "reopen", signal.SIGUSR2: "replace"}
 
 
 class Keeper:
@@ -93,7 +93,7 @@ class Keeper:
         self._wake, wake_in = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(wake_in, warn_on_full_buffer=False)
         # SIGXFSZ: a limit on files is an error of our memfds, not our death; handled, for that ends at exec.
-        for number in (signal.SIGCHLD, signal.SIGUSR2, signal.SIGXFSZ, *STOPS, *ORDERS, *self._forwarded):
+        for number in (signal.SIGCHLD, signal.SIGXFSZ, *STOPS, *ORDERS, *self._forwarded):
             signal.signal(number, lambda *_: None)
         self._loop.watch(self._wake, SIGNAL, self._signalled)
         if adopted is not None:
@@ -151,8 +151,6 @@ class Keeper:
             pass
         elif number in ORDERS:
             self._managers.order(ORDERS[number])
-        elif number == signal.SIGUSR2:
-            self._managers.preflight()
         elif number in STOPS and self._stopping is None:
             self._stopping = "stop"
             self.upward.stopping()

@@ -25,14 +25,15 @@ Requests (``do``)
     {"do": "spawn", "id": SPAWN_ID, "unit": NAME, "role": ROLE, "argv": [..], "executable": PATH or null,
      "env": {..}, "cwd": PATH, "umask": INT, "uid": INT or null, "gid": INT or null, "groups": [INT] or null,
      "rlimits": {"nofile": [SOFT, HARD]}, "strict": ["nofile"], "nice": INT or null, "cgroups": [DIR..],
-     "sigpipe": BOOL (true: default action), "notify": "none|main|exec|all", "privileged": BOOL, "pid_env": [NAME..],
-     "inherit": BOOL}
+     "home": DIR or null, "sigpipe": BOOL (true: default action), "notify": "none|main|exec|all", "privileged": BOOL,
+     "pid_env": [NAME..], "inherit": BOOL}
         The keys from ``uid`` on may be missing. ``executable`` null searches PATH of ``env``. Infinity is -1. Limits
-        that are not in ``strict`` are clamped to what is allowed. ``privileged`` ignores uid, gid and groups. The
-        keeper adds ``NOTIFY_SOCKET`` when ``notify`` is not ``none``, and the process's own pid under the names in
-        ``pid_env`` (``WATCHDOG_PID``). With ``inherit`` standard input, output and error are the keeper's; else
-        standard input is /dev/null, output and error are the unit's pipe. Ids grow; a known id is ignored, and so is
-        one more than ``SPAWN_IDS_KEPT`` below the newest.
+        that are not in ``strict`` are clamped to what is allowed. ``home`` is the keeper's own group in the hierarchy
+        of ``cgroups``: with it the keeper may go there and back to make the process. ``privileged`` ignores uid, gid
+        and groups. The keeper adds ``NOTIFY_SOCKET`` when ``notify`` is not ``none``, and the process's own pid under
+        the names in ``pid_env`` (``WATCHDOG_PID``). With ``inherit`` standard input, output and error are the
+        keeper's; else standard input is /dev/null, output and error are the unit's pipe. Ids grow; a known id is
+        ignored, and so is one more than ``SPAWN_IDS_KEPT`` below the newest.
     {"do": "signal", "unit": NAME, "id": SPAWN_ID or null, "whom": "main|all", "signal": INT, "cont": BOOL}
     {"do": "follow", "unit": NAME, "id": SPAWN_ID, "pid": INT or null, "trusted": BOOL}
         Let process ``pid`` of the unit be its main process under a new id. Null: the only child of the keeper that
@@ -56,7 +57,7 @@ Facts, numbered from 1 without a hole, sent in order, kept until acknowledged
     {"fact": "spawn-failed", "id", "step", "code", "errno", "detail"}
     {"fact": "followed", "unit", "id", "pid": INT or null, "refused": TEXT or null}     exactly one of both
     {"fact": "exited", "id", "pid", "code": INT or null, "signal": INT or null, "core": BOOL, "main": BOOL,
-     "tree_empty": BOOL, "runtime_ms": INT, "rusage": {..}}
+     "tree_empty": BOOL, "runtime_ms": INT or null, "rusage": {..}}
         Code and signal null: a followed process that was never our child, whose status nobody tells us (``follow``).
         ``main`` false: the process that
         ``MAINPID`` replaced. ``tree_empty``: no process is left, and no exit of the unit is still to be told.
@@ -80,8 +81,9 @@ Other messages of the keeper
         descriptors. A spawn that is still to be made has pid 0. The outputs follow as ``outputs`` messages, the
         unacknowledged facts as ``facts``.
     {"outputs": [UNIT..]}           with as many descriptors: the unit's output pipe, also whenever one is made
-    {"order": "stop" | "kill" | "reload" | "reopen"}
-        A signal came: TERM/INT/QUIT/RTMIN+3, second INT, HUP, USR1. (USR2 is ``restart-manager``.)
+    {"order": "stop" | "kill" | "reload" | "reopen" | "replace"}
+        A signal came: TERM/INT/QUIT/RTMIN+3, second INT, HUP, USR1, USR2. (The last one's answer is
+        ``restart-manager``, unless the manager finds the new code unfit.)
     {"preflight-failed": TEXT}
     {"reexec": TEXT or null}        why no new image of the keeper can take over; null: it can, a new manager is started
     {"answer": Q, "unit": NAME or null, "stray": BOOL, "descendant": BOOL}   to {"op": "whose", "pid", "question": Q}

@@ -105,7 +105,7 @@ class Reaper:
         if spawn.role == "main":
             unit.main = spawn
         if spawn.report is None:
-            self._spawned(spawn)
+            self._running(spawn)
             return
         unit.starting.append(spawn)
         self._watch_report(spawn)
@@ -151,10 +151,12 @@ class Reaper:
         fact = {"fact": "spawn-failed", "id": spawn_id, "step": error.step, "code": EXIT_CODES[error.step]}
         self._put({**fact, "errno": error.errno, "detail": error.detail}, unit)
 
-    def _spawned(self, spawn: Spawn) -> None:
+    def _running(self, spawn: Spawn) -> None:
         spawn.unit.told_empty, spawn.is_told = False, True
         fact = {"fact": "spawned", "id": spawn.id, "pid": spawn.pid, "tagged": spawn.tagged}
         self._put(fact, spawn.unit.name)
+        if spawn.cgroups:
+            self._inventory.learn_groups(spawn)
 
     def _resolve_all(self, unit: Unit) -> None:
         """Exec closes the report before the program can say a word: that it runs is told before what it says."""
@@ -175,9 +177,7 @@ class Reaper:
         spawn.unit.starting.remove(spawn)
         spawn.failure = read_report(report)
         if spawn.failure is None:
-            self._spawned(spawn)
-            if spawn.cgroups:
-                self._inventory.learn_groups(spawn)
+            self._running(spawn)
 
     def _signal(self, unit: Unit, do: dict[str, Any]) -> None:
         if do["whom"] == "all":

@@ -74,5 +74,13 @@ def _seconds(milliseconds: int) -> str:
 
 
 def _short(value: object) -> str:
-    text = " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    match value:
+        case bool():
+            text = "true" if value else "false"
+        case list():
+            text = " ".join(map(str, value))
+        case dict():
+            text = " ".join(f"{name}:{entry}" for name, entry in value.items())
+        case _:
+            text = str(value)
     return text if len(text) <= 100 else text[:97] + "..."

@@ -19,7 +19,8 @@ class SpecifierContext(Struct, frozen=True):
     """What specifiers stand for on this machine; the host reads it once a load.
 
     ``runtime_dir``, ``state_dir`` and ``logs_dir`` are the roots (``/run``, ``/var/lib``, ``/var/log`` for root, the
-    user's own else); ``user``, ``uid`` and ``home`` are of the user the supervisor runs as.
+    user's own else); ``user``, ``uid`` and ``home`` are of the user the supervisor runs as. ``folder`` is where a
+    relative path begins: one that was typed for ``check``, which shows it as it was typed.
     """
 
     home: str
@@ -30,6 +31,7 @@ class SpecifierContext(Struct, frozen=True):
     uid: int
     host: str
     boot_id: str
+    folder: str = "/"
 
 
 class Specifiers:
@@ -38,6 +40,8 @@ class Specifiers:
     def __init__(self, context: SpecifierContext, name: UnitName, path: str = "") -> None:
         """``path`` is the unit's main file, for ``%y``, and for ``%Y`` its folder."""
         instance = name.instance or ""
+        if not path.startswith("/"):
+            path = f"{context.folder.rstrip('/')}/{path}"
         self._meanings = {
             "%": "%",
             "i": instance,

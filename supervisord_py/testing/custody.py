@@ -36,7 +36,7 @@ class Custody:
         if self.is_kept:
             self._queue(fact)
         elif isinstance(fact, ProcessExited):
-            self._untold.append(replace(fact, status=ExitStatus(), runtime_ms=0, rusage={}))
+            self._untold.append(replace(fact, status=ExitStatus(), runtime_ms=None, rusage={}))
         elif not isinstance(fact, NotifyReceived):
             self._untold.append(fact)
 

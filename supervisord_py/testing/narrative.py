@@ -4,6 +4,7 @@ The words are for people who review a diff of a story: names instead of numbers 
 matters.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from supervisord_py.core.actions import (
@@ -50,6 +51,7 @@ from supervisord_py.core.events import (
     UnitsLoaded,
 )
 from supervisord_py.model.records import Record
+from supervisord_py.model.states import Severity
 from supervisord_py.model.values import format_signal
 
 _TOLD = ("MONITOR_UNIT", "MONITOR_SERVICE_RESULT", "MONITOR_EXIT_CODE", "MONITOR_EXIT_STATUS")
@@ -188,10 +190,20 @@ def reply_line(reply: Reply) -> str:
     return f"reply {reply.request_id}: {'; '.join(outcomes) if outcomes else 'nothing to do'}"
 
 
-def effect_lines(effects: Effects) -> list[str]:
-    """Say what one event decided, in the order in which the shell carries it out."""
+_MARKS = {Severity.INFO: "-", Severity.WARNING: "!", Severity.ERROR: "!!"}
+"""How a record begins that people should look at."""
+
+
+def effect_lines(effects: Effects, causes: Sequence[str] = ()) -> list[str]:
+    """Say what one event decided, in the order in which the shell carries it out; ``causes`` are words for each record
+    on what it follows from.
+    """
+    because = [f" <- {cause}" if cause else "" for cause in causes] or [""] * len(effects.records)
     return [
-        *(f"- {record_line(record)}" for record in effects.records),
+        *(
+            f"{_MARKS[record.severity]} {record_line(record)}{why}"
+            for record, why in zip(effects.records, because, strict=True)
+        ),
         *(f"> {action_line(action)}" for action in effects.actions),
         *(f"< {reply_line(reply)}" for reply in effects.replies),
     ]

@@ -26,7 +26,7 @@ from supervisord_py.core.events import (
 )
 from supervisord_py.core.manager import Manager
 from supervisord_py.core.view import list_units, unit_status
-from supervisord_py.model.records import UNNUMBERED
+from supervisord_py.model.records import UNNUMBERED, Record
 from supervisord_py.model.states import Role
 from supervisord_py.model.unit import Unit, UnitSet
 from supervisord_py.testing.clock import SECOND_NS, Clock
@@ -53,6 +53,8 @@ class Happened(Struct, frozen=True):
     at_ns: int
     effects: Effects
     changes: dict[str, str]
+    causes: tuple[str, ...] = ()
+    """For each record what it follows from, in words; empty where that is a record of its own unit."""
 
 
 class StoryError(Exception):
@@ -73,6 +75,8 @@ class Scene:
         self._former: dict[str, tuple[int, int]] = {}
         """By unit: spawn id and pid of the process that handed its place over with MAINPID= and is still there."""
         self._seq = 1
+        self._told: dict[int, Record] = {}
+        """Every numbered record by its number."""
         self._requests = 0
         self._committed: dict[str, str] = {}
         self._shown: dict[str, str] = {}
@@ -90,7 +94,7 @@ class Scene:
         if lost:
             self.manager_dies()
             return Happened(event, now.mono_ns, Effects(), {})
-        self._seq += sum(record.event not in UNNUMBERED for record in effects.records)
+        causes = tuple([self._cause_of(record) for record in effects.records])
         for key, text in changes.items():
             if text is None:
                 self._committed.pop(key, None)
@@ -100,7 +104,7 @@ class Scene:
             self.units = event.units
         self._follow(event)
         self._carry_out(effects.actions)
-        return Happened(event, now.mono_ns, effects, self._changed_states())
+        return Happened(event, now.mono_ns, effects, self._changed_states(), causes)
 
     def load(self, units: Iterable[Unit], *, start_enabled: bool = False, reverts: bool = False) -> Happened:
         by_name = {unit.name: unit for unit in units}
@@ -184,6 +188,14 @@ class Scene:
         return any(process.unit == unit and not process.running for process in self.cast.values())
 
     # inside
+
+    def _cause_of(self, record: Record) -> str:
+        """Number a record; returns what it follows from, if that is nothing of its own unit."""
+        if record.event not in UNNUMBERED:
+            self._told[self._seq] = record
+            self._seq += 1
+        cause = None if record.cause is None else self._told[record.cause]
+        return "" if cause is None or cause.unit == record.unit else f"{cause.event} {cause.unit or ''}".strip()
 
     def _process(self, unit: str, *, running: bool, role: Role | None = None) -> Cast:
         for process in reversed(self.cast.values()):

@@ -7,9 +7,10 @@ commands, a line ``----``, and the trace::
     ----
     - job.queued web type=start > spawn #1 web main: /bin/web
 
-In a trace ``-`` is a record, ``>`` an action, ``<`` a reply, ``=`` a unit whose state has changed, ``@`` the time
-since the story began at which a deadline was reached, ``$`` the command, where a block has several. ``unit`` commands
-define units, with ``key=value`` words as in a unit file; the first other command loads them. The default of
+In a trace ``-`` is a record (``!`` a warning, ``!!`` an error; after ``<-`` the other unit's record it follows from),
+``>`` an action, ``<`` a reply, ``=`` a unit whose state has changed, ``@`` the time since the story began at which a
+deadline was reached, ``$`` the command, where a block has several. ``unit`` commands define units, with ``key=value``
+words as in a unit file; the first other command loads them. The default of
 ``restart-jitter`` is 0 here, so that the times can be checked by hand.
 
 Commands::
@@ -148,7 +149,7 @@ class Script:
 
     def _told(self, happened: Happened) -> list[str]:
         states = [f"= {name} {words}" for name, words in happened.changes.items()]
-        return [*effect_lines(happened.effects), *states]
+        return [*effect_lines(happened.effects, happened.causes), *states]
 
     def _event(self, verb: str, words: Sequence[str]) -> Event:
         scene = self.scene

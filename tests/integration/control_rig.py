@@ -107,7 +107,7 @@ class FakeSupervisor:
         self.settings = settings or Settings()
         self.versions: Mapping[str, Any] = {
             "manager": "0.1.0", "keeper": "0.1.0", "protocol": 1, "name": "main",
-            "pid": 101, "keeper_pid": 100, "instance": "00001",
+            "pid": 101, "keeper_pid": 100, "instance": "00001", "keepers": [100],
         }  # fmt: skip
         self.records: list[dict[str, Any]] = []
         self.lines: dict[str, list[str]] = {}

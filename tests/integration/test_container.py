@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -343,6 +343,56 @@ def test_orphans_are_no_warnings_for_process_1(namespace: tuple[str, ...]) -> No
             assert process.wait(ENDS_S) == 0
 
 
+def test_a_killed_container_that_is_started_again_begins_anew(namespace: tuple[str, ...]) -> None:
+    """The folders of the container are still there, and no process is: a boot, and not a failure of every unit."""
+    with folder() as path:
+        (path / "units").mkdir()
+        (path / "units" / "web.toml").write_text(
+            '[unit]\nexit-supervisor-on = "failure"\n[service]\nexec-start = "sleep 1000"\nrestart = "no"\n'
+        )
+
+        def ready() -> list[str]:
+            segments = sorted((path / "s" / "journal").glob("*.ndjson"))
+            lines = "".join(segment.read_text() for segment in segments).splitlines()
+            return [text for text in lines if '"unit.ready"' in text]
+
+        places = ("--runtime-dir", f"{path}/r", "--state-dir", f"{path}/s")
+        for life, number in enumerate((signal.SIGKILL, signal.SIGTERM), start=1):
+            process = subprocess.Popen(
+                [*namespace, *PROGRAM, "run", f"{path}/units", *places], stdin=subprocess.DEVNULL
+            )
+            keeper = keeper_of(process)
+            try:
+                until(
+                    lambda life=life, process=process: len(ready()) == life or process.poll() is not None, "web", ENDS_S
+                )
+                assert process.poll() is None, "web runs again, and the container with it"
+            finally:
+                with suppress(ProcessLookupError):
+                    os.kill(keeper, number)
+                code = process.wait(ENDS_S)
+        assert code == 0
+
+
+def test_a_control_group_that_the_user_namespace_does_not_map_is_none() -> None:
+    """The group of our name is in the image's file, and files cannot be given to it; one that is asked for must be."""
+    why_not = refusal("user")
+    if why_not is not None:
+        pytest.skip(f"no PID namespace: {why_not}")
+    with folder() as path:
+        (path / "group").write_text("root:x:0:\nsupervisord-py:x:90000:\n")
+        script = 'mount --bind "$0" /etc/group && exec "$@"'
+        prefix = (*WAYS["user"], "sh", "-c", script, str(path / "group"))
+        units = {"web": '[unit]\nexit-supervisor-on = "exit"\n[service]\nexec-start = "true"\nrestart = "no"\n'}
+        assert run_to_the_end(units, prefix=prefix)[0] == 0
+        settings = '[control]\nsocket-group = "supervisord-py"\n'
+        status, printed, _ = run_to_the_end(
+            units, prefix=(*prefix, "sh", "-c", 'exec "$@" 2>&1', "sh"), settings=settings
+        )
+        assert status == 1
+        assert "the group supervisord-py (90000) does not exist in this user namespace" in printed
+
+
 def test_run_needs_the_proc_of_its_own_namespace() -> None:
     """Whose a process is could not be told with the numbers of another namespace: a clear error, and no start."""
     why_not = refusal("user")
@@ -433,6 +483,16 @@ def test_a_reader_that_stands_still_or_goes_holds_up_nothing() -> None:
             for descriptor in (reader, writer):
                 if descriptor >= 0:
                     os.close(descriptor)
+
+
+def test_units_get_the_variables_that_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``--pass-env``, more than once; what is not named stays outside, and what is not there is no error."""
+    for name in ("FIRST", "SECOND", "THIRD"):
+        monkeypatch.setenv(name, name.lower())
+    unit = '[service]\nexec-start = ["sh", "-c", "echo $FIRST $SECOND ${THIRD-none} ${FOURTH-none}"]\nrestart = "no"\n'
+    options = ("--output", "stdout", "--pass-env", "FIRST", "--pass-env", "SECOND", "--pass-env", "FOURTH")
+    status, printed, _ = run_to_the_end({"web": f'[unit]\nexit-supervisor-on = "exit"\n{unit}'}, *options)
+    assert (status, printed) == (0, "web | first second none none\n")
 
 
 def test_a_supervisor_without_output_on_standard_output_is_as_before() -> None:

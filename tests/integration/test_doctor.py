@@ -4,18 +4,24 @@ import json
 import os
 import pwd
 import resource
+import shutil
+import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
+from supervisord_py.doctor import instance
 from supervisord_py.doctor.findings import Level
 from supervisord_py.doctor.instance import examine
 from supervisord_py.keeper.protocol import TAG_BASE, TAG_INSTANCE_SHIFT
-from tests.integration.supervisor_rig import RunningSupervisor, supervisor, until
+from tests.integration.supervisor_rig import ROOT, SYSTEM_PYTHON, RunningSupervisor, supervisor, until
 
+NOBODY = 65534
 SLEEPER = '[service]\nexec-start = "sleep 1000"\n'
 
 
@@ -178,6 +184,110 @@ def test_doctor_finds_what_is_left_in_the_folders() -> None:
         lock.write_text(f"{int(pid) + 1}\n{number}\n")
         assert f"names pid {int(pid) + 1}" in wrong(running)["lock"]
         lock.write_text(f"{pid}\n{number}\n")
+
+
+def test_doctor_finds_what_others_could_write_or_read() -> None:
+    """Folders, lock, book and journal of a running supervisor are for its user alone; the socket is as it was set."""
+    with supervisor({"one": SLEEPER}) as running:
+        running.wait_state("one", "active")
+        (segment,) = running.journal_folder.glob("*.ndjson")
+        for path, mode, topic in (
+            (running.folder / "r", 0o777, "runtime folder"),
+            (running.folder / "r" / "n", 0o777, "notify sockets"),
+            (running.folder / "s", 0o777, "state folder"),
+            (running.folder / "l", 0o777, "log folder"),
+            (running.journal_folder, 0o777, "journal"),
+            (segment, 0o666, "journal"),
+            (running.folder / "r" / "lock", 0o666, "lock"),
+            (running.folder / "r" / "book", 0o644, "book"),
+        ):
+            before = path.stat().st_mode
+            path.chmod(mode)
+            found = wrong(running)
+            assert list(found) == [topic] and str(path) in found[topic]
+            path.chmod(before)
+        running.socket.chmod(0o666)
+        with running.client() as client:
+            told = {each.topic: each for each in examine(client)}["control socket"]
+        assert told.level is Level.DEGRADED and "mode 0666" in told.fact and told.cure == f"chmod 0660 {running.socket}"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's supervisor believes nobody")
+def test_doctor_finds_unit_files_that_the_next_reload_refuses() -> None:
+    """What root's supervisor reads must be root's alone: a folder, a file in it, the settings."""
+    with supervisor({"one": SLEEPER}) as running:
+        running.wait_state("one", "active")
+        for path in (running.units, running.units / "one.toml", running.folder / "supervisord.toml"):
+            before = path.stat().st_mode
+            path.chmod(0o777)
+            assert str(path) in wrong(running)["unit files"]
+            path.chmod(before)
+
+
+def test_doctor_tells_a_supervisor_that_nobody_can_reach() -> None:
+    """Its socket or the whole runtime folder is gone: the keeper is named, and what it is told to do helps."""
+    with supervisor({"one": SLEEPER}, invariants=False) as running:
+        pid = running.wait_state("one", "active")["pid"]
+        for remove in (running.socket.unlink, lambda: shutil.rmtree(running.folder / "r")):
+            remove()
+            done = doctor("--instance", "--socket", str(running.socket))
+            assert done.returncode == 7 and f"kill -USR2 {running.keeper_pid}" in done.stderr
+            found = findings_of(folders=running.folder)["control socket"]
+            assert found["level"] == "wrong" and f"kill -USR2 {running.keeper_pid}" in found["cure"]
+            os.kill(running.keeper_pid, signal.SIGUSR2)
+            until(running.socket.exists, "another socket")
+            assert running.status("one")["pid"] == pid
+
+
+def test_doctor_tells_that_the_book_is_gone() -> None:
+    """Without it a killed keeper costs everything that runs: it is wrong, and no question of rights."""
+    with supervisor({"one": SLEEPER}) as running:
+        running.wait_state("one", "active")
+        (running.folder / "r" / "book").unlink()
+        assert "missing" in wrong(running)["book"]
+        assert running.supctl("daemon-reexec").returncode == 0
+        assert wrong(running) == {}
+
+
+def test_doctor_tells_how_many_wait_for_the_next_keeper() -> None:
+    """The keeper was killed: nobody answers, and what lives is counted."""
+    with supervisor({"one": SLEEPER, "two": SLEEPER}) as running:
+        for unit in ("one", "two"):
+            running.wait_state(unit, "active")
+        running.process.kill()
+        running.process.wait()
+        done = doctor("--instance", "--socket", str(running.socket))
+        assert done.returncode == 7 and f"(pid {running.keeper_pid}) was killed; 2 of its processes live" in done.stderr
+        running.start_again()
+
+
+def test_doctor_tells_an_answer_that_took_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A manager that was stopped answers once it is replaced: then all is well again, and that it was not is told."""
+    monkeypatch.setattr(instance, "SLOW_S", -1.0)
+    with supervisor({"one": SLEEPER}) as running, running.client() as client:
+        told = [each.fact for each in examine(client) if each.level is Level.DEGRADED and each.topic == "instance"]
+        assert len(told) == 1 and "to answer" in told[0]
+
+
+def test_doctor_of_a_home_that_is_closed_to_us(tmp_path: Path) -> None:
+    """Folders behind one that may not be entered are findings, not a crash."""
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0)
+    options: dict[str, Any] = {}
+    if os.geteuid() == 0:
+        options = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
+    done = subprocess.run(
+        [SYSTEM_PYTHON, "-m", "supervisord_py", "doctor", "--json", f"--state-dir={closed}/s", f"--log-dir={closed}/l"],
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{Path(msgspec.__file__).parents[1]}", "HOME": str(closed)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        **options,
+    )
+    closed.chmod(0o700)
+    found = {each["topic"]: each for each in json.loads(done.stdout)["findings"]}
+    assert {found[topic]["level"] for topic in ("state folder", "journal space")} == {"wrong"}, done.stderr
 
 
 def test_doctor_names_equal_uids() -> None:

@@ -264,11 +264,13 @@ def test_when_the_old_manager_dies_in_a_preflight_the_new_one_takes_over() -> No
         assert new.welcome["managers"] == 2
 
 
-def test_usr2_is_a_preflight() -> None:
-    """SIGUSR2 to the keeper brings a new manager without asking the old one."""
+def test_usr2_replaced_a_manager_that_had_no_say_in_it() -> None:
+    """SIGUSR2 to the keeper is an order to the manager, which sees whether another can follow before it asks."""
     with keeper() as rig:
         old = rig.manager()
         rig.process.send_signal(signal.SIGUSR2)
+        old.order("replace")
+        old.commit({"do": "restart-manager"})
         new = rig.manager(greet=False)
         new.send({"op": "hello", "protocol": 1, "pid": new.pid})
         old.obey()

@@ -278,13 +278,13 @@ def test_it_is_pid_1_of_a_container() -> None:
 
 
 def test_a_runtime_folder_that_was_removed_is_there_again_with_the_next_manager() -> None:
-    """A cleaner took it: after SIGUSR2 clients connect, the lock names us, and a second keeper is refused."""
+    """A cleaner took it: clients connect, the lock names us, and a second keeper is refused."""
     with keeper() as rig:
         manager = rig.manager()
         manager.commit(spawn(1, "a", "sleep", "1000"))
         manager.fact("spawned", id=1)
         shutil.rmtree(rig.runtime)
-        os.kill(rig.pid, signal.SIGUSR2)
+        manager.commit({"do": "restart-manager"})
         following = rig.manager(greet=False)
         following.send({"op": "hello", "protocol": 1, "pid": following.pid})
         manager.obey()

@@ -111,18 +111,57 @@ def test_kill_leaves_none_of_the_four_shapes(who: str) -> None:
         assert not [pid for pid in others if is_alive(pid)]
 
 
+def home_of(pid: int) -> str:
+    """The folder of a process's own cgroup v2."""
+    lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+    return str(UNIFIED) + next(line for line in lines if line.startswith("0::"))[3:].rstrip("/")
+
+
 @pytest.mark.cgroup
-def test_kill_leaves_none_with_a_cgroup_and_release_removes_it() -> None:
-    """With a cgroup the kernel does the same, and the folder goes with the unit."""
-    with group() as folder, keeper() as rig:
+@pytest.mark.parametrize("way", ["auto", "fork"])
+def test_kill_leaves_none_with_a_cgroup_and_release_removes_it(way: str) -> None:
+    """With a cgroup the kernel does the same, and the folder goes with the unit; by vfork and by fork."""
+    with group() as folder, keeper(spawner=way) as rig:
         manager = rig.manager()
-        pids = grow(rig, manager, 1, "a", cgroups=[folder])
+        pids = grow(rig, manager, 1, "a", cgroups=[folder], home=home_of(rig.pid))
         assert set(map(int, Path(folder, "cgroup.procs").read_text().split())) == pids
         manager.commit({"do": "kill", "unit": "a", "signal": signal.SIGKILL})
         manager.until(lambda: any(f.get("tree_empty") or f["fact"] == "tree-empty" for _, f in manager.facts), "empty")
         assert not [pid for pid in pids if is_alive(pid)]
         manager.commit({"do": "release", "unit": "a"})
         wait_until(lambda: not os.path.exists(folder), "removal of the cgroup")
+
+
+@pytest.mark.cgroup
+def test_the_keeper_comes_back_from_the_group_of_a_unit() -> None:
+    """It goes into the group to make a process there, where the way back is its own group; a failed exec or another
+    group called its home leaves it where it was, too."""
+    with group() as folder, keeper() as rig:
+        manager = rig.manager()
+        home = home_of(rig.pid)
+        for spawn_id, way_back in ((1, home), (2, folder), (3, home)):
+            manager.commit(spawn(spawn_id, "a", "sleep", "1000", cgroups=[folder], home=way_back))
+            manager.commit(spawn(10 + spawn_id, "a", "/no/such", cgroups=[folder], home=way_back))
+            pid = manager.fact("spawned", id=spawn_id)["pid"]
+            assert manager.fact("spawn-failed", id=10 + spawn_id)["code"] == 203
+            assert home_of(pid) == folder
+            assert home_of(rig.pid) == home
+        assert "group" not in rig.said()
+
+
+@pytest.mark.cgroup
+def test_a_frozen_group_does_not_freeze_the_keeper() -> None:
+    """What is started in a group that somebody froze waits there alone, until it is thawed."""
+    with group() as folder, keeper() as rig:
+        manager = rig.manager()
+        Path(folder, "cgroup.freeze").write_text("1")
+        wait_until(lambda: "frozen 1" in Path(folder, "cgroup.events").read_text(), "the frozen group")
+        manager.commit(spawn(1, "a", "true", cgroups=[folder], home=home_of(rig.pid)))
+        manager.commit(spawn(2, "b", "true"))
+        manager.fact("exited", id=2)
+        assert not any(fact["fact"] == "exited" and fact["id"] == 1 for _, fact in manager.facts)
+        Path(folder, "cgroup.freeze").write_text("0")
+        manager.fact("exited", id=1)
 
 
 @pytest.mark.cgroup
@@ -140,7 +179,7 @@ os.wait()
 """
     with group() as folder, keeper() as rig:
         manager = rig.manager()
-        manager.commit(python(1, "a", code, cgroups=[folder]))
+        manager.commit(python(1, "a", code, cgroups=[folder], home=home_of(rig.pid)))
         assert not manager.fact("exited", id=1)["tree_empty"]
         (pid,) = manager.ask("trees", units=["a"])["trees"]["a"]
         assert manager.ask("whose", pid=pid)["unit"] == "a"

@@ -151,6 +151,7 @@ def test_wait_for_ready_and_its_time_limit(supctl: Supctl) -> None:
 
 VERSION = {
     "manager": "0.1", "keeper": "0.1", "protocol": 1, "name": "main", "pid": 10, "keeper_pid": 9, "instance": "abc",
+    "keepers": [9],
 }  # fmt: skip
 
 
@@ -274,6 +275,14 @@ def test_daemon_reexec_says_the_versions_or_why_not(supctl: Supctl) -> None:
     ran = supctl("daemon-reexec")
     assert ran.code == 1
     assert "no such module" in ran.err
+
+
+def test_daemon_reexec_without_waiting_printed_no_json(supctl: Supctl) -> None:
+    """``--no-wait --json`` printed the sentence for people."""
+    reply = {"job": None, "durable": True, "manager_pid": 10, "keeper": "0.1", "refused": None}
+    supctl.fake.on("DaemonReexec", reply)
+    supctl.fake.on("Version", VERSION)
+    assert supctl("daemon-reexec", "--no-wait", "--json").document == reply
 
 
 def test_shutdown_waits_until_it_is_gone(supctl: Supctl) -> None:

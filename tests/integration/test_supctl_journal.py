@@ -37,6 +37,45 @@ def followed(*found: dict[str, Any]) -> list[Any]:
     return [{"record": one, "dropped": None} for one in found]
 
 
+def exported(data: bytes) -> list[dict[str, bytes]]:
+    """Read the Journal Export Format as its description says."""
+    entries: list[dict[str, bytes]] = [{}]
+    while data:
+        line, _, data = data.partition(b"\n")
+        name, equals, value = line.partition(b"=")
+        if not line:
+            entries.append({})
+        elif equals:
+            entries[-1][name.decode()] = value
+        else:
+            size = int.from_bytes(data[:8], "little")
+            entries[-1][name.decode()] = data[8 : 8 + size]
+            assert data[8 + size : 9 + size] == b"\n"
+            data = data[9 + size :]
+    assert entries.pop() == {}, "an empty line ends each entry"
+    return entries
+
+
+def test_export_is_what_systemd_reads(supctl: Supctl) -> None:
+    """Each record is an entry with the times in microseconds; what is no line of text is written by its length."""
+    ended = record(7, "unit.exited", pid=3, role="main", code=1, runtime_ms=1200, mono_ns=5_000_123, severity="warning")
+    told = record(8, "unit.error", message="two\nlines, \x1b and ü", peers=["a", "b"], unit=None)
+    supctl.fake.on("Journal.Query", records(ended, told))
+    ran = supctl("journal", "export", "-u", "web")
+    assert (ran.code, ran.err) == (0, "")
+    first, second = exported(ran.out.encode())
+    assert first["__REALTIME_TIMESTAMP"] == b"1795176000123456"
+    assert first["__MONOTONIC_TIMESTAMP"] == b"5000"
+    assert (first["_BOOT_ID"], first["PRIORITY"], first["INVOCATION_ID"]) == (b"b", b"4", b"i")
+    assert first["MESSAGE"] == b"web: unit.exited pid 3 exited 1 after 1.2 s"
+    assert (first["SUPERVISORD_PY_UNIT"], first["SUPERVISORD_PY_SEQ"]) == (b"web", b"7")
+    assert second["SUPERVISORD_PY_MESSAGE"] == "two\nlines, \x1b and ü".encode()
+    assert json.loads(second["SUPERVISORD_PY_PEERS"]) == ["a", "b"]
+    assert "SUPERVISORD_PY_UNIT" not in second
+    assert supctl.fake.called("Journal.Query")[0]["filter"]["units"] == ["web"]
+    assert supctl("journal", "export", "--json").code == 2
+
+
 def test_bare_journal_is_the_last_fifty(supctl: Supctl) -> None:
     """``supctl journal`` is ``journal tail``, short, a line a record."""
     supctl.fake.on("Journal.Query", records(record(1), record(2, "unit.exited", role="main", pid=7, code=3)))

@@ -258,9 +258,3 @@ def test_a_unit_that_was_skipped_says_which_condition_did_not_hold(supctl: Supct
     skipped = unit("web", condition_result=False, condition_at=moment, condition_unmet=unmet)
     supctl.fake.on("Status", {"units": [skipped]})
     assert f"Condition: does not hold: {unmet} (looked at " in supctl("status", "web").out
-
-
-def test_a_unit_that_runs_without_a_file_did_not_say_so(supctl: Supctl) -> None:
-    """The table says why a running unit is marked."""
-    supctl.fake.on("List", {"units": [unit("web", load_state="not_found")]})
-    assert "no file defines it any more" in supctl("status").out

@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
-from tests.systemd.machine import ROOT, SERVICE, Machine, machine, until, wheels
+from tests.systemd.machine import ROOT, SERVICE, Machine, copied_root, machine, until, wheels
 
-OLD, NEW = "0.1.0", "0.1.1"
+OLD, NEW = "0.0.9", "0.1.1"
+OLD_COMMIT = os.environ.get("SUPERVISORD_PY_TEST_OLD", "448bd54")
+"""What is upgraded from: a version with another keeper and another manager, which has a book already."""
 UNITS = {
     "web": '[service]\nexec-start = ["/usr/bin/sleep", "100000"]\n',
     "tree": '[service]\nexec-start = ["/bin/sh", "-c", "sleep 100001 & exec sleep 100002"]\n',
@@ -28,23 +30,40 @@ WATCHDOG_S = 3
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return wheels(tmp_path_factory.mktemp("built") / "wheels", (OLD, NEW))
+    return wheels(tmp_path_factory.mktemp("built") / "wheels", {OLD: OLD_COMMIT, NEW: None})
+
+
+def prepared(running: Machine, version: str) -> None:
+    """Make a user, and install a version as people do."""
+    running.do("useradd", "--create-home", "--shell", "/bin/sh", "alice")
+    running.do("python3", "-m", "venv", "/opt/spy")
+    pip(running, f"supervisord-py=={version}")
+    running.do("sh", "-c", "ln -s /opt/spy/bin/sup* /usr/local/bin")
 
 
 @pytest.fixture
 def booted(built: Path, tmp_path: Path) -> Iterator[Machine]:
     with machine(built, tmp_path) as running:
-        running.do("useradd", "--create-home", "--shell", "/bin/sh", "alice")
-        running.do("python3", "-m", "venv", "/opt/spy")
-        pip(running, f"supervisord-py=={OLD}")
+        prepared(running, NEW)
+        yield running
+
+
+@pytest.fixture
+def booted_old(built: Path, tmp_path: Path) -> Iterator[Machine]:
+    with machine(built, tmp_path) as running:
+        prepared(running, OLD)
         yield running
 
 
 @pytest.fixture(params=["system", "user"])
-def service(booted: Machine, request: pytest.FixtureRequest) -> Machine:
+def whose(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def served(booted: Machine, whose: str) -> Machine:
     """The machine as root, or as a user who lingers, with the service installed and its three units active."""
     running = booted
-    if request.param == "user":
+    if whose == "user":
         let_linger(booted)
         running = booted.as_user("alice")
     started(running)
@@ -108,9 +127,9 @@ def settled(running: Machine) -> dict[str, int]:
 
 
 def files(running: Machine) -> set[str]:
-    """Every path that has our name in it, and the links of systemd."""
-    found = running.do("find", "/etc", "/var/lib", "/var/log", "/run", "/home", "-name", "*supervisord-py*")
-    return set(found.splitlines())
+    """Every path of the machine that is no cache of an interpreter."""
+    places = ("/etc", "/home", "/root", "/run", "/srv", "/tmp", "/usr", "/var", "/dev/shm", "/sys/fs/cgroup")
+    return set(running.do("find", *places, "-not", "-name", "__pycache__", "-not", "-name", "*.pyc").splitlines())
 
 
 def test_install_says_all_and_does_it_once(booted: Machine) -> None:
@@ -150,8 +169,9 @@ def test_a_stopped_keeper_is_replaced_and_a_working_one_is_not(booted: Machine) 
     assert settled(booted) == units
 
 
-def test_no_death_of_ours_costs_a_unit(service: Machine) -> None:
+def test_no_death_of_ours_costs_a_unit(booted: Machine, whose: str) -> None:
     """The manager killed, the manager stopped, the keeper killed: same pids, and they are supervised afterwards."""
+    service = served(booted, whose)
     units = pids(service)
     tree = sleepers(service)
     assert len(tree) == 4
@@ -170,23 +190,73 @@ def test_no_death_of_ours_costs_a_unit(service: Machine) -> None:
     assert settled(service) == units and sleepers(service) == tree
     service.do("kill", "-KILL", str(units["web"]))
     until(lambda: pids(service)["web"] not in (units["web"], None), "web once more")
+    # What an operator has stopped stays so, and what is lost with the keeper is made again.
+    supctl(service, "stop", "web")
+    keeper = service.show("MainPID")
+    service.do("kill", "-KILL", str(units["ready"]), keeper)
+    until(lambda: service.show("NRestarts") == "2" and service.show("ActiveState") == "active", "a third keeper")
+    until(lambda: pids(service)["ready"] not in (units["ready"], None), "another life of ready")
+    assert (pids(service)["web"], pids(service)["tree"]) == (None, units["tree"])
+    assert spy(service, "doctor", "--instance").endswith(", 0 wrong")
     service.systemctl("stop", SERVICE)
     assert not sleepers(service)
 
 
-def test_an_upgrade_leaves_the_units_alone(booted: Machine, service: Machine) -> None:
+def test_an_upgrade_leaves_the_units_alone(booted_old: Machine, whose: str) -> None:
     """pip install -U and daemon-reexec: keeper and manager are the new version, the pids and the service the same."""
+    service = served(booted_old, whose)
     units = pids(service)
     keeper = service.show("MainPID")
     assert supctl(service, "version")["keeper"] == OLD
-    pip(booted, "-U", f"supervisord-py=={NEW}")
+    pip(booted_old, "-U", f"supervisord-py=={NEW}")
     service.do("/opt/spy/bin/supctl", "daemon-reexec")
     until(lambda: supctl(service, "version")["keeper"] == NEW, "the new keeper")
     assert supctl(service, "version")["manager"] == NEW
     assert settled(service) == units
     assert (service.show("MainPID"), service.show("NRestarts"), service.show("ActiveState")) == (keeper, "0", "active")
+    service.do("kill", "-KILL", str(units["web"]))
+    until(lambda: pids(service)["web"] not in (units["web"], None), "web once more")
+    assert spy(service, "doctor", "--instance").endswith(", 0 wrong")
     service.systemctl("stop", SERVICE)
     assert not sleepers(service)
+
+
+def test_an_upgrade_that_nobody_finished_is_one_of_deaths(booted_old: Machine) -> None:
+    """pip install -U, and then the old manager and the old keeper die one after the other: a new manager works with the
+    old keeper, a new keeper reads the old one's book, and no unit is touched."""
+    service = served(booted_old, "system")
+    units, tree = pids(service), sleepers(service)
+    pip(booted_old, "-U", f"supervisord-py=={NEW}")
+    service.do("kill", "-KILL", str(manager_pid(service)))
+    until(lambda: supctl(service, "version")["manager"] == NEW, "the new manager")
+    assert supctl(service, "version")["keeper"] == OLD and settled(service) == units
+    service.do("kill", "-KILL", service.show("MainPID"))
+    until(lambda: service.show("NRestarts") == "1" and service.show("ActiveState") == "active", "the new keeper")
+    assert supctl(service, "version")["keeper"] == NEW
+    assert settled(service) == units and sleepers(service) == tree
+    service.do("kill", "-KILL", str(units["web"]))
+    until(lambda: pids(service)["web"] not in (units["web"], None), "web once more")
+    assert spy(service, "doctor", "--instance").endswith(", 0 wrong")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Iterator[Path]:
+    with copied_root(tmp_path) as found:
+        yield found
+
+
+def test_services_are_back_after_a_reboot_and_after_a_power_cut(built: Path, tmp_path: Path, root: Path) -> None:
+    """The system's, and that of a user who lingers, each time with a journal whose chain holds."""
+    with machine(built, tmp_path, root=root) as running:
+        prepared(running, NEW)
+        for whose in ("system", "user"):
+            served(running, whose)
+    for is_cut in (True, False):
+        with machine(built, tmp_path, root=root, power_cut=is_cut) as running:
+            for service in (running, running.as_user("alice")):
+                until(lambda service=service: service.is_active(), "the service")
+                settled(service)
+                assert spy(service, "doctor", "--instance").endswith(", 0 wrong")
 
 
 def test_reload_restart_stop_and_uninstall(booted: Machine) -> None:
@@ -232,4 +302,6 @@ def test_a_user_is_told_of_lingering(booted: Machine) -> None:
     assert settled(alice) == units
     spy(alice, "uninstall", "--purge")
     assert not sleepers(booted)
-    assert files(booted) == before
+    # What loginctl and systemd-run have made.
+    assert files(booted) - before == {"/var/lib/systemd/linger/alice", "/run/systemd/transient"}
+    assert before - files(booted) == set()

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -60,8 +60,13 @@ def debian_root() -> Path:
     return root
 
 
-def wheels(folder: Path, versions: Sequence[str]) -> Path:
-    """Build our wheel under these versions into ``folder``, with the wheels of all that it needs."""
+def wheels(folder: Path, versions: Mapping[str, str | None]) -> Path:
+    """Build our wheel under these versions into ``folder``, with the wheels of all that it needs.
+
+    Args:
+        folder: Is made.
+        versions: By number, the commit that it is built from; None: this tree.
+    """
     needed = CACHE / f"wheels-{SUITE}"
     if not needed.is_dir():
         new = CACHE / f"wheels-{SUITE}.new"
@@ -76,11 +81,14 @@ def wheels(folder: Path, versions: Sequence[str]) -> Path:
         run(*pip, "download", "--only-binary=:all:", *platforms, python, "--dest", new, *others)
         new.rename(needed)
     shutil.copytree(needed, folder)
-    for version in versions:
+    for version, commit in versions.items():
         source = folder / f"source-{version}"
-        shutil.copytree(
-            ROOT, source, ignore=shutil.ignore_patterns(".*", "tests", "bench", "__pycache__", "build", "dist")
-        )
+        if commit is None:
+            left_out = shutil.ignore_patterns(".*", "tests", "bench", "__pycache__", "build", "dist")
+            shutil.copytree(ROOT, source, ignore=left_out)
+        else:
+            source.mkdir()
+            run("sh", "-c", 'git -C "$1" archive "$2" | tar -x -C "$3"', "sh", ROOT, commit, source)
         for path, name in (("pyproject.toml", "version"), ("supervisord_py/__init__.py", "__version__")):
             text = (source / path).read_text()
             line = f'{name} = "{version}"'
@@ -117,7 +125,7 @@ class Machine:
             "-a",
             "env",
             "-i",
-            "PATH=/usr/sbin:/usr/bin:/sbin:/bin",
+            "PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
             "LANG=C.UTF-8",
         ]
         if self.user is not None:
@@ -152,14 +160,37 @@ class Machine:
     def show(self, name: str) -> str:
         return self.systemctl("show", "-P", name, SERVICE)
 
+    def is_active(self) -> bool:
+        """Whether the service is up; also asked before the user's systemd is."""
+        user = ["--user"] if self.user else []
+        return self.call("systemctl", *user, "is-active", SERVICE).stdout.strip() == "active"
+
     def log(self) -> str:
         """The journal of the service, for messages."""
         return self.call("journalctl", "--no-pager", "-n", "60").stdout
 
 
 @contextmanager
-def machine(wheels: Path, work: Path) -> Iterator[Machine]:
-    """Boot a container with the wheels in ``/wheels``; nothing is left of it afterwards."""
+def copied_root(work: Path) -> Iterator[Path]:
+    """Make a root whose changes outlive its container, and remove it at the end."""
+    root = work / "root"
+    try:
+        run("cp", "-a", "--reflink=auto", debian_root(), root)
+        yield root
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+@contextmanager
+def machine(wheels: Path, work: Path, *, root: Path | None = None, power_cut: bool = False) -> Iterator[Machine]:
+    """Boot a container with the wheels in ``/wheels``.
+
+    Args:
+        wheels: What is to be installed.
+        work: For its console.
+        root: A root that keeps what is changed; by default nothing is left of the container afterwards.
+        power_cut: It ends without a word in place of in order.
+    """
     name = f"spy-{os.getpid()}"
     groups = [Path(hierarchy, name) for hierarchy in HIERARCHIES if os.path.isdir(hierarchy)]
     for group in groups:
@@ -172,9 +203,10 @@ def machine(wheels: Path, work: Path) -> Iterator[Machine]:
     )
     process = subprocess.Popen(
         [
-            *("sh", "-c", script, "sh", "systemd-nspawn", "--quiet", "--boot", f"--directory={debian_root()}"),
+            *("sh", "-c", script, "sh", "systemd-nspawn", "--quiet", "--boot", f"--directory={root or debian_root()}"),
             *("--register=no", "--keep-unit", "--private-network", f"--machine={name}", f"--hostname={name}"),
-            *("--console=pipe", "--link-journal=no", "--volatile=overlay", f"--bind-ro={wheels}:/wheels"),
+            *("--console=pipe", "--link-journal=no", f"--bind-ro={wheels}:/wheels"),
+            *(() if root else ("--volatile=overlay",)),
         ],
         env={**os.environ, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1", "GROUPS_OF": " ".join(map(str, groups))},
         stdin=subprocess.DEVNULL, stdout=console, stderr=console, start_new_session=True,
@@ -197,7 +229,7 @@ def machine(wheels: Path, work: Path) -> Iterator[Machine]:
     finally:
         if leader:
             with suppress(ProcessLookupError):
-                os.kill(leader, signal.SIGRTMIN + 4)  # systemd: power off
+                os.kill(leader, signal.SIGKILL if power_cut else signal.SIGRTMIN + 4)  # systemd: power off
         try:
             process.wait(30)
         except subprocess.TimeoutExpired:

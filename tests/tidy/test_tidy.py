@@ -18,7 +18,7 @@ BANNED_IN_PURE = {
     "psutil", "zmq",
 }  # fmt: skip
 MODULE_LINES_MAX = 600
-KEEPER_CODE_LINES_MAX = 2320
+KEEPER_CODE_LINES_MAX = 2400
 
 
 def imports(path: Path) -> set[str]:
@@ -64,7 +64,7 @@ def code_lines(path: Path) -> int:
 
 
 def test_the_keeper_stays_small() -> None:
-    """The keeper can be read in an evening, because its death would hurt (docs/adr/0004, 0005, 0006)."""
+    """The keeper can be read in an evening, because its death would hurt (docs/adr/0004 to 0008)."""
     assert sum(map(code_lines, (PACKAGE / "keeper").glob("*.py"))) <= KEEPER_CODE_LINES_MAX
 
 

@@ -55,6 +55,16 @@ def test_check_reads_what_supctl_wrote(tmp_path: Path) -> None:
     assert run("check", units, "--state-dir", "other").stdout == "1 good unit, 0 bad, 0 errors, 0 warnings\n"
 
 
+def test_the_specifier_of_the_folder_is_absolute_for_a_relative_path(tmp_path: Path) -> None:
+    """What run accepts because it makes paths absolute, check accepts too, from a folder or a file, near or far."""
+    path = write(tmp_path / "u" / "web.toml", SLEEP + 'working-directory = "%Y"\n')
+    for typed in (path, "u", "u/web.toml", "./u"):
+        assert run("check", typed).exit_code == 0, typed
+        assert run("graph", typed).exit_code == 0, typed
+    os.chdir("u")
+    assert (run("check", "web.toml").exit_code, run("check", ".").exit_code) == (0, 0)
+
+
 def test_check_tells_all_problems_of_all_files(tmp_path: Path) -> None:
     """Exit 1; each problem with its line, the caret and the hint; settings are checked too."""
     write(tmp_path / "u" / "a.toml", "[service]\nexec-start = 'x y z'\numask = 1\n")

@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 
 from supervisord_py.cli import main
 from supervisord_py.install.service import MARK, quote, quote_command, service_text
-from supervisord_py.install.systemd import template
+from supervisord_py.install.systemd import supctl_to_type, template
 
 UNIT = "etc/systemd/system/supervisord-py.service"
 LINK = "etc/systemd/system/multi-user.target.wants/supervisord-py.service"
@@ -179,3 +179,21 @@ def test_purge_spares_a_supervisor_that_runs(tmp_path: Path, monkeypatch: pytest
         listener.listen()
         result = call("uninstall", "--user", "--purge")
     assert result.exit_code == 1 and "stop it first" in result.output and state.is_dir()
+
+
+def test_what_is_told_to_type_can_be_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A supctl that is in no folder of PATH is told with its path, until a link makes it one that the shell finds."""
+    own, linked = tmp_path / "venv" / "supctl", tmp_path / "bin" / "supctl"
+    for path in (own, linked):
+        path.parent.mkdir()
+    own.touch(0o755)
+    monkeypatch.setattr(sys, "executable", str(own.with_name("python3")))
+    monkeypatch.setenv("PATH", str(linked.parent))
+    assert supctl_to_type() == str(own)
+    linked.touch(0o755)
+    assert supctl_to_type() == str(own), "another supctl"
+    linked.unlink()
+    linked.symlink_to(own)
+    assert supctl_to_type() == "supctl"
+    own.unlink()
+    assert supctl_to_type() == "supctl", "nothing better to say"

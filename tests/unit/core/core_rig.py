@@ -1,10 +1,11 @@
 """A hand-driven world for one manager: the test says what happens, the rig keeps the time, the numbers and the laws.
 
-After every event three laws are checked: the folded changes are the snapshot, a manager restored from the changes
-before the event decides the same, and nothing is decided without a record for each spawn.
+After every event four laws are checked: the folded changes are the snapshot, a manager restored from the changes
+before the event decides the same and finds everything where the other one does, and nothing is decided without a record
+for each spawn.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from supervisord_py.core import view
@@ -36,13 +37,66 @@ from supervisord_py.core.events import (
     UnitsLoaded,
 )
 from supervisord_py.core.manager import Manager
+from supervisord_py.core.processes import is_idling
+from supervisord_py.core.state import REST, STOPPING, UP, JobOrigin
 from supervisord_py.model.records import UNNUMBERED, Record
-from supervisord_py.model.states import Role, ServiceType
+from supervisord_py.model.states import JobState, Role, ServiceType, SubState
 from supervisord_py.model.status import UnitStatus
 from supervisord_py.model.unit import SECOND_NS, Command, Dependency, RestartPolicy, Service, Unit, UnitKind, UnitSet
 
 WALL_NS = 1_700_000_000 * SECOND_NS
 NO_JITTER = RestartPolicy(jitter=0.0)
+
+
+BEFORE_START = (SubState.CONDITION, SubState.START_PRE)
+
+
+def untrue(manager: Manager) -> Iterator[str]:
+    """Yield what the states of units say that is not so: each field means something in some states alone, and is empty
+    in the others.
+    """
+    ledger = manager.ledger
+    for name, state in ledger.states.items():
+        rests = state.sub in REST
+        laws = {
+            "at rest it has no process": not rests or not (state.main or state.control or state.following),
+            "at rest nothing ends by itself": not rests or state.timeout_at_ns is None,
+            "at rest no life is bounded": not rests or state.runtime_end_ns is None,
+            "it is in no phase exactly at rest": rests is (state.phase_at_ns is None),
+            "what is swept precedes the start": not state.sweeping or state.sub in BEFORE_START,
+            "while it is up, a reload was asked for where one goes on": state.reload_asked_ns is None
+            or state.sub not in UP - {SubState.RELOAD},
+            "it reloads itself in its reload": not state.notify_reloading
+            or state.sub in (SubState.RELOAD, SubState.START_POST),
+            "what gets healthy is up": state.healthy_at_ns is None or state.sub in UP | STOPPING,
+            "what gets healthy has failed": state.healthy_at_ns is None or state.failures > 0 or state.backoff > 0,
+            "what is upheld is at rest": state.uphold_at_ns is None or rests,
+            "what is followed is known": state.following is None or state.following in ledger.unit_of_spawn,
+            "the text of a life is kept": rests or name in ledger.texts,
+            "one command at a time": state.control is None or state.index == state.control.index,
+            "what ended well is over": not state.accomplished or state.succeeded,
+        }
+        yield from (f"{name}: {law}" for law, holds in laws.items() if not holds)
+    for job in ledger.jobs.values():
+        laws = {
+            "a job that asks runs": not job.checking or job.state is JobState.RUNNING,
+            "a job has one place": ledger.job_of.get(job.unit) is job,
+            "what is named was asked for": not job.named or job.origin is JobOrigin.COMMAND,
+        }
+        yield from (f"job {job.id} of {job.unit}: {law}" for law, holds in laws.items() if not holds)
+
+
+INDEXES = ("alive", "unit_of_spawn", "job_of", "jobs", "texts", "idling")
+"""What a manager looks up: made from the state by one that is restored, kept up to date by one that goes on."""
+
+
+def index_of(manager: Manager, name: str) -> object:
+    """Return an index of a manager in an order of its own: only of the jobs the order matters."""
+    index = getattr(manager.ledger, name)
+    if name == "idling":
+        # Who is not idle any more leaves it when it is looked at.
+        return sorted(unit for unit in index if is_idling(manager.ledger, unit))
+    return list(index) if name == "jobs" else sorted(index)
 
 
 def commands(*words: str) -> tuple[Command, ...]:
@@ -114,6 +168,8 @@ class Rig:
         copied = twin.handle(event, now)
         assert copied.records == effects.records, "a restored manager decides the same"
         assert copied.actions == effects.actions, "a restored manager decides the same"
+        assert [index_of(twin, name) for name in INDEXES] == [index_of(self.manager, name) for name in INDEXES]
+        assert list(untrue(self.manager)) == []
         assert twin.deadline_ns() == self.manager.deadline_ns()
         self._fold()
         assert self.state == self.manager.snapshot() == twin.snapshot()

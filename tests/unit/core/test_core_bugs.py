@@ -450,3 +450,46 @@ def test_016_a_main_process_that_has_failed_has_not_started() -> None:
     assert "web" not in rig.launched()
     rig.exited("db", 0, role=Role.START_POST)
     assert rig.outcome(request)["web"] == "dependency"
+
+
+@pytest.mark.parametrize("crashes_in_start", [False, True])
+def test_017_who_only_looks_for_a_unit_does_not_take_its_restart_away(crashes_in_start: bool) -> None:
+    """web has to find db, which is in its back-off, and waits for db's next life. It was told that db had failed, and
+    db was not restarted any more.
+    """
+    db = notify("db", restart=RestartPolicy(delay_ns=9 * SECOND_NS, jitter=0.0))
+    rig = Rig(db, service("web", relations={"requisite": (Dependency("db"),)}))
+    rig.ask("start", "db", wait=False)
+    rig.spawned("db")
+    if crashes_in_start:
+        rig.ask("cancel", arguments={"job": 1})
+        request = rig.ask("start", "web")
+        rig.crash("db")
+    else:
+        rig.says("db", READY="1")
+        rig.crash("db")
+        request = rig.ask("start", "web")
+    assert rig.status("db").sub_state == "auto-restart"
+    rig.later(9)
+    rig.spawned("db")
+    assert request not in rig.replies
+    rig.says("db", READY="1")
+    rig.spawned("web")
+    assert rig.outcome(request) == {"web": "done"}
+
+
+def test_018_a_unit_that_somebody_restarts_is_not_told_to_have_failed() -> None:
+    """While the life before a restart ends, why says that it was ordered; of what ends with what it is bound to, that
+    it depends on that. Both were called failures.
+    """
+    db = service("db", restart=NEVER)
+    rig = Rig(db, service("web", relations={"binds_to": (Dependency("db"),)}))
+    rig.ask("start", "web", wait=False)
+    rig.spawned("db")
+    rig.spawned("web")
+    rig.ask("restart", "web", wait=False)
+    assert [line.kind for line in view.why(rig.manager, "web")] == ["operator"]
+    rig.exited("web", signal=15)
+    rig.spawned("web")
+    rig.crash("db")
+    assert [line.kind for line in view.why(rig.manager, "web")] == ["dependency"]

@@ -2,13 +2,33 @@
 ``docs/mutation.md``).
 """
 
-import pytest
-from core_rig import Rig, commands, needs, notify, oneshot, service
+from typing import Any
 
-from supervisord_py.core.actions import KillTree
+import pytest
+from core_rig import Rig, commands, needs, notify, oneshot, service, target
+
+from supervisord_py.core import view
+from supervisord_py.core.actions import ExitSupervisor, KillTree
 from supervisord_py.core.events import NotifyReceived, ShutdownForced
-from supervisord_py.model.states import JobMode, KillMode, Restart, Role, ServiceType
-from supervisord_py.model.unit import SECOND_NS, BadUnit, Condition, Dependency, KillPolicy, RestartPolicy, UnitSet
+from supervisord_py.model.states import (
+    ExitSupervisorOn,
+    JobMode,
+    KillMode,
+    OnDependencyFailure,
+    Restart,
+    Role,
+    ServiceType,
+)
+from supervisord_py.model.unit import (
+    SECOND_NS,
+    BadUnit,
+    Condition,
+    Dependency,
+    KillPolicy,
+    RestartPolicy,
+    Unit,
+    UnitSet,
+)
 
 NEVER = RestartPolicy(restart=Restart.NO, jitter=0.0)
 SLOWLY = RestartPolicy(restart=Restart.ALWAYS, delay_ns=60 * SECOND_NS, jitter=0.0)
@@ -257,3 +277,275 @@ def test_who_was_bound_to_what_ended_is_told_so_and_who_needs_it_is_stopped() ->
     rig.spawned("web")
     rig.crash("db")
     assert rig.outcome(request) == {"edge": "canceled", "web": "dependency"}
+
+
+def test_what_failed_in_the_end_of_a_start_says_how() -> None:
+    """The main process fails while the command after the start runs, and leaves something: the reason is its end."""
+    rig = Rig(service("web", exec_start_post=commands("/bin/tell"), restart=NEVER))
+    rig.ask("start", "web")
+    rig.spawned("web")
+    rig.exited("web", 3, role=Role.MAIN, empty=False)
+    rig.exited("web", 0, role=Role.START_POST, empty=False)
+    assert rig.record("unit.stopping").fields["reason"] == "its main process exited with code 3"
+
+
+def test_a_former_main_process_that_says_something_names_no_heir() -> None:
+    """It may speak as before; only MAINPID= would name another one."""
+    rig = Rig(notify("web"))
+    rig.ask("start", "web")
+    spawn_id = rig.spawned("web")
+    pid = rig.status("web").pid
+    assert pid is not None
+    rig.happen(NotifyReceived("web", spawn_id, pid, {"READY": "1"}, main_pid=pid + 50))
+    rig.exited("web", signal=9, empty=False)
+    former = rig.manager.ledger.state("web").former
+    rig.happen(NotifyReceived("web", spawn_id, pid, {"STATUS": "going"}))
+    assert rig.manager.ledger.state("web").former == former
+
+
+def test_a_unit_waits_for_one_before_it_that_is_to_reload_or_start() -> None:
+    """Both are to be up: it does not matter by which word the first one was asked for."""
+    web = service("web", relations={"after": (Dependency("db"),)})
+    rig = Rig(notify("cache"), service("db", relations=needs("cache")), web)
+    rig.ask("reload-or-restart", "db", wait=False)
+    rig.ask("start", "web", wait=False)
+    assert rig.launched() == ["cache"]
+    rig.up("cache")
+    assert rig.launched() == ["cache", "db"]
+    rig.spawned("db")
+    assert rig.launched() == ["cache", "db", "web"]
+
+
+def test_a_failure_that_is_told_twice_is_one() -> None:
+    """web may not wait for db, which cannot start: its job fails and so does the unit; the alert is started once."""
+    web = service(
+        "web", relations={**needs("db"), "on_failure": ("alert",), "on_dependency_failure": OnDependencyFailure.FAIL}
+    )
+    rig = Rig(service("db", restart=NEVER), web, oneshot("alert"))
+    rig.ask("start", "web")
+    rig.failed_to_spawn("db")
+    assert rig.shown("web") == "failed/failed/dependency"
+    assert rig.manager.ledger.state("alert").related == 1
+    assert [each.unit for each in rig.records if each.event == "job.queued"].count("alert") == 1
+
+
+def test_an_automatic_restart_takes_no_stop_of_a_dependent_back() -> None:
+    """db, which crashed, comes back while web is being stopped by somebody: web stays down; log, which runs, is
+    restarted with db.
+    """
+    db = service("db", restart=RestartPolicy(delay_ns=SECOND_NS, jitter=0.0))
+    web, log = (service(name, relations={"part_of": ("db",)}) for name in ("web", "log"))
+    rig = Rig(db, web, log)
+    rig.ask("start", "db", "web", "log")
+    for name in ("db", "web", "log"):
+        rig.spawned(name)
+    rig.ask("stop", "web")
+    rig.crash("db")
+    rig.later(1)
+    rig.exited("web", signal=15)
+    rig.exited("log", signal=15)
+    rig.spawned("db")
+    assert rig.launched() == ["db", "web", "log", "db", "log"]
+    assert rig.shown("web") == "inactive/dead/success"
+
+
+PHASES: dict[str, tuple[dict[str, Any], str]] = {
+    "condition": ({"exec_condition": commands("/bin/may-it")}, "start"),
+    "start-pre": ({"exec_start_pre": commands("/bin/prepare")}, "start"),
+    "start": ({}, "start"),
+    "start-post": ({"exec_start_post": commands("/bin/tell")}, "start"),
+    "reload": ({"exec_reload": commands("/bin/reload")}, "start"),
+    "stop": ({"exec_stop": commands("/bin/stop")}, "stop"),
+    "stop-sigterm": ({}, "stop"),
+    "stop-watchdog": ({}, "abort"),
+    "stop-post": ({"exec_stop_post": commands("/bin/sweep")}, "stop"),
+    "final-sigterm": ({"exec_stop_post": commands("/bin/sweep")}, "stop"),
+}
+"""Each phase that a time-out bounds, with what a unit has to have for it, and the key of the time-out."""
+
+
+def bring_to(rig: Rig, phase: str) -> None:
+    """Start web, and let happen what it needs to come to this phase."""
+    rig.ask("start", "web", wait=False)
+    if phase in ("condition", "start-pre", "start"):
+        return
+    rig.up("web")
+    if phase == "start-post":
+        return
+    if phase == "reload":
+        rig.ask("reload", "web", wait=False)
+    elif phase == "stop-watchdog":
+        rig.says("web", WATCHDOG="trigger")
+    else:
+        rig.ask("stop", "web", wait=False)
+    if phase in ("stop-post", "final-sigterm"):
+        rig.exited("web", signal=15)
+    if phase == "final-sigterm":
+        rig.exited("web", 0, role=Role.STOP_POST, empty=False)
+
+
+@pytest.mark.parametrize(("before", "after"), [(10, 20), (20, 10), (None, 10), (10, None)])
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_time_out_that_changes_counts_from_the_beginning_of_the_phase(
+    phase: str, before: int | None, after: int | None
+) -> None:
+    """A reload gives another time-out while its phase goes on: the phase ends so long after its beginning. The other
+    two time-outs mean nothing to it.
+    """
+    keys, key = PHASES[phase]
+
+    def web(seconds: int | None, others: int) -> Unit:
+        spans = {f"timeout_{name}_ns": others * SECOND_NS for name in ("start", "stop", "abort")}
+        spans[f"timeout_{key}_ns"] = None if seconds is None else seconds * SECOND_NS  # type: ignore[assignment]
+        return notify("web", restart=NEVER, **keys, **spans)
+
+    rig = Rig(web(before, 100))
+    bring_to(rig, phase)
+    assert rig.status("web").sub_state == phase
+    began_ns = rig.mono_ns
+    rig.later(4)
+    rig.load(web(after, 50))
+    ends_ns = rig.manager.deadline_ns()
+    assert ends_ns == (None if after is None else began_ns + after * SECOND_NS)
+    rig.later(1000 if after is None else after - 4.1)
+    assert rig.status("web").sub_state == phase
+    if after is not None:
+        rig.later(0.2)
+        assert rig.status("web").sub_state != phase or phase == "reload"
+
+
+def test_what_a_unit_may_need_in_a_shutdown_counts_each_of_its_commands() -> None:
+    """Two commands to stop it, one after that, the signal and the kill: each gets its share of nine tenths of the time,
+    and all is over before force is needed.
+    """
+    keys = {"exec_stop": commands("/bin/a", "/bin/b"), "exec_stop_post": commands("/bin/c")}
+    rig = Rig(service("web", timeout_stop_ns=20 * SECOND_NS, **keys))
+    rig.ask("start", "web")
+    rig.spawned("web")
+    rig.shut_down(50)
+    share_ns = 20 * 45 * SECOND_NS // (20 * 4 + 20 / 8)
+    began_ns = rig.mono_ns
+    assert rig.manager.deadline_ns() == pytest.approx(began_ns + share_ns, abs=10)
+
+
+def test_what_is_killed_in_a_forced_shutdown_gets_a_moment_to_die() -> None:
+    """The kernel has five seconds; then the supervisor waits no more."""
+    rig = Rig(service("web"))
+    rig.ask("start", "web")
+    rig.spawned("web")
+    rig.shut_down(90)
+    rig.happen(ShutdownForced())
+    rig.later(4.9)
+    assert not any(isinstance(each, ExitSupervisor) for each in rig.actions)
+    rig.later(1.2)
+    assert sum(isinstance(each, ExitSupervisor) for each in rig.actions) == 1
+
+
+def test_a_requisite_whose_start_goes_on_without_a_job_is_waited_for() -> None:
+    """The start of db was called off and goes on: web waits until db is up."""
+    web = service("web", relations={"requisite": (Dependency("db"),)})
+    rig = Rig(notify("db"), web)
+    rig.ask("start", "db", wait=False)
+    rig.spawned("db")
+    rig.ask("cancel", arguments={"job": 1})
+    request = rig.ask("start", "web")
+    assert rig.launched() == ["db"]
+    assert request not in rig.replies
+    rig.says("db", READY="1")
+    rig.spawned("web")
+    assert rig.outcome(request) == {"web": "done"}
+
+
+def test_a_unit_recovers_each_time() -> None:
+    """web waits for db, which fails and comes back, again and again: no time is the last one."""
+    rig = Rig(service("db", restart=NEVER), service("web", relations={"binds_to": (Dependency("db"),)}))
+    rig.ask("start", "web")
+    rig.spawned("db")
+    rig.spawned("web")
+    for count in range(2, 30):
+        rig.crash("db")
+        rig.exited("web", signal=15)
+        rig.ask("start", "db")
+        rig.spawned("db")
+        assert rig.launched().count("web") == count
+        rig.spawned("web")
+
+
+def test_what_a_process_said_was_wrong_is_told_with_its_end() -> None:
+    """ERRNO= of the life that is over, and of no other."""
+    rig = Rig(notify("web", restart=NEVER))
+    for errno in (5, None):
+        rig.ask("start", "web")
+        rig.spawned("web")
+        rig.says("web", READY="1", **({} if errno is None else {"ERRNO": str(errno)}))
+        rig.crash("web")
+        assert rig.record("unit.failed").fields.get("errno", "none") == (errno or "none")
+
+
+@pytest.mark.parametrize(("code", "ends"), [(1, False), (0, True)])
+def test_what_is_skipped_has_not_ended(code: int, ends: bool) -> None:
+    """A unit whose end is that of the supervisor, and whose exec-condition says no, ends nothing."""
+    relations = {"exit_supervisor_on": ExitSupervisorOn.EXIT}
+    rig = Rig(oneshot("web", relations=relations, exec_condition=commands("/bin/may-it")))
+    rig.ask("start", "web")
+    rig.spawned("web")
+    rig.exited("web", code, role=Role.CONDITION)
+    if code == 0:
+        rig.spawned("web")
+        rig.exited("web", 0, role=Role.MAIN)
+    assert any(isinstance(each, ExitSupervisor) for each in rig.actions) is ends
+
+
+@pytest.mark.parametrize("verb", ["start", "reload-or-restart"])
+def test_a_requisite_that_imposes_no_order_is_there_when_it_is_asked_for(verb: str) -> None:
+    """db waits for cache, and web has to find db, but not up: it starts at once."""
+    web = service("web", relations={"requisite": (Dependency("db", ordered=False),)})
+    rig = Rig(notify("cache"), service("db", relations=needs("cache")), web)
+    rig.ask(verb, "db", wait=False)
+    rig.ask("start", "web", wait=False)
+    assert rig.launched() == ["cache", "web"]
+
+
+def test_a_stop_that_only_follows_gives_way_to_a_wish() -> None:
+    """all wants c, whose conflict with x would stop what is part of x, and, by way of others, a, which is part of x and
+    is down: a starts and c is given up; only a conflict of a's own would win over the wish.
+    """
+    wants = {name: {"wants": (Dependency(other),)} for name, other in (("b", "d"), ("d", "a"))}
+    rig = Rig(
+        target("all", wants=(Dependency("c"), Dependency("b"))),
+        service("c", relations={"conflicts": ("x",)}),
+        service("b", relations=wants["b"]),
+        service("d", relations=wants["d"]),
+        service("a", relations={"part_of": ("x",)}),
+        service("x"),
+    )
+    rig.ask("start", "x")
+    rig.spawned("x")
+    rig.ask("start", "all")
+    assert rig.launched() == ["x", "a"]
+    assert rig.shown("x") == "active/running/success"
+
+
+def test_a_stop_that_is_shortened_by_a_shutdown_still_has_time() -> None:
+    """It gets nine tenths of what the shutdown has, less the share of the kill, from now on; not nothing."""
+    rig = Rig(service("web", timeout_stop_ns=3600 * SECOND_NS))
+    rig.ask("start", "web")
+    rig.spawned("web")
+    rig.ask("stop", "web")
+    rig.shut_down(90)
+    rig.later(71)
+    assert KillTree("web", 9) not in rig.actions
+    rig.later(2)
+    assert KillTree("web", 9) in rig.actions
+
+
+def test_a_new_unit_does_not_call_off_an_irreversible_stop() -> None:
+    """A reload brings web, enabled, which needs db; db is being stopped for good: web is given up, the stop goes on."""
+    rig = Rig(service("db"))
+    rig.ask("start", "db")
+    rig.spawned("db")
+    rig.ask("stop", "db", wait=False, mode=JobMode.REPLACE_IRREVERSIBLY)
+    rig.load(service("db"), service("web", relations={**needs("db"), "enabled": True}), start=True)
+    assert [(job.unit, job.type) for job in view.jobs(rig.manager)] == [("db", "stop")]
+    rig.exited("db", signal=15)
+    assert rig.launched() == ["db"]

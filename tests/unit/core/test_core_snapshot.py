@@ -1,10 +1,14 @@
 """The state as text: restore, counters over a cold start, times of another boot."""
 
-from core_rig import Rig, service
+from core_rig import Rig, needs, notify, service
+from msgspec import json
 
+from supervisord_py.core import view
 from supervisord_py.core.events import ExitStatus, StrayAppeared, StrayExited
 from supervisord_py.core.manager import Manager
+from supervisord_py.core.state import FORMAT, UnitState
 from supervisord_py.core.timers import DeadlineKind, Timers
+from supervisord_py.model.states import Restart
 from supervisord_py.model.unit import SECOND_NS, RestartPolicy
 
 
@@ -93,6 +97,7 @@ def test_counters_of_units_that_are_gone_are_dropped() -> None:
     again = Rig(manager=cold)
     again.load(service("other"), start=True)
     assert "unit/web" not in again.state
+    assert "unit.removed" not in again.events()
 
 
 def test_extending_all_day_does_not_grow_the_heap() -> None:
@@ -117,6 +122,90 @@ def test_every_time_of_a_life_is_moved_with_the_clock() -> None:
     began_ns = rig.manager.ledger.state("web").began_ns
     moved = Manager.restore(rig.state, rig.units, shift_ns=-100 * SECOND_NS)
     assert moved.ledger.state("web").began_ns == began_ns - 100 * SECOND_NS
+
+
+def test_jobs_are_restored_in_the_order_of_their_numbers() -> None:
+    """Job 10 comes after job 9, though its key comes before: who is looked at first does not depend on a restart."""
+    names = [f"w{number:02}" for number in range(12)]
+    rig = Rig(notify("db"), *(service(name, relations=needs("db")) for name in names))
+    for name in names:
+        rig.ask("start", name, wait=False)
+    numbers = [job.job for job in view.jobs(rig.manager)]
+    assert len(numbers) == 13
+    assert list(Manager.restore(rig.state, rig.units).ledger.jobs) == numbers
+
+
+def moments(value: object, key: str = "") -> dict[str, int]:
+    """Every number of a snapshot by its path."""
+    if isinstance(value, dict):
+        return {path: at for name, each in value.items() for path, at in moments(each, f"{key}/{name}").items()}
+    if isinstance(value, list):
+        return {path: at for place, each in enumerate(value) for path, at in moments(each, f"{key}/{place}").items()}
+    return {key: value} if type(value) is int else {}
+
+
+def test_all_times_are_moved_with_the_clock_and_nothing_else_is() -> None:
+    """Whatever time is in the state is moved: the name of the field says whether it is one, so that a new one cannot be
+    forgotten. Wall times and spans stay.
+    """
+    at_ns = 5000 * SECOND_NS
+    times = {name: at_ns for name in UnitState.__struct_fields__ if name.endswith("_ns")} | {"starts_ns": [at_ns] * 2}
+    numbers = {"failures": 7, "restarts": 7, "backoff": 7, "errors": 7, "refusals": 7, "cause": 7, "related": 7}
+    shutdown = {"force_at_ns": at_ns, "give_up_at_ns": at_ns, "longest_ns": at_ns}
+    units = {"web": {"job": 3, "good_at_ns": at_ns}, "db": {"job": 4}}
+    job = {"id": 9, "unit": "web", "type": "start", "origin": "command", "timeout_at_ns": at_ns}
+    text = {
+        "unit/web": json.encode({"sub": "running", **times, **numbers}),
+        "job/9": json.encode(job),
+        "rollout": json.encode({"verb": "apply", "units": units, "probation_ns": at_ns}),
+        "global": json.encode({"format": FORMAT, "random": 3, "shutdown": shutdown, "shutdown_timeout_ns": at_ns}),
+    }
+    state = {key: each.decode() for key, each in text.items()}
+    rig = Rig(service("web"), service("db"))
+    still, moved = (
+        moments({key: json.decode(each) for key, each in manager.snapshot().items()})
+        for manager in (Manager.restore(state, rig.units), Manager.restore(state, rig.units, shift_ns=-SECOND_NS))
+    )
+    assert still.keys() == moved.keys()
+    shifted = {path for path in still if still[path] != moved[path]}
+    assert all(still[path] - moved[path] == SECOND_NS for path in shifted)
+    assert shifted == {path for path, value in still.items() if value == at_ns and not is_span_or_wall(path)}
+    assert len(shifted) >= 16
+
+
+def is_span_or_wall(path: str) -> bool:
+    name = path.rpartition("/")[2]
+    return name.endswith("_wall_ns") or name in ("shutdown_timeout_ns", "longest_ns", "probation_ns")
+
+
+def test_a_failed_unit_is_still_failed_after_a_cold_start() -> None:
+    """One that had failed shows it, with its result and since when; one that ran is down, and one that was well too."""
+    never = RestartPolicy(restart=Restart.NO, jitter=0.0)
+    rig = Rig(*(service(name, restart=never) for name in ("bad", "good", "up")))
+    rig.ask("start", "bad", "good", "up")
+    for name in ("bad", "good", "up"):
+        rig.spawned(name)
+    rig.crash("bad", 3)
+    rig.exited("good", 0)
+    since = rig.status("bad").since
+    cold = Manager(9)
+    cold.restore_counters(rig.state)
+    again = Rig(manager=cold)
+    again.mono_ns += 60 * SECOND_NS
+    again.load(*rig.units.units.values())
+    assert [again.shown(name) for name in ("bad", "good", "up")] == [
+        "failed/failed/exit-code",
+        "inactive/dead/success",
+        "inactive/dead/success",
+    ]
+    assert again.status("bad").since == since
+    ended = [again.manager.ledger.state(name).last_life for name in ("bad", "good", "up")]
+    assert [life and (life.result.value, life.code) for life in ended] == [
+        ("exit-code", 3),
+        ("success", 0),
+        ("unknown", None),
+    ]
+    assert view.why(again.manager, "bad")[0].message == "it failed (exit-code): its main process exited with code 3"
 
 
 def test_a_stray_is_told_when_it_comes_and_when_it_goes() -> None:

@@ -7,7 +7,7 @@ from core_rig import Rig, service
 from supervisord_py.core.events import ExitStatus, Now, ProcessExited, ProcessSpawned, SpawnFailed
 from supervisord_py.core.service import IGNORED, IMPOSSIBLE, NOT_ENTERED, TRANSITIONS, Input, feed
 from supervisord_py.core.state import ACTIVE_STATES, BETWEEN_LIVES, REST, STARTING, STOPPING, UP
-from supervisord_py.model.states import SubState
+from supervisord_py.model.states import Severity, SubState
 
 ENTERED = [sub for sub in SubState if sub not in NOT_ENTERED]
 
@@ -52,3 +52,6 @@ def test_facts_about_nobody_change_nothing() -> None:
     assert rig.last.records == []
     rig.happen(ProcessExited(77, 1, ExitStatus(code=0)))
     assert [(record.event, record.unit) for record in rig.last.records] == [("unit.exited", None)]
+    assert rig.record("unit.exited").severity is Severity.INFO
+    rig.happen(ProcessExited(77, 1, ExitStatus(code=1)))
+    assert rig.record("unit.exited").severity is Severity.WARNING

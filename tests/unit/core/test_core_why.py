@@ -1,8 +1,9 @@
 """why, and the state behind it: who asked for a start or a stop and for what reason, and what went along with it."""
 
+import pytest
 from core_rig import NO_JITTER, Rig, needs, service, target
 
-from supervisord_py.core import view
+from supervisord_py.core import demand, view
 from supervisord_py.core.events import Origin
 from supervisord_py.model.states import JobMode, Restart
 from supervisord_py.model.unit import Dependency, RestartPolicy
@@ -121,3 +122,19 @@ def test_a_unit_that_ends_by_itself_says_what_happened() -> None:
     rig.spawned("web")
     rig.exited("web", 3)
     assert rig.status("web").why == "it is stopping: its main process exited with code 3"
+
+
+def test_the_status_of_each_unit_followed_its_whole_chain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first cause is all that status shows: a chain of 40 waiting units is not walked 40 times."""
+    names = [f"u{number:02d}" for number in range(40)]
+    rig = Rig(*(service(name, relations=needs(below)) for name, below in zip(names[1:], names, strict=False)))
+    rig.load(service(names[0]), *rig.units.units.values())
+    rig.ask("start", names[-1])
+    asked: list[str] = []
+    blockers = demand.blockers
+    monkeypatch.setattr(demand, "blockers", lambda ledger, job: asked.append(job.unit) or blockers(ledger, job))
+    assert [rig.status(name).why for name in names[1:]] == [
+        f"its start job {rig.manager.ledger.job_of[name].id} waits for {below}"
+        for name, below in zip(names[1:], names, strict=False)
+    ]
+    assert len(asked) == len(names) - 1

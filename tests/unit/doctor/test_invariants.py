@@ -54,6 +54,15 @@ def test_all_is_well() -> None:
     assert broken(healthy()) == {}
 
 
+def test_a_target_that_is_up_was_told_to_have_lost_its_process() -> None:
+    """What has nothing to run is up without a process; a service is not."""
+    evidence = healthy()
+    evidence.units["all"] = UnitWord("all", "active", "running", None, "cc", has_command=False)
+    assert broken(evidence) == {}
+    say(evidence, "all", has_command=True)
+    assert len(broken(evidence)) == 1
+
+
 def left_behind(evidence: Evidence) -> None:
     say(evidence, "web", active="inactive", sub="dead", pid=None)
     del evidence.processes[MAIN]

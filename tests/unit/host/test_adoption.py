@@ -196,6 +196,11 @@ def test_custody_is_what_the_commits_made_of_it(tmp_path: Path) -> None:
     [
         ((), "", "it left no book"),
         ((json.dumps({"boot": "another"}) + "\n" + custody().partition("\n")[2],), "", "the machine was booted since"),
+        (
+            (json.dumps({"namespace": "pid:[1] 2"}) + "\n" + custody(),),
+            "",
+            "its PID namespace is another: the container was started again",
+        ),
         ((custody(),), "it was stopping everything", "it was stopping everything"),
     ],
 )

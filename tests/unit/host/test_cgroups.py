@@ -74,9 +74,10 @@ def test_what_systemd_did_not_delegate_is_left_alone() -> None:
 def test_units_are_siblings_of_the_leaf_that_holds_the_keeper() -> None:
     """In the leaf ``supervisor`` of a delegated group, that group is the place; in any other leaf it is not."""
     above = "/sys/fs/cgroup/s.service"
-    for leaf, place in (("supervisor", Place(Hierarchy.UNIFIED, above)), ("other", None)):
+    for leaf, place in (("supervisor", Place(Hierarchy.UNIFIED, above, f"{above}/supervisor")), ("other", None)):
         finding = decide(f"0::/s.service/{leaf}\n", UNIFIED, has_systemd=True, delegated=(above,))
         assert finding.place == place
+        assert UnitGroups(finding, "main", 1).home == (None if place is None else f"{above}/supervisor")
 
 
 @pytest.mark.parametrize(

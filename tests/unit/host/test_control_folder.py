@@ -184,3 +184,13 @@ def test_a_full_disk_left_empty_files_and_folders_behind(tmp_path: Path, monkeyp
         assert sorted(control.rglob("*")) == kept
     monkeypatch.undo()
     assert folders.enabled() == {"web": True, "db": False}
+
+
+def test_masking_many_units_waited_for_the_disk_for_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder that the changes are in is synced once, after the last of them."""
+    names = [f"u{number}" for number in range(20)]
+    folders = Folders(tmp_path, dict.fromkeys(names, SLEEP))
+    synced: list[Path] = []
+    monkeypatch.setattr(control_folder, "_sync", lambda folder: synced.append(folder))
+    folders.do("mask", *names)
+    assert synced == [folders.places.state, folders.places.control]

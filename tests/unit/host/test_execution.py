@@ -317,6 +317,7 @@ def test_the_process_joins_the_group_of_its_unit(tmp_path: Path) -> None:
     assert isinstance(request, dict)
     assert request["cgroups"] == [str(tmp_path / "supervisord-py.main-00001" / "web@1.unit")]
     assert all(Path(folder).is_dir() for folder in request["cgroups"])
+    assert request["home"] == str(tmp_path)
     groups.close(remove=True)
     assert isinstance(build_spawn(action(), unit(ExecContext(user="no-such")), runtime(groups=groups)), SpawnFailed)
     assert list(tmp_path.iterdir()) == []

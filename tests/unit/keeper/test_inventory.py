@@ -88,6 +88,23 @@ def test_an_orphan_is_attributed_by_its_tag_of_this_instance_only(family: subpro
     assert [fact["fact"] for fact in told] == ["stray", "stray"]
 
 
+def test_the_main_process_is_the_first_to_get_a_signal() -> None:
+    """Workers of a daemon that forked are children of ours beside it, and for some a failure if they die before it."""
+    sleepers = [subprocess.Popen(["sleep", "1000"]) for _ in range(3)]
+    try:
+        for main in sleepers:
+            book = Inventory(1, lambda *_: True)
+            unit = book.units.setdefault("a", Unit("a"))
+            unit.children = {sleeper.pid for sleeper in sleepers}
+            unit.main = Spawn(7, unit, "main", main.pid, 0)
+            found = list(walk(book.roots(unit)))
+            assert found[0] == main.pid and set(found) == unit.children
+    finally:
+        for sleeper in sleepers:
+            sleeper.kill()
+            sleeper.wait()
+
+
 def test_a_forgotten_unit_leaves_no_mark_behind() -> None:
     """Tags, invocations and groups go with the unit."""
     book = Inventory(1, lambda *_: True)

@@ -1,0 +1,52 @@
+"""Why a figure is more than four times that of the C loop, by its name: what was done about it, or what it is for.
+
+Shares are of profiles by cProfile on processor time, strace and perf, of 2026-11-21, as root with control groups.
+"""
+
+_RESTART = (
+    "By default it is the pause before a restart, which is meant: a program that dies at once must not be started a"
+    " thousand times a second. With restart-sec = 0 and as root most of it is one system call: the kernel waits for"
+    " all processors before it moves a process into a control group, unless another was moved just before (3 to 17 ms"
+    " on a busy machine on the way into the group, 0.02 ms on the way back). What the group gives, a stop that leaves"
+    " nothing behind, is worth more than the milliseconds. A remedy that is left: `clone3` with CLONE_INTO_CGROUP does"
+    " not wait, but nothing in Python calls it without copying the keeper, which costs a millisecond of processor time."
+)
+_START = (
+    "Three programs start and import (`run`, keeper, manager: half a second). `run` reads and checks all unit files"
+    " before anything is started, and the manager reads them again (0.16 s each for 1,000). Then every unit is six"
+    " records in the journal, a state that survives the manager, a pipe for its output, a control group, and four"
+    " lines in the keeper's book. Profile of the manager at 1,000 units: files 33 %, decisions 20 %, journal 14 %,"
+    " spawn requests 7 %, commits 6 %, the rest asyncio and imports. Profile of the keeper: three quarters are the"
+    " making of processes, in many small parts (request, limits, group, pipe, booking); the vfork itself is a tenth of"
+    " it. Remedy: as root each process was made by a fork of the keeper that ran Python; now the keeper visits the"
+    " control group and makes it by vfork (ADR 0008), which took the keeper from 2.5 to 1.2 s of processor time."
+)
+_CAPTURE = (
+    "Here the C loop is programs that write into files themselves; what is between costs a copy. Three quarters of"
+    " the manager's time are the kernel's copying of memory in splice (perf). Pipes of busy units are enlarged to"
+    " 1 MiB. Smaller ones were tried on a busy machine, and two series contradict each other (eight writers, seconds of"
+    " processor time a GB with 1 MiB and with 64 KiB: 1.4 and 0.8, then 0.4 and 0.9), so that stays as it is until a"
+    " quiet one has measured it. A loop of reads and writes would lose what it holds when the manager is killed."
+)
+
+REASONS: dict[str, str] = {
+    "start_s": _START,
+    "start_cpu_s": "The same work.",
+    "stop_s": (
+        "The C loop sends a signal and waits. We decide for each unit in the order of the dependencies, signal its"
+        " whole tree (SIGTERM, SIGCONT), look for children that it left, empty its output pipe, remove its control"
+        " group, and write to a disk who ended and how before we go. Profile of the keeper at 1,000 units: signals 27 %"
+        " (most of it reading /proc for trees), letting go of what a unit held 14 %, the book 13 %, reaping 13 %."
+        " Profile of the manager: decisions 40 %, journal 36 %. Remedy: all records of a batch were counted again for"
+        " each event in it, which was 13 %."
+    ),
+    "memory_mb": (
+        "30 MB are two interpreters with what they import; then 30 KB a unit: its files as they were read, for `show`,"
+        " `apply` and the way back, and its state, as objects in the manager and as text in the keeper's custody, so"
+        " that the manager may be killed."
+    ),
+    "restart_ms": _RESTART,
+    "restart_max_ms": "The same.",
+    "capture_mb_per_s": _CAPTURE,
+    "capture_klines_per_s": "The same.",
+}

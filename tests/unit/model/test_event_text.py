@@ -1,0 +1,9 @@
+"""A record as a line: values read as in the unit files and in JSON, not as Python writes them."""
+
+from supervisord_py.model.event_text import event_words
+
+
+def test_values_are_not_told_in_python() -> None:
+    """Truth, lists and what became of each unit are words for people; what is null is not told."""
+    record = {"event": "rollout.finished", "limit_hit": True, "wanted": ["a", "b"], "units": {"web": "done"}, "x": None}
+    assert event_words(record) == "limit_hit=true wanted=a b units=web:done"
