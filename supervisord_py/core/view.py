@@ -105,6 +105,12 @@ def unit_status(manager: Manager, name: str) -> UnitStatus:
     )
 
 
+def main_pid(manager: Manager, name: str) -> int | None:
+    """Return the main process of a unit, None when it has none."""
+    main = manager.ledger.state(name).main
+    return None if main is None else main.pid
+
+
 def restart_keys(manager: Manager, name: str) -> tuple[str, ...]:
     """Return the keys (``TABLE.KEY``) in which a unit's life differs from the text that is loaded."""
     return restart_needed(manager.ledger, name)

@@ -25,7 +25,7 @@ from supervisord_py.core.actions import Refusal, Reply, RevertUnits
 from supervisord_py.core.events import CommandRequested, Origin, ShutdownForced, ShutdownRequested, UnitsLoaded
 from supervisord_py.core.manager import Manager
 from supervisord_py.core.snapshot import NewerFormatError
-from supervisord_py.core.view import active_states, exit_code, is_over, lives, reload_plan, rollout_units, unit_status
+from supervisord_py.core.view import active_states, exit_code, is_over, lives, main_pid, reload_plan, rollout_units, unit_status
 from supervisord_py.host.accounts import Accounts
 from supervisord_py.host.cgroups import UnitGroups, find_place
 from supervisord_py.host.clock import Clock
@@ -133,6 +133,8 @@ class Daemon:
             ask=lambda request: self._driver.ask(request),
             submit=lambda event: self._driver.submit(event),
             note=lambda record: self._driver.note([record]),
+            trees=keeper.trees,
+            pid_of=lambda unit: main_pid(self._manager, unit),
         )
         self._hands.restore((process.id, process.unit, process.role, process.pid) for process in welcome.processes)
         self._driver = Driver(

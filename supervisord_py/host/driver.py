@@ -25,7 +25,9 @@ from supervisord_py.core.actions import (
     Effects,
     ExitSupervisor,
     FollowMain,
+    FreezeUnit,
     KillTree,
+    LookAtProcesses,
     Refusal,
     ReleaseUnit,
     Reply,
@@ -33,6 +35,7 @@ from supervisord_py.core.actions import (
     SignalProcesses,
     SpawnProcess,
     StopFollowing,
+    ThawUnit,
 )
 from supervisord_py.core.events import (
     ClockChanged,
@@ -96,6 +99,12 @@ class Hands(Protocol):
     def main_followed(self, event: MainFollowed) -> bool: ...
 
     def check(self, action: CheckConditions) -> None: ...
+
+    def freeze(self, action: FreezeUnit) -> None: ...
+
+    def thaw(self, action: ThawUnit) -> None: ...
+
+    def look(self, action: LookAtProcesses) -> None: ...
 
     def release(self, unit: str) -> None: ...
 
@@ -334,6 +343,12 @@ class Driver:
                     self._hands.stop_following(action.spawn_id)
                 case CheckConditions():
                     self._hands.check(action)
+                case FreezeUnit():
+                    self._hands.freeze(action)
+                case ThawUnit():
+                    self._hands.thaw(action)
+                case LookAtProcesses():
+                    self._hands.look(action)
                 case ReleaseUnit():
                     # Asked of the keeper by the hands, when the unit's last output is in its file.
                     self._hands.release(action.unit)

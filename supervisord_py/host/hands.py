@@ -14,7 +14,14 @@ from typing import Any
 
 import msgspec
 
-from supervisord_py.core.actions import CheckConditions, FollowMain, SpawnProcess
+from supervisord_py.core.actions import (
+    CheckConditions,
+    FollowMain,
+    FreezeUnit,
+    LookAtProcesses,
+    SpawnProcess,
+    ThawUnit,
+)
 from supervisord_py.core.events import (
     ConditionsChecked,
     Event,
@@ -28,6 +35,8 @@ from supervisord_py.host.conditions import Host, check_bounded
 from supervisord_py.host.execution import SpawnRuntime, build_spawn
 from supervisord_py.host.output import OutputCollector
 from supervisord_py.host.pid_files import PidFiles
+from supervisord_py.host.standstill import StandStill, Trees
+from supervisord_py.model.names import base_unit, is_aux_owner
 from supervisord_py.model.records import Record
 from supervisord_py.model.states import Role, Severity
 from supervisord_py.model.unit import LogPolicy, Unit
@@ -51,6 +60,8 @@ class ManagerHands:
         ask: Sends the keeper a request with the next commit.
         submit: Queues an event for the core.
         note: Writes a record of the host's own.
+        trees: Asks the keeper for all processes of units.
+        pid_of: The main process of a unit, None when there is none.
     """
 
     def __init__(
@@ -62,6 +73,8 @@ class ManagerHands:
         ask: Callable[[dict[str, Any]], None],
         submit: Callable[[Event], None],
         note: Callable[[Record], object],
+        trees: Trees,
+        pid_of: Callable[[str], int | None],
     ) -> None:
         self._runtime = runtime
         self._output = output
@@ -70,6 +83,7 @@ class ManagerHands:
         self._submit = submit
         self._note = note
         self._pid_files = PidFiles(ask=ask, answer=submit, complain=self._pid_file_refused)
+        self._still = StandStill(groups=runtime.groups, trees=trees, ask=ask, submit=submit, pid_of=pid_of)
         self._checks: set[asyncio.Task[None]] = set()
         self._pids: dict[int, int] = {}
         self._roles: dict[int, tuple[str, Role]] = {}
@@ -166,6 +180,18 @@ class ManagerHands:
         self._checks.add(task)
         task.add_done_callback(self._checks.discard)
 
+    def freeze(self, action: FreezeUnit) -> None:
+        """Let a unit stand still: ``UnitFrozen`` tells."""
+        self._still.freeze(action)
+
+    def thaw(self, action: ThawUnit) -> None:
+        """Let a unit go on: ``UnitFrozen`` tells."""
+        self._still.thaw(action)
+
+    def look(self, action: LookAtProcesses) -> None:
+        """See whether a unit's processes can run: ``ProcessesSeen`` tells."""
+        self._still.look(action)
+
     def main_pid_changed(self, event: NotifyReceived) -> None:
         if event.main_pid is not None and event.spawn_id is not None:
             self._pids[event.spawn_id] = event.main_pid
@@ -206,7 +232,9 @@ class ManagerHands:
         """End what waits and looks: whoever comes next asks again."""
         for task in list(self._checks):
             task.cancel()
-        await asyncio.gather(*self._checks, self._pid_files.close(), return_exceptions=True)
+        await asyncio.gather(
+            *self._checks, self._pid_files.close(), self._still.close(), return_exceptions=True
+        )
 
     def _remove_pid_file(self, unit: str) -> None:
         """Remove the pid file of a unit that has ended, as systemd does: it would name whoever gets that number."""

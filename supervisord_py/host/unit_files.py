@@ -22,6 +22,7 @@ from msgspec import Struct
 
 from supervisord_py.host.places import Places, default_places
 from supervisord_py.host.trusted_files import FileRefused, TrustedReader, trusted_uids
+from supervisord_py.host.zones import zone_named
 from supervisord_py.model.keys import KeyTable, parse_key_table
 from supervisord_py.model.names import parse_unit_name
 from supervisord_py.model.pools import PoolLimits
@@ -64,7 +65,12 @@ def load(paths: Sequence[str] | None, places: Places, limits: PoolLimits | None 
 def build(sources: UnitSources, limits: PoolLimits | None = None) -> LoadResult:
     """Build the units of what was read."""
     return build_unit_set(
-        sources.files, sources.context, key_table=key_table(), problems=sources.problems, limits=limits
+        sources.files,
+        sources.context,
+        key_table=key_table(),
+        problems=sources.problems,
+        limits=limits,
+        zones=zone_named,
     )
 
 

@@ -8,9 +8,10 @@ from typing import Any, Literal, TypeVar, cast
 
 from msgspec.structs import replace
 
+from supervisord_py.model.calendar import Calendar, Zones, parse_calendar
 from supervisord_py.model.names import UnitName, parse_group_name
 from supervisord_py.model.parse import Decoded, Merged, TableId
-from supervisord_py.model.problems import Problem
+from supervisord_py.model.problems import BadValue, Problem
 from supervisord_py.model.states import (
     ExitSupervisorOn,
     KillMode,
@@ -102,13 +103,14 @@ def _place(table: str | TableId) -> TableId:
     return (table,) if isinstance(table, str) else table
 
 
-def assemble(name: UnitName, merged: Merged, source: LoadedFrom) -> tuple[Unit | None, list[Problem]]:
+def assemble(name: UnitName, merged: Merged, source: LoadedFrom, zones: Zones) -> tuple[Unit | None, list[Problem]]:
     """Make the unit of what its files say.
 
     Args:
         name: The unit's name; its instance decides whether ``[instances]`` may stand here.
         merged: Decoded and merged.
         source: Where the unit comes from.
+        zones: The time zones that ``on-calendar`` may name.
 
     Returns:
         The unit without its relations, None when there are errors; and the problems, warnings among them.
@@ -142,7 +144,7 @@ def assemble(name: UnitName, merged: Merged, source: LoadedFrom) -> tuple[Unit |
     quarantine = Quarantine()
     if service is not None:
         health = _health(fields, service, problems)
-        timer = _timer(fields, service, problems) if fields.has("timer") else None
+        timer = _timer(fields, service, problems, zones) if fields.has("timer") else None
         quarantine = _quarantine(fields, service, problems)
     if any(problem.severity == "error" for problem in problems):
         return None, problems
@@ -461,14 +463,29 @@ _FOLLOWING = {"on-unit-active-sec", "on-unit-inactive-sec"}
 """What counts from a run, and so never comes before the first."""
 
 
-def _timer(fields: _Fields, service: Service, problems: list[Problem]) -> Timer:
+def _calendars(fields: _Fields, problems: list[Problem], zones: Zones) -> tuple[Calendar, ...]:
+    """``on-calendar``: decoded it is text, because what zones there are is known here only."""
+    decoded = fields.decoded("timer", "on-calendar")
+    calendars: list[Calendar] = []
+    for index, text in enumerate(() if decoded is None else decoded.value):
+        try:
+            calendars.append(parse_calendar(text, zones))
+        except BadValue as bad:
+            assert decoded is not None
+            at = (index,) if isinstance(decoded.entry.value, list) else ()
+            problems.append(decoded.entry.problem(bad.message, bad.hint, at))
+    return tuple(calendars)
+
+
+def _timer(fields: _Fields, service: Service, problems: list[Problem], zones: Zones) -> Timer:
     def complain(table: str, key: str, message: str, hint: str, *, warning: bool = False) -> None:
         problems.append(fields.problem(table, key, message, hint, warning=warning))
 
     spans: dict[str, tuple[int, ...]] = {key: fields.get("timer", key, ()) for key in _SPANS_OF_TIMERS}
     every: int | None = fields.get("timer", "every", None)
-    calendar: tuple[str, ...] = fields.get("timer", "on-calendar", ())
-    written = {key for key, value in {**spans, "every": every, "on-calendar": calendar}.items() if value}
+    calendar = _calendars(fields, problems, zones)
+    texts: tuple[str, ...] = fields.get("timer", "on-calendar", ())
+    written = {key for key, value in {**spans, "every": every, "on-calendar": texts}.items() if value}
     if not written:
         hint = f"write every, on-calendar, or one of {', '.join(_SPANS_OF_TIMERS)}"
         complain("timer", "", "a timer without a time", hint)

@@ -24,6 +24,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from supervisord_py.model.assemble import RLIMITS
+from supervisord_py.model.calendar import format_calendar
 from supervisord_py.model.command import command_text
 from supervisord_py.model.settings import Settings, settings_texts
 from supervisord_py.model.states import Until
@@ -283,7 +284,7 @@ KEYS: tuple[Key, ...] = (
     _timer("on-startup-sec", lambda own: _spans(own.on_startup_ns)),
     _timer("on-unit-active-sec", lambda own: _spans(own.on_unit_active_ns)),
     _timer("on-unit-inactive-sec", lambda own: _spans(own.on_unit_inactive_ns)),
-    _timer("on-calendar", lambda own: ", ".join(own.on_calendar) or None),
+    _timer("on-calendar", lambda own: ", ".join(map(format_calendar, own.on_calendar)) or None),
     _timer("accuracy-sec", lambda own: _span(own.accuracy_ns)),
     _timer("randomized-delay-sec", lambda own: _span(own.randomized_delay_ns)),
     _timer("persistent", lambda own: _flag(own.persistent)),

@@ -9,6 +9,7 @@ from typing import Literal
 
 from msgspec import Struct
 
+from supervisord_py.model.calendar import Calendar
 from supervisord_py.model.states import (
     ExitSupervisorOn,
     KillMode,
@@ -208,8 +209,7 @@ class Probe(Struct, frozen=True):
 class Timer(Struct, frozen=True):
     """``[timer]``: when the unit is run. At least one of the times is there.
 
-    Spans are in nanoseconds, each a tuple of any length; ``on_calendar`` holds expressions that ``model.calendar``
-    accepts.
+    Spans are in nanoseconds, each a tuple of any length.
     """
 
     every_ns: int | None = None
@@ -219,7 +219,7 @@ class Timer(Struct, frozen=True):
     on_startup_ns: tuple[int, ...] = ()
     on_unit_active_ns: tuple[int, ...] = ()
     on_unit_inactive_ns: tuple[int, ...] = ()
-    on_calendar: tuple[str, ...] = ()
+    on_calendar: tuple[Calendar, ...] = ()
     accuracy_ns: int = 60 * SECOND_NS
     randomized_delay_ns: int = 0
     persistent: bool = False

@@ -29,6 +29,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from supervisord_py.model.assemble import assemble
+from supervisord_py.model.calendar import Zones
 from supervisord_py.model.keys import KeyTable, TableSpec
 from supervisord_py.model.names import ReferenceKind, UnitName, is_unit_name, parse_unit_name
 from supervisord_py.model.parse import (
@@ -232,6 +233,10 @@ def _effective_default(place: TableId, key: str, default: Any, unit: Unit | None
     return default
 
 
+def no_zones(name: str) -> None:
+    """Know no time zone by its name."""
+
+
 def build_unit_set(
     files: Sequence[UnitFile],
     context: SpecifierContext,
@@ -239,6 +244,7 @@ def build_unit_set(
     key_table: KeyTable,
     problems: Sequence[Problem] = (),
     limits: PoolLimits | None = None,
+    zones: Zones = no_zones,
 ) -> LoadResult:
     """Make the unit set of everything the host has read.
 
@@ -248,8 +254,9 @@ def build_unit_set(
         key_table: ``docs/keys.toml``.
         problems: What the host met that belongs to no unit; they go into the result.
         limits: How many units may run at a time; None: nobody knows, and nothing is compared with them.
+        zones: The time zones of this machine, by name.
     """
-    builder = _Builder(files, context, key_table, limits)
+    builder = _Builder(files, context, key_table, limits, zones)
     builder.complain(*problems)
     return builder.build()
 
@@ -332,12 +339,18 @@ class _Builder(_Layers):
     """The three steps of the module's theory, over one set of files."""
 
     def __init__(
-        self, files: Sequence[UnitFile], context: SpecifierContext, key_table: KeyTable, limits: PoolLimits | None
+        self,
+        files: Sequence[UnitFile],
+        context: SpecifierContext,
+        key_table: KeyTable,
+        limits: PoolLimits | None,
+        zones: Zones,
     ) -> None:
         super().__init__(files)
         self._context = context
         self._key_table = key_table
         self._limits = limits
+        self._zones = zones
         self._read: dict[str, FileTables] = {}
         self._problems: dict[Problem, None] = {}
         """Each problem once, though a template's come with every instance."""
@@ -427,7 +440,7 @@ class _Builder(_Layers):
         source = LoadedFrom(main.path, tuple(file.path for file in own[1:]), _digest(files))
         unit: Unit | None = None
         if not problems:
-            unit, combined = assemble(name, merged, source)
+            unit, combined = assemble(name, merged, source, self._zones)
             problems += combined
         self.complain(*problems)
         first = next((problem for problem in problems if problem.severity == "error"), None)

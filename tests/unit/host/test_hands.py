@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -57,7 +57,12 @@ class Rig:
             ask=self.asked.append,
             submit=self.events.append,
             note=self.records.append,
+            trees=self.trees,
+            pid_of=lambda unit: None,
         )
+
+    async def trees(self, units: Sequence[str]) -> dict[str, list[int]]:
+        return {}
 
     def spawn(self, spawn_id: int, role: Role) -> None:
         made = self.hands.spawn(SpawnProcess(spawn_id, "web", role, Command(("/bin/true",)), "f" * 32))

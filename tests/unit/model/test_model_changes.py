@@ -12,6 +12,7 @@ import msgspec
 import pytest
 from msgspec.structs import fields, replace
 
+from supervisord_py.model.calendar import Calendar
 from supervisord_py.model.changes import (
     ELSEWHERE,
     FAMILIES,
@@ -64,7 +65,7 @@ BASE = Unit(
         pid_file="/run/web.pid",
     ),
     health=(Probe("up", ProbeKind.LIVENESS, tcp="localhost:80"),),
-    timer=Timer(on_calendar=("daily",)),
+    timer=Timer(on_calendar=(Calendar(zone="UTC"),)),
 )
 
 
@@ -94,7 +95,7 @@ def _is_group(hint: Any) -> bool:
     return (
         isinstance(hint, type)
         and issubclass(hint, msgspec.Struct)
-        and hint not in (Command, Condition, Dependency, Probe)
+        and hint not in (Command, Condition, Calendar, Dependency, Probe)
     )
 
 
@@ -121,6 +122,7 @@ def another(value: Any, hint: Any, name: str) -> Any:
         "enforce": "best-effort",
         "signal": 10,
         "health": (Probe("up", ProbeKind.LIVENESS, tcp="localhost:81"),),
+        "on_calendar": (Calendar(weekdays=1),),
         "stub": Command(("/bin/other",)),
     }
     if name in choices and value != choices[name]:
@@ -292,7 +294,7 @@ def test_a_timer_that_comes_or_goes_waits_for_the_next_start() -> None:
         assert changes and {each.effect for each in changes} == {Effect.RESTART}
         assert take_live(old, new).timer == old.timer
         assert restart_keys(old, new) == tuple(each.key for each in changes)
-    later = replace(BASE, timer=Timer(on_calendar=("weekly",)))
+    later = replace(BASE, timer=Timer(on_calendar=(Calendar(weekdays=1),)))
     assert [(each.key, each.effect) for each in compare_units(BASE, later)] == [("timer.on-calendar", Effect.LIVE)]
     assert take_live(BASE, later) == later
 

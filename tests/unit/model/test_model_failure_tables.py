@@ -1,11 +1,13 @@
 """Pools, timers, health checks, quarantine and hooks as files say them: each key reaches its field, and what
 contradicts itself is told."""
 
+from datetime import UTC
 from typing import Any
 
 import pytest
 from unitset_rig import CONTEXT, KEY_TABLE, SLEEP, headlines, load_texts, service, unit_files
 
+from supervisord_py.model.calendar import Calendar, format_calendar, parse_calendar
 from supervisord_py.model.hooks import is_called_by, with_specifiers
 from supervisord_py.model.names import aux_owner, base_unit, is_aux_owner, is_unit_name, parse_unit_name
 from supervisord_py.model.pools import PoolLimits
@@ -14,7 +16,7 @@ from supervisord_py.model.specifiers import Specifiers
 from supervisord_py.model.states import Overrun, ProbeAction, ProbeKind, SupervisorMode, TimerFrom
 from supervisord_py.model.targets import Url, split_address, split_url
 from supervisord_py.model.unit import SECOND_NS, Command, PoolPlace, Probe, Quarantine, Timer, Unit
-from supervisord_py.model.unitset import LoadResult, build_unit_set
+from supervisord_py.model.unitset import LoadResult, build_unit_set, no_zones
 
 ONESHOT = '[service]\ntype = "oneshot"\nexec-start = ["/bin/true"]\n'
 OFTEN = '[timer]\nevery = "1h"\n'
@@ -202,7 +204,7 @@ overrun = "queue"
         on_startup_ns=(SECOND_NS,),
         on_unit_active_ns=(2 * SECOND_NS,),
         on_unit_inactive_ns=(3 * SECOND_NS,),
-        on_calendar=("daily", "Mon 09:00"),
+        on_calendar=(parse_calendar("daily", no_zones), parse_calendar("Mon 09:00", no_zones)),
         accuracy_ns=1000,
         randomized_delay_ns=60 * SECOND_NS,
         persistent=True,
@@ -220,6 +222,8 @@ overrun = "queue"
         (SLEEP + "[timer]\nevery = 0\n", "timer.every", "0 is not possible here"),
         (SLEEP + '[timer]\non-boot-sec = [5, "infinity"]\n', "timer.on-boot-sec", "a time that never comes"),
         (SLEEP + '[timer]\non-calendar = ["daily", ""]\n', "timer.on-calendar", "an empty time"),
+        (SLEEP + '[timer]\non-calendar = ["daily", "dayly"]\n', "timer.on-calendar", "dayly"),
+        (SLEEP + '[timer]\non-calendar = "daily Europe/Berlin"\n', "timer.on-calendar", "there is no time zone"),
         (SLEEP + 'restart = "always"\n' + OFTEN, "service.restart", "a run is never over"),
         (ONESHOT + "remain-after-exit = true\n" + OFTEN, "service.remain-after-exit", "never over"),
         ("[target]\n" + OFTEN, "timer", "a target has no process"),
@@ -231,6 +235,17 @@ def test_wrong_timers(text: str, key: str, message: str) -> None:
     problem = next(problem for problem in result.problems if problem.severity == "error")
     assert problem.key == key and message in problem.message, problem
     assert "web" in result.unit_set.bad
+
+
+def test_zones_come_from_the_machine() -> None:
+    """Which there are is not for the model to know."""
+    files = unit_files({"web": SLEEP + '[timer]\non-calendar = "daily Mars/Olympus"\n'})
+    result = build_unit_set(files, CONTEXT, key_table=KEY_TABLE, zones={"Mars/Olympus": UTC}.get)
+    assert not result.problems
+    timer = result.unit_set.units["web"].timer
+    assert timer is not None
+    (calendar,) = timer.on_calendar
+    assert isinstance(calendar, Calendar) and format_calendar(calendar) == "*-*-* 00:00:00 Mars/Olympus"
 
 
 def test_defaults_make_nothing_a_timer() -> None:
