@@ -71,6 +71,7 @@ TOLD: list[tuple[str, Severity, dict[str, object]]] = [
     ("unit.starting", Severity.INFO, {"spawn_id": 6, "role": "stop-post", "program": "/bin/sweep"}),
     ("unit.exited", Severity.INFO, {"spawn_id": 6, "pid": 1, "role": "stop-post", "code": 0, **EXITED}),
     ("unit.failed", Severity.ERROR, {"result": "exit-code", "runtime_ms": 0, "failures": 2, "limit_hit": True}),
+    ("unit.quarantined", Severity.ERROR, {"failures": 2, "result": "exit-code"}),
     ("job.finished", Severity.WARNING, {"job": 3, "type": "start", "result": "failed"}),
 ]
 

@@ -175,7 +175,8 @@ def test_all_times_are_moved_with_the_clock_and_nothing_else_is() -> None:
 
 def is_span_or_wall(path: str) -> bool:
     name = path.rpartition("/")[2]
-    return name.endswith("_wall_ns") or name in ("shutdown_timeout_ns", "longest_ns", "probation_ns")
+    spans = ("shutdown_timeout_ns", "longest_ns", "probation_ns", "watchdog_ns", "healthy_left_ns")
+    return name.endswith("_wall_ns") or name in spans
 
 
 def test_a_failed_unit_is_still_failed_after_a_cold_start() -> None:
