@@ -9,6 +9,9 @@ readiness or startup checks is done when all of them are good. Afterwards a bad 
 what waits for ``until = "healthy"`` waits; a bad liveness check, or a startup check that fails for good, leads to its
 ``action``, which counts as a failure of the unit like any other.
 
+A startup check that was good is not asked again, nor is one of the output: what a life has said it has said. A reload
+that has a check look at something else begins with it anew.
+
 A check is never asked twice at a time. One that is a command is a process beside the life (``beside``), the others are
 asked of the host (``RunProbe``). Before an action the processes are looked at: those that are stopped cannot answer,
 and are not blamed. While a unit is paused nothing is asked.
@@ -65,22 +68,24 @@ def begin(ledger: Ledger, name: str) -> None:
     go_on(ledger, name)
 
 
-def go_on(ledger: Ledger, name: str) -> None:
-    """Ask what is to be asked at this stage and is not being asked: at the start, after a reload, after a pause."""
+def go_on(ledger: Ledger, name: str, before: tuple[Probe, ...] = ()) -> None:
+    """Ask what is to be asked at this stage and is not being asked: at the start, after a reload, after a pause.
+
+    ``before`` are the checks of the text that a reload has replaced.
+    """
     wanted = {probe.name: probe for probe in _probes(ledger, name)}
+    others = {old.name for old in before if old.name in wanted and _subject(old) != _subject(wanted[old.name])}
     if not processes.is_alive(ledger, name):
         return
     state = ledger.edit(name)
-    for gone in [each for each in state.probes if each not in wanted]:
+    for gone in [each for each in state.probes if each not in wanted or each in others]:
         _stop(ledger, name, gone)
         state.probes = {each: found for each, found in state.probes.items() if each != gone}
     startup_is_over = all(_is_good(ledger, name, each) for each in wanted.values() if each.kind is ProbeKind.STARTUP)
     for probe in wanted.values():
         known = state.probes.get(probe.name)
         is_its_turn = probe.kind is ProbeKind.STARTUP or startup_is_over
-        # A startup check that was good has done its work.
-        is_over = probe.kind is ProbeKind.STARTUP and known is not None and known.good is True
-        if not is_its_turn or is_over or (known is not None and known.is_asked):
+        if not is_its_turn or (known is not None and (known.is_asked or _is_over(probe, known))):
             continue
         delay_ns = probe.initial_delay_ns if known is None else 0
         _schedule(ledger, name, probe, known or ProbeState(), delay_ns)
@@ -205,7 +210,7 @@ def _tell(ledger: Ledger, name: str, probe: Probe, found: ProbeState) -> None:
 
 
 def _schedule(ledger: Ledger, name: str, probe: Probe, found: ProbeState, delay_ns: int) -> None:
-    if probe.kind is ProbeKind.STARTUP and found.good is True:
+    if _is_over(probe, found):
         _set(ledger, name, probe.name, found)
         return
     found = replace(found)
@@ -237,6 +242,25 @@ def _probes(ledger: Ledger, name: str) -> tuple[Probe, ...]:
 
 def _probe(ledger: Ledger, name: str, probe_name: str) -> Probe | None:
     return next((each for each in _probes(ledger, name) if each.name == probe_name), None)
+
+
+def _subject(probe: Probe) -> Probe:
+    """What a check looks at, without how often and what follows."""
+    return Probe(
+        probe.name,
+        probe.kind,
+        exec=probe.exec,
+        http=probe.http,
+        tcp=probe.tcp,
+        unix=probe.unix,
+        file=probe.file,
+        log=probe.log,
+    )
+
+
+def _is_over(probe: Probe, found: ProbeState) -> bool:
+    """Whether a check has done its work for this life."""
+    return found.good is True and (probe.kind is ProbeKind.STARTUP or probe.log is not None)
 
 
 def _is_good(ledger: Ledger, name: str, probe: Probe) -> bool:

@@ -132,7 +132,7 @@ def take_live(ledger: Ledger, name: str) -> None:
         _rearm(ledger, name, running.service, text.service)
     state = ledger.state(name)
     if running.health != text.health and (state.awaits_health or state.sub in (SubState.RUNNING, SubState.RELOAD)):
-        health.go_on(ledger, name)
+        health.go_on(ledger, name, before=running.health)
         life.health_changed(ledger, name)
 
 

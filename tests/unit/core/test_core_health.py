@@ -16,7 +16,7 @@ HOUR_NS = 3600 * SECOND_NS
 
 
 def probe(name: str = "http", kind: ProbeKind = ProbeKind.LIVENESS, **keys: Any) -> Probe:
-    if not {"exec", "tcp", "file"} & keys.keys():
+    if not {"exec", "tcp", "file", "log"} & keys.keys():
         keys["http"] = "http://localhost/"
     return Probe(name, kind, **keys)
 
@@ -248,6 +248,26 @@ def test_a_paused_unit_is_not_asked() -> None:
     rig.happen(UnitFrozen("web", False))
     rig.later(2)
     assert asked(rig) == ["http"]
+
+
+def test_a_check_of_the_output_that_was_good_is_not_asked_again() -> None:
+    """What a life has said it has said, wherever rotation has put it since."""
+    rig = up(probe("said", log="ready"))
+    answer(rig, True, check="said")
+    rig.later(1000)
+    assert asked(rig) == []
+    assert rig.manager.ledger.state("web").probes["said"].good is True
+
+
+def test_a_reload_that_has_a_check_look_at_something_else_begins_anew() -> None:
+    rig = up(probe("said", log="ready"), probe("port", tcp="localhost:1"))
+    answer(rig, True, check="said")
+    answer(rig, True, check="port")
+    rig.load(checked(probe("said", log="steady"), probe("port", tcp="localhost:1", interval_ns=SECOND_NS)))
+    found = rig.manager.ledger.state("web").probes
+    assert (found["said"].good, found["port"].good) == (None, True), "how often a check is made is nothing else"
+    answer(rig, True, check="said")
+    assert rig.manager.ledger.state("web").probes["said"].good is True
 
 
 def test_a_reload_brings_checks_and_takes_them_away() -> None:
