@@ -99,13 +99,14 @@ def _signal_phase(ledger: Ledger, name: str, sub: SubState) -> None:
     _ask_to_end(ledger, name)
 
 
-def enter_watchdog(
-    ledger: Ledger, name: str, message: str, result: Result = Result.WATCHDOG, event: str = "unit.watchdog"
-) -> None:
+def enter_watchdog(ledger: Ledger, name: str, message: str, result: Result = Result.WATCHDOG) -> None:
     """A watchdog has failed: the unit is asked to dump its state and end."""
     service = processes.service_of(ledger, name)
     fail(ledger, name, result, message)
-    ledger.record(event, name, severity=Severity.ERROR, fields={"message": message})
+    if result is Result.PROGRESS:
+        ledger.record("unit.progress-stalled", name, severity=Severity.ERROR, fields={"message": message})
+    else:
+        ledger.record("unit.watchdog", name, severity=Severity.ERROR, fields={"message": message})
     _begin_stopping(ledger, name, message, quiet=False)
     ledger.set_sub(name, SubState.STOP_WATCHDOG)
     ledger.arm_phase(name, processes.stop_timeout_ns(ledger, service.timeout_abort_ns))

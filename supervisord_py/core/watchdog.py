@@ -116,7 +116,7 @@ def _judge(ledger: Ledger, name: str, kind: WatchKind, watch: Watch, stopped: bo
             stopping.enter_watchdog(ledger, name, f"it has given no sign of life for {span} (watchdog-sec)")
         else:
             message = f"it has done no work for {span} (progress-sec)"
-            stopping.enter_watchdog(ledger, name, message, Result.PROGRESS, "unit.progress-stalled")
+            stopping.enter_watchdog(ledger, name, message, Result.PROGRESS)
     else:
         _change(ledger, name, kind, Watch(watch.period_ns, watch.from_ns, watch.from_ns + watch.period_ns))
 

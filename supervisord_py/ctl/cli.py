@@ -50,6 +50,9 @@ _TOPICS: tuple[tuple[str, tuple[tuple[str, str, str, str], ...]], ...] = (
         ("reload-or-restart", "verbs", "reload_or_restart", "reload units, or restart those that cannot"),
         ("kill", "verbs", "kill", "send a signal to the processes of units"),
         ("signal", "verbs", "signal_units", "send a signal to the main process of units"),
+        ("pause", "verbs", "pause", "let all processes of units stand still"),
+        ("resume", "verbs", "resume", "let paused units go on"),
+        ("release", "verbs", "release", "trust quarantined units again, and start them"),
         ("reset-failed", "verbs", "reset_failed", "forget the failures of units"),
         ("enable", "changes", "enable", "let units start with the supervisor"),
         ("disable", "changes", "disable", "let units no longer start with the supervisor"),
@@ -88,6 +91,8 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "list-dependencies": ("deps",),
     "describe": ("show",),
     "history": ("journal", "query"),
+    "freeze": ("pause",),
+    "thaw": ("resume",),
 }
 """Words that hands know from elsewhere and that mean the same."""
 

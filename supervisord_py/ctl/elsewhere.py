@@ -1,12 +1,7 @@
 """Verbs that are not here: those that come later, and other tools' words for what has another name with us."""
 
 LATER: dict[str, str] = {
-    "pause": "supctl kill -s SIGSTOP UNIT stops a process where it is",
-    "resume": "supctl kill -s SIGCONT UNIT lets a stopped process go on",
-    "freeze": "supctl kill -s SIGSTOP UNIT stops a process where it is",
-    "thaw": "supctl kill -s SIGCONT UNIT lets a stopped process go on",
     "trigger": "supctl start UNIT runs it once",
-    "release": "supctl reset-failed UNIT, then supctl start UNIT",
     "scale": "set [instances] count in its file, then supctl daemon-reload",
     "set": "change its file, then supctl daemon-reload and supctl restart UNIT",
     "set-property": "change its file, then supctl daemon-reload and supctl restart UNIT",

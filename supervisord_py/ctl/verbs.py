@@ -36,6 +36,8 @@ _DONE = {
     "disable": "disabled",
     "mask": "masked",
     "unmask": "unmasked",
+    "pause": "paused",
+    "resume": "resumed",
 }
 _FINE = ("done", "skipped", "queued")
 _STARTS = ("start", "restart", "reload-or-start")
@@ -276,6 +278,29 @@ reload_or_restart = _job_verb(
 )  # fmt: skip
 
 
+def _plain_verb(name: str, method: str, summary: str, text: str) -> click.Command:
+    @click.command(name, cls=Verb, accepts=_JOB_VERB, short_help=summary, help=text, no_units=f"{name} what? {_ALL}")
+    @units_argument(required=True)
+    @click.pass_obj
+    def command(session: Session, units: tuple[str, ...]) -> int:
+        return change_units(session, method, units)
+
+    return command
+
+
+pause = _plain_verb(
+    "pause", "Pause", "let all processes of units stand still",
+    "Let every process of running units stand still, by the freezer of their cgroup or by SIGSTOP. They stay active; "
+    "time-outs, watchdogs and health checks stand still too.",
+)  # fmt: skip
+resume = _plain_verb("resume", "Resume", "let paused units go on", "Let paused units go on where they were.")
+release = _plain_verb(
+    "release", "Release", "trust quarantined units again, and start them",
+    "Forget the failures of units, and start them: the way out of a quarantine. start of a quarantined unit is the "
+    "same.",
+)  # fmt: skip
+
+
 def rolling_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add ``--rolling`` and ``--max-unavailable``."""
     function = click.option(
@@ -399,13 +424,22 @@ def jobs(session: Session) -> int:
             job["unit"],
             job["type"],
             Cell(job["state"], *(("green",) if job["state"] == "running" else ())),
-            ", ".join(job.get("waiting_for") or ()),
+            _waiting_for(job),
         ]
         for job in found
     ]
     lines = table(session.style, ("JOB", "UNIT", "TYPE", "STATE", "WAITING FOR"), rows, right="JOB")
     session.echo(*(lines or ["no jobs"]))
     return 0
+
+
+def _waiting_for(job: dict[str, Any]) -> str:
+    """Say what a job waits for: units, or its turn under a limit."""
+    limit = job.get("limit")
+    if limit is None:
+        return ", ".join(job.get("waiting_for") or ())
+    name = limit if limit == "max-workers" else f"pool {limit}"
+    return f"{name} (number {job['position']})" if job.get("position") else str(name)
 
 
 @click.command("cancel", cls=Verb, accepts=("reason",))

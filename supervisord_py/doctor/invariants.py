@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from supervisord_py.doctor.evidence import BETWEEN_LIVES, Evidence, Process, UnitWord
 from supervisord_py.doctor.findings import Finding, degraded, wrong
+from supervisord_py.model.names import base_unit, is_aux_owner
 
 DESCRIPTORS_OF_ITS_OWN = 96
 DESCRIPTORS_A_UNIT = 8
@@ -52,8 +53,11 @@ def every_process_has_a_living_unit(evidence: Evidence) -> Iterator[tuple[str, F
                 fact = f"{_name(process)} carries our tag, and the keeper knows of no unit that it is of"
                 yield key, wrong("processes", fact, f"look at it, then kill it; {REPORT}")
             continue
-        word = evidence.units.get(unit)
-        if word is None:
+        # A hook may run for a unit that is at rest, or for none.
+        word = evidence.units.get(base_unit(unit))
+        if is_aux_owner(unit):
+            pass
+        elif word is None:
             fact = f"{_name(process)} is a process of {unit}, which the supervisor does not know any more"
             yield key, wrong("processes", fact, f"kill it; {REPORT}")
         elif not word.moving and (word.is_at_rest or word.sub in BETWEEN_LIVES):

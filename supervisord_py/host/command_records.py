@@ -1,12 +1,16 @@
-"""The ``command`` record of an accepted command."""
+"""The host's own records: of an accepted command, of output that is lost, of a bug of ours."""
 
+import sys
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
 from msgspec.structs import replace
 
 from supervisord_py.host.facade import Peer
+from supervisord_py.host.output_capture import OutputTrouble
 from supervisord_py.model.records import Record
+from supervisord_py.model.states import Severity
 from supervisord_py.store.redact import redact_text
 
 
@@ -32,3 +36,16 @@ def command_record(verb: str, units: Sequence[str], peer: Peer, reason: str) -> 
 
 def with_fields(record: Record, **fields: Any) -> Record:
     return replace(record, fields={**record.fields, **fields})
+
+
+def trouble_record(trouble: OutputTrouble) -> Record:
+    """Return the record of output that cannot be written, or can again."""
+    fields = {"limit": "output", "problem": trouble.problem, "dropped_bytes": trouble.dropped_bytes}
+    return Record("unit.limit", Severity.WARNING, unit=trouble.unit, fields=fields)
+
+
+def bug_record(where: str, error: Exception) -> Record:
+    """Print a bug of ours where developers look, and return what the journal has of it."""
+    print(f"manager: internal error in {where}:", file=sys.stderr)
+    traceback.print_exception(error)
+    return Record("unit.error", Severity.ERROR, fields={"message": f"internal error in {where}: {error!r}"[:500]})

@@ -1,16 +1,21 @@
 """Container mode: what is different where the keeper is the first process, or supervises one command for a caller."""
 
 import asyncio
+import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from supervisord_py.core.manager import Manager
 from supervisord_py.core.view import exit_code, unit_status
+from supervisord_py.host.accounts import Accounts
+from supervisord_py.host.cgroups import UnitGroups
 from supervisord_py.host.console import Console
 from supervisord_py.host.echo import Echo
+from supervisord_py.host.execution import SpawnRuntime, passed_environment
 from supervisord_py.host.facade import RecordFilter
 from supervisord_py.host.output import OutputCollector
+from supervisord_py.host.places import Places
 from supervisord_py.model.settings import Settings
 
 ENDLESS_NS = 100 * 365 * 86_400 * 1_000_000_000
@@ -66,7 +71,19 @@ def final_code(config: Mapping[str, Any], manager: Manager, code: int) -> int:
     return code
 
 
-def passed_names(config: Mapping[str, Any], settings: Settings) -> Sequence[str] | str:
-    """Return the variables of our own environment that every unit gets, or ``"all"``."""
+def environment_of(config: Mapping[str, Any], settings: Settings) -> tuple[tuple[str, str], ...]:
+    """Return what every unit gets of our own environment."""
     wanted, given = settings.supervisor.pass_environment, config["pass_environment"]
-    return "all" if "all" in (wanted, given) else (*wanted, *given)
+    names = "all" if "all" in (wanted, given) else (*wanted, *given)
+    return passed_environment(names, os.environ)
+
+
+def runtime_of(config: Mapping[str, Any], settings: Settings, places: Places, groups: UnitGroups) -> SpawnRuntime:
+    """Return what all spawns of a manager share."""
+    return SpawnRuntime(
+        control_socket=str(places.socket),
+        accounts=Accounts(),
+        groups=groups,
+        direct=config.get("forward"),
+        passed=environment_of(config, settings),
+    )

@@ -14,7 +14,6 @@ import os
 import signal
 import socket
 import sys
-import traceback
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
@@ -25,22 +24,30 @@ from supervisord_py.core.actions import Refusal, Reply, RevertUnits
 from supervisord_py.core.events import CommandRequested, Origin, ShutdownForced, ShutdownRequested, UnitsLoaded
 from supervisord_py.core.manager import Manager
 from supervisord_py.core.snapshot import NewerFormatError
-from supervisord_py.core.view import active_states, exit_code, is_over, lives, main_pid, reload_plan, rollout_units, unit_status
-from supervisord_py.host.accounts import Accounts
+from supervisord_py.core.view import (
+    active_states,
+    exit_code,
+    is_over,
+    lives,
+    main_pid,
+    reload_plan,
+    rollout_units,
+    unit_status,
+)
 from supervisord_py.host.cgroups import UnitGroups, find_place
 from supervisord_py.host.clock import Clock
-from supervisord_py.host.command_records import command_record, with_fields
+from supervisord_py.host.command_records import bug_record, command_record, trouble_record, with_fields
 from supervisord_py.host.container import (
     ECHO_TIMEOUT_S,
     console_of,
     echo_of,
+    environment_of,
     final_code,
-    passed_names,
+    runtime_of,
     shutdown_timeout_ns,
 )
 from supervisord_py.host.control_interfaces import build_control_server
 from supervisord_py.host.driver import Driver
-from supervisord_py.host.execution import SpawnRuntime, passed_environment
 from supervisord_py.host.facade import (
     Followed,
     JournalStats,
@@ -121,13 +128,7 @@ class Daemon:
         self._output = OutputCollector(self._loop, places.log, gid=gid, on_trouble=self._output_trouble)
         self._echo = echo_of(self._config, self._loop, self._output)
         self._hands = ManagerHands(
-            runtime=SpawnRuntime(
-                control_socket=str(places.socket),
-                accounts=Accounts(),
-                groups=self._groups,
-                direct=self._config.get("forward"),
-                passed=passed_environment(passed_names(self._config, self._settings), os.environ),
-            ),
+            runtime=runtime_of(self._config, self._settings, places, self._groups),
             output=self._output,
             unit_of=self._unit_of,
             ask=lambda request: self._driver.ask(request),
@@ -452,7 +453,7 @@ class Daemon:
         self._settings, self._loaded, self._sources = settings, loaded, sources
         self._watch.loaded(seen)
         self._journal.apply(settings.journal)
-        self._hands.use_environment(passed_environment(passed_names(self._config, self._settings), os.environ))
+        self._hands.use_environment(environment_of(self._config, settings))
 
     def _use_log_policies(self) -> None:
         """Let ``[log]`` hold for what runs, once the core has decided which text that goes by."""
@@ -546,15 +547,11 @@ class Daemon:
         self._upward.changed()
 
     def _output_trouble(self, trouble: OutputTrouble) -> None:
-        fields = {"limit": "output", "problem": trouble.problem, "dropped_bytes": trouble.dropped_bytes}
-        self._driver.note([Record("unit.limit", Severity.WARNING, unit=trouble.unit, fields=fields)])
+        self._driver.note([trouble_record(trouble)])
 
     def _tell_bug(self, where: str, error: Exception) -> None:
         """A method of the control interface failed: the call has ended with it, decisions are not touched."""
-        print(f"manager: internal error in {where}:", file=sys.stderr)
-        traceback.print_exception(error)
-        message = f"internal error in {where}: {error!r}"[:500]
-        self._driver.note([Record("unit.error", Severity.ERROR, fields={"message": message})])
+        self._driver.note([bug_record(where, error)])
 
     def _keeper_lost(self) -> None:
         """The keeper is dead, or wants us to be: what it has of us is all there is, so end at once."""

@@ -25,7 +25,7 @@ from supervisord_py.host.accounts import Account, Accounts, NoAccount
 from supervisord_py.host.cgroups import UnitGroups
 from supervisord_py.host.limits import INFINITY, RLIMIT_NUMBERS
 from supervisord_py.model.command import expand_words
-from supervisord_py.model.states import NotifyAccess, ServiceType
+from supervisord_py.model.states import NotifyAccess, Role, ServiceType
 from supervisord_py.model.unit import ExecContext, Limit, Service, Unit
 
 EXIT_CHDIR = 200
@@ -36,6 +36,9 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_LANG = "C.UTF-8"
 DEFAULT_LIMITS: dict[str, Limit] = {"nofile": Limit(1024, 524288)}
 """Limits of a unit that does not write them; clamped to what is allowed, never a reason to fail."""
+
+BESIDE = frozenset({Role.PROBE, Role.HOOK})
+"""Processes beside the life of a unit, each under an owner's name of its own."""
 
 NOTIFYING = frozenset({ServiceType.NOTIFY, ServiceType.NOTIFY_RELOAD})
 
@@ -96,7 +99,7 @@ OURS_ALONE = frozenset(
 
 def build_spawn(
     action: SpawnProcess,
-    unit: Unit,
+    unit: Unit | None,
     runtime: SpawnRuntime,
     *,
     main_pid: int | None = None,
@@ -105,12 +108,15 @@ def build_spawn(
 
     Args:
         action: What the core asked for.
-        unit: The text that the unit runs by; a service.
+        unit: The text that the unit runs by, a service; of a process beside its life (``core.beside``) that of the
+            unit that it is about, or None: then it runs as the supervisor does, without limits of its own.
         runtime: What all spawns share.
         main_pid: Process id of ``action.main_spawn``, when it lives.
     """
-    assert unit.service is not None, "only services have processes"
-    service, context = unit.service, unit.service.context
+    is_beside = action.role in BESIDE
+    service = None if unit is None else unit.service
+    assert service is not None or is_beside, "only services have processes"
+    context = ExecContext() if service is None else service.context
     privileged = action.command.privileged
     try:
         try:
@@ -120,11 +126,13 @@ def build_spawn(
                 account = runtime.accounts.find(context.user, context.group, context.supplementary_groups)
         except NoAccount as error:
             raise _Refused(error.step, error.code, 0, error.detail) from None
-        environment = build_environment(action, context, account, runtime, main_pid, service.pid_file)
+        environment = build_environment(
+            action, context, account, runtime, main_pid, None if service is None else service.pid_file
+        )
         request: dict[str, Any] = {
             "do": "spawn",
             "id": action.spawn_id,
-            "unit": unit.name,
+            "unit": action.unit,
             "role": action.role.value,
             "argv": expand_words(action.command, environment),
             "executable": _executable(action, environment),
@@ -139,15 +147,17 @@ def build_spawn(
             "nice": context.nice,
             "cgroups": [],
             "sigpipe": not context.ignore_sigpipe,
-            "notify": effective_notify_access(service).value,
+            "notify": (NotifyAccess.NONE if service is None or is_beside else effective_notify_access(service)).value,
             "privileged": privileged,
             "pid_env": ["WATCHDOG_PID"] if "WATCHDOG_USEC" in environment else [],
         }
-        if runtime.direct == unit.name:
+        if runtime.direct == action.unit:
             request["inherit"] = True
+        if action.role is Role.PROBE:
+            request["discard"] = True
         _check_strings(request["argv"], environment)
         if runtime.groups is not None:
-            request["cgroups"] = list(runtime.groups.create(unit.name))
+            request["cgroups"] = list(runtime.groups.create(action.unit))
             request["home"] = runtime.groups.home
     except _Refused as error:
         return SpawnFailed(action.spawn_id, error.step, error.code, error.errno, error.detail)

@@ -33,6 +33,7 @@ from supervisord_py.core.events import (
 )
 from supervisord_py.host.conditions import Host, check_bounded
 from supervisord_py.host.execution import SpawnRuntime, build_spawn
+from supervisord_py.host.hook_output import HookOutput
 from supervisord_py.host.output import OutputCollector
 from supervisord_py.host.pid_files import PidFiles
 from supervisord_py.host.standstill import StandStill, Trees
@@ -78,6 +79,7 @@ class ManagerHands:
     ) -> None:
         self._runtime = runtime
         self._output = output
+        self._hook_output = HookOutput(output)
         self._unit_of = unit_of
         self._ask = ask
         self._submit = submit
@@ -107,6 +109,8 @@ class ManagerHands:
 
     def spawn(self, action: SpawnProcess) -> dict[str, Any] | SpawnFailed:
         """Turn ``action`` into the keeper's request; the unit's new life begins in its output too."""
+        if is_aux_owner(action.unit):
+            return self._spawn_beside(action)
         unit = self._unit_of(action.unit)
         if unit is None:
             return SpawnFailed(action.spawn_id, "unit", 255, 2, f"the unit {action.unit} is gone")
@@ -132,6 +136,12 @@ class ManagerHands:
             self._runtime,
             main_pid=main_pid,
         )
+
+    def _spawn_beside(self, action: SpawnProcess) -> dict[str, Any] | SpawnFailed:
+        """Turn a process beside a unit's life into the keeper's request; it runs as the unit's processes do."""
+        self._spawns_of[action.unit] = action.spawn_id
+        main_pid = None if action.main_spawn is None else self._pids.get(action.main_spawn)
+        return build_spawn(action, self._unit_of(base_unit(action.unit)), self._runtime, main_pid=main_pid)
 
     def use_environment(self, passed: tuple[tuple[str, str], ...]) -> None:
         """Pass these variables to every process from now on (``pass-environment`` was reloaded)."""
@@ -202,11 +212,20 @@ class ManagerHands:
 
     def output_came(self, unit: str, descriptor: int) -> None:
         """The keeper made or handed over the output pipe of ``unit``."""
-        self._output.attach(unit, descriptor, self.policy_of(unit))
+        if is_aux_owner(unit):
+            self._hook_output.attach(unit, descriptor)
+        else:
+            self._output.attach(unit, descriptor, self.policy_of(unit))
 
     def release(self, unit: str) -> None:
         """Let the keeper close what it holds for ``unit``, once the last output is in its file; a new spawn in
         between keeps it."""
+        if is_aux_owner(unit):
+            # Its name is used once: nothing can come between.
+            self._hook_output.detach(unit)
+            self._spawns_of.pop(unit, None)
+            self._ask({"do": "release", "unit": unit})
+            return
         self._remove_pid_file(unit)
         spawn_id = self._spawns_of.get(unit)
         drained = self._output.drain(unit)
@@ -232,9 +251,8 @@ class ManagerHands:
         """End what waits and looks: whoever comes next asks again."""
         for task in list(self._checks):
             task.cancel()
-        await asyncio.gather(
-            *self._checks, self._pid_files.close(), self._still.close(), return_exceptions=True
-        )
+        self._hook_output.close()
+        await asyncio.gather(*self._checks, self._pid_files.close(), self._still.close(), return_exceptions=True)
 
     def _remove_pid_file(self, unit: str) -> None:
         """Remove the pid file of a unit that has ended, as systemd does: it would name whoever gets that number."""

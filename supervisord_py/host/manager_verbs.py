@@ -40,11 +40,12 @@ from supervisord_py.wire.varlink import MANAGER
 
 REASON_MAX = 1000
 TOKEN_MAX = 200
-_STARTING = frozenset({"start", "restart", "try-restart", "reload-or-restart"})
+_STARTING = frozenset({"start", "release", "restart", "try-restart", "reload-or-restart"})
 """Verbs that read the unit's text anew: a bad one cannot do."""
 
 _ALREADY = {
     "start": {"active": "already active", "reloading": "already active"},
+    "release": {"active": "already active", "reloading": "already active"},
     "stop": {"inactive": "already inactive", "failed": "already inactive (it failed)"},
 }
 """What is said of a unit that is where the verb would bring it, by the verb and the unit's active state."""
@@ -88,6 +89,9 @@ class Verbs:
             "ReloadOrRestart": self.reload_or_restart,
             "Kill": self.kill,
             "ResetFailed": self.reset_failed,
+            "Pause": self.pause,
+            "Resume": self.resume,
+            "Release": self.release,
             "Cancel": self.cancel,
             "DaemonReload": self.daemon_reload,
             "DaemonRestart": self.daemon_restart,
@@ -130,6 +134,15 @@ class Verbs:
 
     async def reset_failed(self, request: Request) -> object:
         return await self._verb(request, "reset-failed")
+
+    async def pause(self, request: Request) -> object:
+        return await self._verb(request, "pause")
+
+    async def resume(self, request: Request) -> object:
+        return await self._verb(request, "resume")
+
+    async def release(self, request: Request) -> object:
+        return await self._verb(request, "release")
 
     async def _verb(self, request: Request, verb: str, arguments: dict[str, Any] | None = None) -> object:
         """Do a verb for units and say what became of each.

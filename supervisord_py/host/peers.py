@@ -34,6 +34,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from supervisord_py.host.facade import Peer
+from supervisord_py.model.names import base_unit
 
 SO_PEERGROUPS = 59
 SO_PEERPIDFD = 77
@@ -112,6 +113,8 @@ async def identify(connection: socket.socket, credentials: Credentials, whose: W
             return _gone(peer)
     finally:
         witness.close()
+    # A process beside a unit's life is that unit; a hook about no unit is nobody.
+    unit = None if owner.unit is None else base_unit(owner.unit)
     return Peer(
         uid=peer.uid,
         gid=peer.gid,
@@ -120,8 +123,8 @@ async def identify(connection: socket.socket, credentials: Credentials, whose: W
         user=peer.user,
         login_uid=login_uid,
         command=command,
-        unit=owner.unit if owner.descendant else None,
-        stray=owner.stray or owner.descendant is not (owner.unit is not None),
+        unit=(unit or None) if owner.descendant else None,
+        stray=owner.stray or owner.descendant is not (owner.unit is not None) or unit == "",
     )
 
 

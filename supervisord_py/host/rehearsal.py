@@ -22,7 +22,7 @@ from typing import Any
 import msgspec
 
 from supervisord_py.core import view
-from supervisord_py.core.actions import CheckConditions, FollowMain, SpawnProcess
+from supervisord_py.core.actions import CheckConditions, FollowMain, FreezeUnit, LookAtProcesses, SpawnProcess, ThawUnit
 from supervisord_py.core.events import MainFollowed, SpawnFailed, UnitsLoaded
 from supervisord_py.core.manager import Manager
 from supervisord_py.host.clock import Clock
@@ -30,7 +30,7 @@ from supervisord_py.host.driver import Driver
 from supervisord_py.host.journal_file import Journal
 from supervisord_py.host.last_good import LAST_GOOD_KEY, LastGood
 from supervisord_py.host.snapshot_file import boot_id, next_manager
-from supervisord_py.host.sources import SOURCES_KEY, Sources
+from supervisord_py.host.sources import SOURCES_KEY, Sources, told_of_settings
 from supervisord_py.keeper.child import die_with_parent
 from supervisord_py.model.records import Record
 
@@ -94,6 +94,12 @@ class _NoHands:
 
     def check(self, action: CheckConditions) -> None: ...
 
+    def freeze(self, action: FreezeUnit) -> None: ...
+
+    def thaw(self, action: ThawUnit) -> None: ...
+
+    def look(self, action: LookAtProcesses) -> None: ...
+
     def release(self, unit: str) -> None: ...
 
 
@@ -120,7 +126,7 @@ async def take_over(state: Mapping[str, str], folder: Path) -> None:
     driver.note([Record("manager.restarted")])
     driver.ask_again()
     keep = {SOURCES_KEY: sources.pack(), LAST_GOOD_KEY: last_good.pack()}
-    driver.submit(UnitsLoaded(loaded.unit_set, start_enabled=False), keep=keep)
+    driver.submit(UnitsLoaded(loaded.unit_set, start_enabled=False, **told_of_settings(settings)), keep=keep)
     await batches.wait()
     after = Manager.restore(manager.snapshot(), loaded.unit_set)
     for name in view.list_units(after):

@@ -18,11 +18,11 @@ from supervisord_py.core.manager import Manager
 from supervisord_py.core.view import is_stopping
 from supervisord_py.host.adoption import LostKeeper, end_leftovers, find_lost_keeper, hand_over, take_over
 from supervisord_py.host.places import RUNTIME_DIR_MAX, Places, default_places, moved
-from supervisord_py.host.sources import SOURCES_KEY, Sources
+from supervisord_py.host.sources import SOURCES_KEY, Sources, with_options
 from supervisord_py.host.unit_files import load, load_settings
 from supervisord_py.keeper.protocol import keeper_argv
 from supervisord_py.model.settings import Settings
-from supervisord_py.model.states import KillMode
+from supervisord_py.model.states import KillMode, SupervisorMode
 from supervisord_py.model.unit import SECOND_NS, UnitSet
 from supervisord_py.model.values import parse_timespan
 
@@ -46,7 +46,14 @@ CONTAINER_SHUTDOWN_NS = 8 * SECOND_NS
     "--socket", "socket_path", metavar="PATH", help="Control socket (default: control.sock in the runtime folder)."
 )
 @click.option("--pass-env", "pass_environment", metavar="NAME", multiple=True, help="Pass this variable to every unit.")
-@click.option("--mode", type=click.Choice(["daemon"]), default="daemon", help="How the supervisor ends.")
+@click.option(
+    "--mode",
+    type=click.Choice([mode.value for mode in SupervisorMode]),
+    help="until-empty: end when nothing is left to do (default: what the settings say, else daemon).",
+)
+@click.option(
+    "--max-workers", type=click.IntRange(min=0), metavar="N", help="So many units run at a time; 0: no limit."
+)
 @click.option(
     "--output",
     type=click.Choice(["file", "stdout"]),
@@ -68,7 +75,8 @@ def run_command(
     log_dir: str | None,
     socket_path: str | None,
     pass_environment: tuple[str, ...],
-    mode: str,
+    mode: str | None,
+    max_workers: int | None,
     output: str,
     timestamps: bool,
     shutdown_timeout: str | None,
@@ -91,6 +99,7 @@ def run_command(
         click.echo(problem.text(), err=True)
     if any(problem.severity == "error" for problem in problems):
         raise SystemExit(1)
+    settings = with_options(settings, mode, max_workers)
     unit_paths = [os.path.abspath(path) for path in paths]
     missing = [path for path in unit_paths if not os.path.lexists(path)]
     if missing:
@@ -104,7 +113,7 @@ def run_command(
     if timestamps and output != "stdout":
         raise click.UsageError("--timestamps is for --output stdout")
     config = keeper_config(places, settings, unit_paths, name, list(pass_environment), settings_path is not None)
-    config |= {"output": output, "timestamps": timestamps}
+    config |= {"output": output, "timestamps": timestamps, "mode": mode, "max_workers": max_workers}
     become_keeper(places, settings, loaded.unit_set, config, span_ns(shutdown_timeout))
 
 

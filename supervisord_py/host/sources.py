@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from supervisord_py.host.places import Places, default_places, moved
 from supervisord_py.host.unit_files import UnitSources, build, load_settings
@@ -47,8 +48,19 @@ def read_sources(config: Mapping[str, Any], places: Places, before: Sources | No
     ``before`` is what was loaded last: folders that cannot be read now keep their files (``unit_files.read_sources``).
     """
     settings, problems = load_settings(places.settings, required=bool(config["is_settings_typed"]))
+    settings = with_options(settings, config.get("mode"), config.get("max_workers"))
     units = read_unit_sources(config["unit_paths"] or None, places, before=None if before is None else before.units)
     return Sources(settings, problems, units)
+
+
+def with_options(settings: Settings, mode: str | None, max_workers: int | None) -> Settings:
+    """Return the settings with what ``run`` was told on its command line, which counts for as long as it runs."""
+    own = settings.supervisor
+    if mode is not None:
+        own = replace(own, mode=SupervisorMode(mode))
+    if max_workers is not None:
+        own = replace(own, max_workers=max_workers)
+    return replace(settings, supervisor=own)
 
 
 def told_of_settings(settings: Settings) -> dict[str, Any]:

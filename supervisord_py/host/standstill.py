@@ -7,8 +7,8 @@ and everything where there is none, gets SIGSTOP, in rounds: a process that fork
 that runs, so the tree is asked for again until two looks in a row find nothing that moves. What cannot be stopped in
 ``FREEZE_S`` (another user's process, where we are not root) makes the order fail, and everything goes on.
 
-A process that sleeps in the kernel (state D) with a SIGSTOP pending counts as stopped: it does nothing of its own before
-it has stopped (the parent of a vfork whose child was stopped would otherwise be waited for in vain).
+A process that sleeps in the kernel (state D) with a SIGSTOP pending counts as stopped: it does nothing of its own
+before it has stopped (the parent of a vfork whose child was stopped would otherwise be waited for in vain).
 
 Each unit has one order at a time: a later one takes the place of an earlier one, which is not answered any more. Both
 are safe to do again.
@@ -162,7 +162,11 @@ class StandStill:
     def _members(self, unit: str) -> set[int]:
         """Return the processes that the freezer of the unit's group holds, or would hold."""
         path = self._file(unit, "cgroup.freeze")
-        return set(self._groups.members(unit)) if self._groups is not None and path is not None and path.exists() else set()
+        return (
+            set(self._groups.members(unit))
+            if self._groups is not None and path is not None and path.exists()
+            else set()
+        )
 
     def _write_freeze(self, unit: str, word: str) -> None:
         path = self._file(unit, "cgroup.freeze")
@@ -214,6 +218,4 @@ def _is_stop_pending(pid: int) -> bool:
         lines = Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines()
     except OSError:
         return False
-    return any(
-        line.startswith(("ShdPnd:", "SigPnd:")) and int(line.split()[1], 16) & _SIGSTOP_BIT for line in lines
-    )
+    return any(line.startswith(("ShdPnd:", "SigPnd:")) and int(line.split()[1], 16) & _SIGSTOP_BIT for line in lines)

@@ -113,7 +113,7 @@ class Spawner:
 
     def __init__(self, instance: int, way: str, given: dict[str, tuple[int, int]] | None = None) -> None:
         self.instance = instance
-        self._null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        self.null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         self._errors, self._errors_in = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         # The keeper's and the manager's own need; units get the soft limits back that the keeper was given.
         self.given = given or {name: resource.getrlimit(LIMITS[name]) for name in ("nofile", "fsize")}
@@ -230,7 +230,7 @@ class Spawner:
         try:
             pid: int = self._fork_exec(
                 plan.argv, plan.candidates, False, (), plan.cwd, [k + b"=" + v for k, v in plan.env.items()],
-                -1 if plan.inherits else self._null, -1, -1, plan.out, -1, plan.out, self._errors, self._errors_in,
+                -1 if plan.inherits else self.null, -1, -1, plan.out, -1, plan.out, self._errors, self._errors_in,
                 plan.sigpipe, True, -1, None, None, None, plan.umask, None, True,
             )  # fmt: skip
         except OSError as error:
@@ -251,7 +251,7 @@ class Spawner:
         except OSError as error:
             raise SpawnError("fds", error.errno or 0) from error
         try:
-            return fork(partial(_run_steps, plan, self._null, write_end)), report
+            return fork(partial(_run_steps, plan, self.null, write_end)), report
         except OSError as error:
             os.close(report)
             raise SpawnError("fork", error.errno or 0) from error

@@ -26,14 +26,14 @@ Requests (``do``)
      "env": {..}, "cwd": PATH, "umask": INT, "uid": INT or null, "gid": INT or null, "groups": [INT] or null,
      "rlimits": {"nofile": [SOFT, HARD]}, "strict": ["nofile"], "nice": INT or null, "cgroups": [DIR..],
      "home": DIR or null, "sigpipe": BOOL (true: default action), "notify": "none|main|exec|all", "privileged": BOOL,
-     "pid_env": [NAME..], "inherit": BOOL}
+     "pid_env": [NAME..], "inherit": BOOL, "discard": BOOL}
         The keys from ``uid`` on may be missing. ``executable`` null searches PATH of ``env``. Infinity is -1. Limits
         that are not in ``strict`` are clamped to what is allowed. ``home`` is the keeper's own group in the hierarchy
         of ``cgroups``: with it the keeper may go there and back to make the process. ``privileged`` ignores uid, gid
         and groups. The keeper adds ``NOTIFY_SOCKET`` when ``notify`` is not ``none``, and the process's own pid under
         the names in ``pid_env`` (``WATCHDOG_PID``). With ``inherit`` standard input, output and error are the
-        keeper's; else standard input is /dev/null, output and error are the unit's pipe. Ids grow; a known id is
-        ignored, and so is one more than ``SPAWN_IDS_KEPT`` below the newest.
+        keeper's; else standard input is /dev/null, output and error are the unit's pipe (with ``discard`` /dev/null).
+        Ids grow; a known id is ignored, and so is one more than ``SPAWN_IDS_KEPT`` below the newest.
     {"do": "signal", "unit": NAME, "id": SPAWN_ID or null, "whom": "main|all", "signal": INT, "cont": BOOL}
     {"do": "follow", "unit": NAME, "id": SPAWN_ID, "pid": INT or null, "trusted": BOOL}
         Let process ``pid`` of the unit be its main process under a new id. Null: the only child of the keeper that

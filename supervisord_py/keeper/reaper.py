@@ -120,14 +120,14 @@ class Reaper:
         """Return the unit's output for its processes and what the keeper adds to the environment."""
         unit.cgroups.update({folder: False for folder in do.get("cgroups") or () if folder not in unit.cgroups})
         unit.killing = None
-        is_own = not do.get("inherit")
+        is_own = not do.get("inherit") and not do.get("discard")
         if unit.output is None and is_own:
             unit.output = self._open_output(unit.name)
         if not do.get("privileged"):
             unit.uid = os.geteuid() if do.get("uid") is None else do["uid"]
             if os.geteuid() == 0 and unit.output is not None:
                 os.fchown(unit.output[1], unit.uid, -1)
-        out = unit.output[1] if unit.output is not None and is_own else -1
+        out = unit.output[1] if unit.output is not None and is_own else self._spawner.null if do.get("discard") else -1
         access = do.get("notify", "none")
         return out, {} if access == "none" else {"NOTIFY_SOCKET": self.notify.open(unit, access)}
 

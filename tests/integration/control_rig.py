@@ -20,7 +20,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from supervisord_py.core import view
-from supervisord_py.core.actions import KillTree, Reply, SignalProcesses, SpawnProcess
+from supervisord_py.core.actions import FreezeUnit, KillTree, Reply, SignalProcesses, SpawnProcess, ThawUnit
 from supervisord_py.core.events import (
     CommandRequested,
     DeadlineReached,
@@ -29,6 +29,7 @@ from supervisord_py.core.events import (
     Now,
     ProcessExited,
     ProcessSpawned,
+    UnitFrozen,
     UnitsLoaded,
 )
 from supervisord_py.core.manager import Manager
@@ -168,6 +169,8 @@ class FakeSupervisor:
                         self._spawn(action)
                     case SignalProcesses() | KillTree():
                         self._signal(action.unit, action.signal)
+                    case FreezeUnit() | ThawUnit():
+                        self._events.append(UnitFrozen(action.unit, isinstance(action, FreezeUnit)))
             for reply in effects.replies:
                 future = self._requests.pop(reply.request_id, None)
                 if future is not None and not future.done():

@@ -13,6 +13,9 @@ EXAMPLES = [
     (json.loads(call), json.loads(reply))
     for call, reply in re.findall(r"```json\n(.*?)\n```\n```json\n(.*?)\n```", PAGE.read_text(), re.DOTALL)
 ]
+UNSTABLE = ("since", "description", "ts", "pid", "records", "last_seq")
+"""What differs from run to run, or with every example that is added."""
+
 CUT = ("settings", "commands", "allowed", "problems", "by_event", "by_unit")
 """Lists that the page shows the beginning of."""
 
@@ -20,10 +23,7 @@ CUT = ("settings", "commands", "allowed", "problems", "by_event", "by_unit")
 def shape(value: Any) -> Any:
     """Reduce a value to what the page promises: names, types, and the words that do not change with every run."""
     if isinstance(value, dict):
-        return {
-            key: None if key in ("since", "description", "ts", "pid") else [] if key in CUT else shape(entry)
-            for key, entry in value.items()
-        }
+        return {key: None if key in UNSTABLE else [] if key in CUT else shape(entry) for key, entry in value.items()}
     if isinstance(value, list):
         return [shape(entry) for entry in value]
     if isinstance(value, str):
