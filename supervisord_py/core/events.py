@@ -109,12 +109,15 @@ class ConditionsChecked(Event, frozen=True):
 
 
 class ProbeFinished(Event, frozen=True):
-    """Completes ``RunProbe``: whether the check was good, and in words what was found (an HTTP status, an error)."""
+    """Completes ``RunProbe``: whether the check was good, and in words what was found (an HTTP status, an error).
+
+    ``ok`` None: it could not be made, for nothing that is the unit's.
+    """
 
     probe_id: int
     unit: str
     name: str
-    ok: bool
+    ok: bool | None
     detail: str = ""
 
 

@@ -111,6 +111,11 @@ def main_pid(manager: Manager, name: str) -> int | None:
     return None if main is None else main.pid
 
 
+def invocation(manager: Manager, name: str) -> str | None:
+    """Return the id of the unit's life, or of its last one; None when it has had none."""
+    return manager.ledger.state(name).invocation
+
+
 def restart_keys(manager: Manager, name: str) -> tuple[str, ...]:
     """Return the keys (``TABLE.KEY``) in which a unit's life differs from the text that is loaded."""
     return restart_needed(manager.ledger, name)

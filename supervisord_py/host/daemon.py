@@ -20,20 +20,11 @@ from typing import Any
 import msgspec
 
 from supervisord_py import __version__
+from supervisord_py.core import view
 from supervisord_py.core.actions import Refusal, Reply, RevertUnits
 from supervisord_py.core.events import CommandRequested, Origin, ShutdownForced, ShutdownRequested, UnitsLoaded
 from supervisord_py.core.manager import Manager
 from supervisord_py.core.snapshot import NewerFormatError
-from supervisord_py.core.view import (
-    active_states,
-    exit_code,
-    is_over,
-    lives,
-    main_pid,
-    reload_plan,
-    rollout_units,
-    unit_status,
-)
 from supervisord_py.host.cgroups import UnitGroups, find_place
 from supervisord_py.host.clock import Clock
 from supervisord_py.host.command_records import bug_record, command_record, trouble_record, with_fields
@@ -135,7 +126,8 @@ class Daemon:
             submit=lambda event: self._driver.submit(event),
             note=lambda record: self._driver.note([record]),
             trees=keeper.trees,
-            pid_of=lambda unit: main_pid(self._manager, unit),
+            pid_of=lambda unit: view.main_pid(self._manager, unit),
+            invocation_of=lambda unit: view.invocation(self._manager, unit),
         )
         self._hands.restore((process.id, process.unit, process.role, process.pid) for process in welcome.processes)
         self._driver = Driver(
@@ -151,7 +143,7 @@ class Daemon:
         self._server = build_control_server(
             welcome.listeners["control"], self, whose=keeper.whose, own_uid=os.getuid(), on_bug=self._tell_bug
         )
-        self._upward = Upward(lambda: status_line(active_states(self._manager)))
+        self._upward = Upward(lambda: status_line(view.active_states(self._manager)))
         self._journal.attach(self._driver.note)
         self._journal.on_rotated.append(lambda: self._spawn_task(self._store_snapshot()))
         started = start_record(welcome, recovery, keeper.pid, units if is_first else None)
@@ -182,9 +174,9 @@ class Daemon:
         for action in self._manager.pending_actions():
             if isinstance(action, RevertUnits):
                 self._changes.revert(action)
-        if is_over(self._manager):
+        if view.is_over(self._manager):
             # Decided, but the manager that decided it did not live to ask for it.
-            self._exit(exit_code(self._manager))
+            self._exit(view.exit_code(self._manager))
         if (shown := console_of(self._config)) is not None:
             self._spawn_task(shown[0].show(self.journal_follow(shown[1], 0)))
         self._server.start()
@@ -282,7 +274,7 @@ class Daemon:
         return sample(await self._keeper.trees(list(units)))
 
     async def live(self, unit: str) -> dict[str, Any]:
-        pid = unit_status(self._manager, unit).pid
+        pid = view.unit_status(self._manager, unit).pid
         return {} if pid is None else await asyncio.to_thread(describe_process, pid)
 
     async def changed(self) -> None:
@@ -318,7 +310,7 @@ class Daemon:
             problem.headline() for problem in (*sources.problems, *loaded.problems) if problem.severity == "error"
         )
         report = reload_report(
-            reload_plan(self._manager, loaded.unit_set),
+            view.reload_plan(self._manager, loaded.unit_set),
             () if sources.has_bad_settings else compare_settings(self._settings, settings),
             problems,
         )
@@ -445,9 +437,9 @@ class Daemon:
         self._changes.last_good.note_load(
             self._loaded,
             loaded,
-            lives(self._manager),
+            view.lives(self._manager),
             read=read,
-            in_rollout=rollout_units(self._manager),
+            in_rollout=view.rollout_units(self._manager),
             applied=applied,
         )
         self._settings, self._loaded, self._sources = settings, loaded, sources

@@ -32,6 +32,7 @@ from supervisord_py.core.actions import (
     ReleaseUnit,
     Reply,
     RevertUnits,
+    RunProbe,
     SignalProcesses,
     SpawnProcess,
     StopFollowing,
@@ -105,6 +106,8 @@ class Hands(Protocol):
     def thaw(self, action: ThawUnit) -> None: ...
 
     def look(self, action: LookAtProcesses) -> None: ...
+
+    def probe(self, action: RunProbe) -> None: ...
 
     def release(self, unit: str) -> None: ...
 
@@ -349,6 +352,8 @@ class Driver:
                     self._hands.thaw(action)
                 case LookAtProcesses():
                     self._hands.look(action)
+                case RunProbe():
+                    self._hands.probe(action)
                 case ReleaseUnit():
                     # Asked of the keeper by the hands, when the unit's last output is in its file.
                     self._hands.release(action.unit)

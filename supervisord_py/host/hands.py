@@ -19,6 +19,7 @@ from supervisord_py.core.actions import (
     FollowMain,
     FreezeUnit,
     LookAtProcesses,
+    RunProbe,
     SpawnProcess,
     ThawUnit,
 )
@@ -36,6 +37,7 @@ from supervisord_py.host.execution import SpawnRuntime, build_spawn
 from supervisord_py.host.hook_output import HookOutput
 from supervisord_py.host.output import OutputCollector
 from supervisord_py.host.pid_files import PidFiles
+from supervisord_py.host.probes import Probes
 from supervisord_py.host.standstill import StandStill, Trees
 from supervisord_py.model.names import base_unit, is_aux_owner
 from supervisord_py.model.records import Record
@@ -63,6 +65,7 @@ class ManagerHands:
         note: Writes a record of the host's own.
         trees: Asks the keeper for all processes of units.
         pid_of: The main process of a unit, None when there is none.
+        invocation_of: The life of a unit, None when it has none.
     """
 
     def __init__(
@@ -76,6 +79,7 @@ class ManagerHands:
         note: Callable[[Record], object],
         trees: Trees,
         pid_of: Callable[[str], int | None],
+        invocation_of: Callable[[str], str | None],
     ) -> None:
         self._runtime = runtime
         self._output = output
@@ -86,6 +90,7 @@ class ManagerHands:
         self._note = note
         self._pid_files = PidFiles(ask=ask, answer=submit, complain=self._pid_file_refused)
         self._still = StandStill(groups=runtime.groups, trees=trees, ask=ask, submit=submit, pid_of=pid_of)
+        self._probes = Probes(submit=submit, output=output, invocation_of=invocation_of)
         self._checks: set[asyncio.Task[None]] = set()
         self._pids: dict[int, int] = {}
         self._roles: dict[int, tuple[str, Role]] = {}
@@ -202,6 +207,10 @@ class ManagerHands:
         """See whether a unit's processes can run: ``ProcessesSeen`` tells."""
         self._still.look(action)
 
+    def probe(self, action: RunProbe) -> None:
+        """Make a health check: ``ProbeFinished`` tells."""
+        self._probes.run(action)
+
     def main_pid_changed(self, event: NotifyReceived) -> None:
         if event.main_pid is not None and event.spawn_id is not None:
             self._pids[event.spawn_id] = event.main_pid
@@ -227,6 +236,7 @@ class ManagerHands:
             self._ask({"do": "release", "unit": unit})
             return
         self._remove_pid_file(unit)
+        self._probes.forget(unit)
         spawn_id = self._spawns_of.get(unit)
         drained = self._output.drain(unit)
 
@@ -252,7 +262,8 @@ class ManagerHands:
         for task in list(self._checks):
             task.cancel()
         self._hook_output.close()
-        await asyncio.gather(*self._checks, self._pid_files.close(), self._still.close(), return_exceptions=True)
+        looking = (self._pid_files.close(), self._still.close(), self._probes.close())
+        await asyncio.gather(*self._checks, *looking, return_exceptions=True)
 
     def _remove_pid_file(self, unit: str) -> None:
         """Remove the pid file of a unit that has ended, as systemd does: it would name whoever gets that number."""

@@ -20,7 +20,7 @@ from supervisord_py.host.output_capture import CaptureThread, OutputTrouble
 from supervisord_py.host.output_file import LogFile, Scratch
 from supervisord_py.host.output_file import splice as real_splice
 from supervisord_py.host.output_folder import LogFolder
-from supervisord_py.host.output_reading import OutputFollower, last_lines
+from supervisord_py.host.output_reading import Cursor, OutputFollower, cursor_of_life, last_lines
 from supervisord_py.model.unit import LogPolicy
 
 __all__ = ["OutputCollector", "OutputFollower", "OutputTrouble"]
@@ -200,6 +200,19 @@ class OutputCollector:
         with contextlib.suppress(OSError):  # no folder, no lines; ``problems`` tells what keeps it from being written
             return last_lines(self._reading, unit, lines, previous=previous, invocation=invocation)
         return []
+
+    def read_life(self, unit: str, invocation: str) -> Cursor | None:
+        """Return a cursor at the beginning of what a life of ``unit`` has written, None where there is nothing yet.
+
+        The caller closes it.
+        """
+        try:
+            return cursor_of_life(self._reading, unit, invocation)
+        except OSError:
+            self._reading.forget()
+        with contextlib.suppress(OSError):  # as above
+            return cursor_of_life(self._reading, unit, invocation)
+        return None
 
     def follow(self, units: Sequence[str], *, last: int = 0) -> OutputFollower:
         """Return an iterator over (unit, line): the ``last`` lines of each, then without a gap new ones as they come.

@@ -136,19 +136,43 @@ def _tail(spans: Iterator[_Span], lines: int) -> bytes:
     return b"".join(blocks)
 
 
+def cursor_of_life(folder: LogFolder, unit: str, invocation: str) -> "Cursor | None":
+    """Return a cursor at the beginning of what a life has written, None while it has written nothing.
+
+    Raises:
+        OSError: the folder or a file cannot be read.
+    """
+    lives = read_lives(folder, unit)
+    place = _place_of_life(lives, invocation)
+    return None if place is None else Cursor(folder, unit, lives[place])
+
+
 class Cursor:
     """Where a reader is in one unit's output."""
 
-    def __init__(self, folder: LogFolder, unit: str) -> None:
-        """Stand at the end of what there is, at the beginning of the line that is being written."""
+    def __init__(self, folder: LogFolder, unit: str, begin: Life | None = None) -> None:
+        """Stand at the end of what there is, at the beginning of the line that is being written; or where the life
+        ``begin`` begins, and then nothing is passed over, however far behind that is."""
         self.dropped_bytes = 0
+        self._lag_max = LAG_MAX if begin is None else None
         self._folder = folder
         self._unit = unit
         self._fd: int | None = None
         self._inode = 0
         self._offset = 0
         self._partial = b""
-        self._open_first()
+        if begin is None:
+            self._open_first()
+        else:
+            self._open_life(begin)
+
+    def _open_life(self, begin: Life) -> None:
+        """Open the file that the life begins in, the oldest one where that is gone."""
+        for fd, status in _youngest_first(self._folder, self._unit):
+            self._enter(fd)
+            if status.st_ino == begin.inode:
+                self._offset = min(begin.offset, status.st_size)
+                return
 
     def _open_first(self) -> None:
         files = _youngest_first(self._folder, self._unit)
@@ -201,7 +225,7 @@ class Cursor:
             # Either a rotation has carried the unfinished line over to the next file, or somebody emptied the file.
             self._offset = size if size == self._offset - len(self._partial) else 0
             self._partial = b""
-        if size - self._offset > LAG_MAX:
+        if self._lag_max is not None and size - self._offset > self._lag_max:
             target = size - BLOCK
             self.dropped_bytes += target - self._offset + len(self._partial)
             self._partial = b""

@@ -22,7 +22,15 @@ from typing import Any
 import msgspec
 
 from supervisord_py.core import view
-from supervisord_py.core.actions import CheckConditions, FollowMain, FreezeUnit, LookAtProcesses, SpawnProcess, ThawUnit
+from supervisord_py.core.actions import (
+    CheckConditions,
+    FollowMain,
+    FreezeUnit,
+    LookAtProcesses,
+    RunProbe,
+    SpawnProcess,
+    ThawUnit,
+)
 from supervisord_py.core.events import MainFollowed, SpawnFailed, UnitsLoaded
 from supervisord_py.core.manager import Manager
 from supervisord_py.host.clock import Clock
@@ -99,6 +107,8 @@ class _NoHands:
     def thaw(self, action: ThawUnit) -> None: ...
 
     def look(self, action: LookAtProcesses) -> None: ...
+
+    def probe(self, action: RunProbe) -> None: ...
 
     def release(self, unit: str) -> None: ...
 

@@ -59,6 +59,7 @@ class Rig:
             note=self.records.append,
             trees=self.trees,
             pid_of=lambda unit: None,
+            invocation_of=lambda unit: None,
         )
 
     async def trees(self, units: Sequence[str]) -> dict[str, list[int]]:
