@@ -318,7 +318,7 @@ async def _connect(host: str, port: int, timeout_s: float) -> socket.socket:
         except OSError as raised:
             connection.close()
             error = raised if raised.errno is None else OSError(raised.errno, os.strerror(raised.errno))
-        except BaseException:
+        except BaseException:  # cancelled: raised again
             connection.close()
             raise
         else:
