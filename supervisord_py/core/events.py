@@ -259,6 +259,8 @@ class UnitsLoaded(Event, frozen=True):
     hooks: tuple[Hook, ...] = ()
     until_empty: bool = False
     """End the supervisor when nothing is left to do (``mode = "until-empty"``)."""
+    limited: tuple[str, ...] = ()
+    """Units whose processes have the limits of this set already."""
 
 
 class ShutdownRequested(Event, frozen=True):

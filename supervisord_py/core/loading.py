@@ -14,7 +14,7 @@ stopped, and what has run since the supervisor began, is not started by a reload
 Source: systemd, core/service.c (service_coldplug_timeout); core/unit.c (a unit whose file vanished is ``not-found``).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from msgspec.structs import replace
 
@@ -58,6 +58,18 @@ def take_over(ledger: Ledger, units: UnitSet, cause: int | None) -> list[str]:
         names = ledger.globals.vanished | vanished
         ledger.edit_globals().vanished = {name: None for name in names if name not in units.units}
     return [each.unit for each in changes if each.effect is Effect.START and _is_new(ledger, each.unit, old)]
+
+
+def take_limits(ledger: Ledger, units: UnitSet, names: Sequence[str]) -> None:
+    """The processes of these units were given the limits that ``units`` sets: their lives go by them."""
+    for name in names:
+        running, loaded = ledger.texts.get(name), units.units.get(name)
+        if running is None or loaded is None or running.service is None or loaded.service is None:
+            continue
+        own, new = running.service.context, loaded.service.context
+        context = replace(own, rlimits=new.rlimits, nice=new.nice)
+        ledger.keep_text(name, replace(running, service=replace(running.service, context=context)))
+        ledger.touch_unit(name)
 
 
 def plan_of(ledger: Ledger, units: UnitSet) -> tuple[UnitChange, ...]:

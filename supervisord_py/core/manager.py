@@ -249,6 +249,7 @@ class Manager:
         hooks.set_hooks(ledger, event.hooks)
         first = not ledger.set.units and not ledger.set.bad
         before = ledger.set
+        loading.take_limits(ledger, event.units, event.limited)
         names = loading.take_over(ledger, event.units, event.cause)
         engine.units_loaded(ledger, before)
         if event.reverts:

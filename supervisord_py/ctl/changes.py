@@ -110,6 +110,50 @@ def apply(
     return code
 
 
+@click.command("scale", cls=Verb, accepts=_ACCEPTS)
+@click.argument("scaling", metavar="TEMPLATE=N")
+@click.pass_context
+def scale(context: click.Context, scaling: str) -> int:
+    """Let a template have N instances, numbered from 1: new ones are started in order, others are stopped from the
+    highest number down, and forgotten. The number is kept in the control folder, so it holds after a restart."""
+    session: Session = context.obj
+    template, _, number = scaling.partition("=")
+    if not template or not number.isdecimal():
+        raise Misuse(f"{scaling} is no TEMPLATE=N: supctl scale worker@=4", context)
+    options = session.options
+
+    def request() -> dict[str, Any]:
+        return session.call(
+            "Scale",
+            template=template,
+            count=int(number),
+            wait=not options.no_wait and not options.plan,
+            plan=options.plan,
+            reason=options.reason,
+        )
+
+    return carry_out(session, request, [template])
+
+
+@click.command("set", cls=Verb, accepts=("reason", "plan"))
+@click.argument("unit", metavar="UNIT")
+@click.argument("settings", metavar="TABLE.KEY=VALUE", nargs=-1, required=True)
+@click.option("--persist", is_flag=True, help="Keep it after the end of the supervisor; it may need a restart, too.")
+@click.pass_obj
+def set_keys(session: Session, unit: str, settings: tuple[str, ...], persist: bool) -> int:
+    """Give keys of a running unit, or of a TEMPLATE@ and all its instances, other values at once: limits, the restart
+    policy, its pool, and all else that a reload brings into force. They hold until the supervisor ends, or for good
+    with --persist. TABLE.KEY= takes back what was set."""
+    options = session.options
+
+    def request() -> dict[str, Any]:
+        return session.call(
+            "Set", unit=unit, settings=list(settings), persist=persist, plan=options.plan, reason=options.reason
+        )
+
+    return carry_out(session, request, [unit])
+
+
 _EFFECTS = {
     "live": "in force at once",
     "none": "read at its next start",

@@ -58,6 +58,8 @@ _TOPICS: tuple[tuple[str, tuple[tuple[str, str, str, str], ...]], ...] = (
         ("disable", "changes", "disable", "let units no longer start with the supervisor"),
         ("mask", "changes", "mask", "let nothing start units"),
         ("unmask", "changes", "unmask", "let masked units be started again"),
+        ("scale", "changes", "scale", "let a template have so many instances"),
+        ("set", "changes", "set_keys", "give keys of a running unit other values"),
         ("edit", "edit", "edit", "edit a unit's file, check it, apply it"),
         ("apply", "changes", "apply", "read the unit files again and restart what changed"),
         ("jobs", "verbs", "jobs", "what is being done"),
@@ -92,6 +94,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "describe": ("show",),
     "history": ("journal", "query"),
     "freeze": ("pause",),
+    "set-property": ("set",),
     "thaw": ("resume",),
 }
 """Words that hands know from elsewhere and that mean the same."""

@@ -2,9 +2,6 @@
 
 LATER: dict[str, str] = {
     "trigger": "supctl start UNIT runs it once",
-    "scale": "set [instances] count in its file, then supctl daemon-reload",
-    "set": "change its file, then supctl daemon-reload and supctl restart UNIT",
-    "set-property": "change its file, then supctl daemon-reload and supctl restart UNIT",
     "run": "write a unit file (supervisord-py new NAME), then supctl daemon-reload",
     "top": "supctl status shows memory and CPU of every unit",
     "stats": "supctl journal stats shows the journal, supctl status the units",
@@ -44,8 +41,8 @@ OTHERS_WORDS: dict[str, str] = {
     "doctor": "it is a command of the other program: supervisord-py doctor",
     "check": "it is a command of the other program: supervisord-py check",
     "pid": "show -p pid --value UNIT prints it",
-    "incr": "set [instances] count in its file, then daemon-reload",
-    "decr": "set [instances] count in its file, then daemon-reload",
+    "incr": "scale TEMPLATE=N says how many instances there are",
+    "decr": "scale TEMPLATE=N says how many instances there are",
     "flush": "journal and output are cut by their own rules: [journal] and [log]",
     "clear": "reset-failed forgets failures; output is cut by [log]",
     "isolate": "start --job-mode isolate UNIT starts a unit and stops all others",

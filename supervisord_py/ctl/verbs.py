@@ -37,6 +37,8 @@ _DONE = {
     "mask": "masked",
     "unmask": "unmasked",
     "pause": "paused",
+    "scale": "scaled",
+    "set": "set",
     "resume": "resumed",
 }
 _FINE = ("done", "skipped", "queued")

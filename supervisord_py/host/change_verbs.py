@@ -20,7 +20,7 @@ from supervisord_py.host.control_calls import (
     TimedOutError,
     UnitMaskedError,
 )
-from supervisord_py.host.facade import RolloutOptions, Submission, Supervisor
+from supervisord_py.host.facade import RolloutOptions, Submission, Supervisor, TuningReport
 from supervisord_py.host.manager_interface import Queries, timeout_s
 from supervisord_py.host.manager_verbs import (
     Verbs,
@@ -30,10 +30,10 @@ from supervisord_py.host.manager_verbs import (
     wire_outcome,
     wire_reload,
 )
-from supervisord_py.host.unit_changes import CannotChangeError
+from supervisord_py.host.tuning import INSTANCES_MAX, CannotChangeError
 from supervisord_py.host.unit_names import Named
 from supervisord_py.host.unit_views import UnitViews
-from supervisord_py.model.names import is_unit_name
+from supervisord_py.model.names import is_unit_name, parse_unit_name
 from supervisord_py.wire.varlink import MANAGER
 
 _MS_NS = 1_000_000
@@ -73,6 +73,8 @@ class ChangeVerbs:
             "Mask": self.mask,
             "Unmask": self.unmask,
             "Apply": self.apply,
+            "Scale": self.scale,
+            "Set": self.set,
             "CheckText": self.check_text,
         }
 
@@ -246,6 +248,75 @@ class ChangeVerbs:
             "changes": shown["changes"],
             "settings": shown["settings"],
         }
+
+    async def scale(self, request: Request) -> object:
+        parameters, peer = request.parameters, request.peer
+        plan, reason, count = parameters["plan"], parse_reason(parameters["reason"]), parameters["count"]
+        token, limit_s = parse_token(parameters["token"]), timeout_s(parameters["timeout_ms"])
+        command = self._verbs.planning(request, "scale") if plan else "scale"
+        template = await self._template(request, command, reason)
+        if not 0 <= count <= INSTANCES_MAX:
+            raise InvalidParameterValueError("count", f"0 to {INSTANCES_MAX}")
+        tuning = self._supervisor.changes.tuning
+        wait = parameters["wait"] and not request.call.oneway
+        try:
+            async with asyncio.timeout(limit_s):
+                report = await request.until_gone(
+                    tuning.scale(template, count, peer, reason=reason, plan=plan, wait=wait, token=token)
+                )
+        except CannotChangeError as error:
+            await self._refuse(request, "scale", [template], reason, error)
+        except TimeoutError:
+            ms = parameters["timeout_ms"]
+            raise TimedOutError(f"scale is not done after {ms} ms and goes on: see supctl jobs") from None
+        return self._tuned("scale", report, plan=plan)
+
+    async def set(self, request: Request) -> object:
+        parameters, peer = request.parameters, request.peer
+        plan, reason = parameters["plan"], parse_reason(parameters["reason"])
+        command = self._verbs.planning(request, "set") if plan else "set"
+        unit = await self._unit_or_template(request, command, reason)
+        tuning, persist = self._supervisor.changes.tuning, parameters["persist"]
+        try:
+            report = await tuning.set(unit, parameters["settings"], peer, persist=persist, reason=reason, plan=plan)
+        except CannotChangeError as error:
+            await self._refuse(request, "set", [unit], reason, error)
+        return self._tuned("set", report, plan=plan)
+
+    def _tuned(self, verb: str, report: TuningReport, *, plan: bool) -> dict[str, Any]:
+        self._verbs.raise_refusal(report.refusal)
+        told = [wire_outcome(outcome) for outcome in report.outcomes]
+        if not plan:
+            raise_failure(verb, report.outcomes, told, {outcome.unit for outcome in report.outcomes})
+        job = next((outcome.job for outcome in report.outcomes if outcome.job), None)
+        return {"job": job, "durable": report.durable, "outcomes": told}
+
+    async def _template(self, request: Request, command: str, reason: str) -> str:
+        """Return the template of a scale, with or without its ``@``; the peer may change it and each instance."""
+        peer, name = request.peer, request.parameters["template"]
+        await self._authority.require(peer, command, reason=reason, asked=(name,))
+        template = name if name.endswith("@") else f"{name}@"
+        if not is_unit_name(f"{template}1"):
+            raise InvalidParameterValueError("template", "a template's name, such as worker@")
+        units = {unit for unit in self._views.names() if parse_unit_name(unit).template == template}
+        asked = [Named(unit, True) for unit in (template, f"{template}1", *sorted(units))]
+        await self._authority.require_units(peer, command, asked, reason=reason, every=True)
+        await self._require_reason(request, [template], reason)
+        return template
+
+    async def _unit_or_template(self, request: Request, command: str, reason: str) -> str:
+        peer, name = request.peer, request.parameters["unit"]
+        await self._authority.require(peer, command, reason=reason, asked=(name,))
+        is_template = name.endswith("@") and any(parse_unit_name(unit).template == name for unit in self._views.names())
+        unit = name if is_template else self._queries.names_for(peer, command).resolve_one(name)
+        await self._authority.require_units(peer, command, [Named(unit, True)], reason=reason, every=True)
+        await self._require_reason(request, [unit], reason)
+        return str(unit)
+
+    async def _require_reason(self, request: Request, units: Sequence[str], reason: str) -> None:
+        if not request.parameters["plan"]:
+            verb = "scale" if "template" in request.parameters else "set"
+            await self._authority.require_reason(request.peer, verb, units, reason)
 
     async def _units_with_files(self, request: Request, command: str, reason: str) -> list[str]:
         """Return the units of an apply: those that there are, and names whose file may be new."""

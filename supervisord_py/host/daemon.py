@@ -58,7 +58,15 @@ from supervisord_py.host.live import describe_process
 from supervisord_py.host.output import OutputCollector, OutputTrouble
 from supervisord_py.host.rehearsal import rehearse
 from supervisord_py.host.snapshot_file import boot_id, first_manager, next_manager, write_snapshot
-from supervisord_py.host.sources import SOURCES_KEY, Sources, places_of, read_sources, source_paths, told_of_settings
+from supervisord_py.host.sources import (
+    SOURCES_KEY,
+    Sources,
+    places_of,
+    read_sources,
+    source_paths,
+    sources_of,
+    told_of_settings,
+)
 from supervisord_py.host.start_records import KEEPERS_KEY, lineage_of, lost_record, start_record
 from supervisord_py.host.unit_changes import UnitChanges
 from supervisord_py.host.unit_watch import SourceMarks, UnitWatch, compare_sources
@@ -97,7 +105,7 @@ class Daemon:
         is_first = SOURCES_KEY not in welcome.state
         places = places_of(welcome.config, os.environ, os.getuid(), os.path.expanduser("~"))
         self._places = places
-        self._sources = read_sources(welcome.config, places) if is_first else Sources.unpack(welcome.state[SOURCES_KEY])
+        self._sources = sources_of(welcome.config, places, welcome.state)
         self._settings, self._loaded = self._sources.build()
         self._changes = UnitChanges(self, self._config, places, LastGood(welcome.state.get(LAST_GOOD_KEY)))
         self._watch = UnitWatch(self._loop, source_paths(welcome.config, places), self._begin_look)
@@ -271,7 +279,10 @@ class Daemon:
         return seq
 
     async def usage(self, units: Sequence[str]) -> dict[str, Usage]:
-        return sample(await self._keeper.trees(list(units)))
+        return sample(await self.trees(units))
+
+    async def trees(self, units: Sequence[str]) -> dict[str, list[int]]:
+        return await self._keeper.trees(list(units))
 
     async def live(self, unit: str) -> dict[str, Any]:
         pid = view.unit_status(self._manager, unit).pid
@@ -366,14 +377,13 @@ class Daemon:
         settings: Settings | None = None,
         read: Sequence[str] | None,
         applied: Sequence[str] | None = None,
-        cause: int | None = None,
         start_enabled: bool = False,
-        reverts: bool = False,
+        **why: Any,
     ) -> None:
         self._use(settings or self._settings, loaded, sources, read=read, applied=applied)
-        if reverts:
+        if why.get("reverts"):
             self._watch.mark(self._changes.last_good.refused_units)
-        self._load_units(cause=cause, start_enabled=start_enabled, reverts=reverts)
+        self._load_units(start_enabled=start_enabled, **why)
         self._spawn_task(self._use_log_policies_when_decided())
 
     async def _use_log_policies_when_decided(self) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from msgspec import Struct
 
-from supervisord_py.core.actions import Reply
+from supervisord_py.core.actions import Refusal, Reply, UnitOutcome
 from supervisord_py.core.events import Origin
 from supervisord_py.core.manager import Manager
 from supervisord_py.host.unit_watch import SourceMarks
@@ -104,6 +104,14 @@ class ApplyReport(Struct, frozen=True):
     submission: Submission | None = None
 
 
+class TuningReport(Struct, frozen=True):
+    """What became of a ``scale`` or ``set``; the core may refuse the jobs of what is loaded already."""
+
+    outcomes: tuple[UnitOutcome, ...]
+    durable: bool
+    refusal: Refusal | None = None
+
+
 class RolloutOptions(Struct, frozen=True):
     """How units are restarted: see ``core.rollout``. ``max_unavailable`` 0 is all at once."""
 
@@ -162,6 +170,36 @@ class Followed(Struct, frozen=True):
     dropped: int = 0
 
 
+class Tuning(Protocol):
+    """Changes of what runs: see ``host.tuning``."""
+
+    async def scale(
+        self,
+        template: str,
+        count: int,
+        peer: Peer,
+        *,
+        reason: str = "",
+        plan: bool = False,
+        wait: bool = True,
+        token: str = "",
+    ) -> TuningReport:
+        """Let a template have so many instances.
+
+        Raises:
+            CannotChangeError: It cannot be, and nothing has changed.
+        """
+
+    async def set(
+        self, unit: str, settings: Sequence[str], peer: Peer, *, persist: bool, reason: str = "", plan: bool = False
+    ) -> TuningReport:
+        """Give keys of a unit or template other values.
+
+        Raises:
+            CannotChangeError: It cannot be, and nothing has changed.
+        """
+
+
 class Changes(Protocol):
     """Changes of unit files that are made through the supervisor: see ``host.unit_changes``."""
 
@@ -206,6 +244,10 @@ class Changes(Protocol):
         Raises:
             CannotChangeError: It is no file that the supervisor reads.
         """
+
+    @property
+    def tuning(self) -> "Tuning":
+        """How many instances there are, and single keys."""
 
     def refused_text(self, unit: str) -> str | None:
         """Say why the file of a unit on disk is not in use, None where apply has not refused it."""

@@ -7,6 +7,7 @@ with psutil for everything else.
 """
 
 import contextlib
+import os
 import resource
 from collections.abc import Mapping
 from pathlib import Path
@@ -89,6 +90,36 @@ def parse_proc_limits(text: str) -> dict[str, Limit]:
             soft = None
         limits[name] = Limit(soft, hard)
     return limits
+
+
+def change_limits(pid: int, limits: Mapping[str, Limit], nice: int | None) -> str | None:
+    """Give a running process other limits; of ``rttime`` the hard one only, the soft one is the keeper's mark.
+
+    Returns:
+        What speaks against it, in words; a process that is gone needs none.
+    """
+    for name, limit in limits.items():
+        number = RLIMIT_NUMBERS[name]
+        soft, hard = (INFINITY if value is None else value for value in (limit.soft, limit.hard))
+        try:
+            if name == "rttime":
+                soft = resource.prlimit(pid, number)[0]
+            resource.prlimit(pid, number, (soft, hard))
+            if resource.prlimit(pid, number) != (soft, hard):
+                return f"the kernel did not keep {name} = {format_limit(limit)}"
+        except ProcessLookupError:
+            return None
+        except (OSError, ValueError) as error:
+            return f"{name} = {format_limit(limit)}: {error} (process {pid})"
+    try:
+        for thread in os.listdir(f"/proc/{pid}/task") if nice is not None else ():
+            with contextlib.suppress(ProcessLookupError):
+                os.setpriority(os.PRIO_PROCESS, int(thread), nice or 0)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return f"nice = {nice}: {(error.strerror or str(error)).lower()} (process {pid})"
+    return None
 
 
 def describe_live(pid: int) -> LiveLimits | None:

@@ -30,6 +30,11 @@ class Places:
         return self.state / "control"
 
     @property
+    def set(self) -> Path:
+        """What ``supctl set`` says for the time of this supervisor."""
+        return self.runtime / "set"
+
+    @property
     def snapshot(self) -> Path:
         return self.state / "snapshot.json"
 

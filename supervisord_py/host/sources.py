@@ -1,7 +1,9 @@
 """What one load read, settings and unit files as they were: kept in custody, so that a restarted manager sees the
 same units."""
 
+import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -53,6 +55,16 @@ def read_sources(config: Mapping[str, Any], places: Places, before: Sources | No
     return Sources(settings, problems, units)
 
 
+def sources_of(config: Mapping[str, Any], places: Places, state: Mapping[str, str]) -> Sources:
+    """Return what is in custody; read everything for a supervisor that begins: what ``set`` said for the time of an
+    earlier one is over."""
+    if SOURCES_KEY in state:
+        return Sources.unpack(state[SOURCES_KEY])
+    with suppress(FileNotFoundError):
+        shutil.rmtree(places.set)
+    return read_sources(config, places)
+
+
 def with_options(settings: Settings, mode: str | None, max_workers: int | None) -> Settings:
     """Return the settings with what ``run`` was told on its command line, which counts for as long as it runs."""
     own = settings.supervisor
@@ -72,7 +84,7 @@ def told_of_settings(settings: Settings) -> dict[str, Any]:
 def source_paths(config: Mapping[str, Any], places: Places) -> list[str]:
     """Return the folders and files that ``read_sources`` looks into."""
     units = config["unit_paths"] or [str(folder) for folder in places.unit_path]
-    return [str(places.control), *units, str(places.settings)]
+    return [str(places.control), str(places.set), *units, str(places.settings)]
 
 
 def places_of(config: Mapping[str, Any], environment: Mapping[str, str], uid: int, home: str) -> Places:

@@ -20,7 +20,6 @@ from supervisord_py.core import view
 from supervisord_py.core.actions import RevertUnits, UnitOutcome
 from supervisord_py.core.events import CommandRequested
 from supervisord_py.core.manager import Manager
-from supervisord_py.errors import SupervisordError
 from supervisord_py.host.command_records import command_record, with_fields
 from supervisord_py.host.control_folder import (
     Change,
@@ -42,6 +41,7 @@ from supervisord_py.host.facade import (
 from supervisord_py.host.last_good import LastGood
 from supervisord_py.host.places import Places
 from supervisord_py.host.sources import Sources, read_sources
+from supervisord_py.host.tuning import CannotChangeError, Tuning
 from supervisord_py.host.unit_files import UnitSources, build
 from supervisord_py.host.unit_files import read_sources as read_unit_sources
 from supervisord_py.model.changes import Change as ChangeKind
@@ -101,21 +101,16 @@ class Host(Protocol):
         cause: int | None = None,
         start_enabled: bool = False,
         reverts: bool = False,
+        limited: tuple[str, ...] = (),
     ) -> None:
-        """Take over what was read and built; ``read`` and ``applied`` are those of ``LastGood.note_load``."""
+        """Take over what was read and built; ``read`` and ``applied`` are those of ``LastGood.note_load``, ``limited``
+        units on whose processes the limits of the new text are already."""
+
+    async def trees(self, units: Sequence[str]) -> dict[str, list[int]]:
+        """All processes of these units."""
 
     def last_lines(self, unit: str, lines: int, *, previous: bool = False, invocation: str | None = None) -> list[str]:
         """The last lines of output of one life."""
-
-
-class CannotChangeError(SupervisordError):
-    """A change that is refused before anything is touched. ``error`` is a name of the control interface."""
-
-    def __init__(self, error: str, unit: str, message: str) -> None:
-        super().__init__(message)
-        self.error = error
-        self.unit = unit
-        self.message = message
 
 
 class Enablement(Struct, frozen=True):
@@ -155,6 +150,7 @@ class UnitChanges:
         self.last_good = last_good
         self.lock = asyncio.Lock()
         """Held from the reading of files until what was read is loaded: two loads never mix."""
+        self.tuning = Tuning(host, config["socket_gid"], places, self.lock)
         self._failed_life: dict[str, str | None] = {}
         """The life because of which an apply went back: its last words are told."""
 

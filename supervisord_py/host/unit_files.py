@@ -92,6 +92,8 @@ def read_sources(
         scan.folder(str(places.control), CONTROL_PRIORITY)
     else:
         scan.unread.append(str(places.control))
+    if os.path.lexists(places.set):
+        scan.folder(str(places.set), CONTROL_PRIORITY)
     if paths is None:
         for priority, folder in enumerate(places.unit_path):
             if os.path.lexists(folder):

@@ -130,14 +130,18 @@ class FakeSupervisor:
         self._changed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._timer: asyncio.TimerHandle | None = None
         self.write_units(units)
+        state, runtime = folder.parent / "state", folder.parent / "run"
+        self._places = moved(
+            default_places({}, 0, "/"), state=str(state), runtime=str(runtime), settings="/nonexistent"
+        )
+        state.mkdir(exist_ok=True)
+        runtime.mkdir(exist_ok=True)
         self.loaded = self._load()
         self._config = {
             "unit_paths": [str(folder)],
             "is_settings_typed": False,
             "socket_gid": None,
         }
-        self._places = moved(default_places({}, 0, "/"), state=str(folder.parent / "state"), settings="/nonexistent")
-        self._places.state.mkdir(exist_ok=True)
         self._sources = read_sources(self._config, self._places)
         self._changes = UnitChanges(self, self._config, self._places, LastGood())
         self.happens(UnitsLoaded(self.loaded.unit_set))
@@ -148,7 +152,7 @@ class FakeSupervisor:
             (self._folder / f"{name}.toml").write_text("\n".join(line.strip() for line in text.splitlines()))
 
     def _load(self) -> LoadResult:
-        return load([str(self._folder)], default_places({}, 0, "/"))
+        return load([str(self._folder)], self._places)
 
     async def whose(self, pid: int) -> Owner:
         return self.owner
@@ -367,6 +371,9 @@ class FakeSupervisor:
 
     async def all_durable(self) -> bool:
         return self.durable
+
+    async def trees(self, units: Sequence[str]) -> dict[str, list[int]]:
+        return {}
 
     def load(self, sources: Sources, loaded: LoadResult, **how: Any) -> None:
         self._sources, self.loaded = sources, loaded

@@ -1,0 +1,478 @@
+"""Units that are changed while they run: how many instances a template has, and single keys.
+
+Theory of operation
+-------------------
+Both are drop-ins that are written for the user, so the one loader reads, checks and merges them, and ``cat --origin``
+shows where a value comes from: ``scale`` writes ``TEMPLATE.toml.d/50-count.toml`` into the control folder, ``set`` a
+``95-set.toml`` there (``persist``) or a ``96-set.toml`` into the folder ``set`` of the runtime folder, which the next
+supervisor empties. What would be read is built and looked at first; a value that the loader refuses, that another file
+overrules, or that only a restart could bring, changes nothing.
+
+Limits of a running unit are set on its processes before the new text is loaded: where the kernel refuses one, the text
+is not loaded either.
+"""
+
+import asyncio
+import json
+import math
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from supervisord_py.core import view
+from supervisord_py.core.actions import UnitOutcome
+from supervisord_py.core.events import CommandRequested
+from supervisord_py.core.manager import Manager
+from supervisord_py.errors import SupervisordError
+from supervisord_py.host.command_records import command_record, with_fields
+from supervisord_py.host.control_folder import Change, apply_changes, write_changes
+from supervisord_py.host.execution import DEFAULT_LIMITS
+from supervisord_py.host.facade import Peer, TuningReport
+from supervisord_py.host.limits import change_limits
+from supervisord_py.host.places import Places
+from supervisord_py.host.sources import Sources
+from supervisord_py.host.unit_files import CONTROL_PRIORITY, printable
+from supervisord_py.model.changes import Effect, KeyChange
+from supervisord_py.model.names import parse_unit_name
+from supervisord_py.model.problems import Problem
+from supervisord_py.model.records import Record
+from supervisord_py.model.unit import ExecContext, Limit, Unit
+from supervisord_py.model.unitset import LoadResult, UnitFile, UnitFileKind
+
+INSTANCES_MAX = 1000
+COUNT_DROP_IN = "50-count.toml"
+KEPT_DROP_IN = "95-set.toml"
+PASSING_DROP_IN = "96-set.toml"
+
+_PATH = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_:@-]+)+")
+_BARE = re.compile(r"[A-Za-z0-9_-]+")
+_LIMITS = "limits."
+_NOT_A_LIMIT = ("limits.enforce",)
+
+
+class CannotChangeError(SupervisordError):
+    """A change that is refused before anything is touched. ``error`` is a name of the control interface."""
+
+    def __init__(self, error: str, unit: str, message: str) -> None:
+        super().__init__(message)
+        self.error = error
+        self.unit = unit
+        self.message = message
+
+
+class Host(Protocol):
+    """What tuning needs of the daemon: a part of ``unit_changes.Host``."""
+
+    @property
+    def manager(self) -> Manager: ...
+
+    @property
+    def loaded(self) -> LoadResult: ...
+
+    @property
+    def sources(self) -> Sources: ...
+
+    @property
+    def refusing(self) -> str | None: ...
+
+    def note_command(self, record: Record) -> int | None: ...
+
+    async def request(self, event: CommandRequested, record: Record | None) -> Any: ...
+
+    async def changed(self) -> None: ...
+
+    async def all_durable(self) -> bool: ...
+
+    async def trees(self, units: Sequence[str]) -> dict[str, list[int]]: ...
+
+    def load(
+        self,
+        sources: Sources,
+        loaded: LoadResult,
+        *,
+        read: Sequence[str] | None,
+        cause: int | None = None,
+        limited: tuple[str, ...] = (),
+    ) -> None: ...
+
+
+class _Planned(Struct, frozen=True):
+    """What would be written, and what would be loaded then."""
+
+    changes: tuple[Change, ...]
+    before: Sources
+    sources: Sources
+    loaded: LoadResult
+
+
+class Tuning:
+    """Does ``scale`` and ``set`` for the daemon.
+
+    Args:
+        host: The daemon.
+        gid: The group that may read what is written; None for our own.
+        places: Where the files are.
+        lock: Held from the planning until what was planned is loaded.
+    """
+
+    def __init__(self, host: Host, gid: int | None, places: Places, lock: asyncio.Lock) -> None:
+        self._host, self._gid, self._places, self._lock = host, gid, places, lock
+
+    async def scale(
+        self,
+        template: str,
+        count: int,
+        peer: Peer,
+        *,
+        reason: str = "",
+        plan: bool = False,
+        wait: bool = True,
+        token: str = "",
+    ) -> TuningReport:
+        """Let ``template`` have so many numbered instances: new ones are started in order, others stopped from the
+        highest number down, and forgotten.
+
+        Raises:
+            CannotChangeError: It cannot be, and nothing has changed.
+        """
+        host = self._host
+        async with self._lock:
+            planned = await asyncio.to_thread(self._plan_scale, template, count)
+            before = _instances(host.loaded, template)
+            after = _instances(planned.loaded, template)
+            new = [name for name in after if name not in before]
+            gone = [name for name in reversed(before) if name not in after]
+            verb, units = ("start", new) if new else ("stop", gone)
+            if plan:
+                outcomes = tuple(UnitOutcome(unit, 0, verb, "queued") for unit in units)
+                return TuningReport(outcomes or (_unchanged(template, count),), durable=False)
+            self._refuse_while_refusing("scale", template, peer, reason)
+            if planned.changes:
+                await self._write(planned.changes, self._places.control)
+            result = "queued" if units else "done"
+            seq = host.note_command(with_fields(command_record("scale", [template], peer, reason), result=result))
+            if planned.changes:
+                host.load(*self._now(planned), read=(), cause=seq)
+                await host.changed()
+        known = set(view.list_units(host.manager))
+        units = [unit for unit in units if unit in known]
+        if not units:
+            return TuningReport((_unchanged(template, count),), await host.all_durable())
+        event = CommandRequested(0, verb, tuple(units), peer.origin(), reason, wait=wait, token=token, cause=seq)
+        submission = await host.request(event, None)
+        return TuningReport(submission.reply.outcomes, submission.durable, submission.reply.refusal)
+
+    async def set(
+        self, unit: str, settings: Sequence[str], peer: Peer, *, persist: bool, reason: str = "", plan: bool = False
+    ) -> TuningReport:
+        """Give keys of a unit (or of a template: of all its instances) other values.
+
+        Args:
+            unit: The unit or template.
+            settings: ``TABLE.KEY=VALUE`` each; an empty value takes back what was set.
+            peer: Who asks.
+            persist: Keep them over the end of the supervisor.
+            reason: Why.
+            plan: Only say what would change.
+
+        Raises:
+            CannotChangeError: It cannot be, and nothing has changed.
+        """
+        host = self._host
+        wanted = parse_settings(unit, settings)
+        async with self._lock:
+            planned = await asyncio.to_thread(self._plan_set, unit, wanted, persist)
+            changes = {
+                change.unit: change.keys
+                for change in view.reload_plan(host.manager, planned.loaded.unit_set)
+                if unit in (change.unit, parse_unit_name(change.unit).template)
+            }
+            is_taken_back = all(value is None for value in wanted.values())
+            if not persist and not is_taken_back:
+                _refuse_restarts(changes)
+            if not plan:
+                self._refuse_while_refusing("set", unit, peer, reason)
+            limited: tuple[str, ...] = ()
+            for name, keys in changes.items():
+                if not any(_is_limit(key) for key in keys):
+                    continue
+                problem = await self._limit(name, planned.loaded.unit_set.units[name], plan=plan)
+                if problem is None:
+                    limited += (name,)
+                elif not persist and not is_taken_back:
+                    raise CannotChangeError("JobFailed", name, f"cannot set the limits of {name} now: {problem}")
+            outcomes = tuple(
+                UnitOutcome(name, 0, "set", "queued" if plan else "done", _told(keys, name in limited))
+                for name, keys in changes.items()
+            ) or (UnitOutcome(unit, 0, "set", "done", "nothing has changed"),)
+            if plan:
+                return TuningReport(outcomes, durable=False)
+            for folder in (self._places.control, self._places.set):
+                await self._write([each for each in planned.changes if Path(each.path).parents[1] == folder], folder)
+            seq = host.note_command(with_fields(command_record("set", [unit], peer, reason), result="done"))
+            if planned.changes:
+                host.load(*self._now(planned), read=(), cause=seq, limited=limited)
+                await host.changed()
+        return TuningReport(outcomes, await host.all_durable())
+
+    # Deciding
+
+    def _plan_scale(self, template: str, count: int) -> _Planned:
+        sources = self._host.sources
+        name = template.removesuffix("@")
+        if not _main_files(sources, template) and _main_files(sources, name):
+            raise CannotChangeError("InvalidRequest", name, f"{name} is no template, so it has no instances")
+        if not _main_files(sources, template):
+            raise CannotChangeError("NoSuchUnit", template, f"{template} is no template: no file {template}.toml")
+        path = self._path(self._places.control, template, COUNT_DROP_IN)
+        planned = self._planned(sources, template, {path: f"[instances]\ncount = {count}\n"}, "scale")
+        self._refuse_overruled("scale", planned.loaded, template, {"instances.count": path})
+        return planned
+
+    def _plan_set(self, unit: str, wanted: Mapping[tuple[str, ...], Any], persist: bool) -> _Planned:
+        sources = self._host.sources
+        kept = self._path(self._places.control, unit, KEPT_DROP_IN)
+        passing = self._path(self._places.set, unit, PASSING_DROP_IN)
+        texts = {path: _text_of(sources, path) for path in (kept, passing)}
+        places: dict[str, str] = {}
+        for keys, value in wanted.items():
+            # What is kept from now on is not hidden by what was to pass.
+            for path in (kept, passing) if persist else (passing,):
+                is_its_place = path == (kept if persist else passing)
+                texts[path] = _with(texts[path], keys, value if is_its_place else None)
+            if value is not None:
+                places[".".join(keys)] = kept if persist else passing
+        planned = self._planned(sources, unit, {path: write_toml(tables) for path, tables in texts.items()}, "set")
+        self._refuse_overruled("set", planned.loaded, unit, places)
+        return planned
+
+    def _planned(self, sources: Sources, name: str, texts: Mapping[str, str], verb: str) -> _Planned:
+        """Build what would be read with these drop-ins; an empty text is none.
+
+        Raises:
+            CannotChangeError: The loader refuses it.
+        """
+        now = {file.path: file.text for file in sources.units.files}
+        changes = []
+        for path, text in texts.items():
+            if now.get(path, "") == text:
+                continue
+            folder = printable(str(Path(path).parents[1]))
+            file = UnitFile(name, path, text, UnitFileKind.DROP_IN, folder, CONTROL_PRIORITY) if text else None
+            changes.append(Change(name, path, file))
+        after = replace(sources, units=apply_changes(sources.units, changes))
+        loaded = after.build()[1]
+        known = frozenset(self._host.loaded.problems)
+        wrong = [each for each in loaded.problems if each.severity == "error" and each not in known]
+        if wrong:
+            error = "InvalidRequest" if wrong[0].file in texts else "BadUnit"
+            raise CannotChangeError(error, name, _complaint(verb, wrong[0], texts))
+        bad = next((each for each in loaded.unit_set.bad.values() if name in _holders(each.name)), None)
+        if bad is not None:
+            raise CannotChangeError("BadUnit", bad.name, bad.reason)
+        return _Planned(tuple(changes), sources, after, loaded)
+
+    def _now(self, planned: _Planned) -> tuple[Sources, LoadResult]:
+        """Return what is to be loaded: a rollout may have gone back since it was planned."""
+        now = self._host.sources
+        if now is planned.before:
+            return planned.sources, planned.loaded
+        sources = replace(now, units=apply_changes(now.units, planned.changes))
+        return sources, sources.build()[1]
+
+    def _refuse_overruled(self, verb: str, loaded: LoadResult, name: str, places: Mapping[str, str]) -> None:
+        for setting in loaded.settings(name) or loaded.settings(f"{name}1"):
+            if setting.key in places and setting.file != places[setting.key]:
+                where = f"{setting.file}:{setting.line}"
+                message = f"cannot {verb} {name}: {where} says otherwise about {setting.key}, and is merged later"
+                raise CannotChangeError("JobFailed", name, f"{message}; change it there")
+
+    def _refuse_while_refusing(self, verb: str, name: str, peer: Peer, reason: str) -> None:
+        if (why := self._host.refusing) is not None:
+            self._host.note_command(with_fields(command_record(verb, [name], peer, reason), result="Busy"))
+            raise CannotChangeError("Busy", "", why)
+
+    # Doing
+
+    async def _write(self, changes: Sequence[Change], folder: Path) -> None:
+        try:
+            await asyncio.to_thread(write_changes, changes, folder, self._gid)
+        except OSError as error:
+            message = f"cannot write {error.filename or folder}: {(error.strerror or str(error)).lower()}"
+            raise CannotChangeError("JobFailed", changes[0].unit, message) from None
+
+    async def _limit(self, name: str, loaded: Unit, *, plan: bool) -> str | None:
+        """Put the limits of ``loaded`` on all processes of a unit; return what speaks against it."""
+        running = view.lives(self._host.manager).get(name)
+        if running is None or running.service is None or loaded.service is None:
+            return None
+        old, new = running.service.context, loaded.service.context
+        limits, nice = limits_between(old, new)
+        if limits is None:
+            return "what it had before is known to a fresh process only: restart it"
+        done: set[int] = set()
+        while not plan:
+            fresh = [pid for pid in (await self._host.trees([name])).get(name, []) if pid not in done]
+            if not fresh:
+                break
+            for pid in fresh:
+                if (problem := change_limits(pid, limits, nice)) is not None:
+                    return problem
+            done.update(fresh)
+        return None
+
+    def _path(self, folder: Path, name: str, base: str) -> str:
+        return printable(str(folder / f"{name}.toml.d" / base))
+
+
+def limits_between(old: ExecContext, new: ExecContext) -> tuple[dict[str, Limit] | None, int | None]:
+    """Return the limits and niceness that a process by ``old`` needs for ``new``; None where that is not known."""
+    before, after = {**DEFAULT_LIMITS, **dict(old.rlimits)}, {**DEFAULT_LIMITS, **dict(new.rlimits)}
+    if before.keys() - after.keys() or (new.nice is None and old.nice is not None):
+        return None, None
+    changed = {name: limit for name, limit in after.items() if before.get(name) != limit}
+    return changed, new.nice if new.nice != old.nice else None
+
+
+def parse_settings(unit: str, settings: Sequence[str]) -> dict[tuple[str, ...], Any]:
+    """Read ``TABLE.KEY=VALUE`` as TOML has values; what is none is a string, an empty one None.
+
+    Raises:
+        CannotChangeError: One is no such assignment.
+    """
+    wanted: dict[tuple[str, ...], Any] = {}
+    for text in settings:
+        key, equals, value = text.partition("=")
+        if not equals or _PATH.fullmatch(key.strip()) is None:
+            message = f"{text[:80]!r} is no TABLE.KEY=VALUE, such as limits.nofile=4096"
+            raise CannotChangeError("InvalidRequest", unit, message)
+        if key.strip() == "instances.count":
+            raise CannotChangeError("InvalidRequest", unit, f"the number of instances: supctl scale {unit}=N")
+        wanted[tuple(key.strip().split("."))] = parse_value(value.strip())
+    if not wanted:
+        raise CannotChangeError("InvalidRequest", unit, "set needs a TABLE.KEY=VALUE")
+    return wanted
+
+
+def parse_value(text: str) -> Any:
+    """Return the value that a typed text stands for."""
+    if not text:
+        return None
+    try:
+        value = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return text
+    # A line end would begin another key, and dates are no values of ours.
+    is_plain = value.keys() == {"value"} and isinstance(value["value"], bool | int | float | str | list)
+    if not is_plain or (isinstance(value["value"], float) and not math.isfinite(value["value"])):
+        return text
+    return value["value"]
+
+
+def write_toml(tables: Mapping[str, Any]) -> str:
+    """Write nested tables as TOML; nothing for no tables."""
+    lines: list[str] = []
+
+    def write(path: tuple[str, ...], table: Mapping[str, Any]) -> None:
+        plain = {key: value for key, value in table.items() if not isinstance(value, dict)}
+        if plain:
+            lines.append(f"[{'.'.join(map(_key, path))}]")
+            lines.extend(f"{_key(key)} = {_toml(value)}" for key, value in plain.items())
+        for key, value in table.items():
+            if isinstance(value, dict):
+                write((*path, key), value)
+
+    write((), tables)
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _key(name: str) -> str:
+    return name if _BARE.fullmatch(name) else _toml(name)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml, value))}]"
+    if isinstance(value, dict):
+        return f"{{ {', '.join(f'{_toml(key)} = {_toml(each)}' for key, each in value.items())} }}"
+    return json.dumps(value)
+
+
+def _with(tables: dict[str, Any], keys: tuple[str, ...], value: Any) -> dict[str, Any]:
+    """Return nested tables with another value at a place; None takes it away, and tables that are empty then."""
+    first, *rest = keys
+    below = tables.get(first)
+    if not rest:
+        new = value
+    else:
+        new = _with(below if isinstance(below, dict) else {}, tuple(rest), value) or None
+    return {key: each for key, each in {**tables, first: new}.items() if each is not None}
+
+
+def _text_of(sources: Sources, path: str) -> dict[str, Any]:
+    text = next((file.text for file in sources.units.files if file.path == path), "")
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        # Somebody has written into it: what it said is lost, as it was for the loader.
+        return {}
+
+
+def _complaint(verb: str, problem: Problem, ours: Mapping[str, str]) -> str:
+    """Say what is wrong; of a value that was typed the place is the verb."""
+    if problem.file not in ours:
+        return problem.headline()
+    text = f"{verb}: {problem.key}: {problem.message}" if problem.key else f"{verb}: {problem.message}"
+    return f"{text} ({problem.hint})" if problem.hint else text
+
+
+def _refuse_restarts(changes: Mapping[str, Sequence[KeyChange]]) -> None:
+    for name, keys in changes.items():
+        for key in keys:
+            if key.effect is Effect.RESTART and not _is_limit(key):
+                message = f"{key.key} of {name} needs a restart: add --persist, then supctl restart {name}"
+                raise CannotChangeError("JobFailed", name, message)
+
+
+def _is_limit(key: KeyChange) -> bool:
+    return key.key.startswith(_LIMITS) and key.key not in _NOT_A_LIMIT and key.effect is Effect.RESTART
+
+
+def _told(keys: Sequence[KeyChange], is_limited: bool) -> str:
+    words = {Effect.LIVE: "in force at once", Effect.RESTART: "needs a restart"}
+    told = []
+    for key in keys:
+        effect = Effect.LIVE if is_limited and _is_limit(key) else key.effect
+        old, new = ("not set" if value is None else value for value in (key.old, key.new))
+        told.append(f"{key.key}: {old} -> {new} ({words.get(effect, 'at its next start')})")
+    return ", ".join(told) or "nothing has changed"
+
+
+def _unchanged(template: str, count: int) -> UnitOutcome:
+    return UnitOutcome(template, 0, "scale", "done", f"{count} instance{'s' if count != 1 else ''}")
+
+
+def _main_files(sources: Sources, name: str) -> list[UnitFile]:
+    return [file for file in sources.units.files if file.kind is UnitFileKind.UNIT and file.name == name]
+
+
+def _holders(name: str) -> tuple[str | None, ...]:
+    return name, parse_unit_name(name).template
+
+
+def _instances(loaded: LoadResult, template: str) -> list[str]:
+    """Return the instances of a template, by number, then by name."""
+    found = [name for name in loaded.unit_set.units if parse_unit_name(name).template == template]
+
+    def place(name: str) -> tuple[bool, int, str]:
+        instance = name.removeprefix(template)
+        return (not instance.isdecimal(), int(instance) if instance.isdecimal() else 0, instance)
+
+    return sorted(found, key=place)
