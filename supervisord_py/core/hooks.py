@@ -26,7 +26,6 @@ from supervisord_py.model.values import format_signal
 
 RUNNING_MAX = 8
 WAITING_MAX = 100
-_OWN = ("hook.failed", "hook.dropped")
 TEXT_MAX = 4000
 
 
@@ -39,7 +38,7 @@ def call(ledger: Ledger, records: Sequence[Record], first_seq: int) -> None:
     """Note which hooks the records of this event call for, and run those whose turn it is."""
     if ledger.globals.hooks:
         for offset, record in enumerate(list(records)):
-            if record.event in _OWN or record.fields.get("role") == Role.HOOK.value:
+            if record.fields.get("role") == Role.HOOK.value:
                 continue
             for hook in ledger.globals.hooks:
                 if is_called_by(hook.event, record.event):

@@ -39,8 +39,11 @@ from supervisord_py.host.output import OutputCollector
 from supervisord_py.host.pid_files import PidFiles
 from supervisord_py.host.probes import Probes
 from supervisord_py.host.standstill import StandStill, Trees
-from supervisord_py.model.names import base_unit, is_aux_owner
+from supervisord_py.host.unit_files import specifier_context
+from supervisord_py.model.hooks import with_specifiers
+from supervisord_py.model.names import UnitName, base_unit, is_aux_owner, parse_unit_name
 from supervisord_py.model.records import Record
+from supervisord_py.model.specifiers import Specifiers
 from supervisord_py.model.states import Role, Severity
 from supervisord_py.model.unit import LogPolicy, Unit
 
@@ -145,8 +148,14 @@ class ManagerHands:
     def _spawn_beside(self, action: SpawnProcess) -> dict[str, Any] | SpawnFailed:
         """Turn a process beside a unit's life into the keeper's request; it runs as the unit's processes do."""
         self._spawns_of[action.unit] = action.spawn_id
+        unit = self._unit_of(base_unit(action.unit))
+        if action.role is Role.HOOK:
+            # Written for any unit, so it is known only now what its specifiers stand for.
+            specifiers = hook_specifiers(base_unit(action.unit), unit)
+            command = with_specifiers(action.command, specifiers.expand)
+            action = msgspec.structs.replace(action, command=command)
         main_pid = None if action.main_spawn is None else self._pids.get(action.main_spawn)
-        return build_spawn(action, self._unit_of(base_unit(action.unit)), self._runtime, main_pid=main_pid)
+        return build_spawn(action, unit, self._runtime, main_pid=main_pid)
 
     def use_environment(self, passed: tuple[tuple[str, str], ...]) -> None:
         """Pass these variables to every process from now on (``pass-environment`` was reloaded)."""
@@ -278,3 +287,9 @@ class ManagerHands:
     def _with_last_words(self, unit: str, value: str) -> str:
         words = self._last_words.get(unit, "")
         return json.dumps({**json.loads(value), "last_words": words}, ensure_ascii=False)
+
+
+def hook_specifiers(name: str, unit: Unit | None) -> Specifiers:
+    """Return what the specifiers of a hook stand for; a hook about no unit has the empty name."""
+    path = unit.source.path if unit is not None else ""
+    return Specifiers(specifier_context(os.environ), parse_unit_name(name) if name else UnitName(""), path)

@@ -9,8 +9,19 @@ from supervisord_py.model.command import Expand
 from supervisord_py.model.records import EVENTS, UNNUMBERED
 from supervisord_py.model.unit import SECOND_NS, Command
 
-CALLING: tuple[str, ...] = tuple(event for event in EVENTS if event not in UNNUMBERED)
-"""The events that can call for a hook; beats would call for one a second."""
+_OF_THE_HOST = frozenset(
+    {
+        "daemon.started", "daemon.stopped", "manager.restarted", "manager.unfit", "unit.limit", "unit.message",
+        "command", "command.denied", "command.invalid", "journal.gap", "journal.rotated",
+    }
+)  # fmt: skip
+"""Events that nothing decides: the supervisor writes of itself, of its journal and of whoever calls."""
+
+_OF_HOOKS = frozenset({"hook.failed", "hook.dropped"})
+
+CALLING: tuple[str, ...] = tuple(event for event in EVENTS if event not in UNNUMBERED | _OF_THE_HOST | _OF_HOOKS)
+"""The events that can call for a hook: what the core decides. Beats would call for one a second, and what becomes of
+hooks for hooks without end."""
 
 
 class Hook(Struct, frozen=True):

@@ -32,7 +32,7 @@ EVENTS: tuple[str, ...] = (
     "journal.gap", "journal.rotated",
     "stray.appeared", "stray.exited", "keeper.reexec-failed", "manager.unfit",
     "unit.skipped", "job.changed",
-    "rollout.started", "rollout.failed", "rollout.reverted", "rollout.finished",
+    "rollout.started", "rollout.failed", "rollout.reverted", "rollout.finished", "hook.failed", "hook.dropped",
 )  # fmt: skip
 """Every event of the contract (section 7), in its order, then our additions."""
 

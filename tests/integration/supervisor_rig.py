@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import psutil
+import pytest
 
 from supervisord_py.ctl.client import Client
 from supervisord_py.doctor.findings import Level
@@ -26,6 +28,9 @@ ROOT = Path(__file__).parents[2]
 SYSTEM_PYTHON = "/usr/bin/python3"
 START_S = 30.0
 STOP_S = 60.0
+AS_USER = [None, pytest.param(65534, marks=pytest.mark.root)] if os.geteuid() == 0 else [None]
+"""Whom a supervisor of a test runs as: whoever runs the tests, and for root an ordinary user too."""
+
 INVARIANTS_S = 20.0
 """How long what looks broken may take to settle on a loaded machine."""
 
@@ -39,6 +44,23 @@ def until(condition: Callable[[], Any], what: str, timeout_s: float = 20.0) -> A
             return value
         assert time.monotonic() < deadline, f"never came: {what}"
         select.select([], [], [], 0.01)
+
+
+def pids_in(path: Path, count: int = 1) -> list[int]:
+    """The process ids that somebody wrote into a file, once there are so many."""
+
+    def there() -> list[int]:
+        found = [int(word) for word in path.read_text().split()] if path.exists() else []
+        return found if len(found) >= count else []
+
+    return list(until(there, f"{count} lines in {path}"))
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 class RunningSupervisor:

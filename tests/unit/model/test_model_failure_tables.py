@@ -1,14 +1,17 @@
 """Pools, timers, health checks, quarantine and hooks as files say them: each key reaches its field, and what
 contradicts itself is told."""
 
+import ast
 from datetime import UTC
+from pathlib import Path
 from typing import Any
 
 import pytest
 from unitset_rig import CONTEXT, KEY_TABLE, SLEEP, headlines, load_texts, service, unit_files
 
+from supervisord_py.model import hooks
 from supervisord_py.model.calendar import Calendar, format_calendar, parse_calendar
-from supervisord_py.model.hooks import is_called_by, with_specifiers
+from supervisord_py.model.hooks import CALLING, is_called_by, with_specifiers
 from supervisord_py.model.names import aux_owner, base_unit, is_aux_owner, is_unit_name, parse_unit_name
 from supervisord_py.model.pools import PoolLimits
 from supervisord_py.model.settings import parse_settings
@@ -446,6 +449,22 @@ command = "-/bin/log %i $A"
     expand = Specifiers(CONTEXT, parse_unit_name("worker@7")).expand
     assert with_specifiers(page.command, expand).words == ("/bin/page", "worker@7", "100%")
     assert with_specifiers(log.command, expand) == Command(("/bin/log", "7", "$A"), expand=True, ignore_failure=True)
+
+
+def test_what_the_core_decides_calls_for_hooks_and_nothing_else_does() -> None:
+    """A hook on an event that never calls for it would be a silent mistake."""
+    decided = {
+        str(node.args[0].value)
+        for path in Path(hooks.__file__).parents[1].glob("core/*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "record"
+        if node.args and isinstance(node.args[0], ast.Constant)
+    }
+    assert decided - set(CALLING) == {"unit.heartbeat", "hook.failed", "hook.dropped"}
+    assert set(CALLING) - decided <= {"job.changed", "job.finished", "timer.elapsed", "unit.rejected"}
+    for event in ("command", "daemon.started", "hook.failed", "journal.*"):
+        _, (problem,) = parse_settings(f'[[hooks]]\nevent = "{event}"\ncommand = "/bin/x"\n', "s.toml", KEY_TABLE)
+        assert "no hook is called by" in problem.message
 
 
 def test_which_events_call_for_a_hook() -> None:
