@@ -48,8 +48,10 @@ def test_this_process() -> None:
         (Owner(stray=True, descendant=True), None, True),
         (Owner(descendant=True), None, True),
         (Owner(unit="web"), None, True),
+        (Owner(unit="web!17", descendant=True), "web", False),
+        (Owner(unit="!17", descendant=True), None, True),
     ],
-    ids=["of a unit", "stray", "below the manager", "claims a unit"],
+    ids=["of a unit", "stray", "below the manager", "claims a unit", "beside a unit", "a hook about no unit"],
 )
 def test_whose_it_is(owner: Owner, unit: str | None, stray: bool) -> None:
     """Descent decides: a descendant is its unit's or a stray, and whoever only says that it is a unit's gets nothing
