@@ -1,5 +1,6 @@
 """Whose a process is, however it fled; killing leaves none; strays are told."""
 
+import errno
 import os
 import signal
 from collections.abc import Iterator
@@ -65,9 +66,23 @@ def group() -> Iterator[str]:
         pytest.skip("no writable cgroup v2 hierarchy")
     folder = f"{UNIFIED}/keeper-test-{os.getpid()}"
     os.mkdir(folder)
-    yield folder
-    if os.path.isdir(folder):
-        os.rmdir(folder)
+
+    def is_removed() -> bool:
+        # A process that was reaped a moment ago may still be in it.
+        try:
+            os.rmdir(folder)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            return False
+        return True
+
+    try:
+        yield folder
+    finally:
+        wait_until(is_removed, "an empty group")
 
 
 def grow(rig: Rig, manager: FakeManager, spawn_id: int, unit: str, **more: Any) -> set[int]:
