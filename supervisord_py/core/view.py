@@ -21,12 +21,13 @@ from supervisord_py.core.state import (
     Job,
     LastLife,
     Order,
+    ProbeState,
     RolloutStep,
     UnitState,
 )
 from supervisord_py.model.changes import UnitChange
 from supervisord_py.model.states import ActiveState, JobState, JobType, LoadState, Result, SubState
-from supervisord_py.model.status import Exit, JobStatus, UnitStatus, WhyLine
+from supervisord_py.model.status import Exit, HealthStatus, JobStatus, UnitStatus, WhyLine
 from supervisord_py.model.unit import Unit, UnitSet
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -102,6 +103,7 @@ def unit_status(manager: Manager, name: str) -> UnitStatus:
         condition_result=state.unmet is None if state.checked_wall_ns else None,
         condition_at=_rfc3339(state.checked_wall_ns) if state.checked_wall_ns else None,
         condition_unmet=state.unmet,
+        health=_health(state, unit),
     )
 
 
@@ -283,6 +285,18 @@ def _sub_state(ledger: Ledger, name: str, active: ActiveState) -> SubState:
     return SubState.POOL if job is not None and job.pool is not None else SubState.DEPENDENCY
 
 
+def _health(state: UnitState, unit: Unit | None) -> tuple[HealthStatus, ...]:
+    """Return what the health checks of a unit have found in this life."""
+    if unit is None or not unit.health:
+        return ()
+    shown = []
+    for probe in unit.health:
+        found = state.probes.get(probe.name, ProbeState())
+        at = _rfc3339(found.checked_wall_ns) if found.checked_wall_ns else None
+        shown.append(HealthStatus(probe.name, probe.kind.value, probe.check, found.good, found.detail, at))
+    return tuple(shown)
+
+
 def _exit(state: UnitState) -> Exit | None:
     if state.exit_code is None and state.exit_signal is None:
         return None
@@ -295,10 +309,10 @@ def _rfc3339(wall_ns: int) -> str:
 
 
 def _sentence(lines: list[WhyLine]) -> str | None:
-    """Return what ``status`` says; of a unit that runs only that it runs by a text that is no more."""
+    """Return what ``status`` says; of a unit that runs only that it runs by a text that is no more, or is not well."""
     if lines and lines[0].kind != "running":
         return lines[0].message
-    return next((line.message for line in lines if line.kind in ("bad-setting", "disabled")), None)
+    return next((line.message for line in lines if line.kind in ("bad-setting", "disabled", "probe")), None)
 
 
 def _reasons(ledger: Ledger, name: str) -> list[WhyLine]:

@@ -13,6 +13,17 @@ class ExitReply(TypedDict, total=False):
     signal: str | None
 
 
+class CheckReply(TypedDict):
+    """A health check; ``good`` None as long as nothing is known."""
+
+    name: str
+    kind: str
+    check: str
+    good: bool | None
+    detail: str
+    checked_at: str | None
+
+
 class UnitReply(TypedDict, total=False):
     """One unit; the fields up to ``why`` are those of ``status --json``, the rest belongs to ``show``."""
 
@@ -44,6 +55,7 @@ class UnitReply(TypedDict, total=False):
     condition_result: bool | None
     condition_at: str | None
     condition_unmet: str | None
+    health: list[CheckReply]
     restart_keys: list[str] | None
 
 
@@ -58,7 +70,7 @@ class OutcomeReply(TypedDict):
 STATUS_FIELDS = (
     "name", "description", "load_state", "active_state", "sub_state", "result", "pid", "invocation", "since",
     "restarts", "failures", "exit", "memory_bytes", "cpu_ns", "tasks", "status_text", "path", "enabled", "why",
-    "needs_restart", "needs_reload", "refused", "condition_result", "condition_at", "condition_unmet",
+    "needs_restart", "needs_reload", "refused", "condition_result", "condition_at", "condition_unmet", "health",
 )  # fmt: skip
 """The fields of ``status --json``, exactly, those of the contract in its order."""
 
@@ -91,6 +103,7 @@ def unit_from_wire(raw: dict[str, Any]) -> UnitReply:
     unit["exit"] = exit_from_wire(raw.get("exit"))
     # An older supervisor does not say.
     unit["needs_restart"], unit["needs_reload"] = bool(raw.get("needs_restart")), bool(raw.get("needs_reload"))
+    unit["health"] = raw.get("health") or []
     return unit
 
 
@@ -134,8 +147,17 @@ def by_trouble(unit: UnitReply) -> tuple[int, int, str]:
     return (0, _RANK.get(unit["active_state"], 2), unit["name"])
 
 
+def health_text(unit: UnitReply) -> str:
+    """Say in a word or two that a unit runs and its health checks are bad; empty where that is not so."""
+    bad = [check["kind"] for check in unit["health"] if check["good"] is False]
+    if not bad or unit["active_state"] not in RUNNING_STATES:
+        return ""
+    return "not ready" if "readiness" in bad else "unhealthy"
+
+
 def state_text(unit: UnitReply) -> str:
-    """Return a unit's state for people: the active state, and the sub-state or load state where that says more."""
+    """Return a unit's state for people: the active state, and the sub-state or load state where that says more, or how
+    the unit is where it runs and is not well."""
     if unit["load_state"] in NEVER_LOADED:
         # What runs on with a file that became invalid, or vanished, is not hidden by it.
         at_rest = unit["active_state"] in ("inactive", "failed")
@@ -148,7 +170,8 @@ def state_text(unit: UnitReply) -> str:
         "deactivating": "stop",
         "activating": "start",
     }
-    return active if sub in (plain.get(active), active) else f"{active} ({sub})"
+    more = health_text(unit) or ("" if sub in (plain.get(active), active) else sub)
+    return f"{active} ({more})" if more else active
 
 
 def exit_text(ended: ExitReply | None, result: str) -> str:

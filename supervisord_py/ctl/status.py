@@ -27,6 +27,7 @@ from supervisord_py.ctl.replies import (
     by_trouble,
     exit_text,
     explain_exit,
+    health_text,
     is_problem,
     is_unknown,
     state_text,
@@ -188,6 +189,21 @@ def _why_cell(unit: UnitReply) -> str:
     return "; ".join(filter(None, marks))
 
 
+_GOOD = {True: "good", False: "failing", None: "unknown"}
+
+
+def _health(style: Style, unit: UnitReply, now_s: float) -> str:
+    """Say of each health check what it found, a line each."""
+    lines = []
+    for check in unit["health"]:
+        word = style.paint(_GOOD[check["good"]], *(("red",) if check["good"] is False else ()))
+        found = f" ({clean(check['detail'])})" if check["detail"] else ""
+        at = check["checked_at"]
+        ago = "" if at is None else f", {format_ago(at, now_s)} ago"
+        lines.append(f"{check['name']}: {word}{found}, {check['kind']} by {check['check']}{ago}")
+    return f"\n{'':13}".join(lines)
+
+
 def _condition(unit: UnitReply) -> str:
     """Say when the conditions of a unit were looked at last, and which did not hold; empty when they never were."""
     moment = unit["condition_at"]
@@ -216,6 +232,8 @@ def _glyph(style: Style, unit: UnitReply) -> str:
 
 
 def _colour(unit: UnitReply) -> str:
+    if health_text(unit):
+        return "yellow"
     if is_problem(unit) and unit["active_state"] in ("inactive", "activating"):
         return "yellow" if unit["active_state"] == "activating" else "red"
     return STATE_COLOURS.get(unit["active_state"], "red")
@@ -272,6 +290,7 @@ def detail(style: Style, unit: UnitReply, now_s: float) -> list[str]:
         ("Changed", needs_restart_text(unit)),
         ("Refused", f"its file is not in use: {clean(unit['refused'])}" if unit["refused"] else ""),
         ("Condition", _condition(unit)),
+        ("Health", _health(style, unit, now_s)),
         ("Pid", str(unit["pid"] or "")),
         ("Command", clean(unit.get("exec") or "")),
         ("Status", f'"{clean(unit["status_text"])}"' if unit["status_text"] else ""),
@@ -307,7 +326,7 @@ def list_units(session: Session, units: tuple[str, ...], failed: bool) -> int:
                 unit["name"],
                 Cell(unit["load_state"], *(("red",) if unit["load_state"] in NEVER_LOADED else ())),
                 Cell(unit["active_state"], _colour(unit)),
-                unit["sub_state"],
+                Cell(f"{unit['sub_state']} ({ill})", "yellow") if (ill := health_text(unit)) else unit["sub_state"],
                 "masked" if unit["load_state"] == "masked" else "enabled" if unit["enabled"] else "disabled",
                 f"{unit['description']} ({_NEEDS_RELOAD})".lstrip() if unit["needs_reload"] else unit["description"],
             ]

@@ -98,12 +98,15 @@ class UnitViews:
         for name in _ENUMS:
             shown[name] = to_wire(shown[name])
         shown["exit"] = _wire_exit(status.exit)
+        shown["health"] = [asdict(check) for check in status.health]
         if usage is not None:
             shown |= asdict(usage)
         if not secrets and status.why is not None:
             shown["why"] = redact_text(status.why)
         if not secrets and status.refused is not None:
             shown["refused"] = redact_text(status.refused)
+        for check in () if secrets else shown["health"]:
+            check["detail"] = redact_text(check["detail"])
         shown["exec"] = self._exec(unit, secrets=secrets) if arguments else None
         shown["restart_keys"] = list(view.restart_keys(self._supervisor.manager, unit)) if arguments else None
         shown["lines"] = None if lines is None else list(lines)

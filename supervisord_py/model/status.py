@@ -10,6 +10,20 @@ class Exit(Struct, frozen=True, omit_defaults=True):
     signal: str | None = None
 
 
+class HealthStatus(Struct, frozen=True):
+    """One health check: ``good`` is what holds by its thresholds, None as long as nothing is known in this life.
+
+    ``check`` is how it is made (``exec http tcp unix file log``), ``detail`` what it found last, at ``checked_at``.
+    """
+
+    name: str
+    kind: str
+    check: str
+    good: bool | None = None
+    detail: str = ""
+    checked_at: str | None = None
+
+
 class UnitStatus(Struct, frozen=True):
     """One unit, as ``status --json`` prints it (contract, section 1).
 
@@ -19,7 +33,7 @@ class UnitStatus(Struct, frozen=True):
     key that only a restart brings; ``needs_reload`` (the host's): its files are others than those that were loaded;
     ``refused`` (the host's) why apply has gone back from those.
     ``condition_result`` says whether its conditions and assertions held when they were looked at last (None: never),
-    ``condition_at`` when that was, ``condition_unmet`` which did not hold.
+    ``condition_at`` when that was, ``condition_unmet`` which did not hold. ``health`` has all its health checks.
     """
 
     name: str
@@ -47,6 +61,7 @@ class UnitStatus(Struct, frozen=True):
     condition_result: bool | None = None
     condition_at: str | None = None
     condition_unmet: str | None = None
+    health: tuple[HealthStatus, ...] = ()
 
 
 class JobStatus(Struct, frozen=True):

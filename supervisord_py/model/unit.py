@@ -205,6 +205,11 @@ class Probe(Struct, frozen=True):
         """Whether it is a process of its own; the others are looked at by the supervisor itself."""
         return self.exec is not None
 
+    @property
+    def check(self) -> str:
+        """The key that says what is looked at."""
+        return next(key for key in ("exec", "http", "tcp", "unix", "file", "log") if getattr(self, key) is not None)
+
 
 class Timer(Struct, frozen=True):
     """``[timer]``: when the unit is run. At least one of the times is there.

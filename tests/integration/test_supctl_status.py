@@ -33,7 +33,15 @@ def test_status_json_has_exactly_the_fields_of_the_contract(supctl: Supctl) -> N
     supctl.fake.on("List", {"units": [unit("web", exec="/bin/web", lines=["x"], groups=["g"])]})
     ran = supctl("status", "--json")
     assert ran.code == 0
-    added = ["needs_restart", "needs_reload", "refused", "condition_result", "condition_at", "condition_unmet"]
+    added = [
+        "needs_restart",
+        "needs_reload",
+        "refused",
+        "condition_result",
+        "condition_at",
+        "condition_unmet",
+        "health",
+    ]
     assert [list(found) for found in ran.document["units"]] == [[*CONTRACT_FIELDS, *added]]
 
 
@@ -258,3 +266,32 @@ def test_a_unit_that_was_skipped_says_which_condition_did_not_hold(supctl: Supct
     skipped = unit("web", condition_result=False, condition_at=moment, condition_unmet=unmet)
     supctl.fake.on("Status", {"units": [skipped]})
     assert f"Condition: does not hold: {unmet} (looked at " in supctl("status", "web").out
+
+
+def test_a_unit_that_runs_and_is_not_well_says_so(supctl: Supctl) -> None:
+    """``list`` and ``status`` mark it; ``status UNIT`` has a line for each health check."""
+    moment = "2026-11-20T14:03:08.259549Z"
+    checks = [
+        {
+            "name": "up",
+            "kind": "readiness",
+            "check": "http",
+            "good": False,
+            "detail": "503\x1b[2J",
+            "checked_at": moment,
+        },
+        {"name": "old", "kind": "liveness", "check": "exec", "good": True, "detail": "", "checked_at": moment},
+        {"name": "new", "kind": "startup", "check": "log", "good": None, "detail": "", "checked_at": None},
+    ]
+    units = [unit("web", health=checks), unit("db", health=checks[1:]), unit("dead", "failed", "failed", health=checks)]
+    supctl.fake.on("List", {"units": units})
+    supctl.fake.on("Status", {"units": units[:1]})
+    rows = {line.split()[0]: line for line in supctl("list").lines}
+    assert "running (not ready)" in rows["web"]
+    assert "(" not in rows["db"] + rows["dead"], "what does not run has no health"
+    assert "active (not ready)" in supctl("status").out
+    shown = supctl("status", "web").lines
+    first = next(place for place, line in enumerate(shown) if "Health: " in line)
+    assert "up: failing (503\\x1b[2J), readiness by http, " in shown[first]
+    assert shown[first + 1].strip().startswith("old: good, liveness by exec, ")
+    assert shown[first + 2].strip() == "new: unknown, startup by log"

@@ -259,6 +259,18 @@ def test_a_check_of_the_output_that_was_good_is_not_asked_again() -> None:
     assert rig.manager.ledger.state("web").probes["said"].good is True
 
 
+def test_status_has_what_each_check_has_found() -> None:
+    rig = up(probe("http", ProbeKind.READINESS), probe("cmd", exec=Command(("/bin/check",)), initial_delay_ns=HOUR_NS))
+    answer(rig, False, detail="503")
+    answer(rig, True, detail="200")
+    http, cmd = rig.status("web").health
+    assert (http.name, http.kind, http.check, http.good, http.detail) == ("http", "readiness", "http", True, "200")
+    assert http.checked_at is not None
+    assert (cmd.name, cmd.check, cmd.good, cmd.checked_at) == ("cmd", "exec", None, None)
+    rig.ask("stop", "web")
+    assert [check.good for check in rig.status("web").health] == [None, None], "what was found belongs to the life"
+
+
 def test_a_reload_that_has_a_check_look_at_something_else_begins_anew() -> None:
     rig = up(probe("said", log="ready"), probe("port", tcp="localhost:1"))
     answer(rig, True, check="said")
