@@ -47,11 +47,14 @@ TROUBLE_S = 30.0
 _CHUNK = 256 * 1024
 
 _JOBS = frozenset(
-    f"{MANAGER}.{name}" for name in ("Start", "Stop", "Restart", "TryRestart", "Reload", "ReloadOrRestart")
-)
-_CHANGES = frozenset(f"{MANAGER}.{name}" for name in ("Enable", "Disable", "Mask", "Unmask", "Apply"))
-_TOKEN = _JOBS | _CHANGES | {f"{MANAGER}.Kill", f"{MANAGER}.ResetFailed"}
-_TIMEOUT = _JOBS | _CHANGES | {f"{MANAGER}.Wait"}
+    f"{MANAGER}.{name}"
+    for name in (
+        "Start", "Stop", "Restart", "TryRestart", "Reload", "ReloadOrRestart", "Pause", "Resume", "Release",
+    )
+)  # fmt: skip
+_CHANGES = frozenset(f"{MANAGER}.{name}" for name in ("Enable", "Disable", "Mask", "Unmask", "Apply", "Scale"))
+TOKEN = _JOBS | _CHANGES | {f"{MANAGER}.Kill", f"{MANAGER}.ResetFailed"}
+TIMEOUT = _JOBS | _CHANGES | {f"{MANAGER}.Wait"}
 _UNREPEATABLE = frozenset(
     {f"{MANAGER}.Cancel", f"{MANAGER}.DaemonRestart", f"{MANAGER}.DaemonReexec", f"{MANAGER}.Shutdown"}
 )
@@ -256,7 +259,7 @@ class Client:
             ProtocolError: What answers there is no supervisor.
         """
         method = qualify(interface_method)
-        if method in _TOKEN and parameters.get("token") is None:
+        if method in TOKEN and parameters.get("token") is None:
             parameters["token"] = new_token()
         started = time.monotonic()
         deadline = None if self.timeout_s is None else started + self.timeout_s
@@ -270,7 +273,7 @@ class Client:
                 link = self._connected(method, deadline, lost_at)
                 if self._asked is None:
                     self._asked = link.server_pid
-                elif method in _TOKEN and not parameters.get("plan") and self._is_replaced(link, started, deadline):
+                elif method in TOKEN and not parameters.get("plan") and self._is_replaced(link, started, deadline):
                     raise SupervisorReplacedError(method)
                 link.send(method, self._timed(method, parameters, deadline))
                 reply = self._await_reply(link, method, started, deadline)
@@ -283,7 +286,7 @@ class Client:
                     first_lost_at = lost_at
                     if self._on_loss is not None:
                         self._on_loss()
-                elif method not in _TIMEOUT and lost_at - first_lost_at > TROUBLE_S:
+                elif method not in TIMEOUT and lost_at - first_lost_at > TROUBLE_S:
                     raise UnreachableError(self.socket_path, "it hangs up before it answers, again and again") from None
                 self._pause(min(0.02 * 2**attempt, 1.0), method, deadline)
                 attempt += 1
@@ -364,7 +367,7 @@ class Client:
         return reply.error is not None or asked not in (reply.parameters.get("keepers") or ())
 
     def _timed(self, method: str, parameters: dict[str, Any], deadline: float | None) -> dict[str, Any]:
-        if deadline is None or method not in _TIMEOUT:
+        if deadline is None or method not in TIMEOUT:
             return parameters
         return parameters | {"timeout_ms": max(1, int((deadline - time.monotonic()) * 1000))}
 
@@ -406,7 +409,7 @@ class Client:
         time.sleep(seconds)
 
     def _await_reply(self, link: "_Link", method: str, started: float, deadline: float | None) -> Reply:
-        grace = GRACE_S if method in _TIMEOUT else 0.0
+        grace = GRACE_S if method in TIMEOUT else 0.0
         while True:
             now = time.monotonic()
             left = None if deadline is None else deadline + grace - now

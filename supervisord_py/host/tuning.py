@@ -141,6 +141,11 @@ class Tuning:
             CannotChangeError: It cannot be, and nothing has changed.
         """
         host = self._host
+        if token and not plan and view.knows_token(host.manager, token):
+            # The same request as before, after a lost connection: it is loaded, and its jobs are known.
+            event = CommandRequested(0, "start", (), peer.origin(), reason, wait=wait, token=token)
+            submission = await host.request(event, None)
+            return TuningReport(submission.reply.outcomes, submission.durable, submission.reply.refusal)
         async with self._lock:
             planned = await asyncio.to_thread(self._plan_scale, template, count)
             before = _instances(host.loaded, template)

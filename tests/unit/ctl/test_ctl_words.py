@@ -8,6 +8,7 @@ from typing import Any
 import click
 import pytest
 
+from supervisord_py.ctl import client
 from supervisord_py.ctl.cli import ALIASES, COMMANDS, make_cli
 from supervisord_py.ctl.client import new_token, qualify
 from supervisord_py.ctl.completion import SHELLS, completion_script
@@ -17,6 +18,7 @@ from supervisord_py.ctl.options import Verb, asks_for_json, skip_common
 from supervisord_py.ctl.replies import STATUS_FIELDS, explain_exit, is_problem, state_text, unit_from_wire
 from supervisord_py.model.states import ActiveState, LoadState, Result, SubState
 from supervisord_py.model.status import UnitStatus
+from supervisord_py.wire.interface import parse_interface
 
 ROOT = Path(__file__).parent.parent.parent.parent
 ZONE = timezone(timedelta(hours=2))
@@ -193,3 +195,12 @@ def test_tokens_are_random_uuids() -> None:
     for token in tokens:
         parsed = uuid.UUID(token)
         assert (parsed.version, parsed.variant, str(parsed)) == (4, uuid.RFC_4122, token)
+
+
+def test_every_method_with_a_token_is_given_one() -> None:
+    """A change that the interface lets be repeated is repeated by supctl after a lost connection, and bounded by it."""
+    manager = parse_interface((ROOT / "packaging" / "py.supervisord.Manager.varlink").read_text())
+    for name, method in manager.methods.items():
+        fields = {field for field, _ in method.input.fields}
+        assert ("token" in fields) == (qualify(name) in client.TOKEN), name
+        assert ("timeout_ms" in fields) == (qualify(name) in client.TIMEOUT), name

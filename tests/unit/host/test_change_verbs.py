@@ -198,3 +198,58 @@ def test_a_plan_of_mask_said_that_it_wrote(tmp_path: Path) -> None:
             assert parameters["message"] == "cannot enable db, it is masked: supctl unmask db, then supctl enable db"
 
     drive(main())
+
+
+def scaling(count: int, template: str = "worker@", **more: Any) -> dict[str, Any]:
+    return {"template": template, "count": count, "wait": True, "plan": False} | more
+
+
+def test_the_same_scale_again_is_the_same(tmp_path: Path) -> None:
+    """A token attaches to the jobs of the first call; without one nothing is left to do."""
+
+    async def main() -> None:
+        async with running(tmp_path, own_uid=UID) as rig:
+            first = await rig.call("Scale", **scaling(4, token="t"))
+            assert [(each["unit"], each["type"]) for each in first["outcomes"]] == [
+                ("worker@3", "start"),
+                ("worker@4", "start"),
+            ]
+            assert await rig.call("Scale", **scaling(4, token="t")) == first
+            assert (await rig.call("Scale", **scaling(4)))["outcomes"][0]["message"] == "4 instances"
+
+    drive(main())
+
+
+def test_a_file_that_says_otherwise_is_named(tmp_path: Path) -> None:
+    """What is written for the user would not count: it is refused, with the place that does."""
+
+    async def main() -> None:
+        async with running(tmp_path, own_uid=UID) as rig:
+            drop_ins = tmp_path / "units" / "worker@.toml.d"
+            drop_ins.mkdir()
+            (drop_ins / "99-mine.toml").write_text("[instances]\ncount = 2\n[pool]\npriority = 3\n")
+            await rig.call("Apply", **applying("worker@1"))
+            for call, parameters in (
+                ("Scale", scaling(4)),
+                ("Set", {"unit": "worker@", "settings": ["pool.priority=4"], "persist": False, "plan": False}),
+            ):
+                error, told = await rig.refusal(call, **parameters)
+                assert (error, "99-mine.toml:" in told["message"]) == ("JobFailed", True)
+
+    drive(main())
+
+
+def test_who_may_scale_and_set(tmp_path: Path) -> None:
+    """scale is for the units of a rule's globs, set needs a word of its own, and refusals are in the journal."""
+    rule = AllowRule(unit="web", commands=("operator",), units=("worker@*",))
+
+    async def main() -> None:
+        async with running(tmp_path, own_uid=UID, settings=Settings(control=ControlSettings(allow=(rule,)))) as rig:
+            rig.supervisor.owner = Owner(unit="web", descendant=True)
+            assert (await rig.call("Scale", **scaling(1)))["outcomes"][0]["result"] == "done"
+            assert (await rig.refusal("Scale", **scaling(1, "other@")))[0] == "NotPermitted"
+            set_one = {"unit": "worker@1", "settings": ["pool.priority=4"], "persist": False, "plan": False}
+            assert (await rig.refusal("Set", **set_one))[0] == "NotPermitted"
+            assert len(rig.supervisor.events("command.denied")) == 2
+
+    drive(main())
