@@ -148,6 +148,10 @@ class RevertUnits(Action, frozen=True):
     message: str
 
 
+class KeepState(Action, frozen=True):
+    """Put the state on disk soon: what has happened now must not happen again after a power cut."""
+
+
 class ExitSupervisor(Action, frozen=True):
     """Everything has stopped: end the keeper with ``code``."""
 
@@ -167,6 +171,7 @@ AnyAction = (
     | KillTree
     | ReleaseUnit
     | RevertUnits
+    | KeepState
     | ExitSupervisor
 )
 

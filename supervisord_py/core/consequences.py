@@ -5,11 +5,11 @@ Source: systemd, core/unit.c (unit_notify, unit_start_on_failure, retroactively_
 upheld unit is left alone once it has failed as often as its policy allows.
 """
 
-from supervisord_py.core import demand, jobs, quarantine, shutdown
+from supervisord_py.core import demand, jobs, quarantine, shutdown, timed
 from supervisord_py.core.actions import Refusal
 from supervisord_py.core.installing import apply, finish, refuse, start_automatically, wait_for_dependency
 from supervisord_py.core.ledger import Intent, Ledger, Task
-from supervisord_py.core.state import BETWEEN_LIVES, REST, STARTING, UP, Ending, JobOrigin, Monitor
+from supervisord_py.core.state import BETWEEN_LIVES, REST, STARTING, THERE, Ending, JobOrigin, Monitor
 from supervisord_py.core.stopping import next_delay_ns
 from supervisord_py.core.transaction import Goal, RefusedError, build, build_stop
 from supervisord_py.model.states import JobMode, JobResult, JobState, JobType, OnDependencyFailure, Result, SubState
@@ -48,6 +48,8 @@ def carry_out(ledger: Ledger, task: Task) -> None:
             _stop_along(ledger, task)
         case Intent.UPHOLD:
             _uphold(ledger, task)
+        case Intent.RUN:
+            _run(ledger, task)
         case Intent.RETRY:
             _retry(ledger, task)
         case Intent.FAILED | Intent.QUARANTINED:
@@ -73,6 +75,22 @@ def _restart(ledger: Ledger, task: Task) -> None:
         wait_for_dependency(ledger, name, refusal)
 
 
+def _run(ledger: Ledger, task: Task) -> None:
+    """The timer of a unit has elapsed: run it, unless somebody has asked for that, or for its end, already."""
+    name = task.unit
+    job = ledger.job_of.get(name)
+    if ledger.state(name).sub is not SubState.WAITING or (job is not None and (job.runs or job.type in jobs.STOP_LIKE)):
+        return
+    goal = Goal(((name, JobType.START),), JobOrigin.AUTOMATIC, runs=True, cause=task.cause)
+    try:
+        transaction = build(ledger, goal)
+    except RefusedError as error:
+        refuse(ledger, goal, name, error.refusal)
+        timed.job_ended(ledger, name)
+        return
+    apply(ledger, transaction)
+
+
 def _retry(ledger: Ledger, task: Task) -> None:
     if start_automatically(ledger, task.unit, task.cause) is not None:
         quarantine.not_retried(ledger, task.unit)
@@ -96,7 +114,7 @@ def _stop_bound(ledger: Ledger, task: Task) -> None:
     name = task.unit
     sub = ledger.state(name).sub
     until = next((each.until for each in ledger.graph[name].binds_to if each.unit == task.other), None)
-    if until is None or sub not in UP | STARTING or demand.is_kept(ledger, task.other, until):
+    if until is None or sub not in THERE | STARTING or demand.is_kept(ledger, task.other, until):
         return
     if ledger.state(task.other).sub in STARTING:
         return
@@ -114,7 +132,7 @@ def _stop_along(ledger: Ledger, task: Task) -> None:
     """Stop a unit that goes down with another one, unless that is on its way up again by an order."""
     name = task.unit
     other_job, job = ledger.job_of.get(task.other), ledger.job_of.get(name)
-    if ledger.state(name).sub not in UP | STARTING or (job is not None and job.type in jobs.STOP_LIKE):
+    if ledger.state(name).sub not in THERE | STARTING or (job is not None and job.type in jobs.STOP_LIKE):
         return
     if other_job is not None and other_job.type in (*demand.STARTS, JobType.RESTART):
         return

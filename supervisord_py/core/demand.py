@@ -11,11 +11,11 @@ Source: systemd, core/job.c (job_compare, job_is_runnable), core/unit.c (unit_ve
 
 from collections.abc import Iterator
 
-from supervisord_py.core import health, processes, quarantine
+from supervisord_py.core import health, processes, quarantine, timed
 from supervisord_py.core.graph import Edge
 from supervisord_py.core.jobs import STOP_LIKE
 from supervisord_py.core.ledger import Ledger
-from supervisord_py.core.state import BETWEEN_LIVES, REST, STARTING, STOPPING, UP, Job, UnitState
+from supervisord_py.core.state import BETWEEN_LIVES, REST, STARTING, STOPPING, THERE, UP, Job, UnitState
 from supervisord_py.model.states import JobState, JobType, Result, ServiceType, SubState, Until
 from supervisord_py.model.unit import Dependency
 
@@ -30,15 +30,20 @@ def is_met(ledger: Ledger, other: str, until: Until) -> bool:
     if _is_skipped(state):
         return True
     if until is Until.EXITED:
-        return state.sub is SubState.EXITED or (state.sub is SubState.DEAD and state.succeeded)
+        is_over = state.sub is SubState.DEAD or state.sub is SubState.WAITING
+        return state.sub is SubState.EXITED or (is_over and state.succeeded)
     if state.sub is SubState.DEAD:
         # The readiness of a oneshot is its success; a daemon that ended well is not ready any more.
         return state.accomplished
-    # A stub takes the place of a unit that is quarantined.
-    is_there = state.sub in UP or quarantine.stands_in(state)
+    is_there = _is_there(state)
     if until is Until.HEALTHY and state.sub in UP:
         return health.is_healthy(ledger, other)
     return is_there or (until is Until.STARTED and _has_started(ledger, other, state))
+
+
+def _is_there(state: UnitState) -> bool:
+    """A stub takes the place of a unit that is quarantined; one with a timer is there as long as that is armed."""
+    return state.sub in UP or quarantine.stands_in(state) or timed.is_armed(state)
 
 
 def _has_started(ledger: Ledger, name: str, state: UnitState) -> bool:
@@ -55,8 +60,7 @@ def is_kept(ledger: Ledger, other: str, until: Until) -> bool:
     if until is Until.EXITED:
         return is_met(ledger, other, until) and not ledger.state(other).skipped
     state = ledger.state(other)
-    is_there = state.sub in UP or quarantine.stands_in(state)
-    return is_there or (until is Until.STARTED and not _is_skipped(state) and is_met(ledger, other, until))
+    return _is_there(state) or (until is Until.STARTED and not _is_skipped(state) and is_met(ledger, other, until))
 
 
 def _is_skipped(state: UnitState) -> bool:
@@ -85,7 +89,7 @@ def _is_away(ledger: Ledger, dependency: Dependency) -> bool:
     if job is not None and job.type in (JobType.START, JobType.RELOAD_OR_START, JobType.RESTART):
         return False
     sub = ledger.state(dependency.unit).sub
-    return sub not in UP and sub not in STARTING and sub not in BETWEEN_LIVES
+    return sub not in THERE and sub not in STARTING and sub not in BETWEEN_LIVES
 
 
 def has_all(ledger: Ledger, name: str) -> bool:
@@ -160,7 +164,10 @@ def _edge_blocks(ledger: Ledger, edge: Edge) -> bool:
 
 
 def _may_still_end(ledger: Ledger, other: str) -> bool:
-    sub = ledger.state(other).sub
+    state = ledger.state(other)
+    sub = state.sub
+    if sub is SubState.WAITING:
+        return not state.succeeded
     return sub not in REST and sub not in BETWEEN_LIVES and sub is not SubState.EXITED and sub is not SubState.STUCK
 
 
@@ -182,7 +189,7 @@ def _other_blockers(ledger: Ledger, job: Job) -> Iterator[str]:
 def upholder(ledger: Ledger, name: str) -> str | None:
     """Return a unit that is up, with nothing else to be done about it, and upholds ``name``."""
     for other in ledger.graph[name].upheld_by:
-        if ledger.state(other).sub in UP and other not in ledger.job_of:
+        if ledger.state(other).sub in THERE and other not in ledger.job_of:
             return other
     return None
 

@@ -15,7 +15,7 @@ Source: systemd, core/job.c and unit.c (unit_notify); model-codebases 3.1 (the h
 dinit, service.cc (process_queues).
 """
 
-from supervisord_py.core import demand, jobs, life, pool, processes, quarantine, service, steps, stopping
+from supervisord_py.core import demand, jobs, life, pool, processes, quarantine, service, steps, stopping, timed
 from supervisord_py.core.actions import CheckConditions
 from supervisord_py.core.consequences import carry_out
 from supervisord_py.core.events import ConditionsChecked
@@ -24,10 +24,12 @@ from supervisord_py.core.ledger import Intent, Ledger, Task
 from supervisord_py.core.orders import stop_reason
 from supervisord_py.core.service import Input
 from supervisord_py.core.state import (
+    ARMED,
     BETWEEN_LIVES,
     REST,
     STARTING,
     STOPPING,
+    THERE,
     UP,
     Ending,
     Job,
@@ -111,11 +113,11 @@ def _look_at(ledger: Ledger, name: str) -> None:
         if waiting is not None and waiting.state is JobState.WAITING:
             ledger.runnable[waiting.id] = None
     state = ledger.state(name)
-    if state.sub in UP or state.sub in STARTING or state.succeeded or quarantine.stands_in(state):
+    if state.sub in THERE or state.sub in STARTING or state.succeeded or quarantine.stands_in(state):
         for other in ledger.graph[name].required_by:
             if ledger.state(other).sub is SubState.DEPENDENCY and other not in ledger.job_of:
                 ledger.intents.append(Task(Intent.RECOVER, other, name, state.cause))
-    if state.sub in UP:
+    if state.sub in THERE:
         for upheld in ledger.graph[name].upholds:
             held = ledger.state(upheld.unit)
             if held.sub in REST and not held.skipped and upheld.unit not in ledger.job_of:
@@ -130,11 +132,15 @@ def _settle(ledger: Ledger, job: Job) -> None:
         return
     match job.type:
         case JobType.START | JobType.VERIFY_ACTIVE | JobType.RELOAD_OR_START:
-            if sub in UP or quarantine.stands_in(state):
+            if sub in UP or quarantine.stands_in(state) or (sub is SubState.WAITING and not job.runs):
                 finish(ledger, job, JobResult.DONE)
             elif sub is SubState.STUCK:
                 finish(ledger, job, JobResult.FAILED, stopping.stuck_message(ledger, job.unit))
-            elif sub in REST or (sub in BETWEEN_LIVES and job.type is not JobType.VERIFY_ACTIVE):
+            elif (
+                sub in REST
+                or sub is SubState.WAITING
+                or (sub in BETWEEN_LIVES and job.type is not JobType.VERIFY_ACTIVE)
+            ):
                 # Who only asks whether it is there waits for a unit that is restarted: its next life may answer.
                 _settle_ended_start(ledger, job)
         case JobType.STOP:
@@ -227,7 +233,8 @@ def _run_start(ledger: Ledger, job: Job) -> None:
     name = job.unit
     state = ledger.state(name)
     asked = job.origin is JobOrigin.COMMAND
-    if state.sub in UP:
+    is_there = timed.is_armed(state) and not job.runs and (state.sub not in BETWEEN_LIVES or not _may_restart(job))
+    if state.sub in UP or is_there:
         finish(ledger, job, JobResult.DONE)
     elif state.sub in STARTING:
         ledger.edit_job(job).state = JobState.RUNNING
@@ -246,6 +253,8 @@ def _run_start(ledger: Ledger, job: Job) -> None:
         _tell_queued(ledger, job)
     elif (refusal := _refuse_start(ledger, job)) is not None:
         finish(ledger, job, *refusal)
+    elif state.sub in REST and timed.has_timer(ledger, name) and (job.arms or not job.runs):
+        _arm(ledger, job)
     elif not pool.ask(ledger, job) or (not job.checked and _ask_conditions(ledger, job)):
         return
     elif job.origin in _UNASKED and (reason := life.refuse_automatic_start(ledger, name)) is not None:
@@ -254,19 +263,46 @@ def _run_start(ledger: Ledger, job: Job) -> None:
         edited = ledger.edit(name)
         edited.skipped = False
         _note_order(edited, job)
-        if asked and (job.named or state.sub in REST):
-            quarantine.release(ledger, name, by=job.by, reason=job.note, cause=job.cause)
-            edited.failures = edited.backoff = edited.restarts = 0
-            edited.starts_ns = []
+        if asked and not job.runs and (job.named or state.sub in REST):
+            _forget(ledger, job)
         if job.origin not in _UNASKED:
             life.count_start(ledger, name)
         _begin(ledger, job)
         service.feed(ledger, name, Input.START)
 
 
+def _may_restart(job: Job) -> bool:
+    """Tell whether a start is what a run that has failed waits for: its time-out, or somebody who names it."""
+    return job.origin is JobOrigin.AUTOMATIC or job.named
+
+
+def _arm(ledger: Ledger, job: Job) -> None:
+    """Arm the timer of a unit; if it is to be run at once, too, the job goes on with that."""
+    name = job.unit
+    edited = ledger.edit(name)
+    edited.skipped = False
+    _note_order(edited, job)
+    if job.origin is JobOrigin.COMMAND:
+        _forget(ledger, job)
+    if job.runs:
+        ledger.edit_job(job).arms = False
+        ledger.runnable[job.id] = None
+    else:
+        _begin(ledger, job)
+    service.feed(ledger, name, Input.ARM)
+
+
+def _forget(ledger: Ledger, job: Job) -> None:
+    """Somebody wants the unit: what was counted against it begins anew."""
+    quarantine.release(ledger, job.unit, by=job.by, reason=job.note, cause=job.cause)
+    edited = ledger.edit(job.unit)
+    edited.failures = edited.backoff = edited.restarts = 0
+    edited.starts_ns = []
+
+
 def _is_released(job: Job) -> bool:
     """Tell whether somebody named the unit: that is what ends a quarantine."""
-    return job.origin is JobOrigin.COMMAND and job.named
+    return job.origin is JobOrigin.COMMAND and job.named and not job.runs
 
 
 def _leave_quarantined(ledger: Ledger, job: Job) -> None:
@@ -288,7 +324,8 @@ def _leave_quarantined(ledger: Ledger, job: Job) -> None:
 def _note_order(state: UnitState, job: Job) -> None:
     """Remember who or what begins the life."""
     if job.origin is not JobOrigin.AUTOMATIC:
-        state.order = Order("restarted" if job.halfway else "started", job.by, job.note, job.reason)
+        verb = "restarted" if job.halfway else "triggered" if job.runs else "started"
+        state.order = Order(verb, job.by, job.note, job.reason)
     elif state.order is not None and state.order.verb == "stopped":
         state.order = None
     if len(job.monitors) == 1:
@@ -300,7 +337,7 @@ def _note_order(state: UnitState, job: Job) -> None:
 def _ask_conditions(ledger: Ledger, job: Job) -> bool:
     """Have the conditions of a unit looked at, if it has any; an automatic restart does not look again."""
     unit = ledger.set.units.get(job.unit) or ledger.unit(job.unit)
-    if unit is None or not (unit.conditions or unit.asserts) or ledger.state(job.unit).sub not in REST:
+    if unit is None or not (unit.conditions or unit.asserts) or ledger.state(job.unit).sub not in REST | ARMED:
         return False
     ledger.edit_job(job)
     job.state, job.checking = JobState.RUNNING, True
@@ -333,7 +370,7 @@ def units_loaded(ledger: Ledger, before: UnitSet) -> None:
             _stop_checking(ledger, job)
             ledger.runnable[job.id] = None
     for name, unit in ledger.set.units.items():
-        if unit.upholds and ledger.state(name).sub in UP:
+        if unit.upholds and ledger.state(name).sub in THERE:
             ledger.changed[name] = None
 
 
@@ -405,7 +442,7 @@ def _refuse_start(ledger: Ledger, job: Job) -> tuple[JobResult, str] | None:
 
 def _run_verify(ledger: Ledger, job: Job) -> None:
     sub = ledger.state(job.unit).sub
-    if sub in UP:
+    if sub in UP or timed.is_armed(ledger.state(job.unit)):
         finish(ledger, job, JobResult.DONE)
     elif sub in STARTING or sub in BETWEEN_LIVES:
         ledger.edit_job(job).state = JobState.RUNNING
@@ -433,6 +470,8 @@ def _run_reload(ledger: Ledger, job: Job) -> None:
         return
     if sub is SubState.PAUSED:
         finish(ledger, job, JobResult.INVALID, f"{name} is paused; resume it first")
+    elif sub is SubState.WAITING:
+        finish(ledger, job, JobResult.INVALID, f"{name} waits for its time: no process of it runs")
     elif sub not in UP:
         finish(ledger, job, JobResult.INVALID, f"{name} is not running; start it")
     elif own is None or not processes.can_reload(own):

@@ -257,6 +257,8 @@ class UnitsLoaded(Event, frozen=True):
     """The time that a shutdown has which a unit brings about (``exit-supervisor-on``)."""
     limits: PoolLimits = PoolLimits()
     hooks: tuple[Hook, ...] = ()
+    is_init: bool = False
+    """The supervisor is process 1: its machine, a container, began with it (``on-boot-sec``)."""
     until_empty: bool = False
     """End the supervisor when nothing is left to do (``mode = "until-empty"``)."""
     limited: tuple[str, ...] = ()

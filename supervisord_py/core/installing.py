@@ -5,7 +5,7 @@ Law: what was asked for is never undone by what follows automatically.
 Source: systemd, core/job.c (job_install, job_finish_and_invalidate).
 """
 
-from supervisord_py.core import demand, jobs, pool, quarantine, service
+from supervisord_py.core import demand, jobs, pool, quarantine, service, timed
 from supervisord_py.core.actions import Refusal
 from supervisord_py.core.jobs import STOP_LIKE
 from supervisord_py.core.ledger import Intent, Ledger, Task
@@ -89,6 +89,7 @@ def _install(ledger: Ledger, goal: Goal, node: Node) -> Job:
         ignore_needs=goal.mode in ALONE,
         irreversible=goal.mode is JobMode.REPLACE_IRREVERSIBLY,
         bound=goal.bound,
+        runs=goal.runs and node.anchor,
         by=goal.by,
         note=goal.note,
         reason=_reason(ledger, goal, node),
@@ -151,6 +152,13 @@ def _merge_into(ledger: Ledger, job: Job, merged: JobType, goal: Goal, node: Nod
         job.state = JobState.WAITING
         job.checks += job.checking
         job.checking = job.checked = False
+    is_run = goal.runs and node.anchor
+    if job.type in _STARTS:
+        # Whoever wants it to be armed gets that, too.
+        job.arms = job.arms or job.runs is not is_run
+        job.runs = job.runs or is_run
+    else:
+        job.runs = job.arms = False
     job.origin = origin
     job.named = job.named or _is_named(goal, node)
     job.bound = job.bound and goal.bound
@@ -215,11 +223,15 @@ def finish(ledger: Ledger, job: Job, result: JobResult, message: str = "", *, sp
     if ledger.state(name).half_open and ledger.state(name).quarantined:
         quarantine.not_retried(ledger, name)
     ledger.changed[name] = None
+    timed.job_ended(ledger, name)
     if result in (JobResult.TIMEOUT, JobResult.DEPENDENCY):
         unit = ledger.unit(name)
         if unit is not None and unit.on_failure:
             ledger.intents.append(Task(Intent.FAILED, name, name, cause))
     if result is JobResult.DONE or not spread or job.type not in (*_STARTS, JobType.RESTART):
+        return
+    if timed.is_armed(ledger.state(name)):
+        # A run that does not begin takes nobody with it: the unit is there all the same.
         return
     sub = ledger.state(name).sub
     if result is JobResult.DEPENDENCY:

@@ -7,7 +7,7 @@ them must go.
 Source: systemd, core/job.c (job_type_lookup_merge, job_type_is_redundant, job_type_collapse); system-anchors 1.2.
 """
 
-from supervisord_py.core.state import REST, STARTING, UP
+from supervisord_py.core.state import REST, STARTING, THERE, UP
 from supervisord_py.model.states import JobType, SubState
 
 _START, _VERIFY, _STOP = JobType.START, JobType.VERIFY_ACTIVE, JobType.STOP
@@ -64,7 +64,7 @@ def is_redundant(kind: JobType, sub: SubState) -> bool:
     """
     match kind:
         case JobType.START | JobType.VERIFY_ACTIVE:
-            return sub in UP
+            return sub in THERE
         case JobType.STOP:
             return sub in REST and sub is not SubState.DEPENDENCY
         case JobType.RELOAD | JobType.RELOAD_OR_START | JobType.RESTART:
@@ -74,5 +74,8 @@ def is_redundant(kind: JobType, sub: SubState) -> bool:
 
 
 def try_restart(sub: SubState) -> JobType:
-    """Return what ``try-restart`` of a unit in state ``sub`` is: a restart if there is a life to restart."""
+    """Return what ``try-restart`` of a unit in state ``sub`` is: a restart if there is a life to restart.
+
+    There is none while a unit waits for its time: the next one is a new one anyway.
+    """
     return JobType.RESTART if sub in UP | STARTING else JobType.NOP

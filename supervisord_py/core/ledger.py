@@ -11,11 +11,13 @@ set; the seq of a record is ``now.seq`` plus the numbered records before it in t
 """
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from datetime import UTC, tzinfo
 from enum import Enum
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from supervisord_py.core.actions import AnyAction, Effects, Reply, SpawnProcess
 from supervisord_py.core.events import Now
@@ -33,6 +35,7 @@ from supervisord_py.core.state import (
     JobEnd,
     Process,
     Rollout,
+    TimerState,
     TokenEntry,
     UnitState,
     WatchKind,
@@ -62,6 +65,8 @@ class Intent(Enum):
     """It is down: start it if a unit that is up upholds it. ``other`` is that one, or itself when it has just ended,
     or nobody when it need not pause (any more).
     """
+    RUN = "run"
+    """Its timer has elapsed: run it."""
     RETRY = "retry"
     """It is quarantined, and its "retry-after" has passed: start it once more."""
     QUARANTINED = "quarantined"
@@ -104,6 +109,8 @@ class Ledger:
         """Units that are not at rest."""
         self.unit_of_spawn: dict[int, str] = {}
         self.timers = Timers(self._holds)
+        self.zone_of: Callable[[str], tzinfo] = lambda name: UTC
+        """Time zones by name, the empty name is the local one; not state: each manager is handed its own."""
         self.effects = Effects()
         self.touched: dict[str, None] = {}
         """Keys whose text may have changed since the changes were last taken."""
@@ -202,6 +209,9 @@ class Ledger:
         if sub in REST:
             state.phase_at_ns = None
             self.alive.pop(name, None)
+            if state.timer is not None and state.timer.armed_ns is not None:
+                # Only what is up has an armed timer.
+                self.set_timer(name, replace(state.timer, armed_ns=None, mono_ns=None, wall_ns=None, at_ns=None))
         else:
             self.alive[name] = None
         self.note_slot(name)
@@ -313,6 +323,9 @@ class Ledger:
             case DeadlineKind.BESIDE:
                 beside = self.beside.get(int(owner))
                 return beside is not None and beside.at_ns == at_ns
+            case DeadlineKind.TIMER:
+                timer = self.state(owner).timer
+                return timer is not None and timer.at_ns == at_ns
             case DeadlineKind.RETRY:
                 return self.state(owner).retry_at_ns == at_ns
             case DeadlineKind.ROLLOUT:
@@ -355,6 +368,11 @@ class Ledger:
         at_ns = self.edit(name).retry_at_ns = None if after_ns is None else self.now.mono_ns + after_ns
         if at_ns is not None:
             self.timers.arm(at_ns, name, DeadlineKind.RETRY)
+
+    def set_timer(self, name: str, timer: TimerState) -> None:
+        self.edit(name).timer = timer
+        if timer.at_ns is not None:
+            self.timers.arm(timer.at_ns, name, DeadlineKind.TIMER)
 
     # jobs
 

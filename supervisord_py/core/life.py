@@ -11,7 +11,7 @@ Law: no life begins while a process of the old one is left.
 Source: systemd, core/service.c (service_enter_condition to service_enter_running); system-anchors 1.6.
 """
 
-from supervisord_py.core import health, processes, quarantine, stopping, watchdog
+from supervisord_py.core import health, processes, quarantine, stopping, timed, watchdog
 from supervisord_py.core.ledger import Ledger
 from supervisord_py.core.restart import admit_start
 from supervisord_py.core.state import Ending
@@ -26,10 +26,12 @@ def begin(ledger: Ledger, name: str) -> None:
     """Begin a new life by the newest text of the unit."""
     unit = ledger.set.units.get(name) or ledger.texts.get(name)
     assert unit is not None, f"internal error: {name} has no text"
+    unit = timed.text_of_run(ledger, name, unit)
     ledger.keep_text(name, unit)
     state = ledger.edit(name)
     assert state.main is None and state.control is None, f"internal error: {name} still has a process"
     quarantine.begin_life(ledger, name)
+    timed.began(ledger, name, unit)
     state.result, state.message = Result.SUCCESS, None
     state.invocation = ledger.new_invocation()
     state.started = state.forked = state.main_ended = state.unseen = False

@@ -18,10 +18,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 from msgspec.structs import replace
 
-from supervisord_py.core import health, life
+from supervisord_py.core import health, life, timed
 from supervisord_py.core.graph import Graph
 from supervisord_py.core.ledger import Ledger
-from supervisord_py.core.state import BETWEEN_LIVES, REST, STOPPING, UP
+from supervisord_py.core.state import ARMED, BETWEEN_LIVES, REST, STOPPING, UP
 from supervisord_py.model.changes import Change, Effect, UnitChange, plan, restart_keys
 from supervisord_py.model.changes import take_live as live_text
 from supervisord_py.model.states import Role, Severity, SubState
@@ -79,7 +79,7 @@ def plan_of(ledger: Ledger, units: UnitSet) -> tuple[UnitChange, ...]:
     for name, text in ledger.texts.items():
         sub = ledger.state(name).sub
         if sub not in REST:
-            (between if sub in BETWEEN_LIVES else lives)[name] = text
+            (between if sub in BETWEEN_LIVES | ARMED else lives)[name] = text
     return plan(ledger.set, units, lives, between)
 
 
@@ -87,7 +87,7 @@ def restart_needed(ledger: Ledger, name: str) -> tuple[str, ...]:
     """Return the keys in which the unit's life differs from its loaded text; none while it has no life."""
     running, loaded = ledger.texts.get(name), ledger.set.units.get(name)
     sub = ledger.state(name).sub
-    if running is None or loaded is None or sub in REST or sub in BETWEEN_LIVES:
+    if running is None or loaded is None or sub in REST or sub in BETWEEN_LIVES | ARMED:
         return ()
     return restart_keys(running, loaded)
 
@@ -142,6 +142,7 @@ def take_live(ledger: Ledger, name: str) -> None:
     ledger.touch_unit(name)
     if running.service is not None and text.service is not None:
         _rearm(ledger, name, running.service, text.service)
+    timed.text_changed(ledger, name, running.timer, text.timer)
     state = ledger.state(name)
     if running.health != text.health and (state.awaits_health or state.sub in (SubState.RUNNING, SubState.RELOAD)):
         health.go_on(ledger, name, before=running.health)

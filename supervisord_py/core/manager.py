@@ -10,6 +10,7 @@ turns a wish into jobs, ``engine`` runs them and carries consequences from unit 
 """
 
 from collections.abc import Callable, Mapping
+from datetime import tzinfo
 
 from supervisord_py.core import (
     beside,
@@ -27,6 +28,7 @@ from supervisord_py.core import (
     service,
     shutdown,
     snapshot,
+    timed,
     watchdog,
 )
 from supervisord_py.core.actions import AnyAction, Effects, FollowMain, ReleaseUnit
@@ -59,7 +61,7 @@ from supervisord_py.core.ledger import Intent, Ledger, Task
 from supervisord_py.core.notify import notify_received
 from supervisord_py.core.processes import waits_for_pid_file
 from supervisord_py.core.service import Input
-from supervisord_py.core.state import ACTIVE_STATES, REST, UP, JobOrigin, WatchKind
+from supervisord_py.core.state import ACTIVE_STATES, ARMED, REST, UP, JobOrigin, WatchKind
 from supervisord_py.core.stopping import forget_failures
 from supervisord_py.core.timers import DeadlineKind
 from supervisord_py.core.transaction import Goal, RefusedError, Transaction, build
@@ -111,6 +113,10 @@ class Manager:
         failed states, last lives, numbers.
         """
         snapshot.load_counters(self._ledger, state)
+
+    def use_zones(self, zone_of: Callable[[str], tzinfo]) -> None:
+        """Read calendars in these time zones, the local one by the empty name (else: UTC); this is not in the state."""
+        self._ledger.zone_of = zone_of
 
     def skip_spawns(self, last_id: int) -> None:
         """Number the next spawn above ``last_id``: processes of a lost keeper carry what is up to it."""
@@ -180,8 +186,7 @@ class Manager:
                 fields = {"version": event.old, "reason": event.refused}
                 ledger.record("keeper.reexec-failed", severity=Severity.ERROR, fields=fields)
             case ClockChanged():
-                # No deadline of this core is on boot or wall time.
-                pass
+                timed.clock_changed(ledger)
             case _:
                 raise AssertionError(f"internal error: no event {type(event).__name__}")
         engine.work(ledger)
@@ -245,6 +250,10 @@ class Manager:
             ledger.edit_globals().shutdown_timeout_ns = event.shutdown_timeout_ns
         if ledger.globals.until_empty is not event.until_empty:
             ledger.edit_globals().until_empty = event.until_empty
+        if ledger.globals.began_ns is None:
+            ledger.edit_globals().began_ns = ledger.now.mono_ns
+        if ledger.globals.is_init is not event.is_init:
+            ledger.edit_globals().is_init = event.is_init
         pool.set_limits(ledger, event.limits)
         hooks.set_hooks(ledger, event.hooks)
         first = not ledger.set.units and not ledger.set.bad
@@ -289,6 +298,8 @@ class Manager:
                     health.deadline(ledger, unit, probe)
                 case DeadlineKind.BESIDE:
                     self._beside_ended(beside.deadline(ledger, int(name)))
+                case DeadlineKind.TIMER:
+                    timed.deadline(ledger, name)
                 case DeadlineKind.RETRY:
                     quarantine.retry(ledger, name)
                 case DeadlineKind.UPHOLD:
@@ -313,11 +324,11 @@ class Manager:
         ledger = self._ledger
         for name in ledger.touched_units():
             state = ledger.states.get(name)
-            if state is not None and state.sub in REST:
+            if state is not None and state.sub in REST | ARMED:
                 if state.held and not state.leftover:
                     ledger.edit(name).held = False
                     ledger.act(ReleaseUnit(name))
-                if name in ledger.set.units and name not in ledger.job_of:
+                if state.sub in REST and name in ledger.set.units and name not in ledger.job_of:
                     ledger.drop_text(name)
             if name in ledger.globals.pending_texts:
                 loading.take_live(ledger, name)

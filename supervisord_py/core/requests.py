@@ -13,7 +13,7 @@ from difflib import get_close_matches
 
 from msgspec import Struct
 
-from supervisord_py.core import pause, quarantine, rollout, service
+from supervisord_py.core import pause, quarantine, rollout, service, timed
 from supervisord_py.core.actions import Refusal, Reply, SignalProcesses, UnitOutcome, Whom
 from supervisord_py.core.events import CommandRequested
 from supervisord_py.core.installing import apply, finish
@@ -22,16 +22,16 @@ from supervisord_py.core.ledger import Ledger
 from supervisord_py.core.orders import who
 from supervisord_py.core.processes import can_reload
 from supervisord_py.core.service import Input
-from supervisord_py.core.state import REST, UP, JobEnd, JobOrigin, Outcome, TokenEntry
+from supervisord_py.core.state import REST, THERE, UP, JobEnd, JobOrigin, Outcome, TokenEntry
 from supervisord_py.core.steps import Ended
 from supervisord_py.core.transaction import Goal, Node, RefusedError, build
-from supervisord_py.model.states import JobMode, JobResult, JobType, Result, SubState
+from supervisord_py.model.states import JobMode, JobResult, JobType, Overrun, Result, SubState
 from supervisord_py.model.values import format_signal, parse_signal
 
 TOKENS_MAX = 1024
 QUEUED = "queued"
 
-_STARTING_VERBS = frozenset({"start", "release", "restart", "try-restart", "reload", "reload-or-restart"})
+_STARTING_VERBS = frozenset({"start", "trigger", "release", "restart", "try-restart", "reload", "reload-or-restart"})
 
 
 class Request(Struct):
@@ -92,7 +92,7 @@ class Requests:
                 self._refuse_unknown(event)
             return rollout.request(self._ledger, event)
         match event.verb:
-            case "start" | "release" | "stop" | "restart" | "try-restart" | "reload" | "reload-or-restart":
+            case "start" | "trigger" | "release" | "stop" | "restart" | "try-restart" | "reload" | "reload-or-restart":
                 return self._change(event)
             case "pause" | "resume":
                 self._refuse_unknown(event)
@@ -113,30 +113,73 @@ class Requests:
                 Refusal("ShuttingDown", f"cannot {event.verb}: the supervisor is shutting down; wait for the next one")
             )
         self._refuse_unknown(event)
-        anchors = tuple((unit, self._job_type(event.verb, unit)) for unit in dict.fromkeys(event.units))
+        names = tuple(dict.fromkeys(event.units))
+        if event.verb == "trigger":
+            self._refuse_trigger(names)
+        outcomes = [outcome for name in names if (outcome := self._without_job(event, name)) is not None]
+        done = {outcome.unit: None for outcome in outcomes}
+        anchors = tuple((unit, self._job_type(event.verb, unit)) for unit in names if unit not in done)
         if event.mode in (JobMode.ISOLATE, JobMode.RESTART_DEPENDENCIES) and event.verb != "start":
             mode = event.mode.value
             raise RefusedError(Refusal("TransactionConflict", f"mode {mode} is for start, not for {event.verb}"))
-        goal = Goal(anchors, JobOrigin.COMMAND, event.mode, by=who(event.origin), note=event.reason, cause=event.cause)
+        goal = Goal(
+            anchors,
+            JobOrigin.COMMAND,
+            event.mode,
+            runs=event.verb == "trigger",
+            by=who(event.origin),
+            note=event.reason,
+            cause=event.cause,
+        )
         transaction = build(ledger, goal)
         if event.plan:
-            return [self._planned(node) for node in transaction.nodes]
+            return outcomes + [self._planned(node, runs=goal.runs) for node in transaction.nodes]
         made = apply(ledger, transaction)
-        return [Outcome(job.unit, job.id, job.type.value) for job in made.values()]
+        return outcomes + [Outcome(job.unit, job.id, job.type.value) for job in made.values()]
 
-    def _planned(self, node: Node) -> Outcome:
+    def _refuse_trigger(self, names: tuple[str, ...]) -> None:
+        """Refuse to run what has no timer, and what has failed too often."""
+        for name in names:
+            unit, state = self._ledger.set.units.get(name), self._ledger.state(name)
+            if unit is not None and not timed.has_timer(self._ledger, name):
+                message = f"cannot trigger {name}: it has no timer; supctl start {name}"
+            elif state.quarantined:
+                message = f"cannot trigger {name}: it is quarantined; supctl release {name}"
+            else:
+                continue
+            raise RefusedError(Refusal("JobFailed", message, {"unit": name}))
+
+    def _without_job(self, event: CommandRequested, name: str) -> Outcome | None:
+        """Answer at once what is asked of a unit with a timer in a run: that run is not what is asked for."""
+        ledger = self._ledger
+        job = ledger.job_of.get(name)
+        if event.verb == "start" and job is not None and job.runs and timed.is_armed(ledger.state(name)):
+            return Outcome(name, 0, JobType.START.value, JobResult.DONE.value, "it is armed")
+        if event.verb != "trigger" or not timed.is_run(ledger, name):
+            return None
+        unit = ledger.unit(name)
+        if unit is not None and unit.timer is not None and unit.timer.overrun is Overrun.SKIP:
+            message = f"{name} is run at the moment; this run goes on"
+            return Outcome(name, 0, JobType.START.value, JobResult.SKIPPED.value, message)
+        if event.plan or timed.run_once_more(ledger, name):
+            message = f"{name} is run at the moment; one more run follows"
+            return Outcome(name, 0, JobType.START.value, QUEUED, message)
+        message = f"{name} is run at the moment, and is not armed: no run follows"
+        return Outcome(name, 0, JobType.START.value, JobResult.SKIPPED.value, message)
+
+    def _planned(self, node: Node, *, runs: bool) -> Outcome:
         """Say what would become of one unit; an anchor that asks for what is so already is ``nop``."""
         if not node.anchor:
             return Outcome(node.unit, 0, node.type.value, QUEUED, "because of its relations")
         sub = self._ledger.state(node.unit).sub
-        if node.unit in self._ledger.job_of or not is_redundant(node.type, sub):
+        if node.unit in self._ledger.job_of or runs or not is_redundant(node.type, sub):
             return Outcome(node.unit, 0, node.type.value, QUEUED)
-        return Outcome(node.unit, 0, JobType.NOP.value, QUEUED, "it is up" if sub in UP else "it is down")
+        return Outcome(node.unit, 0, JobType.NOP.value, QUEUED, "it is up" if sub in THERE else "it is down")
 
     def _job_type(self, verb: str, unit: str) -> JobType:
         sub, own = self._ledger.state(unit).sub, self._ledger.service(unit)
         match verb:
-            case "start" | "release":
+            case "start" | "trigger" | "release":
                 return JobType.START
             case "stop":
                 return JobType.STOP

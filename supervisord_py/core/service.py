@@ -27,6 +27,7 @@ from supervisord_py.core.ledger import Ledger
 from supervisord_py.core.restart import exit_result
 from supervisord_py.core.state import (
     ACTIVE_STATES,
+    ARMED,
     BETWEEN_LIVES,
     REST,
     STARTING,
@@ -62,6 +63,8 @@ class Input(Enum):
     FAULT = "fault"
     """Something that watches the unit has found it faulty; the result says what."""
     START = "start"
+    ARM = "arm"
+    """It is to wait for the time at which it is run."""
     STOP = "stop"
     RELOAD = "reload"
 
@@ -326,6 +329,9 @@ TRANSITIONS: dict[tuple[SubState, Input], Handler] = {
     (SubState.FAILED, Input.START): steps.begin,
     (SubState.DEPENDENCY, Input.START): steps.begin,
     (SubState.DEPENDENCY, Input.STOP): steps.give_up_waiting,
+    **{(sub, Input.ARM): steps.arm for sub in sorted(REST, key=lambda sub: sub.value)},
+    (SubState.WAITING, Input.START): steps.begin,
+    (SubState.WAITING, Input.STOP): steps.disarm,
     (SubState.AUTO_RESTART, Input.START): steps.begin,
     (SubState.AUTO_RESTART, Input.STOP): steps.give_up_waiting,
     (SubState.AUTO_RESTART, Input.DEADLINE): steps.backoff_over,
@@ -410,7 +416,7 @@ TRANSITIONS: dict[tuple[SubState, Input], Handler] = {
 
 _FAULTS = (Input.WATCHDOG, Input.FAULT)
 _NOTIFIED = (Input.READY, Input.RELOADING, Input.STOPPING, Input.WATCHDOG, Input.FAULT)
-_IDLE = (*sorted(REST, key=lambda sub: sub.value), *sorted(BETWEEN_LIVES, key=lambda sub: sub.value))
+_IDLE = tuple(sorted(REST | BETWEEN_LIVES | ARMED, key=lambda sub: sub.value))
 
 _BEFORE_START = (SubState.CONDITION, SubState.START_PRE)
 
@@ -467,6 +473,11 @@ IMPOSSIBLE: dict[tuple[SubState, Input], str] = {
         for sub in (*_IDLE, SubState.EXITED, SubState.STUCK, SubState.STUB, SubState.PAUSED)
         if sub is not SubState.AUTO_RESTART
     },
+    **{
+        (sub, Input.ARM): "only what is at rest is armed"
+        for sub in sorted(ACTIVE_STATES, key=lambda sub: sub.value)
+        if sub not in REST
+    },
     (SubState.STUB, Input.START): "the stub is ended first",
     **{(sub, Input.START): "the job waits for the end" for sub in sorted(STOPPING, key=lambda sub: sub.value)},
     **{
@@ -478,9 +489,8 @@ IMPOSSIBLE: dict[tuple[SubState, Input], str] = {
 
 NOT_ENTERED = frozenset(
     {
-        SubState.WAITING,
         SubState.LISTENING,
         SubState.POOL,
     }
 )
-"""States of what this machine does not run: timers, sockets, pools."""
+"""States of what this machine does not run: sockets, pools."""

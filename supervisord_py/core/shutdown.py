@@ -13,7 +13,7 @@ from supervisord_py.core.actions import ExitSupervisor, KillTree
 from supervisord_py.core.events import ShutdownRequested
 from supervisord_py.core.installing import apply, finish
 from supervisord_py.core.ledger import Ledger
-from supervisord_py.core.state import BETWEEN_LIVES, STOPPING, Ending, JobOrigin, Shutdown, UnitState
+from supervisord_py.core.state import ARMED, BETWEEN_LIVES, STOPPING, Ending, JobOrigin, Shutdown, UnitState
 from supervisord_py.core.timers import DeadlineKind
 from supervisord_py.core.transaction import Goal, build_stop
 from supervisord_py.model.states import ExitSupervisorOn, JobMode, JobResult, JobType, Result, Severity, SubState
@@ -164,7 +164,7 @@ def force(ledger: Ledger, reason: str) -> None:
         else:
             finish(ledger, job, JobResult.CANCELED, "the shutdown was forced", spread=False)
     for name in sorted(ledger.alive):
-        if ledger.state(name).sub in BETWEEN_LIVES:
+        if ledger.state(name).sub in BETWEEN_LIVES | ARMED:
             service.order_stop(ledger, name, Ending.ORDER, reason)
         else:
             stopping.kill_now(ledger, name)
@@ -226,7 +226,7 @@ def _rescale_running(ledger: Ledger) -> None:
 
 def _worst_case_ns(ledger: Ledger, name: str, cap_ns: int) -> int:
     own = ledger.service(name)
-    if own is None:
+    if own is None or ledger.state(name).sub is SubState.WAITING:
         return 0
     timeout_ns = cap_ns if own.timeout_stop_ns is None else min(own.timeout_stop_ns, cap_ns)
     return timeout_ns * (1 + len(own.exec_stop) + len(own.exec_stop_post)) + timeout_ns // processes.KILL_SHARE

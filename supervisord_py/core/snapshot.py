@@ -29,6 +29,7 @@ from supervisord_py.core.state import (
     JobEnd,
     LastLife,
     Rollout,
+    TimerState,
     TokenEntry,
     UnitState,
 )
@@ -71,6 +72,7 @@ _TIMES = (
     "paused_ns",
 )
 """The fields of a unit's state that are a time or None."""
+_TIMES_OF_TIMERS = ("armed_ns", "fired_ns", "fired_before_ns", "began_ns", "ended_ns", "mono_ns", "at_ns")
 
 
 def encode(ledger: Ledger, key: str) -> str | None:
@@ -177,6 +179,10 @@ def _shift(ledger: Ledger, shift_ns: int) -> None:
         for found in state.probes.values():
             found.asked_ns += shift_ns if found.asked_ns else 0
             found.at_ns = None if found.at_ns is None else found.at_ns + shift_ns
+        if state.timer is not None:
+            times = {field: getattr(state.timer, field) for field in _TIMES_OF_TIMERS}
+            shifted = {field: at_ns + shift_ns for field, at_ns in times.items() if at_ns is not None}
+            state.timer = replace(state.timer, **shifted)
         state.watches = {
             kind: replace(
                 watch,
@@ -196,7 +202,9 @@ def _shift(ledger: Ledger, shift_ns: int) -> None:
         for unit in ledger.edit_rollout().units.values():
             if unit.good_at_ns is not None:
                 unit.good_at_ns += shift_ns
-    shutdown = ledger.edit_globals().shutdown
+    numbers = ledger.edit_globals()
+    numbers.began_ns = None if numbers.began_ns is None else numbers.began_ns + shift_ns
+    shutdown = numbers.shutdown
     if shutdown is not None:
         shutdown.force_at_ns += shift_ns
         shutdown.give_up_at_ns += shift_ns
@@ -227,6 +235,8 @@ def _index(ledger: Ledger) -> None:
             ledger.arm_probe(name, probe, found.at_ns)
         for kind, watch in state.watches.items():
             ledger.arm_watch(name, kind, watch.at_ns)
+        if state.timer is not None and state.timer.at_ns is not None:
+            ledger.timers.arm(state.timer.at_ns, name, DeadlineKind.TIMER)
         if state.retry_at_ns is not None:
             ledger.timers.arm(state.retry_at_ns, name, DeadlineKind.RETRY)
     for job in ledger.jobs.values():
@@ -247,8 +257,8 @@ def _index(ledger: Ledger) -> None:
 
 
 def load_counters(ledger: Ledger, state: Mapping[str, str]) -> None:
-    """Take over what survives the supervisor itself: counters and the last life of each unit, job numbers and tokens'
-    absence of reuse.
+    """Take over what survives the supervisor itself: counters, the last life and the last run by a timer of each unit,
+    job numbers and tokens' absence of reuse.
 
     Processes, jobs, deadlines and what people stopped do not: enabled units start again.
 
@@ -276,6 +286,8 @@ def load_counters(ledger: Ledger, state: Mapping[str, str]) -> None:
                 kept.result, kept.message, kept.since_wall_ns = old.result, old.message, old.since_wall_ns
                 kept.last_life = old.last_life
             kept.half_open = old.half_open
+            if old.timer is not None:
+                kept.timer = TimerState(stamp_wall_ns=old.timer.stamp_wall_ns, last_wall_ns=old.timer.last_wall_ns)
         elif kind == "global":
             numbers, old_numbers = ledger.edit_globals(), msgspec.json.decode(state[key], type=GlobalState)
             numbers.next_job, numbers.next_spawn = old_numbers.next_job, old_numbers.next_spawn

@@ -38,6 +38,11 @@ STOPPING = frozenset(
     }
 )
 
+ARMED = frozenset({SubState.WAITING})
+"""A timer between two runs: it is up, and has no process (``core.timed``)."""
+THERE = UP | ARMED
+"""The unit is active, as far as its state alone tells: a timer is also while it runs (``core.timed.is_armed``)."""
+
 HOLDING = STARTING | STOPPING | UP - {SubState.EXITED} | {SubState.STUB}
 """A service in one of these has processes, and a slot of its pool (``core.pool``)."""
 
@@ -56,6 +61,7 @@ ACTIVE_STATES: dict[SubState, ActiveState] = {
     SubState.STUB: ActiveState.QUARANTINED,
     SubState.RELOAD: ActiveState.RELOADING,
     SubState.PAUSED: ActiveState.ACTIVE,
+    SubState.WAITING: ActiveState.ACTIVE,
     **dict.fromkeys(STOPPING, ActiveState.DEACTIVATING),
 }
 """The high-level state of each low-level one that this core enters; ``QUEUED`` is derived from a waiting job."""
@@ -112,7 +118,7 @@ class Order(Struct, frozen=True, omit_defaults=True):
     """What began or ended a life, for ``why``: who asked for it and why, or what it followed from."""
 
     verb: str
-    """``started``, ``stopped`` or ``restarted``."""
+    """``started``, ``stopped``, ``restarted`` or ``triggered``."""
     by: str = ""
     """Who asked (``root (uid 0)``); empty when nobody did, or nobody knows."""
     note: str = ""
@@ -210,6 +216,39 @@ class Watch(Struct, frozen=True, omit_defaults=True):
     """The processes were stopped when somebody looked last."""
     held_up: bool = False
     """This silence was allowed to last longer, because the supervisor was held up itself."""
+
+
+class TimerState(Struct, frozen=True, omit_defaults=True):
+    """What is known about the timer of a unit; see ``core.timed``. None: it has not been."""
+
+    armed_ns: int | None = None
+    """When it was armed; None while it is not."""
+    armed_wall_ns: int = 0
+    fired_ns: int | None = None
+    """When it fired last since it was armed."""
+    fired_wall_ns: int | None = None
+    """Calendars are looked up from there: when it fired last, the stamp of a persistent timer that has not fired since
+    it was armed, or the reload that brought other calendars."""
+    fired_before_ns: int | None = None
+    """When it fired last before it was armed."""
+    stamp_wall_ns: int | None = None
+    """When it fired last at all, or was armed first if it is persistent: this survives the supervisor."""
+    last_wall_ns: int | None = None
+    """When it fired last at all, for people; this survives too."""
+    began_ns: int | None = None
+    """The last run began."""
+    ended_ns: int | None = None
+    ended_wall_ns: int | None = None
+    once_more: bool = False
+    """It was triggered in a run, and is run again when that is over (``overrun = "queue"``)."""
+    random_millionths: int = 0
+    """This part of the random delay is added to the present plan."""
+    mono_ns: int | None = None
+    """The plan: it fires then, or ..."""
+    wall_ns: int | None = None
+    """... then, whichever is first."""
+    at_ns: int | None = None
+    """When that is looked at: the earlier of the two on our clock, and so much later that wake-ups fall together."""
 
 
 class Ending(Enum):
@@ -343,6 +382,8 @@ class UnitState(Struct, omit_defaults=True):
     """The present life is that of its stub."""
     stub_failed: bool = False
     """The stub has ended by itself: it is not started again in this quarantine."""
+    timer: TimerState | None = None
+    """None until it was armed or run for the first time."""
 
 
 class JobOrigin(Enum):
@@ -399,6 +440,10 @@ class Job(Struct, omit_defaults=True):
     """The units whose end it follows from, one entry each."""
     reason: str = ""
     """Why it exists, where nobody asked for it by name."""
+    runs: bool = False
+    """The start of a unit with a timer runs it now, and does not arm it."""
+    arms: bool = False
+    """It does both."""
     pool: str | None = None
     """The limit of which it waits for a slot (``core.pool``), and for nothing else."""
     admitted: bool = False
@@ -533,6 +578,12 @@ class GlobalState(Struct, omit_defaults=True):
     """Calls that wait for their turn."""
     hooks_dropped: int = 0
     """So many calls were dropped since there was no room."""
+    began_ns: int | None = None
+    """When the supervisor began; the machine too, where ``is_init``."""
+    is_init: bool = False
+    """The supervisor is process 1 of a container."""
+    wake_offset_ns: int | None = None
+    """By so much the moments at which timers wake us together are moved; None: not drawn yet."""
     until_empty: bool = False
     """The supervisor ends when nothing is left to do."""
     vanished: dict[str, None] = {}

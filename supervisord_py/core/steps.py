@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
-from supervisord_py.core import health, life, processes, quarantine, stopping, watchdog
+from supervisord_py.core import health, life, processes, quarantine, stopping, timed, watchdog
 from supervisord_py.core.actions import KillTree, SignalProcesses, Whom
 from supervisord_py.core.ledger import Intent, Ledger, Task
 from supervisord_py.core.restart import exit_result
@@ -30,6 +30,14 @@ _OVER = Ended(Result.SUCCESS, "", 0)
 
 def begin(ledger: Ledger, name: str, _: Ended) -> None:
     life.begin(ledger, name)
+
+
+def arm(ledger: Ledger, name: str, _: Ended) -> None:
+    timed.arm(ledger, name)
+
+
+def disarm(ledger: Ledger, name: str, _: Ended) -> None:
+    timed.disarm(ledger, name)
 
 
 def give_up_waiting(ledger: Ledger, name: str, _: Ended) -> None:

@@ -12,7 +12,7 @@ Source: systemd, core/service.c (service_enter_stop, service_enter_signal, servi
 (unit_kill_context); system-anchors 1.6.
 """
 
-from supervisord_py.core import health, processes, quarantine
+from supervisord_py.core import health, processes, quarantine, timed
 from supervisord_py.core.actions import KillTree, SignalProcesses, StopFollowing, ThawUnit, Whom
 from supervisord_py.core.ledger import Intent, Ledger, Task
 from supervisord_py.core.restart import is_limit_hit, jitter_ns, restart_delay_ns, wants_restart
@@ -276,7 +276,9 @@ def end(ledger: Ledger, name: str) -> None:
         ledger.intents.append(Task(Intent.STOP_BOUND, other, name, state.cause))
     oneshot = service is not None and service.type is ServiceType.ONESHOT
     state.accomplished = oneshot and state.succeeded
-    if state.accomplished:
+    timed.ended(ledger, name)
+    if state.accomplished or (state.succeeded and timed.is_armed(state)):
+        # A run that ended well is what health is to others.
         forget_failures(ledger, name)
     if not good and state.result is not Result.EXEC_CONDITION and state.ending is Ending.ITSELF:
         state.failures += 1
@@ -331,15 +333,30 @@ def next_delay_ns(ledger: Ledger, policy: RestartPolicy, attempt: int) -> int:
 
 
 def _rest(ledger: Ledger, name: str, unit: Unit, state: UnitState) -> None:
-    if state.ending is Ending.BOUND:
+    service = unit.service
+    is_good = state.result in (Result.SUCCESS, Result.EXEC_CONDITION)
+    limited = (
+        not is_good
+        and service is not None
+        and state.ending is Ending.ITSELF
+        and is_limit_hit(service.restart, state.failures)
+    )
+    if not limited and timed.wait_again(ledger, name):
+        # The run has ended as a life does, though the unit goes on.
+        follows = Intent.SUCCEEDED if is_good else Intent.FAILED
+        if unit.on_success if is_good else unit.on_failure:
+            ledger.intents.append(Task(follows, name, name, state.cause))
+    elif state.ending is Ending.BOUND:
         waits = unit.on_dependency_failure is OnDependencyFailure.WAIT
         state.result = Result.DEPENDENCY
         ledger.set_sub(name, SubState.DEPENDENCY if waits else SubState.FAILED)
         # What it is bound to may be back already: nothing else would tell it.
         ledger.intents.append(Task(Intent.RECOVERED, name, name, state.cause))
     else:
-        is_good = state.result in (Result.SUCCESS, Result.EXEC_CONDITION)
+        if is_good and timed.is_armed(state) and state.ending is Ending.ITSELF and ledger.globals.shutdown is None:
+            state.message = timed.ELAPSED
         ledger.set_sub(name, SubState.DEAD if is_good else SubState.FAILED)
+    has_failed = state.sub is SubState.FAILED if state.sub is not SubState.WAITING else not is_good
     fields: dict[str, object] = {"result": state.result.value}
     if state.last_life is not None and state.last_life.runtime_ms is not None:
         fields["runtime_ms"] = state.last_life.runtime_ms
@@ -347,11 +364,11 @@ def _rest(ledger: Ledger, name: str, unit: Unit, state: UnitState) -> None:
         fields["message"] = state.message
     if state.errno is not None:
         fields["errno"] = state.errno
-    if state.sub is not SubState.FAILED:
+    if state.sub is SubState.WAITING:
+        fields |= timed.told_next(ledger, name)
+    if not has_failed:
         ledger.record("unit.stopped", name, fields=fields)
         return
-    service = unit.service
-    limited = service is not None and state.ending is Ending.ITSELF and is_limit_hit(service.restart, state.failures)
     ledger.record(
         "unit.failed",
         name,

@@ -23,6 +23,7 @@ class DeadlineKind(Enum):
     BESIDE = "beside"
     WATCHDOG = "watchdog"
     PROGRESS = "progress"
+    TIMER = "timer"
     ROLLOUT = "rollout"
     SHUTDOWN = "shutdown"
 

@@ -35,7 +35,7 @@ from supervisord_py.core.demand import is_kept, is_met
 from supervisord_py.core.graph import find_cycle
 from supervisord_py.core.ledger import Ledger
 from supervisord_py.core.quarantine import is_given_up
-from supervisord_py.core.state import STARTING, UP, JobOrigin
+from supervisord_py.core.state import STARTING, THERE, JobOrigin
 from supervisord_py.errors import SupervisordError
 from supervisord_py.model.states import JobMode, JobType
 from supervisord_py.model.unit import Dependency
@@ -61,6 +61,8 @@ class Goal(Struct, frozen=True):
     origin: JobOrigin
     mode: JobMode = JobMode.REPLACE
     optional: bool = False
+    runs: bool = False
+    """The anchors have timers, and are run."""
     bound: bool = False
     gently: bool = False
     """What is needed is started as for an automatic restart: not what somebody stopped, or what failed too often."""
@@ -341,7 +343,7 @@ class _Builder:
         self._drop(key, refusal)
 
     def _stops_something(self, node: Node) -> bool:
-        return node.type is JobType.STOP and self._ledger.state(node.unit).sub in UP | STARTING
+        return node.type is JobType.STOP and self._ledger.state(node.unit).sub in THERE | STARTING
 
     def _changes_job(self, node: Node) -> bool:
         job = self._ledger.job_of.get(node.unit)

@@ -2,9 +2,8 @@
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
 
-from supervisord_py.core import demand, pool, processes, quarantine, stopping
+from supervisord_py.core import demand, pool, processes, quarantine, stopping, timed
 from supervisord_py.core.graph import Graph, Relations
 from supervisord_py.core.ledger import Ledger
 from supervisord_py.core.loading import plan_of, restart_needed
@@ -29,8 +28,6 @@ from supervisord_py.model.changes import UnitChange
 from supervisord_py.model.states import ActiveState, JobState, JobType, LoadState, Result, SubState
 from supervisord_py.model.status import Exit, HealthStatus, JobStatus, UnitStatus, WhyLine
 from supervisord_py.model.unit import Unit, UnitSet
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _NAMED_MAX = 5
 """So many holders of slots are named."""
@@ -91,7 +88,7 @@ def unit_status(manager: Manager, name: str) -> UnitStatus:
         result=state.result.value,
         pid=state.main.pid if state.main is not None else None,
         invocation=state.invocation,
-        since=_rfc3339(state.since_wall_ns) if state.since_wall_ns else None,
+        since=timed.format_wall(state.since_wall_ns) if state.since_wall_ns else None,
         restarts=state.restarts,
         failures=state.failures,
         exit=_exit(state),
@@ -101,10 +98,27 @@ def unit_status(manager: Manager, name: str) -> UnitStatus:
         why=_sentence(_reasons(ledger, name)),  # what ``why`` begins with: following the chain is for whoever asks
         needs_restart=bool(restart_needed(ledger, name)),
         condition_result=state.unmet is None if state.checked_wall_ns else None,
-        condition_at=_rfc3339(state.checked_wall_ns) if state.checked_wall_ns else None,
+        condition_at=timed.format_wall(state.checked_wall_ns) if state.checked_wall_ns else None,
         condition_unmet=state.unmet,
         health=_health(state, unit),
+        next_elapse=_next_elapse(ledger, state),
+        last_elapse=_last_elapse(state),
     )
+
+
+def _next_elapse(ledger: Ledger, state: UnitState) -> str | None:
+    at_ns = timed.next_wall_ns(ledger, state)
+    return None if at_ns is None else timed.format_wall(at_ns)
+
+
+def _last_elapse(state: UnitState) -> str | None:
+    last_ns = None if state.timer is None else state.timer.last_wall_ns
+    return None if last_ns is None else timed.format_wall(last_ns)
+
+
+def has_timer(manager: Manager, name: str) -> bool:
+    """Tell whether a unit is one that is run by the clock."""
+    return timed.has_timer(manager.ledger, name)
 
 
 def main_pid(manager: Manager, name: str) -> int | None:
@@ -292,7 +306,7 @@ def _health(state: UnitState, unit: Unit | None) -> tuple[HealthStatus, ...]:
     shown = []
     for probe in unit.health:
         found = state.probes.get(probe.name, ProbeState())
-        at = _rfc3339(found.checked_wall_ns) if found.checked_wall_ns else None
+        at = timed.format_wall(found.checked_wall_ns) if found.checked_wall_ns else None
         shown.append(HealthStatus(probe.name, probe.kind.value, probe.check, found.good, found.detail, at))
     return tuple(shown)
 
@@ -301,11 +315,6 @@ def _exit(state: UnitState) -> Exit | None:
     if state.exit_code is None and state.exit_signal is None:
         return None
     return Exit(code=state.exit_code, signal=state.exit_signal)
-
-
-def _rfc3339(wall_ns: int) -> str:
-    moment = _EPOCH + timedelta(microseconds=wall_ns // 1000)
-    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def _sentence(lines: list[WhyLine]) -> str | None:
@@ -368,6 +377,8 @@ def _reasons(ledger: Ledger, name: str) -> list[WhyLine]:
         return [_at_rest(state, unit.enabled, name)]
     if state.sub is SubState.PAUSED:
         return [_paused(state, name)]
+    if state.sub is SubState.WAITING:
+        return [_waits_for_its_time(ledger, name, state), *_source(state)]
     lines = _running(state, name) + _unhealthy(ledger, name) + _stood_in_for(ledger, name)
     if bad is not None:
         reason = f"its file has become invalid, it runs on by the text before: {bad.reason}"
@@ -378,6 +389,19 @@ def _reasons(ledger: Ledger, name: str) -> list[WhyLine]:
     elif name not in ledger.set.units:
         lines.append(WhyLine("bad-setting", "no file defines it any more, it runs on by the text that it has"))
     return lines
+
+
+def _waits_for_its_time(ledger: Ledger, name: str, state: UnitState) -> WhyLine:
+    at_ns = timed.next_wall_ns(ledger, state)
+    if at_ns is None:
+        message = "its times count from a run, and it has not been run yet"
+    else:
+        message = f"it is not due until {timed.format_wall(at_ns)}"
+    if state.result not in (Result.SUCCESS, Result.EXEC_CONDITION):
+        message += f"; its last run failed ({state.result.value})" + (f": {state.message}" if state.message else "")
+    elif state.unmet is not None and state.skipped:
+        message += f"; its last run was skipped: {state.unmet} does not hold"
+    return WhyLine("timer", message, seq=state.cause, advice=f"supctl trigger {name}")
 
 
 def _queued(ledger: Ledger, job: Job) -> WhyLine:
@@ -442,7 +466,7 @@ def _quarantined(ledger: Ledger, name: str) -> WhyLine:
         message += "; its stub has ended too"
     if state.retry_at_ns is not None and not state.stopped:
         at_ns = ledger.now.wall_ns + state.retry_at_ns - ledger.now.mono_ns
-        message += f"; it is tried again at {_rfc3339(at_ns)}"
+        message += f"; it is tried again at {timed.format_wall(at_ns)}"
     return WhyLine("quarantine", message, seq=state.cause, advice=f"supctl release {name}")
 
 

@@ -1,11 +1,9 @@
 """Verbs that are not here: those that come later, and other tools' words for what has another name with us."""
 
 LATER: dict[str, str] = {
-    "trigger": "supctl start UNIT runs it once",
     "run": "write a unit file (supervisord-py new NAME), then supctl daemon-reload",
     "top": "supctl status shows memory and CPU of every unit",
     "stats": "supctl journal stats shows the journal, supctl status the units",
-    "list-timers": "supctl list shows every unit",
     "list-sockets": "supctl list shows every unit",
 }
 """Verbs of the contract that this version does not have, with what helps until then."""

@@ -56,6 +56,8 @@ class UnitReply(TypedDict, total=False):
     condition_at: str | None
     condition_unmet: str | None
     health: list[CheckReply]
+    next_elapse: str | None
+    last_elapse: str | None
     restart_keys: list[str] | None
 
 
@@ -71,6 +73,7 @@ STATUS_FIELDS = (
     "name", "description", "load_state", "active_state", "sub_state", "result", "pid", "invocation", "since",
     "restarts", "failures", "exit", "memory_bytes", "cpu_ns", "tasks", "status_text", "path", "enabled", "why",
     "needs_restart", "needs_reload", "refused", "condition_result", "condition_at", "condition_unmet", "health",
+    "next_elapse", "last_elapse",
 )  # fmt: skip
 """The fields of ``status --json``, exactly, those of the contract in its order."""
 

@@ -16,7 +16,9 @@ from supervisord_py.ctl.render import (
     format_ago,
     format_bytes,
     format_cpu,
+    format_duration,
     format_moment,
+    parse_timestamp,
     table,
     text_width,
 )
@@ -295,6 +297,8 @@ def detail(style: Style, unit: UnitReply, now_s: float) -> list[str]:
         ("Command", clean(unit.get("exec") or "")),
         ("Status", f'"{clean(unit["status_text"])}"' if unit["status_text"] else ""),
         ("Last exit", explain_exit(ended) if ended is not None else ""),
+        ("Next run", _next_run(unit, now_s)),
+        ("Last run", _last_run(unit, now_s)),
         ("Restarts", counted if unit["restarts"] or failures else ""),
         ("Memory", format_bytes(unit["memory_bytes"])),
         ("CPU", format_cpu(unit["cpu_ns"])),
@@ -311,16 +315,35 @@ def detail(style: Style, unit: UnitReply, now_s: float) -> list[str]:
     return lines
 
 
+def _next_run(unit: UnitReply, now_s: float) -> str:
+    at = unit["next_elapse"]
+    if at is None:
+        return ""
+    left_s = parse_timestamp(at).timestamp() - now_s
+    return format_moment(at) + (f"; in {format_duration(left_s)}" if left_s > 0 else "; it is due")
+
+
+def _last_run(unit: UnitReply, now_s: float) -> str:
+    at = unit["last_elapse"]
+    return "" if at is None else f"{format_moment(at)}; {format_ago(at, now_s)} ago"
+
+
 @click.command("list", cls=Verb, short_help="all units, a line each")
 @units_argument(required=False)
 @click.option("--failed", is_flag=True, help="Only units with a problem.")
-@later_option("--timers", "--sockets", flag=True)
+@click.option("--timers", is_flag=True, help="When units with a timer are run next, and when they were last.")
+@later_option("--sockets", flag=True)
 @click.pass_obj
-def list_units(session: Session, units: tuple[str, ...], failed: bool) -> int:
-    """List units by name with their load state and what they are."""
+def list_units(session: Session, units: tuple[str, ...], failed: bool, timers: bool) -> int:
+    """List units by name with their load state and what they are; with --timers those that are run by the clock, the
+    next one first."""
     found = look_up(session, units, failed=failed)
+    if timers:
+        found.units = [unit for unit in found.units if _is_timed(unit)]
     documents = [status_document(unit) for unit in found.units]
-    if not session.wants_json:
+    if timers and not session.wants_json:
+        session.echo(*_timer_lines(session, found.units))
+    elif not session.wants_json:
         rows = [
             [
                 unit["name"],
@@ -339,6 +362,29 @@ def list_units(session: Session, units: tuple[str, ...], failed: bool) -> int:
     if session.wants_json:
         session.emit({"units": documents} | found.more())
     return 0
+
+
+def _is_timed(unit: UnitReply) -> bool:
+    return unit["sub_state"] == "waiting" or bool(unit["next_elapse"] or unit["last_elapse"])
+
+
+def _timer_lines(session: Session, units: Sequence[UnitReply]) -> list[str]:
+    """A line for each unit that is run by the clock: systemctl's columns, the next one first."""
+    now_s = time.time()
+    rows = []
+    for unit in sorted(units, key=lambda unit: (unit["next_elapse"] is None, unit["next_elapse"] or "", unit["name"])):
+        following, last = unit["next_elapse"], unit["last_elapse"]
+        left_s = 0.0 if following is None else parse_timestamp(following).timestamp() - now_s
+        rows.append(
+            [
+                format_moment(following) if following else "-",
+                ("due" if left_s <= 0 else format_duration(left_s)) if following else "-",
+                format_moment(last) if last else "-",
+                format_ago(last, now_s) or "-",
+                unit["name"],
+            ]
+        )
+    return table(session.style, ("NEXT", "LEFT", "LAST", "PASSED", "UNIT"), rows)
 
 
 def _ask(session: Session, units: tuple[str, ...], quiet: bool, answers: "list[tuple[UnitReply, str, bool]]") -> None:

@@ -296,6 +296,11 @@ pause = _plain_verb(
     "time-outs, watchdogs and health checks stand still too.",
 )  # fmt: skip
 resume = _plain_verb("resume", "Resume", "let paused units go on", "Let paused units go on where they were.")
+trigger = _plain_verb(
+    "trigger", "Trigger", "run units that have a timer now",
+    "Run units that have a timer now, whether they are armed or not; the times at which they are run stay what they "
+    "are. While a run goes on none begins beside it.",
+)  # fmt: skip
 release = _plain_verb(
     "release", "Release", "trust quarantined units again, and start them",
     "Forget the failures of units, and start them: the way out of a quarantine. start of a quarantined unit is the "

@@ -27,7 +27,7 @@ from supervisord_py.host.cgroups import SUFFIX, base_name, choose, is_delegated
 from supervisord_py.keeper.protocol import TAG_BASE, TAG_INSTANCE_SHIFT
 
 AT_REST = frozenset({"dead", "failed", "dependency"})
-BETWEEN_LIVES = frozenset({"auto-restart", "auto-restart-queued"})
+BETWEEN_LIVES = frozenset({"auto-restart", "auto-restart-queued", "waiting"})
 
 
 class Instance(Struct, frozen=True):

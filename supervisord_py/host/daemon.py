@@ -26,7 +26,7 @@ from supervisord_py.core.events import CommandRequested, Origin, ShutdownForced,
 from supervisord_py.core.manager import Manager
 from supervisord_py.core.snapshot import NewerFormatError
 from supervisord_py.host.cgroups import UnitGroups, find_place
-from supervisord_py.host.clock import Clock
+from supervisord_py.host.clock import Clock, watch_clock
 from supervisord_py.host.command_records import bug_record, command_record, trouble_record, with_fields
 from supervisord_py.host.container import (
     ECHO_TIMEOUT_S,
@@ -57,7 +57,7 @@ from supervisord_py.host.last_good import LAST_GOOD_KEY, LastGood
 from supervisord_py.host.live import describe_process
 from supervisord_py.host.output import OutputCollector, OutputTrouble
 from supervisord_py.host.rehearsal import rehearse
-from supervisord_py.host.snapshot_file import boot_id, first_manager, next_manager, write_snapshot
+from supervisord_py.host.snapshot_file import SnapshotStore, boot_id, first_manager, next_manager
 from supervisord_py.host.sources import (
     SOURCES_KEY,
     Sources,
@@ -72,6 +72,7 @@ from supervisord_py.host.unit_changes import UnitChanges
 from supervisord_py.host.unit_watch import SourceMarks, UnitWatch, compare_sources
 from supervisord_py.host.upward import Upward, status_line
 from supervisord_py.host.usage import sample
+from supervisord_py.host.zones import zones_now
 from supervisord_py.keeper.protocol import KEEPER_FD
 from supervisord_py.model.changes import compare_settings
 from supervisord_py.model.records import Record
@@ -98,7 +99,6 @@ class Daemon:
         self._loop = asyncio.get_running_loop()
         self._changed: asyncio.Future[None] = self._loop.create_future()
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._storing = asyncio.Lock()
         self._is_stopping = False
         self._has_told_the_end = STOPPED_KEY in welcome.state
         self._instance = welcome.instance
@@ -119,6 +119,7 @@ class Daemon:
         self._lost = welcome.lost if is_first else None
         units = self._loaded.unit_set
         self._manager = first_manager(places.snapshot, self._lost) if is_first else next_manager(welcome.state, units)
+        self._snapshot = SnapshotStore(places.snapshot, gid, lambda: self._manager.snapshot())
         self._lineage = lineage_of(welcome, keeper.pid)
         self._groups = UnitGroups(find_place(), welcome.config["name"], welcome.instance)
         if is_first:
@@ -146,14 +147,16 @@ class Daemon:
             clock=Clock(),
             on_exit=self._exit,
             on_revert=self._changes.revert,
+            on_keep=lambda: self._spawn_task(self._snapshot.store()),
             on_batch=self._batch_done,
         )
+        self._stop_watching_clock = watch_clock(self._loop, self._driver.clock_set)
         self._server = build_control_server(
             welcome.listeners["control"], self, whose=keeper.whose, own_uid=os.getuid(), on_bug=self._tell_bug
         )
         self._upward = Upward(lambda: status_line(view.active_states(self._manager)))
         self._journal.attach(self._driver.note)
-        self._journal.on_rotated.append(lambda: self._spawn_task(self._store_snapshot()))
+        self._journal.on_rotated.append(lambda: self._spawn_task(self._snapshot.store()))
         started = start_record(welcome, recovery, keeper.pid, units if is_first else None)
         if is_first:
             # All in one commit: whoever follows a manager that got no further is the first one too.
@@ -199,6 +202,7 @@ class Daemon:
         """Let go of connections, files and threads and decide nothing: what is left is what a killed manager leaves."""
         await self._server.close()
         await self._watch.close()
+        self._stop_watching_clock()
         self._upward.close()
         for task in list(self._tasks):
             task.cancel()
@@ -454,6 +458,7 @@ class Daemon:
         )
         self._settings, self._loaded, self._sources = settings, loaded, sources
         self._watch.loaded(seen)
+        self._driver.clock_set(zones_now())
         self._journal.apply(settings.journal)
         self._hands.use_environment(environment_of(self._config, settings))
 
@@ -469,6 +474,7 @@ class Daemon:
                 self._loaded.unit_set,
                 start_enabled=start_enabled,
                 shutdown_timeout_ns=shutdown_timeout_ns(self._config, self._settings),
+                is_init=self._keeper.pid == 1,
                 **told_of_settings(self._settings),
                 **why,
             ),
@@ -528,19 +534,13 @@ class Daemon:
                 self._has_told_the_end = True
                 self._driver.note([Record("daemon.stopped", fields={"code": code})], keep={STOPPED_KEY: "true"})
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._store_snapshot(), FLUSH_TIMEOUT_S)
+                await asyncio.wait_for(self._snapshot.store(), FLUSH_TIMEOUT_S)
             await self._journal.close()
             await self._output.close()
             self._groups.close(remove=True)
         finally:
             # Whatever fails on the way: nobody else will ask for the end.
             self._driver.ask({"do": "exit", "code": code})
-
-    async def _store_snapshot(self) -> None:
-        """Write the state to disk, in a thread: a disk that hangs must not hang the decisions."""
-        async with self._storing:
-            state, gid = self._manager.snapshot(), self._config["socket_gid"]
-            await asyncio.to_thread(write_snapshot, self._places.snapshot, state, gid)
 
     def _batch_done(self) -> None:
         if not self._changed.done():

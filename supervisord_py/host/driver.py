@@ -15,6 +15,7 @@ armed for exactly ``Manager.deadline_ns()`` or not at all, so an idle supervisor
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import tzinfo
 from typing import Any, Protocol
 
 import msgspec
@@ -26,6 +27,7 @@ from supervisord_py.core.actions import (
     ExitSupervisor,
     FollowMain,
     FreezeUnit,
+    KeepState,
     KillTree,
     LookAtProcesses,
     Refusal,
@@ -147,6 +149,7 @@ class Driver:
         clock: Clock,
         on_exit: Callable[[int], None],
         on_revert: Callable[[RevertUnits], None],
+        on_keep: Callable[[], None],
         on_batch: Callable[[], None],
     ) -> None:
         self.manager = manager
@@ -156,6 +159,7 @@ class Driver:
         self._clock = clock
         self._on_exit = on_exit
         self._on_revert = on_revert
+        self._on_keep = on_keep
         self._on_batch = on_batch
         self._loop = asyncio.get_running_loop()
         self._queue: deque[_Queued] = deque()
@@ -226,8 +230,16 @@ class Driver:
         self._host_requests.append(request)
         self._schedule()
 
+    def clock_set(self, zone_of: Callable[[str], tzinfo] | None = None) -> None:
+        """The clock was set, or the time zones are others (the local one is): calendars are looked up anew."""
+        if zone_of is not None:
+            self.manager.use_zones(zone_of)
+        self.submit(ClockChanged())
+
     def ask_again(self) -> None:
-        """Carry out again what the manager before asked of its own hands and never heard of."""
+        """Carry out again what the manager before asked of its own hands and never heard of; the clock may have been
+        set while there was none."""
+        self.clock_set()
         self._host_requests += self._carry_out(self.manager.pending_actions())[0]
         self._schedule()
 
@@ -359,6 +371,8 @@ class Driver:
                     self._hands.release(action.unit)
                 case RevertUnits():
                     self._on_revert(action)
+                case KeepState():
+                    self._on_keep()
                 case ExitSupervisor():
                     self._on_exit(action.code)
         return requests, failures

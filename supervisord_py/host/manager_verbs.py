@@ -40,7 +40,7 @@ from supervisord_py.wire.varlink import MANAGER
 
 REASON_MAX = 1000
 TOKEN_MAX = 200
-_STARTING = frozenset({"start", "release", "restart", "try-restart", "reload-or-restart"})
+_STARTING = frozenset({"start", "trigger", "release", "restart", "try-restart", "reload-or-restart"})
 """Verbs that read the unit's text anew: a bad one cannot do."""
 
 _ALREADY = {
@@ -92,6 +92,7 @@ class Verbs:
             "Pause": self.pause,
             "Resume": self.resume,
             "Release": self.release,
+            "Trigger": self.trigger,
             "Cancel": self.cancel,
             "DaemonReload": self.daemon_reload,
             "DaemonRestart": self.daemon_restart,
@@ -143,6 +144,9 @@ class Verbs:
 
     async def release(self, request: Request) -> object:
         return await self._verb(request, "release")
+
+    async def trigger(self, request: Request) -> object:
+        return await self._verb(request, "trigger")
 
     async def _verb(self, request: Request, verb: str, arguments: dict[str, Any] | None = None) -> object:
         """Do a verb for units and say what became of each.

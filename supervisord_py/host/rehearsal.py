@@ -130,7 +130,8 @@ async def take_over(state: Mapping[str, str], folder: Path) -> None:
     batches = asyncio.Event()
     driver = Driver(
         manager, _Custody(), journal, _NoHands(),
-        clock=Clock(), on_exit=lambda _: None, on_revert=lambda _: None, on_batch=batches.set,
+        clock=Clock(), on_exit=lambda _: None, on_revert=lambda _: None, on_keep=lambda: None,
+        on_batch=batches.set,
     )  # fmt: skip
     journal.attach(driver.note)
     driver.note([Record("manager.restarted")])

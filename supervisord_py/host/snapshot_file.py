@@ -5,10 +5,11 @@ Only counters are taken from it (``Manager.restore_counters``): what ran then is
 worth a warning, never a refusal to start.
 """
 
+import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from msgspec import Struct
 
 from supervisord_py.core.manager import Manager
 from supervisord_py.core.snapshot import NewerFormatError
+from supervisord_py.host.zones import zones_now
 from supervisord_py.model.unit import UnitSet
 
 VERSION = 1
@@ -72,16 +74,44 @@ def write_snapshot(path: Path, state: dict[str, str], gid: int | None) -> bool:
     return True
 
 
+class SnapshotStore:
+    """Writes the state to disk in a thread, one copy at a time: a disk that hangs must not hang the decisions.
+
+    Args:
+        path: The copy.
+        gid: The group that may read it.
+        state: Gives the state as it is when the writing begins.
+    """
+
+    def __init__(self, path: Path, gid: int | None, state: Callable[[], dict[str, str]]) -> None:
+        self._path, self._gid, self._state = path, gid, state
+        self._lock = asyncio.Lock()
+        self._is_next = False
+
+    async def store(self) -> None:
+        """Write a copy; whoever asks while one waits for its turn is content with that one."""
+        if self._is_next:
+            async with self._lock:
+                return
+        self._is_next = True
+        async with self._lock:
+            self._is_next = False
+            await asyncio.to_thread(write_snapshot, self._path, self._state(), self._gid)
+
+
 def next_manager(state: Mapping[str, str], units: UnitSet) -> Manager:
     """Make the core of a manager that follows another, of what the keeper has in custody; it keeps the host's part
     too."""
-    return Manager.restore({key: text for key, text in state.items() if not key.startswith("host/")}, units)
+    manager = Manager.restore({key: text for key, text in state.items() if not key.startswith("host/")}, units)
+    manager.use_zones(zones_now())
+    return manager
 
 
 def first_manager(path: Path, lost: Mapping[str, Any] | None) -> Manager:
     """Make the core of the first manager of a start: with the counters of the last copy, and, after a killed keeper
     (``lost``), with spawn ids above its."""
     manager = Manager(int.from_bytes(os.urandom(8)))
+    manager.use_zones(zones_now())
     try:
         snapshot = read_snapshot(path)
         if snapshot is not None:

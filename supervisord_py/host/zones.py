@@ -3,7 +3,7 @@
 import io
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, tzinfo
 from pathlib import Path
 from typing import Final
@@ -19,6 +19,13 @@ def zone_named(name: str) -> tzinfo | None:
     except (OSError, ValueError, KeyError):
         # A folder, a file that is no zone or a name outside the database, a name that is not there.
         return None
+
+
+def zones_now() -> Callable[[str], tzinfo]:
+    """Return what knows time zones by name, and by the empty name the local one of this moment; what is gone from the
+    database is UTC."""
+    local = local_zone()
+    return lambda name: (zone_named(name) or UTC) if name else local
 
 
 def local_zone(environment: Mapping[str, str] = os.environ, localtime: Path = LOCALTIME) -> tzinfo:

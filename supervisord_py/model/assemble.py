@@ -4,6 +4,7 @@ Relations are left as written (``RawDependency``); the unit set resolves groups 
 Source: contract, section 3; systemd src/core/service.c (service_verify, service_add_extras, service_fix_stop_timeout).
 """
 
+from collections.abc import Mapping
 from typing import Any, Literal, TypeVar, cast
 
 from msgspec.structs import replace
@@ -509,12 +510,19 @@ def _timer(fields: _Fields, service: Service, problems: list[Problem], zones: Zo
         every_ns=every,
         every_from=TimerFrom(fields.get("timer", "from", _TIMER.every_from.value)),
         on_calendar=calendar,
-        accuracy_ns=fields.get("timer", "accuracy-sec", _TIMER.accuracy_ns),
+        accuracy_ns=fields.get("timer", "accuracy-sec", _accuracy_ns(every, spans)),
         randomized_delay_ns=fields.get("timer", "randomized-delay-sec", _TIMER.randomized_delay_ns),
         persistent=persistent,
         overrun=Overrun(fields.get("timer", "overrun", _TIMER.overrun.value)),
         **{field: spans[key] for key, field in _SPANS_OF_TIMERS.items()},
     )
+
+
+def _accuracy_ns(every: int | None, spans: Mapping[str, tuple[int, ...]]) -> int:
+    """Return how late a timer may be that does not say it: of short spans a tenth, so that they are kept [ns]."""
+    counted = [span for found in spans.values() for span in found if span]
+    shortest_ns = min((span for span in (*counted, every) if span), default=10 * _TIMER.accuracy_ns)
+    return min(_TIMER.accuracy_ns, shortest_ns // 10)
 
 
 def _quarantine(fields: _Fields, service: Service, problems: list[Problem]) -> Quarantine:

@@ -34,6 +34,7 @@ class UnitStatus(Struct, frozen=True):
     ``refused`` (the host's) why apply has gone back from those.
     ``condition_result`` says whether its conditions and assertions held when they were looked at last (None: never),
     ``condition_at`` when that was, ``condition_unmet`` which did not hold. ``health`` has all its health checks.
+    ``next_elapse`` is when its timer fires next, ``last_elapse`` when it did last (None: it does not, it has not).
     """
 
     name: str
@@ -62,6 +63,8 @@ class UnitStatus(Struct, frozen=True):
     condition_at: str | None = None
     condition_unmet: str | None = None
     health: tuple[HealthStatus, ...] = ()
+    next_elapse: str | None = None
+    last_elapse: str | None = None
 
 
 class JobStatus(Struct, frozen=True):
@@ -80,8 +83,8 @@ class WhyLine(Struct, frozen=True):
     """One cause in the chain that ``why`` prints, nearest first.
 
     ``kind`` is one of ``dependency backoff failed quarantine operator limit disabled conflict condition starting
-    running bad-setting stuck pool probe``; ``unit`` names the other unit, ``seq`` the journal record that tells more,
-    ``advice`` the next command to type.
+    running bad-setting stuck pool probe timer``; ``unit`` names the other unit, ``seq`` the journal record that tells
+    more, ``advice`` the next command to type.
     """
 
     kind: str

@@ -20,6 +20,8 @@ from msgspec import Struct
 
 from supervisord_py.model.calendar import Calendar
 from supervisord_py.model.elapse import next_elapse_ns
+from supervisord_py.model.states import Overrun, TimerFrom
+from supervisord_py.model.unit import Timer
 from supervisord_py.model.values import SECOND_NS
 
 SET_BACK_NS: Final = 3 * 3600 * SECOND_NS
@@ -28,26 +30,6 @@ nothing that has been fired is fired again. Three hours, as cron has it."""
 
 _RASTERS_NS: Final = (60 * SECOND_NS, 10 * SECOND_NS, SECOND_NS, SECOND_NS // 4)
 _MILLION: Final = 1_000_000
-
-
-class Timer(Struct, frozen=True):
-    """The ``[timer]`` table; times in nanoseconds.
-
-    ``every_ns`` counts from the begin of the last run, or from its end with ``from_end``; its first run is when the
-    timer is armed. ``queue`` (``overrun``) makes up once, at the end of a run, for what elapsed during it.
-    """
-
-    every_ns: int | None = None
-    from_end: bool = False
-    on_active_ns: tuple[int, ...] = ()
-    on_boot_ns: tuple[int, ...] = ()
-    on_startup_ns: tuple[int, ...] = ()
-    on_unit_active_ns: tuple[int, ...] = ()
-    on_unit_inactive_ns: tuple[int, ...] = ()
-    calendars: tuple[Calendar, ...] = ()
-    accuracy_ns: int = 60 * SECOND_NS
-    random_delay_ns: int = 0
-    queue: bool = False
 
 
 class Past(Struct, frozen=True):
@@ -104,13 +86,13 @@ def plan_timer(
         now_mono_ns: Monotonic time [ns].
         now_wall_ns: Wall time [ns].
         zone_of: The time zone in which a calendar is read.
-        random_millionths: This part of ``random_delay_ns`` is added, 0 to 1,000,000.
+        random_millionths: This part of ``randomized_delay_ns`` is added, 0 to 1,000,000.
         clock_was_set: The plan is made because of that: what is due and has not fired yet stays due.
 
     Returns:
         The plan. A time in the past is one that fires at once.
     """
-    delay_ns = timer.random_delay_ns * random_millionths // _MILLION
+    delay_ns = timer.randomized_delay_ns * random_millionths // _MILLION
     mono = [*_once(timer, past, now_mono_ns, clock_was_set), *_again(timer, past, now_mono_ns)]
     wall = list(_calendars(timer, past, now_mono_ns, now_wall_ns, zone_of))
     return Plan(min(mono) + delay_ns if mono else None, min(wall) + delay_ns if wall else None)
@@ -143,13 +125,13 @@ def _again(timer: Timer, past: Past, now_mono_ns: int) -> Iterator[int]:
         yield from (ended_ns + span_ns for span_ns in timer.on_unit_inactive_ns)
     if timer.every_ns is None:
         return
-    last_ns = ended_ns if timer.from_end else began_ns
+    last_ns = ended_ns if timer.every_from is TimerFrom.END else began_ns
     if last_ns is None or last_ns < past.armed_mono_ns:
         yield past.armed_mono_ns
         return
     elapse_ns = last_ns + timer.every_ns
     overrun_ns = (past.ended_mono_ns or 0) - elapse_ns
-    if overrun_ns > 0 and not timer.queue and timer.every_ns:
+    if overrun_ns > 0 and timer.overrun is Overrun.SKIP and timer.every_ns:
         # What fell into the run is left out, the beat is kept.
         elapse_ns += -(-overrun_ns // timer.every_ns) * timer.every_ns
     yield elapse_ns
@@ -166,9 +148,9 @@ def _calendars(
         base_ns = now_wall_ns
     else:
         base_ns = fired_ns
-        if past.ended_wall_ns is not None and not timer.queue:
+        if past.ended_wall_ns is not None and timer.overrun is Overrun.SKIP:
             base_ns = max(base_ns, min(past.ended_wall_ns, now_wall_ns))
-    for calendar in timer.calendars:
+    for calendar in timer.on_calendar:
         elapse_ns = next_elapse_ns(calendar, base_ns, zone_of(calendar))
         if elapse_ns is None:
             continue

@@ -214,7 +214,8 @@ class Probe(Struct, frozen=True):
 class Timer(Struct, frozen=True):
     """``[timer]``: when the unit is run. At least one of the times is there.
 
-    Spans are in nanoseconds, each a tuple of any length.
+    Spans are in nanoseconds, each a tuple of any length. ``every_ns`` counts from the begin or the end of the last run;
+    its first run is when the timer is armed. When it fires is in ``model.timer``.
     """
 
     every_ns: int | None = None

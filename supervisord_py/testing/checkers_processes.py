@@ -6,6 +6,7 @@ from supervisord_py.core.actions import (
     AnyAction,
     ExitSupervisor,
     FollowMain,
+    KeepState,
     KillTree,
     RevertUnits,
     SignalProcesses,
@@ -206,7 +207,7 @@ class StopOrder(Checker):
             is_stop = action.role is Role.STOP
         else:
             is_stop = isinstance(action, SignalProcesses | KillTree) and seen.is_end(action)
-        if not is_stop or isinstance(action, ExitSupervisor | RevertUnits):
+        if not is_stop or isinstance(action, ExitSupervisor | RevertUnits | KeepState):
             return None
         life = seen.lives.get(action.unit)
         return action.unit if life is not None and not life.ending else None

@@ -14,6 +14,7 @@ from supervisord_py.core.actions import (
     ExitSupervisor,
     FollowMain,
     FreezeUnit,
+    KeepState,
     KillTree,
     LookAtProcesses,
     ReleaseUnit,
@@ -125,6 +126,8 @@ def event_line(event: Event) -> str:
 def action_line(action: AnyAction) -> str:
     """Say an action in one line."""
     match action:
+        case KeepState():
+            return "keep the state"
         case RevertUnits():
             return f"revert {' '.join(action.units)}: {action.message}"
         case SpawnProcess():

@@ -91,7 +91,7 @@ def program(argv: Sequence[str], environment: Mapping[str, str]) -> Program:
         case ["/bin/false"]:
             return iter((Exit(1),))
         case ["/bin/sleep", seconds]:
-            return iter((Sleep(int(seconds) * SECOND_NS), Exit(0)))
+            return iter((Sleep(int(float(seconds) * SECOND_NS)), Exit(0)))
         case ["/bin/sh", "-c", text]:
             return _shell(text, environment)
         case ["/usr/bin/python3", "-c", text]:

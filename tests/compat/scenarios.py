@@ -82,7 +82,9 @@ def play(row: Row, setting: Setting) -> Play:
             return _types(row, setting)
         case Matrix.PHASES:
             return _phases(row, setting)
-        case Matrix.CLI | Matrix.TIMERS | Matrix.SETTINGS | Matrix.SOCKETS:
+        case Matrix.TIMERS:
+            return _timers(row, setting)
+        case Matrix.CLI | Matrix.SETTINGS | Matrix.SOCKETS:
             raise AssertionError(f"{row.id} is no play of this kind")
 
 
@@ -401,3 +403,56 @@ def _types(row: Row, setting: Setting) -> Play:
         return found
 
     return Play(row, {unit: text}, wanted, act, look)
+
+
+# timers
+
+_RUN_S = {
+    "OnActiveSec=1 OnUnitInactiveSec=1 (service runs 1s)": "1",
+    "OnActiveSec=1, service slower than period": "2.5",
+}
+_ELAPSED = "active/elapsed"
+
+
+def _timers(row: Row, setting: Setting) -> Play:
+    """A timer and its service are one unit here: an elapsed timer, which systemd goes on calling active, leaves the
+    unit as its service is, at rest. RemainAfterElapse=no is therefore how it always is.
+    """
+    unit, clock = setting.name("job"), setting.name("began")
+    fires, began = setting.path("fires"), setting.path("began")
+    timer = "\n".join(line for line in row.data["timer"].splitlines() if line != "RemainAfterElapse=no")
+    text = f'Type=oneshot\nExecStart=/bin/sh -c "date +%%s.%%N >> {fires}"\n{timer}\nAccuracySec=1us\n'
+    if (runs_s := _RUN_S.get(row.id.partition("/")[2])) is not None:
+        text += f"ExecStart=/bin/sleep {runs_s}\n"
+    texts = {unit: text, clock: f'Type=oneshot\nExecStart=/bin/sh -c "date +%%s.%%N >> {began}"\n'}
+    fired_s, state = row.data["fired_after_s"], "/".join(row.data["timer_state"].values())
+    wanted: dict[str, Any] = {"state": "inactive/dead" if state == _ELAPSED else state, "count": row.data["count"]}
+    if state == "active/running":
+        # What ran there was the service, a oneshot, which is activating.
+        wanted["state"] = "activating/start"
+    if fired_s is None:
+        wanted["gaps"] = [round(gap) for gap in row.data["gaps_s"]]
+        watched_s = sum(row.data["gaps_s"]) + 2
+    else:
+        wanted["fired"] = [int(at_s) for at_s in fired_s]
+        # A run was over when it was said to wait.
+        watched_s = max(fired_s, default=4) + 0.4 + (float(runs_s or 0) if state == "active/waiting" else 0)
+
+    seen: dict[str, Any] = {}
+
+    def act(theatre: Theatre) -> None:
+        theatre.ask("start", clock)
+        theatre.ask("start", unit)
+        theatre.settle(seconds=watched_s)
+        seen.update(watch(theatre))
+
+    def watch(theatre: Theatre) -> dict[str, Any]:
+        times = [float(line) for line in theatre.lines(fires)]
+        begin_s = float(theatre.lines(began)[0])
+        found: dict[str, Any] = {"state": theatre.look(unit).state, "count": len(times)}
+        if "gaps" in wanted:
+            return found | {"gaps": [round(after - before) for before, after in pairwise(times)]}
+        return found | {"fired": [int(at_s - begin_s) for at_s in times]}
+
+    # What comes after systemd was watched is no part of the row.
+    return Play(row, texts, wanted, act, lambda theatre: dict(seen))

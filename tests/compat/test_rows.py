@@ -8,7 +8,7 @@ from tests.compat.stage import Stage
 from tests.compat.summary import summary
 from tests.compat.translate import KEY_TABLE, load
 
-ROWS = judged(Matrix.RESTART, Matrix.DEPENDENCY, Matrix.STOP, Matrix.TYPES, Matrix.PHASES)
+ROWS = judged(Matrix.RESTART, Matrix.DEPENDENCY, Matrix.STOP, Matrix.TYPES, Matrix.PHASES, Matrix.TIMERS)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
@@ -90,7 +90,7 @@ def test_the_summary_counts_rows_by_all_their_tests() -> None:
                 (f"{test}[restart/exit 1/always]", True),
                 (f"{real}[restart/exit 1/no]", False),
                 (f"{test}[types/simple, bad format]", True),
-                (f"{test}[timers/OnActiveSec=1]", True),
+                (f"{test}[sockets/inet]", True),
             ]
         )
         == "systemd rows: 1 passed, 1 differing on purpose, 1 waiting, 1 failing (1 acted by real processes)"

@@ -84,6 +84,8 @@ def _value(directive: str, spec: KeySpec, values: list[str], after: list[str]) -
             return "true" if values[-1].lower() in _TRUE else "false"
         case "integer":
             return values[-1]
+        case "timespans":
+            return f"[{', '.join(value if value.isdigit() else _text(value) for value in values)}]"
         case "timespan" | "timeout" | "limit-count" | "limit-bytes":
             return values[-1] if re.fullmatch(r"[0-9]+", values[-1]) else _text(values[-1])
         case _:

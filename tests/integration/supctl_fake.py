@@ -235,6 +235,8 @@ def unit(name: str, state: str = "active", sub: str = "running", **fields: Any) 
         "condition_at": None,
         "condition_unmet": None,
         "health": [],
+        "next_elapse": None,
+        "last_elapse": None,
     } | fields
 
 

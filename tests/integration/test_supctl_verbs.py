@@ -269,7 +269,7 @@ def test_not_durable_is_said(supctl: Supctl) -> None:
         (["run", "--", "sleep", "1"], "not supported yet"),
         (["scale", "worker=3"], "not supported yet"),
         (["restart", "--max-unavailable", "2", "web"], "--max-unavailable is for --rolling"),
-        (["list", "--timers"], "--timers is not supported yet"),
+        (["list", "--sockets"], "--sockets is not supported yet"),
         (["why", "web", "--all"], "--all is not supported yet"),
         (["--remote", "tcp://x", "status"], "--remote is not supported yet"),
         (["logs", "--since", "10m", "web"], "without times"),

@@ -3,7 +3,7 @@
 from itertools import combinations_with_replacement, permutations, product
 
 from supervisord_py.core import jobs
-from supervisord_py.core.state import REST, STARTING, UP
+from supervisord_py.core.state import REST, STARTING, THERE, UP
 from supervisord_py.model.states import JobType, SubState
 
 
@@ -86,13 +86,13 @@ def test_collapsing_before_or_after_merging_is_the_same() -> None:
 
 
 def test_redundancy_of_every_type_in_every_state() -> None:
-    """start and verify-active where the unit is up, stop where it is down and waits for nothing, nop always; a reload
-    or restart always does something. What is redundant stays so with anything that is redundant too.
+    """start and verify-active where the unit is there, stop where it is down and waits for nothing, nop always; reload
+    and restart always do something. What is redundant stays so with anything that is redundant too.
     """
     for kind, sub in product(JobType, SubState):
         expected = {
-            JobType.START: sub in UP,
-            JobType.VERIFY_ACTIVE: sub in UP,
+            JobType.START: sub in THERE,
+            JobType.VERIFY_ACTIVE: sub in THERE,
             JobType.STOP: sub in REST and sub is not SubState.DEPENDENCY,
             JobType.NOP: True,
         }.get(kind, False)

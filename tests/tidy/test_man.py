@@ -278,7 +278,7 @@ def test_aliases_are_in_the_manual() -> None:
     shown: dict[str, tuple[str, ...]] = {}
     for item in SUPCTL.of("COMMANDS", "Other words"):
         words = item.tag.split(" Ta ")
-        ours = tuple(words[1].removeprefix("is Ic ").split())
+        ours = tuple(words[1].removeprefix("is Ic ").replace("Fl \\-", "--").split())
         shown |= {word.replace("\\-", "-"): ours for word in words[0].removeprefix(".It Ic ").split(" , ")}
     assert shown == ALIASES
 

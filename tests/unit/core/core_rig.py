@@ -5,7 +5,8 @@ before the event decides the same and finds everything where the other one does,
 for each spawn.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, tzinfo
 from typing import Any
 
 from supervisord_py.core import view
@@ -19,6 +20,7 @@ from supervisord_py.core.actions import (
     SpawnProcess,
 )
 from supervisord_py.core.events import (
+    ClockChanged,
     CommandRequested,
     ConditionsChecked,
     DeadlineReached,
@@ -39,6 +41,7 @@ from supervisord_py.core.events import (
 from supervisord_py.core.manager import Manager
 from supervisord_py.core.processes import is_idling
 from supervisord_py.core.state import REST, STOPPING, UP, JobOrigin
+from supervisord_py.core.timed import is_armed
 from supervisord_py.model.records import UNNUMBERED, Record
 from supervisord_py.model.states import JobState, Role, ServiceType, SubState
 from supervisord_py.model.status import UnitStatus
@@ -70,6 +73,11 @@ def untrue(manager: Manager) -> Iterator[str]:
             or state.sub in (SubState.RELOAD, SubState.START_POST),
             "what gets healthy is up": state.healthy_at_ns is None or state.sub in UP | STOPPING,
             "what gets healthy has failed": state.healthy_at_ns is None or state.failures > 0 or state.backoff > 0,
+            "an armed timer is not at rest": not rests or not is_armed(state),
+            "a plan is of what waits": state.timer is None
+            or state.timer.at_ns is None
+            or state.sub is SubState.WAITING,
+            "what waits is armed": state.sub is not SubState.WAITING or is_armed(state),
             "what is upheld is at rest": state.uphold_at_ns is None or rests,
             "what is followed is known": state.following is None or state.following in ledger.unit_of_spawn,
             "the text of a life is kept": rests or name in ledger.texts,
@@ -141,6 +149,10 @@ class Rig:
         self.manager = manager if manager is not None else Manager(7)
         self.units = UnitSet()
         self.mono_ns = 1000 * SECOND_NS
+        self.slept_ns = 0
+        self.set_ns = 0
+        """By so much the wall clock was set."""
+        self.zone_of: Callable[[str], tzinfo] = lambda name: UTC
         self.seq = 1
         self.records: list[Record] = []
         self.actions: list[Any] = []
@@ -160,8 +172,10 @@ class Rig:
 
     def happen(self, event: Event) -> Effects:
         """Let one event happen now, and check the laws."""
-        now = Now(self.mono_ns, self.mono_ns, WALL_NS + self.mono_ns, self.seq)
+        boot_ns = self.mono_ns + self.slept_ns
+        now = Now(self.mono_ns, boot_ns, WALL_NS + boot_ns + self.set_ns, self.seq)
         twin = Manager.restore(self.state, self.units)
+        twin.use_zones(self.zone_of)
         effects = self.manager.handle(event, now)
         if isinstance(event, UnitsLoaded):
             self.units = event.units
@@ -304,6 +318,15 @@ class Rig:
         else:
             raise AssertionError("the deadlines never end")
         self.mono_ns = end_ns
+
+    def set_clock(self, seconds: float) -> None:
+        """Somebody moves the wall clock by that much, and the manager hears of it."""
+        self.set_ns += round(seconds * SECOND_NS)
+        self.happen(ClockChanged())
+
+    def suspend(self, seconds: float) -> None:
+        self.slept_ns += round(seconds * SECOND_NS)
+        self.happen(ClockChanged())
 
     def shut_down(self, seconds: int = 90) -> None:
         self.happen(ShutdownRequested(seconds * SECOND_NS))

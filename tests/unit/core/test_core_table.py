@@ -6,7 +6,7 @@ from core_rig import Rig, service
 
 from supervisord_py.core.events import ExitStatus, Now, ProcessExited, ProcessSpawned, SpawnFailed
 from supervisord_py.core.service import IGNORED, IMPOSSIBLE, NOT_ENTERED, TRANSITIONS, Input, feed
-from supervisord_py.core.state import ACTIVE_STATES, BETWEEN_LIVES, REST, STARTING, STOPPING, UP
+from supervisord_py.core.state import ACTIVE_STATES, ARMED, BETWEEN_LIVES, REST, STARTING, STOPPING, UP
 from supervisord_py.model.states import Severity, SubState
 
 ENTERED = [sub for sub in SubState if sub not in NOT_ENTERED]
@@ -26,7 +26,7 @@ def test_every_reason_is_given() -> None:
 
 def test_the_groups_of_states_are_a_partition() -> None:
     """Each state that is entered belongs to one group and has a high-level state."""
-    groups = (REST, BETWEEN_LIVES, STARTING, UP, STOPPING, {SubState.STUB})
+    groups = (REST, BETWEEN_LIVES, ARMED, STARTING, UP, STOPPING, {SubState.STUB})
     assert frozenset().union(*groups) == frozenset(ENTERED) == frozenset(ACTIVE_STATES)
     assert sum(map(len, groups)) == len(ENTERED)
 

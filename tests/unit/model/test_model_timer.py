@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from supervisord_py.model.calendar import Calendar, parse_calendar
-from supervisord_py.model.timer import Past, Plan, Timer, latest_wakeup_ns, plan_timer
+from supervisord_py.model.states import Overrun, TimerFrom
+from supervisord_py.model.timer import Past, Plan, latest_wakeup_ns, plan_timer
+from supervisord_py.model.unit import Timer
 from supervisord_py.model.values import SECOND_NS, parse_timespan
 
 BEHAVIOUR = Path(__file__).parents[2] / "data" / "systemd" / "behaviour" / "types-limits-timers.json"
@@ -99,7 +101,7 @@ def test_timers_fire_as_systemds_did(name: str) -> None:
         else:
             # That it is stopped then is not a matter of when it fires.
             assert line == "RemainAfterElapse=no"
-    timer = Timer(calendars=found, **{name: tuple(values) for name, values in spans.items()})  # type: ignore[arg-type]
+    timer = Timer(on_calendar=found, **{name: tuple(values) for name, values in spans.items()})  # type: ignore[arg-type]
     play = Play(timer, int(RUNTIMES_S.get(name, 0) * SECOND_NS))
     expected = row["fired_after_s"]
     if expected is None:
@@ -115,12 +117,12 @@ def test_timers_fire_as_systemds_did(name: str) -> None:
 
 def test_the_earlier_clock_fires() -> None:
     """Both clocks have a time of their own; without any trigger the timer is elapsed."""
-    both = Timer(on_active_ns=(7 * SECOND_NS, 5 * SECOND_NS), calendars=calendars("12:30", "12:15"))
+    both = Timer(on_active_ns=(7 * SECOND_NS, 5 * SECOND_NS), on_calendar=calendars("12:30", "12:15"))
     assert plan(both) == Plan(HOUR_NS + 5 * SECOND_NS, NOON_NS + 900 * SECOND_NS)
-    later = plan(replace(both, random_delay_ns=60 * SECOND_NS), random_millionths=250_000)
+    later = plan(replace(both, randomized_delay_ns=60 * SECOND_NS), random_millionths=250_000)
     assert later == Plan(HOUR_NS + 20 * SECOND_NS, NOON_NS + 915 * SECOND_NS)
     assert plan(Timer()).is_elapsed
-    assert plan(Timer(calendars=calendars("2020-01-01"))).is_elapsed
+    assert plan(Timer(on_calendar=calendars("2020-01-01"))).is_elapsed
 
 
 def test_boot_and_startup_count_from_theirs() -> None:
@@ -145,14 +147,14 @@ def test_what_elapsed_in_a_run_is_spent_but_not_by_a_set_clock() -> None:
 
 def test_a_persistent_stamp_makes_up_once() -> None:
     """A time that passed while nobody was there is due since the supervisor began; one from the future is none."""
-    daily = Timer(calendars=calendars("daily"), random_delay_ns=HOUR_NS)
+    daily = Timer(on_calendar=calendars("daily"), randomized_delay_ns=HOUR_NS)
     missed = replace(ARMED, fired_wall_ns=NOON_NS - 3 * DAY_NS)
     assert plan(daily, missed).wall_ns == NOON_NS - 60 * SECOND_NS
     assert plan(daily, missed, random_millionths=500_000).wall_ns == NOON_NS - 60 * SECOND_NS + HOUR_NS // 2
     midnight_ns = NOON_NS + DAY_NS // 2
     assert plan(daily, replace(ARMED, fired_wall_ns=NOON_NS - HOUR_NS)).wall_ns == midnight_ns
     assert plan(daily, replace(ARMED, fired_wall_ns=NOON_NS + 900 * DAY_NS)).wall_ns == midnight_ns
-    hourly = Timer(calendars=calendars("hourly"))
+    hourly = Timer(on_calendar=calendars("hourly"))
     assert plan(hourly, replace(ARMED, fired_wall_ns=NOON_NS + 2 * HOUR_NS)).wall_ns == NOON_NS + HOUR_NS
     # Not persistent: the shell hands no stamp in, and what was missed was missed.
     assert plan(daily).wall_ns == midnight_ns
@@ -160,7 +162,7 @@ def test_a_persistent_stamp_makes_up_once() -> None:
 
 def test_a_clock_that_is_set_back_fires_nothing_twice() -> None:
     """Within three hours what was fired stays fired; a clock that was years ahead does not hold a timer up."""
-    hourly = Timer(calendars=calendars("hourly"))
+    hourly = Timer(on_calendar=calendars("hourly"))
     past = replace(ARMED, fired_mono_ns=HOUR_NS, fired_wall_ns=NOON_NS)
     assert plan_timer(hourly, past, HOUR_NS, NOON_NS - HOUR_NS // 2, zone_of).wall_ns == NOON_NS + HOUR_NS
     # The end of the run was before the clock was set; a run that ended before this firing is of no account.
@@ -174,7 +176,7 @@ def test_a_clock_that_is_set_back_fires_nothing_twice() -> None:
 
 def test_a_clock_that_is_set_forward_fires_once() -> None:
     """Three hours were skipped (a suspend, too): one firing makes up for them."""
-    hourly = Timer(calendars=calendars("hourly"))
+    hourly = Timer(on_calendar=calendars("hourly"))
     past = replace(ARMED, fired_mono_ns=HOUR_NS, fired_wall_ns=NOON_NS)
     now_ns = NOON_NS + 3 * HOUR_NS + 1
     assert plan_timer(hourly, past, HOUR_NS, now_ns, zone_of, clock_was_set=True).wall_ns == NOON_NS + HOUR_NS
@@ -184,12 +186,12 @@ def test_a_clock_that_is_set_forward_fires_once() -> None:
 
 def test_a_run_that_is_too_long() -> None:
     """What elapses during a run is skipped, or made up for once: calendars and every, which keeps its beat."""
-    for timer in (Timer(calendars=calendars("*:*:0/2")), Timer(every_ns=2 * SECOND_NS)):
-        first = 2.0 if timer.calendars else 0.0
+    for timer in (Timer(on_calendar=calendars("*:*:0/2")), Timer(every_ns=2 * SECOND_NS)):
+        first = 2.0 if timer.on_calendar else 0.0
         skipped = [first + 6.0 * count for count in range(3)]
         assert Play(timer, 5 * SECOND_NS).until(15 * SECOND_NS)[:3] == skipped
         queued = [first + 5.0 * count for count in range(3)]
-        assert Play(replace(timer, queue=True), 5 * SECOND_NS).until(15 * SECOND_NS)[:3] == queued
+        assert Play(replace(timer, overrun=Overrun.QUEUE), 5 * SECOND_NS).until(15 * SECOND_NS)[:3] == queued
 
 
 def test_a_run_by_hand_counts() -> None:
@@ -205,7 +207,11 @@ def test_a_run_by_hand_counts() -> None:
 def test_every() -> None:
     """The first run is when it is armed, then from begin to begin, or from the end of one to the begin of the next."""
     assert Play(Timer(every_ns=10 * SECOND_NS), 3 * SECOND_NS).until(25 * SECOND_NS) == [0, 10, 20]
-    assert Play(Timer(every_ns=10 * SECOND_NS, from_end=True), 3 * SECOND_NS).until(30 * SECOND_NS) == [0, 13, 26]
+    assert Play(Timer(every_ns=10 * SECOND_NS, every_from=TimerFrom.END), 3 * SECOND_NS).until(30 * SECOND_NS) == [
+        0,
+        13,
+        26,
+    ]
     earlier = replace(ARMED, began_mono_ns=HOUR_NS - 9, ended_mono_ns=HOUR_NS - 5, ended_wall_ns=NOON_NS - 5)
     assert plan(Timer(every_ns=10 * SECOND_NS), earlier).mono_ns == HOUR_NS
 
