@@ -146,6 +146,8 @@ def _answered(ledger: Ledger, name: str, probe_name: str, ok: bool | None, detai
         found.detail, found.checked_wall_ns = detail[:DETAIL_MAX], ledger.now.wall_ns
         found.row = found.row + 1 if found.ok is ok else 1
         found.ok = ok
+    elif found.ok is None:
+        found.detail = detail[:DETAIL_MAX]
     threshold = probe.success_threshold if found.ok else probe.failure_threshold
     if found.ok is not None and found.row >= threshold and found.good is not found.ok:
         found.good = found.ok

@@ -20,7 +20,7 @@ def told(running: RunningSupervisor, event: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("uid", AS_USER)
 def test_a_hook_is_told_what_has_happened(uid: int | None) -> None:
-    """It runs with the unit's environment and user, its words are in the log of the hooks, and it can ask back."""
+    """It runs with the unit's environment and user, and its words are in the log of the hooks."""
 
     def prepare(folder: Path) -> None:
         program = folder / "page"

@@ -294,7 +294,7 @@ class Rig:
         asked = [each for each in self.actions if isinstance(each, CheckConditions) and each.unit == name]
         return self.happen(ConditionsChecked(asked[-1].check_id, name, condition, assertion))
 
-    def probed(self, name: str, check: str, ok: bool, detail: str = "") -> Effects:
+    def probed(self, name: str, check: str, ok: bool | None, detail: str = "") -> Effects:
         """The host answers what the manager asked last about a health check."""
         asked = [
             each for each in self.actions if isinstance(each, RunProbe) and (each.unit, each.name) == (name, check)

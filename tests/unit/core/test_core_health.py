@@ -39,7 +39,7 @@ def up(*probes: Probe, **keys: Any) -> Rig:
     return rig
 
 
-def answer(rig: Rig, ok: bool, times: int = 1, check: str = "http", detail: str = "") -> None:
+def answer(rig: Rig, ok: bool | None, times: int = 1, check: str = "http", detail: str = "") -> None:
     """The next so many questions are answered."""
     for _ in range(times):
         for _ in range(200):
@@ -257,6 +257,19 @@ def test_a_check_of_the_output_that_was_good_is_not_asked_again() -> None:
     rig.later(1000)
     assert asked(rig) == []
     assert rig.manager.ledger.state("web").probes["said"].good is True
+
+
+def test_a_check_that_could_not_be_made_says_nothing() -> None:
+    """The supervisor had no means to look: that is not held against the unit, and it looks again."""
+    rig = up(probe(failure_threshold=1))
+    answer(rig, None, 3, detail="too many open files")
+    (found,) = rig.status("web").health
+    assert (found.good, found.detail, found.checked_at) == (None, "too many open files", None)
+    answer(rig, True)
+    answer(rig, None, 3, detail="too many open files")
+    (found,) = rig.status("web").health
+    assert (found.good, found.detail) == (True, "200 OK")
+    assert rig.shown("web") == "active/running/success"
 
 
 def test_status_has_what_each_check_has_found() -> None:
