@@ -49,7 +49,7 @@ _CHUNK = 256 * 1024
 _JOBS = frozenset(
     f"{MANAGER}.{name}"
     for name in (
-        "Start", "Stop", "Restart", "TryRestart", "Reload", "ReloadOrRestart", "Pause", "Resume", "Release",
+        "Start", "Stop", "Restart", "TryRestart", "Reload", "ReloadOrRestart", "Pause", "Resume", "Release", "Trigger",
     )
 )  # fmt: skip
 _CHANGES = frozenset(f"{MANAGER}.{name}" for name in ("Enable", "Disable", "Mask", "Unmask", "Apply", "Scale"))
