@@ -54,6 +54,23 @@ def test_all_is_well() -> None:
     assert broken(healthy()) == {}
 
 
+def test_a_hook_may_run_for_a_unit_that_is_at_rest_or_for_none() -> None:
+    """What runs beside a unit's life is not lost; in the group of another it is wrong as everything is."""
+    evidence = healthy()
+    assert evidence.book is not None
+    for pid, owner in ((120, "db!8"), (121, "!9")):
+        number = int(owner.partition("!")[2])
+        add(evidence, Process(pid, KEEPER, 7, 1000, "page", True, spawn_id=number, group=owner))
+        evidence.book.units[number] = owner
+        evidence.groups[f"/g/{owner}.unit"] = owner
+    assert broken(evidence) == {}
+    change(evidence, 120, group="web")
+    assert [key.partition(":")[0] for key in broken(evidence)] == [
+        "every_process_has_a_living_unit",
+        "nothing_is_left_of_lives",
+    ], "it is in a group of another, and its own is empty"
+
+
 def test_a_target_that_is_up_was_told_to_have_lost_its_process() -> None:
     """What has nothing to run is up without a process; a service is not."""
     evidence = healthy()

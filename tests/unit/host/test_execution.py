@@ -321,3 +321,26 @@ def test_the_process_joins_the_group_of_its_unit(tmp_path: Path) -> None:
     groups.close(remove=True)
     assert isinstance(build_spawn(action(), unit(ExecContext(user="no-such")), runtime(groups=groups)), SpawnFailed)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("role", "discards"), [(Role.PROBE, True), (Role.HOOK, False)])
+def test_what_runs_beside_a_unit_runs_as_the_unit(role: Role, discards: bool) -> None:
+    """Its user, directory, environment and limits, under an owner of its own, and no mailbox; a check's output goes
+    nowhere."""
+    context = ExecContext(user="nobody", working_directory="/tmp", environment=(("A", "b"),), nice=5)
+    notifying = unit(context, type=ServiceType.NOTIFY, notify_access=NotifyAccess.ALL)
+    beside = SpawnProcess(
+        9, "web@1!9", role, Command(("/bin/true",)), "e" * 32, environment=(("SUPERVISORD_PY_UNIT", "web@1"),)
+    )
+    request = build_spawn(beside, notifying, runtime())
+    assert isinstance(request, dict)
+    assert (request["unit"], request["role"], request["notify"]) == ("web@1!9", role.value, "none")
+    assert (request["uid"], request["cwd"], request["nice"]) == (pwd.getpwnam("nobody").pw_uid, "/tmp", 5)
+    assert (request["env"]["A"], request["env"]["SUPERVISORD_PY_UNIT"]) == ("b", "web@1")
+    assert request.get("discard", False) is discards
+
+
+def test_a_hook_about_no_unit_runs_as_the_supervisor() -> None:
+    request = build_spawn(SpawnProcess(9, "!9", Role.HOOK, Command(("/bin/true",)), "e" * 32), None, runtime())
+    assert isinstance(request, dict)
+    assert (request["unit"], request["uid"], request["cwd"], request["notify"]) == ("!9", None, "/", "none")
