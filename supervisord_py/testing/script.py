@@ -31,7 +31,7 @@ Commands::
     followed UNIT [refused REASON]       the daemon that a forking unit left is found (its pid file appears), or not
     conditions UNIT [hold | condition-KIND=TEXT | assert-KIND=TEXT]
                                          somebody has looked: all hold, or this one does not
-    wait SPAN | suspend SPAN | shutdown SPAN | force
+    wait SPAN | suspend SPAN | set-clock [-]SPAN | shutdown SPAN | force
     manager-dies | lost COMMAND...       the manager dies; dies with this command's event in its hands
     keeper-dies [UNIT...]                the keeper is killed and another goes on; what is not of UNIT ended unseen
     status | why UNIT | jobs
@@ -42,6 +42,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from difflib import unified_diff
 from pathlib import Path
+from typing import Any
 
 from supervisord_py.core.events import (
     ClockChanged,
@@ -53,15 +54,18 @@ from supervisord_py.core.events import (
     TreeEmptied,
 )
 from supervisord_py.core.view import jobs, list_units, unit_status, why
+from supervisord_py.model.calendar import parse_calendar
 from supervisord_py.model.states import (
     ExitSupervisorOn,
     JobMode,
     KillMode,
     NotifyAccess,
     OnDependencyFailure,
+    Overrun,
     Restart,
     Role,
     ServiceType,
+    TimerFrom,
     Until,
 )
 from supervisord_py.model.unit import (
@@ -75,6 +79,7 @@ from supervisord_py.model.unit import (
     RestartPolicy,
     Service,
     StartLimit,
+    Timer,
     Unit,
     UnitKind,
 )
@@ -86,7 +91,7 @@ from supervisord_py.testing.scene import Happened, Scene, StoryError, seconds
 VERBS = frozenset(
     {
         *("start", "stop", "restart", "try-restart", "reload", "reload-or-restart", "kill", "reset-failed", "cancel"),
-        "apply",
+        *("apply", "trigger", "release"),
     }
 )
 SEPARATOR = "----"
@@ -155,6 +160,9 @@ class Script:
         scene = self.scene
         if verb in VERBS:
             return _request(scene, verb, words)
+        if verb == "set-clock":
+            scene.clock.set_wall((-1 if words[0].startswith("-") else 1) * _span(words[0].lstrip("+-")))
+            return ClockChanged()
         if verb in ("shutdown", "suspend"):
             duration_ns = _span(words[0])
             if verb == "shutdown":
@@ -319,12 +327,37 @@ def parse_unit(name: str, words: Sequence[str]) -> Unit:
         job_timeout_ns=parse_timespan(values.pop("job-timeout-sec", "infinity")),
         enabled=_is_yes(values.pop("enabled", "true")),
         on_dependency_failure=OnDependencyFailure(values.pop("on-dependency-failure", "wait")),
+        timer=_timer(values),
         exit_supervisor_on=ExitSupervisorOn(ends) if (ends := values.pop("exit-supervisor-on", None)) else None,
         source=LoadedFrom(f"units/{name}.toml"),
     )
     if values:
         raise StoryError(f"{name}: no such key in a script's unit: {', '.join(values)}")
     return unit
+
+
+def _timer(values: dict[str, str]) -> Timer | None:
+    """``every=10s on-calendar=*:00:00 on-active-sec=1min``: a timer without delay; calendars in UTC."""
+    spans: dict[str, Any] = {key: _spans(values.pop(key, "")) for key in _TIMES}
+    every, calendars = values.pop("every", None), _names(values.pop("on-calendar", ""))
+    if every is None and not calendars and not any(spans.values()):
+        return None
+    return Timer(
+        every_ns=None if every is None else _span(every),
+        every_from=TimerFrom(values.pop("from", "start")),
+        on_calendar=tuple(parse_calendar(text, lambda name: None) for text in calendars),
+        accuracy_ns=_span(values.pop("accuracy-sec", "0")),
+        persistent=_is_yes(values.pop("persistent", "false")),
+        overrun=Overrun(values.pop("overrun", "skip")),
+        **{f"{key.removesuffix('-sec').replace('-', '_')}_ns": found for key, found in spans.items()},
+    )
+
+
+_TIMES = ("on-active-sec", "on-boot-sec", "on-startup-sec", "on-unit-active-sec", "on-unit-inactive-sec")
+
+
+def _spans(text: str) -> tuple[int, ...]:
+    return tuple(_span(word) for word in _names(text))
 
 
 def _service(name: str, values: dict[str, str]) -> Service:
