@@ -82,6 +82,7 @@ def test_readiness_over_http(uid: int | None) -> None:
         assert "up: failing (503 Service Unavailable)" in shown
         listed = running.supctl("list").stdout.splitlines()
         assert "not ready" in next(line for line in listed if line.startswith("web"))
+        until(lambda: len(told(running, "unit.health")) == 3, "three records")
         assert [record["good"] for record in told(running, "unit.health")] == [False, True, False]
 
 
@@ -102,7 +103,7 @@ def test_a_liveness_command_that_hangs_is_killed_with_all_it_started(uid: int | 
         assert not is_gone(running.status("other")["pid"])
         until(lambda: running.status("web")["pid"] not in (first, None), "another life")
         (running.folder / "well").touch()
-        assert told(running, "unit.stopping")[0]["reason"] == (
+        assert until(lambda: told(running, "unit.stopping"), "the record of its end")[0]["reason"] == (
             "its liveness check alive failed 2 times in a row: it did not end within 400ms, and was killed"
         )
         until(lambda: check(running.status("web"), "alive")["good"] is True, "a check that is good")

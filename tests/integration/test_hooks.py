@@ -37,7 +37,7 @@ def test_a_hook_is_told_what_has_happened(uid: int | None) -> None:
         path = running.folder / "told"
         until(path.exists, "what the hook wrote")
         environment = dict(item.split("=", 1) for item in path.read_text().split("\0") if item)
-        (record,) = told(running, "unit.quarantined")
+        (record,) = until(lambda: told(running, "unit.quarantined"), "the record in its file")
         assert environment["SUPERVISORD_PY_EVENT"] == "unit.quarantined"
         assert environment["SUPERVISORD_PY_SEQ"] == str(record["seq"])
         assert environment["SUPERVISORD_PY_SEVERITY"] == "error"
