@@ -142,8 +142,8 @@ def run_all(bench: Bench, peers: Sequence[Peer], options: argparse.Namespace) ->
         add(
             report.book_section(count), few,
             {
-                "with the book": partial(measure_book, ours, count, sleeper=sleeper, patience_s=PATIENCE_S),
-                "without": partial(measure_book, bookless, count, sleeper=sleeper, patience_s=PATIENCE_S),
+                report.WITH_BOOK: partial(measure_book, ours, count, sleeper=sleeper, patience_s=PATIENCE_S),
+                report.WITHOUT_BOOK: partial(measure_book, bookless, count, sleeper=sleeper, patience_s=PATIENCE_S),
             },
         )  # fmt: skip
     for count, repetitions in counts[1:]:
