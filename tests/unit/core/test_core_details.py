@@ -428,12 +428,14 @@ def test_what_a_unit_may_need_in_a_shutdown_counts_each_of_its_commands() -> Non
     assert rig.manager.deadline_ns() == pytest.approx(began_ns + share_ns, abs=10)
 
 
-def test_what_is_killed_in_a_forced_shutdown_gets_a_moment_to_die() -> None:
-    """The kernel has five seconds; then the supervisor waits no more."""
+@pytest.mark.parametrize("is_ordered", [True, False])
+def test_what_is_killed_in_a_forced_shutdown_gets_a_moment_to_die(is_ordered: bool) -> None:
+    """The kernel has five seconds, whether an orderly end was tried first or not; then the supervisor waits no more."""
     rig = Rig(service("web"))
     rig.ask("start", "web")
     rig.spawned("web")
-    rig.shut_down(90)
+    if is_ordered:
+        rig.shut_down(90)
     rig.happen(ShutdownForced())
     rig.later(4.9)
     assert not any(isinstance(each, ExitSupervisor) for each in rig.actions)
@@ -634,3 +636,16 @@ def test_what_fails_for_its_dependency_has_no_code_of_its_own() -> None:
     rig.crash("db")
     rig.exited("web", signal=9)
     assert [each.code for each in rig.actions if isinstance(each, ExitSupervisor)] == [125]
+
+
+def test_failures_that_are_forgotten_by_hand_are_not_forgotten_again() -> None:
+    """reset-failed of a unit that is up: nothing is left that could end at a time."""
+    rig = Rig(service("web", restart=RestartPolicy(delay_ns=SECOND_NS, jitter=0.0, reset_ns=60 * SECOND_NS)))
+    rig.ask("start", "web")
+    rig.spawned("web")
+    rig.crash("web")
+    rig.later(1)
+    rig.spawned("web")
+    assert rig.manager.deadline_ns() == rig.mono_ns + 60 * SECOND_NS
+    rig.ask("reset-failed", "web")
+    assert rig.manager.deadline_ns() is None
