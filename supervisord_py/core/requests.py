@@ -104,7 +104,9 @@ class Requests:
 
     def _change(self, event: CommandRequested) -> list[Outcome]:
         ledger = self._ledger
-        if ledger.globals.shutdown is not None and event.verb in _STARTING_VERBS:
+        shutdown = ledger.globals.shutdown
+        # After the exit is decided nothing ends any more: whoever waited for a stop would never be answered.
+        if shutdown is not None and (event.verb in _STARTING_VERBS or shutdown.exited):
             raise RefusedError(
                 Refusal("ShuttingDown", f"cannot {event.verb}: the supervisor is shutting down; wait for the next one")
             )
