@@ -347,14 +347,14 @@ def _go_forward(ledger: Ledger, rollout: Rollout) -> bool:
         return False
     if not rollout.max_unavailable:
         return _restart_together(ledger, rollout, waiting)
-    room = rollout.max_unavailable - _unavailable(ledger, rollout)
     for name in waiting:
         unit = rollout.units[name]
         if reason := _left_out(ledger, rollout, name):
             ledger.edit_rollout()
             unit.step, unit.message = RolloutStep.LEFT_OUT, reason
             continue
-        if room <= 0 or _waits_for_another(ledger, rollout, name):
+        # Counted only now: what has just been left out takes up no room.
+        if _unavailable(ledger, rollout) >= rollout.max_unavailable or _waits_for_another(ledger, rollout, name):
             return False
         # One at a time: what its restart takes with it is seen before the next one.
         _restart_one(ledger, rollout, name)
@@ -452,7 +452,11 @@ def _restart_together(ledger: Ledger, rollout: Rollout, names: list[str]) -> boo
         transaction = build(ledger, _goal(rollout, tuple((name, _job_type(ledger, rollout, name)) for name in wanted)))
     except RefusedError as error:
         for name in wanted:
-            rollout.units[name].step, rollout.units[name].message = RolloutStep.FAILED, error.refusal.message
+            if rollout.phase is RolloutPhase.BACK:
+                # What has nothing to do with the one that is refused must not stay on the text that failed.
+                _restart_one(ledger, rollout, name)
+            else:
+                rollout.units[name].step, rollout.units[name].message = RolloutStep.FAILED, error.refusal.message
         return True
     for name, job in apply(ledger, transaction).items():
         rollout.units[name].step, rollout.units[name].restart_job = RolloutStep.RESTARTING, job.id
@@ -461,7 +465,15 @@ def _restart_together(ledger: Ledger, rollout: Rollout, names: list[str]) -> boo
 
 def _goal(rollout: Rollout, anchors: tuple[tuple[str, JobType], ...]) -> Goal:
     reason = f"{rollout.verb} goes back: {rollout.message}" if rollout.phase is RolloutPhase.BACK else ""
-    return Goal(anchors, JobOrigin.COMMAND, by=rollout.by, note=rollout.note, reason=reason, cause=rollout.cause)
+    return Goal(
+        anchors,
+        JobOrigin.COMMAND,
+        spares_stopped=True,
+        by=rollout.by,
+        note=rollout.note,
+        reason=reason,
+        cause=rollout.cause,
+    )
 
 
 def _job_type(ledger: Ledger, rollout: Rollout, name: str) -> JobType:

@@ -167,6 +167,15 @@ def test_order_among_what_stands_before_is_natural() -> None:
 # on the way forward
 
 
+def test_one_that_is_left_out_does_not_hold_up_the_next_one() -> None:
+    """A unit that is just being stopped takes up no room: the next one is restarted at once, whatever comes after."""
+    roll = three()
+    roll.ask("stop", "a")
+    roll.rolling("a", "b")
+    assert roll.steps == {"a": "left-out", "b": "restarting"}
+    assert roll.signalled() == ["b"]
+
+
 def test_a_new_life_begins_its_probation_anew() -> None:
     """Somebody restarts a unit in its probation: the next one waits until that life has been up for the whole."""
     roll = three()
@@ -423,6 +432,51 @@ def test_a_restart_that_is_refused_is_a_failure_with_its_words(most: int) -> Non
     result, words = roll.told(request)["b"]
     assert (result, "ghost" in words) == ("failed", True)
     assert roll.fates == ({"a": "done", "b": "failed", "c": "waiting"} if most else dict.fromkeys("abc", "failed"))
+
+
+def test_one_that_cannot_go_back_does_not_keep_the_others_on_the_text_that_failed() -> None:
+    """Without a bound all go back in one transaction: refused for one of them, each goes back for itself."""
+    roll = three()
+    request = roll.apply(n=0, reverts=True)
+    roll.cycled("b")
+    roll.cycled("c")
+    roll.exited("a", signal=15)
+    roll.spawned("a")
+    roll.crash("a")
+    assert roll.did(RevertUnits)[0].failed == "a"
+    roll.now["b"] = replace(roll.now["b"], **needs("ghost"))
+    roll.release(1, reverts=True)
+    assert roll.signalled() == ["c"]
+    roll.up("a")
+    roll.cycled("c")
+    assert roll.fates == {"a": "reverted", "b": "failed", "c": "reverted"}
+    result, words = roll.told(request)["b"]
+    assert (result, "ghost" in words) == ("failed", True)
+
+
+def wanting(other: str) -> dict[str, Any]:
+    return {"wants": (Dependency(other),)}
+
+
+@pytest.mark.parametrize("how", ["apply", "restart"])
+def test_a_rollout_does_not_start_what_its_units_want_and_somebody_has_stopped(how: str) -> None:
+    """An operator is stronger: what is only wanted stays down, and what just ended comes up."""
+    roll = Roll(
+        notify("cache"), notify("mail"), notify("web", relations={"wants": tuple(map(Dependency, ("cache", "mail")))})
+    )
+    roll.ask("stop", "cache")
+    roll.exited("cache", signal=15)
+    roll.exited("mail", 0)
+    roll.release(2, "web")
+    if how == "apply":
+        roll.apply()
+    else:
+        roll.rolling("web")
+    roll.exited("web", signal=15)
+    roll.up("mail")
+    roll.up("web")
+    assert roll.fates == {"web": "done"}
+    assert [roll.status(name).active_state for name in ("cache", "mail")] == ["inactive", "active"]
 
 
 def test_one_that_fails_before_its_turn_by_the_new_text_is_a_failure() -> None:
