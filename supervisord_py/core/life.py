@@ -40,7 +40,6 @@ def begin(ledger: Ledger, name: str) -> None:
     state.refused_at_ns = state.error_at_ns = state.runtime_end_ns = state.reload_asked_ns = None
     state.errors = state.refusals = 0
     state.began_ns = ledger.now.mono_ns
-    ledger.arm_healthy(name, None)
     ledger.arm_uphold(name, None)
     if unit.service is None:
         became_started(ledger, name)
