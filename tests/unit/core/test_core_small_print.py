@@ -310,3 +310,35 @@ def test_what_was_never_written_means_that_nothing_happened() -> None:
                 if field.default_factory is not NODEFAULT:
                     assert not field.default_factory()
     assert seen == others
+
+
+@pytest.mark.parametrize(("verb", "named"), [("start", True), ("restart", False)])
+def test_an_order_begins_the_counters_anew(verb: str, named: bool) -> None:
+    """Whoever names a unit in its back-off does, and whoever starts another one that needs it while it is down."""
+    slowly = RestartPolicy(delay_ns=60 * SECOND_NS, jitter=0.0)
+    rig = Rig(service("web", relations=needs("db")), service("db", restart=slowly if named else NEVER))
+    rig.ask("start", "db")
+    rig.spawned("db")
+    rig.crash("db")
+    assert rig.status("db").failures == 1
+    rig.ask(verb, "db" if named else "web")
+    assert rig.spawns[-1].unit == "db"
+    assert rig.status("db").failures == 0
+
+
+def test_nothing_is_forgotten_of_a_unit_that_there_is_not() -> None:
+    """The whole request is refused, by name."""
+    rig = Rig(service("web"))
+    assert rig.refusal(rig.ask("reset-failed", "web", "wbe")) == "NoSuchUnit"
+
+
+def test_a_refused_word_is_no_reason_for_what_follows() -> None:
+    """MAINPID= of a stranger is told; the end of the process follows from the life, not from that."""
+    rig = Rig(notify("web"))
+    rig.ask("start", "web")
+    rig.up("web")
+    ready = rig.seq - 1
+    rig.happen(NotifyReceived("web", None, 1, {}, refused="no child of this unit"))
+    assert rig.events()[-1] == "unit.error"
+    rig.crash("web")
+    assert rig.record("unit.exited").cause is not None and rig.record("unit.exited").cause <= ready
