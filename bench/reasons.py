@@ -1,4 +1,5 @@
-"""Why a figure is more than four times that of the C loop, by its name: what was done about it, or what it is for.
+"""Why a figure is more than four times that of the C loop, by its name: what was done about it, or what it is for; and
+of the keeper's book.
 
 Shares are of profiles by cProfile on processor time, strace and perf, of 2026-11-21, as root with control groups.
 """
@@ -49,4 +50,10 @@ REASONS: dict[str, str] = {
     "restart_max_ms": "The same.",
     "capture_mb_per_s": _CAPTURE,
     "capture_klines_per_s": "The same.",
+    "book": (
+        "for four lines: the manager's commit, the process, what was carried out, and the fact that it is there. Three"
+        " quarters of it are their text as JSON, the rest is a `write` into a file that is never synced. It stays: a"
+        " line held back to be written with others is one that the next `run` does not know of when the keeper is"
+        " killed, and somebody would be started a second time."
+    ),
 }

@@ -5,7 +5,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +15,7 @@ from reasons import REASONS
 
 OURS = "supervisord-py"
 LIMIT = "C loop"
+WITH_BOOK, WITHOUT_BOOK = "with the book", "without"
 EXPLAINED_FROM = 4.0
 """A figure so many times that of the C loop needs a remedy or a reason."""
 
@@ -39,6 +40,8 @@ class Section:
     runs: dict[str, list[Figures]] = field(default_factory=dict)
     is_compared: bool = True
     """Whether the columns are us and others."""
+    conclude: Callable[["Section"], str] | None = None
+    """Says in a sentence what the table shows."""
 
 
 class Comparison(NamedTuple):
@@ -122,6 +125,18 @@ def ours_section(count: int) -> Section:
 
 
 def book_section(count: int) -> Section:
+    def conclude(section: Section) -> str:
+        metric = section.metrics[1]
+        both = [values(section.runs.get(name, []), metric) for name in (WITH_BOOK, WITHOUT_BOOK)]
+        if not all(both):
+            return "One of both could not be measured."
+        cost_s = statistics.median(both[0]) - statistics.median(both[1])
+        return (
+            f"So the book takes {1e6 * cost_s / count:.0f} us of processor time a start, {REASONS['book']}"
+            if cost_s > 0
+            else "The book costs less than repetitions differ."
+        )
+
     return Section(
         f"The keeper's book, {count} units",
         "What lets a killed keeper's processes be adopted: every change of custody is a line in a file (ADR 0007)."
@@ -132,6 +147,7 @@ def book_section(count: int) -> Section:
             Metric("stop_s", "SIGTERM to everything gone", "s"),
         ),
         is_compared=False,
+        conclude=conclude,
     )
 
 
@@ -240,6 +256,8 @@ def _table(section: Section) -> list[str]:
     for metric in section.metrics:
         cells = [_cell(section, metric, name) for name in section.runs]
         lines.append(f"| {metric.title} [{metric.unit}] | " + " | ".join(cells) + " |")
+    if section.conclude is not None:
+        lines += ["", section.conclude(section)]
     return [*lines, ""]
 
 

@@ -38,7 +38,7 @@ def arguments() -> argparse.Namespace:
         default=["start", "restart", "capture", "ours"], help="only these: start, restart, capture, ours",
     )  # fmt: skip
     parser.add_argument(
-        "--budget", type=float, default=780, metavar="SECONDS", help="begin no repetition after this time"
+        "--budget", type=float, default=740, metavar="SECONDS", help="begin no repetition after this time"
     )
     parser.add_argument(
         "--build", type=Path, default=ROOT / "build" / "bench", metavar="DIR", help="where peers and files go"
@@ -122,7 +122,7 @@ def run_all(bench: Bench, peers: Sequence[Peer], options: argparse.Namespace) ->
         }
 
     counts = list(zip(options.units, options.repeat, strict=True)) if "start" in options.parts else []
-    few = min(2, min(options.repeat))
+    few, most = min(2, *options.repeat), max(options.repeat)
     for count, repetitions in counts[:1]:
         add(report.start_section(count), repetitions, starts(count))
     if "restart" in options.parts:
@@ -130,8 +130,8 @@ def run_all(bench: Bench, peers: Sequence[Peer], options: argparse.Namespace) ->
         for quick in (False, True):
             add(report.restart_section(CRASH_UNITS, KILLS, quick, delays), 1, restarts(quick))
     if "capture" in options.parts:
-        add(report.capture_section(WRITERS, CAPTURE_BYTES, PIECE), few, captures(PIECE, CAPTURE_BYTES))
-        add(report.capture_section(WRITERS, LINES_BYTES, LINE), few, captures(LINE, LINES_BYTES))
+        add(report.capture_section(WRITERS, CAPTURE_BYTES, PIECE), most, captures(PIECE, CAPTURE_BYTES))
+        add(report.capture_section(WRITERS, LINES_BYTES, LINE), most, captures(LINE, LINES_BYTES))
     ours = next((peer for peer in peers if isinstance(peer, Ours)), None)
     if "ours" in options.parts and ours is not None:
         count, bookless = max(options.units), Bookless()
@@ -142,8 +142,8 @@ def run_all(bench: Bench, peers: Sequence[Peer], options: argparse.Namespace) ->
         add(
             report.book_section(count), few,
             {
-                "with the book": partial(measure_book, ours, count, sleeper=sleeper, patience_s=PATIENCE_S),
-                "without": partial(measure_book, bookless, count, sleeper=sleeper, patience_s=PATIENCE_S),
+                report.WITH_BOOK: partial(measure_book, ours, count, sleeper=sleeper, patience_s=PATIENCE_S),
+                report.WITHOUT_BOOK: partial(measure_book, bookless, count, sleeper=sleeper, patience_s=PATIENCE_S),
             },
         )  # fmt: skip
     for count, repetitions in counts[1:]:

@@ -153,7 +153,6 @@ def _settle(ledger: Ledger, job: Job) -> None:
                 ledger.edit_job(job)
                 job.admitted = job.unit in ledger.holders
                 job.type, job.state, job.halfway = JobType.START, JobState.WAITING, True
-                ledger.cursors.pop(job.id, None)
                 # What waited for the stop half may go on; the start half waits for what it needs.
                 ledger.runnable[job.id] = None
             elif sub is SubState.STUCK:
@@ -168,7 +167,7 @@ def _settle(ledger: Ledger, job: Job) -> None:
             else:
                 finish(ledger, job, JobResult.DONE)
         case JobType.NOP:
-            finish(ledger, job, JobResult.DONE)
+            raise AssertionError("internal error: a nop never runs, it is done when its turn comes")
 
 
 def _settle_ended_start(ledger: Ledger, job: Job) -> None:

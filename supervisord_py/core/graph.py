@@ -19,7 +19,7 @@ from msgspec import Struct
 from supervisord_py.model.states import Until
 from supervisord_py.model.unit import Dependency, Unit
 
-LATENESS: dict[Until, int] = {Until.STARTED: 0, Until.READY: 1, Until.HEALTHY: 2, Until.EXITED: 3}
+LATENESS = {until: place for place, until in enumerate((Until.STARTED, Until.READY, Until.HEALTHY, Until.EXITED))}
 
 
 class Edge(Struct, frozen=True):

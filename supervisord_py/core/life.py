@@ -44,7 +44,6 @@ def begin(ledger: Ledger, name: str) -> None:
     state.errors = state.refusals = 0
     state.watches, state.watchdog_ns, state.awaits_health = {}, None, False
     state.began_ns = ledger.now.mono_ns
-    ledger.arm_healthy(name, None)
     ledger.arm_uphold(name, None)
     if unit.service is None:
         became_started(ledger, name)

@@ -54,7 +54,7 @@ class Requests:
         self._slots: dict[int, list[int]] = {}
         """Slots of tokens that are not complete, by job."""
         self._open: dict[int, int] = {}
-        """How many jobs of such a token have not ended."""
+        """How many jobs of such a token have not ended; of any other it means nothing."""
         self._slot_of: dict[str, int] = {}
 
     def index(self) -> None:
@@ -108,7 +108,9 @@ class Requests:
 
     def _change(self, event: CommandRequested) -> list[Outcome]:
         ledger = self._ledger
-        if ledger.globals.shutdown is not None and event.verb in _STARTING_VERBS:
+        shutdown = ledger.globals.shutdown
+        # After the exit is decided nothing ends any more: whoever waited for a stop would never be answered.
+        if shutdown is not None and (event.verb in _STARTING_VERBS or shutdown.exited):
             raise RefusedError(
                 Refusal("ShuttingDown", f"cannot {event.verb}: the supervisor is shutting down; wait for the next one")
             )
@@ -336,8 +338,7 @@ class Requests:
         old = self._ledger.tokens.get(slot)
         if old is not None:
             self._slot_of.pop(old.token, None)
-            if self._open.pop(slot, 0):
-                self._unwatch(slot, old)
+            self._unwatch(slot, old)
         self._ledger.tokens[slot] = TokenEntry(token, outcomes)
         self._ledger.touched[f"token/{slot}"] = None
         self._slot_of[token] = slot
@@ -358,7 +359,6 @@ class Requests:
         for slot in list(self._slots[job]):
             self._open[slot] -= 1
             if not self._open[slot]:
-                del self._open[slot]
                 entry = ledger.tokens[slot]
                 self._unwatch(slot, entry, ledger.ends.copy())
 

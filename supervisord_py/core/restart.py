@@ -135,9 +135,7 @@ def next_random(state: int) -> tuple[int, int]:
 
 
 def _integer_root(value: int, degree: int) -> int:
-    """Return the largest integer whose ``degree``-th power is not above ``value`` (Newton's method)."""
-    if value < 2:
-        return value
+    """Return the largest integer whose ``degree``-th power is not above ``value``, at least 1 (Newton's method)."""
     guess = 1 << -(-value.bit_length() // degree)
     while True:
         closer = ((degree - 1) * guess + value // guess ** (degree - 1)) // degree

@@ -26,8 +26,6 @@ Source: Kubernetes, rolling update of a Deployment (maxUnavailable, minReadySeco
 import re
 from collections.abc import Iterable, Mapping
 
-from msgspec import Struct
-
 from supervisord_py.core.actions import Refusal, RevertUnits
 from supervisord_py.core.events import CommandRequested
 from supervisord_py.core.graph import Graph
@@ -56,15 +54,7 @@ from supervisord_py.model.unit import Unit, UnitSet
 
 QUEUED = "queued"
 _WATCHED = (RolloutStep.PROBATION, RolloutStep.DONE)
-_OPEN = (RolloutStep.WAITING, RolloutStep.RESTARTING, RolloutStep.PROBATION)
-
-
-class Options(Struct, frozen=True):
-    """The arguments of a request that is a rollout."""
-
-    max_unavailable: int = 0
-    probation_ns: int = 0
-    reverts: bool = False
+_IN_HAND = (RolloutStep.RESTARTING, RolloutStep.PROBATION)
 
 
 # asking
@@ -98,27 +88,25 @@ def request(ledger: Ledger, event: CommandRequested) -> list[Outcome]:
         raise RefusedError(Refusal("Busy", f"{message} {numbers[0]}"))
     if not ordered:
         return []
-    options = Options(
-        max_unavailable=int(event.arguments.get("max_unavailable") or 0),
-        probation_ns=int(event.arguments.get("probation_ns") or 0),
-        reverts=bool(event.arguments.get("reverts")),
-    )
+    max_unavailable = int(event.arguments.get("max_unavailable") or 0)
+    probation_ns = int(event.arguments.get("probation_ns") or 0)
+    reverts = bool(event.arguments.get("reverts"))
     units = {name: _unit(ledger, name) for name in ordered}
     fields = {
         "verb": event.verb,
         "units": ordered,
-        "max_unavailable": options.max_unavailable,
-        "probation_ms": options.probation_ns // 1_000_000,
-        "reverts": options.reverts,
+        "max_unavailable": max_unavailable,
+        "probation_ms": probation_ns // 1_000_000,
+        "reverts": reverts,
     }
     cause = ledger.record("rollout.started", cause=event.cause, fields=fields)
     ledger.set_rollout(
         Rollout(
             verb=event.verb,
             units=units,
-            max_unavailable=options.max_unavailable,
-            probation_ns=options.probation_ns,
-            reverts=options.reverts,
+            max_unavailable=max_unavailable,
+            probation_ns=probation_ns,
+            reverts=reverts,
             by=who(event.origin),
             note=event.reason,
             cause=cause,
@@ -167,9 +155,9 @@ def in_order(graph: Graph, names: Iterable[str]) -> list[str]:
     return ordered
 
 
-def _natural(name: str) -> list[tuple[int, str]]:
-    """``worker@10`` stands behind ``worker@9``."""
-    return [(int(part) if part.isdigit() else -1, part) for part in re.split(r"(\d+)", name)]
+def _natural(name: str) -> list[str | int]:
+    """``worker@10`` stands behind ``worker@9``: every second part is a number."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
 def _step_text(ledger: Ledger, name: str) -> str:
@@ -215,10 +203,11 @@ def reverted(ledger: Ledger) -> None:
     ledger.record("rollout.reverted", cause=rollout.cause, fields={"units": list(rollout.units)})
     for name, unit in rollout.units.items():
         state = ledger.state(name)
-        touched = unit.step is not RolloutStep.WAITING and unit.step is not RolloutStep.LEFT_OUT
-        if touched and not state.stopped and (_needs_restart(ledger, name) or state.sub not in UP):
+        # One that waits for its turn may have begun a life by the new text all the same, with one that it needs.
+        is_down = unit.step is not RolloutStep.WAITING and state.sub not in UP
+        is_left = unit.step is RolloutStep.LEFT_OUT or state.stopped
+        if not is_left and (is_down or _needs_restart(ledger, name)):
             unit.step = RolloutStep.WAITING
-            unit.restart_job = None
         else:
             unit.step = RolloutStep.LEFT_OUT
 
@@ -240,7 +229,8 @@ def pending_action(ledger: Ledger) -> RevertUnits | None:
     rollout = ledger.rollout
     if rollout is None or rollout.phase is not RolloutPhase.REVERTING:
         return None
-    return RevertUnits(tuple(rollout.units), rollout.failed or "", rollout.message)
+    assert rollout.failed is not None
+    return RevertUnits(tuple(rollout.units), rollout.failed, rollout.message)
 
 
 def _take_ends(ledger: Ledger, rollout: Rollout) -> None:
@@ -250,8 +240,13 @@ def _take_ends(ledger: Ledger, rollout: Rollout) -> None:
         if unit.step is RolloutStep.RESTARTING and unit.restart_job in ended:
             result, message = ended[unit.restart_job]
             ledger.edit_rollout()
-            unit.restart_job = None
             _take_end(ledger, rollout, name, unit, JobResult(result), message)
+    for job, ending, _ in ledger.finished:
+        stopped = rollout.units.get(job.unit)
+        if job.type is JobType.STOP and job.named and ending == JobResult.DONE.value and stopped is not None:
+            # Whatever it was when the rollout began: it was stopped since.
+            ledger.edit_rollout()
+            stopped.was_stopped = False
 
 
 def deadline(ledger: Ledger, name: str) -> None:
@@ -267,9 +262,9 @@ def _take_end(ledger: Ledger, rollout: Rollout, name: str, unit: RolloutUnit, re
     if result is JobResult.DONE:
         _watch(ledger, rollout, name, unit)
     elif result in (JobResult.CANCELED, JobResult.SKIPPED):
-        unit.step, unit.message = RolloutStep.LEFT_OUT, message or "its restart was called off"
+        unit.step, unit.message = RolloutStep.LEFT_OUT, message
     else:
-        unit.step, unit.message = RolloutStep.FAILED, message or result.value
+        unit.step, unit.message = RolloutStep.FAILED, message
 
 
 def _watch(ledger: Ledger, rollout: Rollout, name: str, unit: RolloutUnit) -> None:
@@ -302,7 +297,7 @@ def _first_failure(ledger: Ledger, rollout: Rollout) -> str | None:
                 unit.invocation = state.invocation
                 if unit.step is RolloutStep.PROBATION:
                     _put_on_probation(ledger, rollout, name, unit)
-        elif _has_ended_by_itself(ledger, name, unit, state):
+        elif _has_ended_by_itself(ledger, name, state):
             ledger.edit_rollout()
             unit.step = RolloutStep.FAILED
             ended = f"{name} did not stay up ({state.result.value})"
@@ -332,9 +327,9 @@ def _is_broken_before_its_turn(ledger: Ledger, rollout: Rollout, name: str, unit
     )
 
 
-def _has_ended_by_itself(ledger: Ledger, name: str, unit: RolloutUnit, state: UnitState) -> bool:
-    if state.sub in STARTING and state.invocation != unit.invocation:
-        # A life that somebody ordered.
+def _has_ended_by_itself(ledger: Ledger, name: str, state: UnitState) -> bool:
+    if state.sub in STARTING:
+        # A life that somebody ordered; one that begins by itself is known by the end of the one before.
         return False
     if state.ending is Ending.ORDER or name in ledger.set.masked:
         return False
@@ -346,20 +341,20 @@ def _go_forward(ledger: Ledger, rollout: Rollout) -> bool:
     _take_up_restarted(ledger, rollout)
     waiting = [name for name, unit in rollout.units.items() if unit.step is RolloutStep.WAITING]
     if not waiting:
-        if any(unit.step in _OPEN for unit in rollout.units.values()):
+        if any(unit.step in _IN_HAND for unit in rollout.units.values()):
             return False
         _end(ledger, rollout, JobResult.DONE, "")
         return False
     if not rollout.max_unavailable:
         return _restart_together(ledger, rollout, waiting)
-    room = rollout.max_unavailable - _unavailable(ledger, rollout)
     for name in waiting:
         unit = rollout.units[name]
         if reason := _left_out(ledger, rollout, name):
             ledger.edit_rollout()
             unit.step, unit.message = RolloutStep.LEFT_OUT, reason
             continue
-        if room <= 0 or _waits_for_another(ledger, rollout, name):
+        # Counted only now: what has just been left out takes up no room.
+        if _unavailable(ledger, rollout) >= rollout.max_unavailable or _waits_for_another(ledger, rollout, name):
             return False
         # One at a time: what its restart takes with it is seen before the next one.
         _restart_one(ledger, rollout, name)
@@ -381,7 +376,7 @@ def _take_up_restarted(ledger: Ledger, rollout: Rollout) -> None:
 def _unavailable(ledger: Ledger, rollout: Rollout) -> int:
     """Count the units that this rollout has taken down, or has not yet found good."""
     return sum(
-        unit.step in (RolloutStep.RESTARTING, RolloutStep.PROBATION)
+        unit.step in _IN_HAND
         or (unit.step is RolloutStep.WAITING and _is_taken_along(ledger, name))
         or (unit.step is RolloutStep.DONE and ledger.state(name).sub not in UP and not _is_at_rest(ledger, name))
         for name, unit in rollout.units.items()
@@ -398,11 +393,15 @@ def _is_at_rest(ledger: Ledger, name: str) -> bool:
     return ledger.state(name).sub in REST and name not in ledger.job_of
 
 
+def _is_being_stopped(ledger: Ledger, name: str) -> bool:
+    job = ledger.job_of.get(name)
+    return job is not None and job.type is JobType.STOP and job.origin is JobOrigin.COMMAND
+
+
 def _left_out(ledger: Ledger, rollout: Rollout, name: str) -> str | None:
     """Say why a unit whose turn has come is not restarted after all."""
-    state, job = ledger.state(name), ledger.job_of.get(name)
-    is_stopped = state.stopped and not rollout.units[name].was_stopped
-    if is_stopped or (job is not None and job.type is JobType.STOP and job.origin is JobOrigin.COMMAND):
+    is_stopped = ledger.state(name).stopped and not rollout.units[name].was_stopped
+    if is_stopped or _is_being_stopped(ledger, name):
         return f"{name} was stopped meanwhile"
     if rollout.verb != "apply":
         return None
@@ -415,9 +414,7 @@ def _left_out(ledger: Ledger, rollout: Rollout, name: str) -> str | None:
 
 def _waits_for_another(ledger: Ledger, rollout: Rollout, name: str) -> bool:
     """Tell whether a unit is ordered after one that is not through yet."""
-    unready = {
-        other for other, unit in rollout.units.items() if unit.step in (RolloutStep.RESTARTING, RolloutStep.PROBATION)
-    }
+    unready = {other for other, unit in rollout.units.items() if unit.step in _IN_HAND}
     stack, seen = [name], {name: None}
     while stack:
         for edge in ledger.graph[stack.pop()].after:
@@ -455,7 +452,11 @@ def _restart_together(ledger: Ledger, rollout: Rollout, names: list[str]) -> boo
         transaction = build(ledger, _goal(rollout, tuple((name, _job_type(ledger, rollout, name)) for name in wanted)))
     except RefusedError as error:
         for name in wanted:
-            rollout.units[name].step, rollout.units[name].message = RolloutStep.FAILED, error.refusal.message
+            if rollout.phase is RolloutPhase.BACK:
+                # What has nothing to do with the one that is refused must not stay on the text that failed.
+                _restart_one(ledger, rollout, name)
+            else:
+                rollout.units[name].step, rollout.units[name].message = RolloutStep.FAILED, error.refusal.message
         return True
     for name, job in apply(ledger, transaction).items():
         rollout.units[name].step, rollout.units[name].restart_job = RolloutStep.RESTARTING, job.id
@@ -464,7 +465,15 @@ def _restart_together(ledger: Ledger, rollout: Rollout, names: list[str]) -> boo
 
 def _goal(rollout: Rollout, anchors: tuple[tuple[str, JobType], ...]) -> Goal:
     reason = f"{rollout.verb} goes back: {rollout.message}" if rollout.phase is RolloutPhase.BACK else ""
-    return Goal(anchors, JobOrigin.COMMAND, by=rollout.by, note=rollout.note, reason=reason, cause=rollout.cause)
+    return Goal(
+        anchors,
+        JobOrigin.COMMAND,
+        spares_stopped=True,
+        by=rollout.by,
+        note=rollout.note,
+        reason=reason,
+        cause=rollout.cause,
+    )
 
 
 def _job_type(ledger: Ledger, rollout: Rollout, name: str) -> JobType:
@@ -521,7 +530,7 @@ def _go_back(ledger: Ledger, rollout: Rollout) -> bool:
 
 def _was_stopped(ledger: Ledger, rollout: Rollout, name: str) -> bool:
     """Leave out a unit that somebody has stopped since."""
-    stopped = ledger.state(name).stopped and _is_at_rest(ledger, name)
+    stopped = ledger.state(name).stopped or _is_being_stopped(ledger, name)
     if stopped:
         ledger.edit_rollout().units[name].step = RolloutStep.LEFT_OUT
     return stopped
@@ -553,7 +562,8 @@ def _outcome(rollout: Rollout, name: str, unit: RolloutUnit, result: JobResult) 
     """Say what became of one unit for those who wait."""
     if name == rollout.failed:
         return JobResult.FAILED, rollout.message
-    if result is JobResult.CANCELED:
+    is_back = rollout.phase is RolloutPhase.BACK and unit.step is RolloutStep.DONE
+    if result is JobResult.CANCELED and not is_back:
         return (JobResult.DONE, "") if unit.step in _WATCHED else (JobResult.CANCELED, unit.message)
     if unit.step is RolloutStep.LEFT_OUT and result is JobResult.DONE:
         return JobResult.SKIPPED, unit.message
@@ -561,8 +571,8 @@ def _outcome(rollout: Rollout, name: str, unit: RolloutUnit, result: JobResult) 
         return JobResult.DONE, ""
     if rollout.phase is RolloutPhase.BACK:
         if unit.step is RolloutStep.FAILED:
-            return JobResult.FAILED, f"{name} did not come up by the text before either: {unit.message}"
-        return JobResult.CANCELED, f"{name} runs by the text before" if unit.step is RolloutStep.DONE else _NOT_TOUCHED
+            return JobResult.FAILED, f"{name} could not be brought back to the text before: {unit.message}"
+        return JobResult.CANCELED, f"{name} runs by the text before" if is_back else _NOT_TOUCHED
     if unit.step is RolloutStep.FAILED:
         return JobResult.FAILED, unit.message
     if unit.step in _WATCHED:

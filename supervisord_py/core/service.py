@@ -268,7 +268,7 @@ def _record_exit(
             **end,
             "core": status.core_dumped,
             "rusage": event.rusage,
-            **({} if event.runtime_ms is None else {"runtime_ms": event.runtime_ms}),
+            "runtime_ms": event.runtime_ms,
             **({} if event.main else {"handed_over": True}),
         },
         chain=event.main,

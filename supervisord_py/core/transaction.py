@@ -66,6 +66,8 @@ class Goal(Struct, frozen=True):
     bound: bool = False
     gently: bool = False
     """What is needed is started as for an automatic restart: not what somebody stopped, or what failed too often."""
+    spares_stopped: bool = False
+    """What is only wanted is left alone if somebody has stopped it."""
     forced: bool = False
     """It has to be: it replaces irreversible jobs too."""
     by: str = ""
@@ -247,6 +249,8 @@ class _Builder:
             if is_met(self._ledger, unit, dependency.until) and not self._ledger.state(unit).skipped:
                 return
             refusal = self._refuse_automatic(unit, key[0])
+        if not matters and self._goal.spares_stopped and (self._ledger.state(unit).stopped or self._is_to_stop(unit)):
+            return
         if refusal is not None:
             if matters:
                 self._poisoned.append((key, refusal))
@@ -256,8 +260,7 @@ class _Builder:
     def _refuse_automatic(self, unit: str, puller: str) -> Refusal | None:
         """What was stopped by hand, or has failed too often, is not started because something else restarts."""
         state = self._ledger.state(unit)
-        job = self._ledger.job_of.get(unit)
-        if state.stopped or (job is not None and job.type is JobType.STOP):
+        if state.stopped or self._is_to_stop(unit):
             return Refusal("JobFailed", f"{puller} waits for {unit}, which was stopped; start it", {"unit": unit})
         if is_given_up(self._ledger, unit):
             why = f"which has failed {state.failures} times; see its log, then start it"

@@ -20,7 +20,6 @@ from supervisord_py.ctl.session import Patience, Session
 from supervisord_py.model.event_text import format_event
 from supervisord_py.model.records import EVENTS
 
-BARE_LAST = 50
 TAIL_LAST = 50
 FORMATS = ("short", "verbose")
 

@@ -24,7 +24,9 @@ def belongings(instance: Instance) -> list[Finding]:
     with contextlib.suppress(OSError):
         uid = os.stat(f"/proc/{instance.keeper}").st_uid
         config = config_of(instance.keeper)
-        return [*_folders(instance, uid), *_files(instance, uid), *_socket(config), *_unit_files(instance, config)]
+        found = [*_folders(instance, uid), *_files(instance, uid), *_socket(config)]
+        # A supervisor of an ordinary user believes what the kernel lets it read.
+        return [*found, *_unit_files(instance, config)] if uid == 0 else found
     return []
 
 

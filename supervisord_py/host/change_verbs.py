@@ -111,10 +111,8 @@ class ChangeVerbs:
             if not plan:
                 await self._authority.note_refusal(peer, verb, parameters["units"], reason, error)
             raise
-        now = units if parameters["now"] else []
+        now = units if parameters["now"] and not plan else []
         wait = parameters["wait"] and not request.call.oneway
-        if plan and now:
-            now = []
         try:
             async with asyncio.timeout(limit_s):
                 report = await request.until_gone(

@@ -9,7 +9,6 @@ with psutil for everything else.
 import contextlib
 import os
 import resource
-from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
@@ -149,18 +148,3 @@ def format_limit(limit: Limit) -> str:
     """Write a limit as a unit file has it: ``1024:524288``, or one value where both are the same."""
     soft, hard = ("infinity" if value is None else str(value) for value in (limit.soft, limit.hard))
     return soft if soft == hard else f"{soft}:{hard}"
-
-
-def shortfalls(wanted: Mapping[str, Limit], nice: int | None, live: LiveLimits) -> list[str]:
-    """Return in a sentence each what a process has other than it was asked for."""
-    texts = []
-    for name, limit in wanted.items():
-        has = live.rlimits.get(name)
-        if has is None:
-            continue
-        differs = has.hard != limit.hard if name == "rttime" else has != limit
-        if differs:
-            texts.append(f"{name} is {format_limit(has)}, wanted {format_limit(limit)}")
-    if nice is not None and live.nice is not None and live.nice != nice:
-        texts.append(f"nice is {live.nice}, wanted {nice}")
-    return texts

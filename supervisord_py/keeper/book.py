@@ -31,6 +31,7 @@ from supervisord_py.keeper.loop import say
 BOOK_MAX = 1 << 20
 """Bytes beyond twice the size of all that is true, after which only that is written anew."""
 RETRY_NS = 10_000_000_000
+DID = b'{"did":1}\n'
 
 
 class Book:
@@ -59,7 +60,7 @@ class Book:
         self._write("commit", {key: commit[key] for key in ("ack", "state", "lines", "journalled", "do")})
 
     def did(self) -> None:
-        self._write("did", 1)
+        self._append(DID)
 
     def keep_short(self) -> None:
         """Once a turn: write anew what has grown too long, or could not be written."""
@@ -99,9 +100,12 @@ class Book:
                 self._is_told = False
 
     def _write(self, key: str, value: Any) -> None:
+        if self._fd >= 0:
+            self._append(json.dumps({key: value}, separators=(",", ":")).encode("ascii") + b"\n")
+
+    def _append(self, data: bytes) -> None:
         if self._fd < 0:
             return
-        data = json.dumps({key: value}, separators=(",", ":")).encode("ascii") + b"\n"
         try:
             written = os.write(self._fd, data)
             if written != len(data):

@@ -180,9 +180,8 @@ class Spawner:
                 if b"%d" % ME not in _read(f"{home}/cgroup.procs").split():
                     return False
                 self._home = (home, own)
-            return not os.path.exists(f"{folder}/memory.oom.group") and b"frozen 1" not in _read(
-                f"{folder}/cgroup.events"
-            )
+            is_frozen = b"frozen 1" in _read(f"{folder}/cgroup.events")
+            return not is_frozen and not os.path.exists(f"{folder}/memory.oom.group")
         except OSError:
             return False
 

@@ -148,7 +148,13 @@ class Stage:
         finally:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
-            process.wait(STOP_S)
+            try:
+                process.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                # Forced, so that a page that fails leaves no process behind.
+                process.send_signal(signal.SIGINT)
+                process.wait(STOP_S)
+                raise
 
 
 @contextmanager

@@ -55,7 +55,10 @@ def test_a_page_shows_what_is_seen(page: str) -> None:
                 for typed in conversation(block):
                     seen = played.play(typed)
                     assert is_shown(typed.shown, seen, str(played.home)), (
-                        f"{page}:{typed.line}: {typed.command}\nshown:\n" + "\n".join(typed.shown) + f"\nseen:\n{seen}"
+                        f"{page}:{typed.line}: {typed.command}\nshown:\n"
+                        + "\n".join(typed.shown)
+                        + f"\nseen:\n{seen}\n"
+                        f"if what is seen is right: python -m tests.docs.rewrite {page}"
                     )
 
 

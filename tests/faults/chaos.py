@@ -133,8 +133,8 @@ def compare(
             if line[0] == "start":
                 lives[pid] += 1
             told = exits.get((name, pid), [])[lives[pid] - 1 : lives[pid]]
-            if line[0] == "exit" and told and told[0]["code"] != int(line[2]) and told[0]["signal"] is None:
-                wrong.append(f"{name}: pid {pid} exited {line[2]}, the journal says {told[0]['code']}")
+            if line[0] == "exit" and told and told[0].get("code") != int(line[2]) and told[0].get("signal") is None:
+                wrong.append(f"{name}: pid {pid} exited {line[2]}, the journal says {told[0].get('code')}")
             # A READY that comes when the stop at the end is decided makes nothing ready any more.
             counts = (0, 1) if line[0] == "ready" and (name, line[2]) in stopped else (1,)
             if line[0] == "ready" and ready[name, line[2]] not in counts:

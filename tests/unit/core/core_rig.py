@@ -1,8 +1,8 @@
 """A hand-driven world for one manager: the test says what happens, the rig keeps the time, the numbers and the laws.
 
-After every event four laws are checked: the folded changes are the snapshot, a manager restored from the changes
-before the event decides the same and finds everything where the other one does, and nothing is decided without a record
-for each spawn.
+After every event six laws are checked: the folded changes are the snapshot, a manager restored from the changes
+before the event decides the same and finds everything where the other one does, nothing is decided without a record
+for each spawn, each record is as grave as its event is, and what is only said of a unit leads to nothing.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -43,7 +43,7 @@ from supervisord_py.core.processes import is_idling
 from supervisord_py.core.state import REST, STOPPING, UP, JobOrigin
 from supervisord_py.core.timed import is_armed
 from supervisord_py.model.records import UNNUMBERED, Record
-from supervisord_py.model.states import JobState, Role, ServiceType, SubState
+from supervisord_py.model.states import JobState, Role, ServiceType, Severity, SubState
 from supervisord_py.model.status import UnitStatus
 from supervisord_py.model.unit import SECOND_NS, Command, Dependency, RestartPolicy, Service, Unit, UnitKind, UnitSet
 
@@ -92,6 +92,41 @@ def untrue(manager: Manager) -> Iterator[str]:
             "what is named was asked for": not job.named or job.origin is JobOrigin.COMMAND,
         }
         yield from (f"job {job.id} of {job.unit}: {law}" for law, holds in laws.items() if not holds)
+
+
+GRAVE = {
+    "unit.failed": Severity.ERROR, "unit.stuck": Severity.ERROR, "unit.watchdog": Severity.ERROR,
+    "unit.rejected": Severity.ERROR, "unit.error": Severity.WARNING, "rollout.failed": Severity.ERROR,
+    "keeper.lost": Severity.ERROR, "keeper.reexec-failed": Severity.ERROR,
+}  # fmt: skip
+NEVER_GRAVE = (
+    "unit.starting", "unit.started", "unit.stopping", "unit.stopped", "unit.queued", "unit.skipped", "unit.reloading",
+    "job.queued", "job.changed", "rollout.started", "rollout.reverted",
+)  # fmt: skip
+ONLY_SAID = ("unit.error", "unit.queued", "unit.rejected", "unit.loaded", "rollout.failed", "daemon.stopping")
+"""What is written of a unit and is no reason for what it does next."""
+
+
+def severity_of(record: Record) -> Severity | None:
+    """Return how grave a record has to be, None where more than the record decides that."""
+    fields = record.fields
+    match record.event:
+        case "unit.restart-scheduled":
+            return Severity.INFO if fields["result"] == "success" else Severity.WARNING
+        case "unit.ready":
+            return Severity.WARNING if fields.get("reloaded") is False else Severity.INFO
+        case "unit.exited" if "step" in fields:
+            return Severity.WARNING
+        case "job.finished" if fields["job"] is None:
+            return Severity.ERROR
+        case "job.finished":
+            return Severity.INFO if fields["result"] in ("done", "skipped", "canceled") else Severity.WARNING
+        case "rollout.finished":
+            return Severity.INFO if fields["result"] == "done" else Severity.WARNING
+        case "daemon.stopping":
+            return Severity.WARNING if fields.get("forced") else Severity.INFO
+        case event:
+            return Severity.INFO if event in NEVER_GRAVE else GRAVE.get(event)
 
 
 INDEXES = ("alive", "unit_of_spawn", "job_of", "jobs", "texts", "idling")
@@ -164,6 +199,8 @@ class Rig:
         self._pid = 100
         self._request = 0
         self._living: dict[int, int] = {}
+        self._written: dict[int, str] = {}
+        """The event of each record that has a number."""
         self._fold()
         if units:
             self.load(*units, start=start)
@@ -211,6 +248,11 @@ class Rig:
         for record in effects.records:
             assert "internal error" not in str(record.fields)
             assert record.cause is None or record.cause < self.seq + len(effects.records)
+            assert severity_of(record) in (None, record.severity), record
+        numbered = [record.event for record in effects.records if record.event not in UNNUMBERED]
+        self._written |= dict(enumerate(numbered, self.seq))
+        led = {name: self._written.get(state.cause or 0) for name, state in self.manager.ledger.states.items()}
+        assert {name: event for name, event in led.items() if event in ONLY_SAID} == {}
 
     def load(self, *units: Unit, start: bool = False, bad: UnitSet | None = None, **loaded_with: Any) -> Effects:
         loaded = unit_set(*units)

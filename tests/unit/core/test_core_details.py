@@ -428,12 +428,14 @@ def test_what_a_unit_may_need_in_a_shutdown_counts_each_of_its_commands() -> Non
     assert rig.manager.deadline_ns() == pytest.approx(began_ns + share_ns, abs=10)
 
 
-def test_what_is_killed_in_a_forced_shutdown_gets_a_moment_to_die() -> None:
-    """The kernel has five seconds; then the supervisor waits no more."""
+@pytest.mark.parametrize("is_ordered", [True, False])
+def test_what_is_killed_in_a_forced_shutdown_gets_a_moment_to_die(is_ordered: bool) -> None:
+    """The kernel has five seconds, whether an orderly end was tried first or not; then the supervisor waits no more."""
     rig = Rig(service("web"))
     rig.ask("start", "web")
     rig.spawned("web")
-    rig.shut_down(90)
+    if is_ordered:
+        rig.shut_down(90)
     rig.happen(ShutdownForced())
     rig.later(4.9)
     assert not any(isinstance(each, ExitSupervisor) for each in rig.actions)
@@ -549,3 +551,101 @@ def test_a_new_unit_does_not_call_off_an_irreversible_stop() -> None:
     assert [(job.unit, job.type) for job in view.jobs(rig.manager)] == [("db", "stop")]
     rig.exited("db", signal=15)
     assert rig.launched() == ["db"]
+
+
+def test_whoever_wants_the_order_kept_gets_it() -> None:
+    """A start that asks for no order waits for the end of the life before; one that does not say so joins it."""
+    rig = Rig(notify("db"), service("web", relations={"after": (Dependency("db"),)}))
+    rig.ask("start", "web")
+    rig.spawned("web")
+    rig.ask("stop", "web", wait=False)
+    rig.ask("start", "db", wait=False)
+    rig.ask("start", "web", wait=False, mode=JobMode.IGNORE_DEPENDENCIES)
+    assert {job.unit: job.waiting_for for job in view.jobs(rig.manager)} == {"db": (), "web": ()}
+    rig.ask("start", "web", wait=False)
+    assert {job.unit: job.waiting_for for job in view.jobs(rig.manager)} == {"db": (), "web": ("db",)}
+    rig.exited("web", signal=15)
+    assert rig.launched() == ["web", "db"]
+    rig.up("db")
+    assert rig.launched() == ["web", "db", "web"]
+
+
+@pytest.mark.parametrize("is_oneshot", [True, False])
+def test_why_a_unit_that_is_over_at_once_is_stopped(is_oneshot: bool) -> None:
+    """Its work is done, or nothing is left of it: the words say which, and only the first one was ready."""
+    keys = {"exec_stop": commands("/bin/stop"), "restart": NEVER}
+    unit = oneshot("web", **keys) if is_oneshot else service("web", type=ServiceType.FORKING, **keys)
+    rig = Rig(unit)
+    rig.ask("start", "web")
+    rig.spawned("web")
+    rig.exited("web", 0)
+    reason = "its work is done" if is_oneshot else "no process of it is left"
+    assert rig.record("unit.stopping").fields["reason"] == reason
+    assert ("unit.ready" in rig.events()) is is_oneshot
+
+
+def test_a_wish_gives_way_to_what_is_needed() -> None:
+    """web requires a and wants c, which conflicts with a: c is given up, nothing is refused."""
+    web = service("web", relations={**needs("a"), "wants": (Dependency("c"),)})
+    rig = Rig(web, service("a"), service("c", relations={"conflicts": ("a",)}))
+    rig.ask("start", "web", wait=False)
+    rig.spawned("a")
+    assert rig.launched() == ["a", "web"]
+
+
+def test_work_that_is_done_forgets_the_failures_before_it() -> None:
+    """A oneshot that fails, is tried again and succeeds has none."""
+    rig = Rig(oneshot("web", restart=RestartPolicy(restart=Restart.ON_FAILURE, delay_ns=SECOND_NS, jitter=0.0)))
+    rig.ask("start", "web")
+    rig.spawned("web")
+    rig.crash("web")
+    assert rig.status("web").failures == 1
+    rig.later(1)
+    rig.spawned("web")
+    rig.exited("web", 0)
+    assert (rig.shown("web"), rig.status("web").failures) == ("inactive/dead/success", 0)
+
+
+def test_a_unit_that_was_healthy_long_enough_has_no_failures_though_nobody_looked() -> None:
+    """The deadline is late, the end is told first: the failure counts as the first one."""
+    policy = RestartPolicy(delay_ns=SECOND_NS, jitter=0.0, reset_ns=60 * SECOND_NS)
+    rig = Rig(service("web", restart=policy))
+    rig.ask("start", "web")
+    rig.spawned("web")
+    rig.crash("web")
+    rig.later(1)
+    rig.spawned("web")
+    rig.mono_ns += 60 * SECOND_NS
+    rig.crash("web")
+    assert rig.status("web").failures == 1
+
+
+def test_what_fails_for_its_dependency_has_no_code_of_its_own() -> None:
+    """web goes down with db, to which it is bound, and may not wait: the supervisor ends with 125, not with the code of
+    the signal that web was stopped with.
+    """
+    relations = {
+        "binds_to": (Dependency("db"),),
+        "on_dependency_failure": OnDependencyFailure.FAIL,
+        "exit_supervisor_on": ExitSupervisorOn.FAILURE,
+    }
+    rig = Rig(service("db", restart=NEVER), service("web", relations=relations))
+    rig.ask("start", "web")
+    rig.spawned("db")
+    rig.spawned("web")
+    rig.crash("db")
+    rig.exited("web", signal=9)
+    assert [each.code for each in rig.actions if isinstance(each, ExitSupervisor)] == [125]
+
+
+def test_failures_that_are_forgotten_by_hand_are_not_forgotten_again() -> None:
+    """reset-failed of a unit that is up: nothing is left that could end at a time."""
+    rig = Rig(service("web", restart=RestartPolicy(delay_ns=SECOND_NS, jitter=0.0, reset_ns=60 * SECOND_NS)))
+    rig.ask("start", "web")
+    rig.spawned("web")
+    rig.crash("web")
+    rig.later(1)
+    rig.spawned("web")
+    assert rig.manager.deadline_ns() == rig.mono_ns + 60 * SECOND_NS
+    rig.ask("reset-failed", "web")
+    assert rig.manager.deadline_ns() is None

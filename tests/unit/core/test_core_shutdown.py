@@ -139,6 +139,20 @@ def test_what_does_not_die_does_not_keep_the_supervisor() -> None:
     assert stop in rig.replies
 
 
+def test_a_stop_asked_for_after_the_exit_was_decided_is_answered() -> None:
+    """What does not die holds a stop up for ever, and nothing ends any more: it is refused, and makes no job."""
+    rig = Rig(service("web"))
+    rig.ask("start", "web")
+    rig.spawned("web")
+    rig.shut_down(10)
+    rig.later(10)
+    assert exits(rig) == 1
+    queued = rig.events("web").count("job.queued")
+    assert rig.refusal(rig.ask("stop", "web")) == "ShuttingDown"
+    assert rig.events("web").count("job.queued") == queued
+    assert exits(rig) == 1
+
+
 def test_the_order_of_force_kills_everything_at_once() -> None:
     """A second interrupt: no command, no grace, no order, and the leftovers of units at rest too."""
     rig = Rig(

@@ -8,7 +8,7 @@ from supervisord_py.core.events import ExitStatus, StrayAppeared, StrayExited
 from supervisord_py.core.manager import Manager
 from supervisord_py.core.state import FORMAT, UnitState
 from supervisord_py.core.timers import DeadlineKind, Timers
-from supervisord_py.model.states import Restart
+from supervisord_py.model.states import Restart, Severity
 from supervisord_py.model.unit import SECOND_NS, RestartPolicy
 
 
@@ -215,4 +215,5 @@ def test_a_stray_is_told_when_it_comes_and_when_it_goes() -> None:
     rig.happen(StrayAppeared(77, "sleep 30"))
     rig.happen(StrayExited(77, ExitStatus(signal=9)))
     assert rig.record("stray.appeared").fields == {"pid": 77, "command": "sleep 30"}
+    assert rig.record("stray.appeared").severity is Severity.WARNING
     assert rig.record("stray.exited").fields == {"pid": 77, "signal": "SIGKILL", "core": False}

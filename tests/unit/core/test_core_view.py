@@ -4,7 +4,7 @@ from core_rig import WALL_NS, Rig, needs, notify, service, target
 
 from supervisord_py.core import view
 from supervisord_py.model.states import Restart
-from supervisord_py.model.unit import SECOND_NS, BadUnit, Dependency, RestartPolicy, UnitSet
+from supervisord_py.model.unit import SECOND_NS, BadUnit, Dependency, LoadedFrom, RestartPolicy, UnitSet
 
 NEVER = RestartPolicy(restart=Restart.NO, jitter=0.0)
 
@@ -22,6 +22,14 @@ def test_a_name_that_nothing_defines() -> None:
     rig = Rig(service("web"))
     assert rig.status("ghost").load_state == "not-found"
     assert view.list_units(rig.manager) == ["web"]
+
+
+def test_the_file_of_a_unit_is_shown_where_there_is_one() -> None:
+    """The one that defines it, be it good or bad; None for a unit that no file defines."""
+    rig = Rig(service("web", relations={"source": LoadedFrom("units/web.toml")}), service("log"))
+    assert [rig.status(name).path for name in ("web", "log", "ghost")] == ["units/web.toml", None, None]
+    rig.load(bad=UnitSet(bad={"bad": BadUnit("bad", "units/bad.toml", "units/bad.toml:1:1: no")}))
+    assert rig.status("bad").path == "units/bad.toml"
 
 
 def test_since_is_the_last_change_of_the_active_state() -> None:

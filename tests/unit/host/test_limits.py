@@ -1,4 +1,4 @@
-"""Limits: the names, the kernel's table, and what is told when they differ from what was asked for."""
+"""Limits: the names, and the kernel's table."""
 
 import resource
 from pathlib import Path
@@ -6,11 +6,9 @@ from pathlib import Path
 from supervisord_py.host.limits import (
     PROC_NAMES,
     RLIMIT_NUMBERS,
-    LiveLimits,
     describe_live,
     format_limit,
     parse_proc_limits,
-    shortfalls,
 )
 from supervisord_py.model.unit import Limit
 
@@ -51,14 +49,6 @@ def test_limits_are_written_as_in_unit_files() -> None:
     assert format_limit(Limit(5, 5)) == "5"
     assert format_limit(Limit(None, None)) == "infinity"
     assert format_limit(Limit(0, None)) == "0:infinity"
-
-
-def test_what_falls_short_is_told() -> None:
-    """Each limit that is not as asked for, and only those; of rttime only the hard one counts."""
-    live = LiveLimits(rlimits={"nofile": Limit(5, 5), "core": Limit(0, 0), "rttime": Limit(None, 9)}, nice=3)
-    wanted = {"nofile": Limit(10, 20), "core": Limit(0, 0), "rttime": Limit(9, 9), "as": Limit(1, 1)}
-    assert shortfalls(wanted, 5, live) == ["nofile is 5, wanted 10:20", "nice is 3, wanted 5"]
-    assert shortfalls({}, None, live) == []
 
 
 def test_a_process_that_is_gone_has_no_limits() -> None:

@@ -201,6 +201,9 @@ def test_a_time_that_the_clock_jumps_over_is_skipped() -> None:
     assert walls("*:30", "Europe/Berlin", night, 2) == ["30 01:30 +0100", "30 03:30 +0200"]
     cairo = datetime(2025, 4, 23, 12, tzinfo=ZoneInfo("Africa/Cairo"))
     assert walls("daily", "Africa/Cairo", cairo, 2) == ["24 00:00 +0200", "26 00:00 +0300"]
+    # systemd leaves out the rest of the day here, as it does nowhere else.
+    dublin = datetime(2025, 3, 29, 15, tzinfo=ZoneInfo("Europe/Dublin"))
+    assert walls("01,02:00", "Europe/Dublin", dublin, 2) == ["30 02:00 +0100", "31 01:00 +0100"]
     # Half an hour, and a day.
     howe = datetime(2025, 10, 5, 1, 30, tzinfo=ZoneInfo("Australia/Lord_Howe"))
     assert walls("*:0/15", "Australia/Lord_Howe", howe, 3) == ["05 01:45 +1030", "05 02:30 +1100", "05 02:45 +1100"]
