@@ -9,6 +9,7 @@ with psutil for everything else.
 import contextlib
 import os
 import resource
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
