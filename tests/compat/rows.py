@@ -122,7 +122,6 @@ WAITING: dict[str, tuple[str, ...]] = {
     "types/exec, StandardInput=file missing": ("StandardInput",),
     "types/exec, StandardOutput=append to missing dir": ("StandardOutput",),
     "types/WATCHDOG_USEC=500000 sent by service": ("WatchdogSec",),
-    "settings/WatchdogSec=30 Type=notify": ("WatchdogSec",),
     "settings/UnsetEnvironment=PATH LANG": ("UnsetEnvironment",),
     "settings/StandardOutput=file": ("StandardOutput",),
     "settings/NoNewPrivileges=yes": ("NoNewPrivileges",),
