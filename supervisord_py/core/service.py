@@ -103,10 +103,7 @@ def process_spawned(ledger: Ledger, event: ProcessSpawned) -> None:
 def spawn_failed(ledger: Ledger, event: SpawnFailed) -> None:
     """Book a process that never ran its program as one that exited with systemd's code for the step."""
     name = ledger.unit_of_spawn.pop(event.spawn_id, None)
-    if name is None:
-        return
-    process = _process(ledger.state(name), event.spawn_id)
-    if process is None:
+    if name is None or (process := _process(ledger.state(name), event.spawn_id)) is None:
         return
     ledger.record(
         "unit.exited",

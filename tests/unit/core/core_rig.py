@@ -196,6 +196,7 @@ class Rig:
         assert copied.actions == effects.actions, "a restored manager decides the same"
         assert [index_of(twin, name) for name in INDEXES] == [index_of(self.manager, name) for name in INDEXES]
         assert list(untrue(self.manager)) == []
+        assert self.manager.ledger.cursors.keys() <= self.manager.ledger.jobs.keys()
         assert twin.deadline_ns() == self.manager.deadline_ns()
         self._fold()
         assert self.state == self.manager.snapshot() == twin.snapshot()
