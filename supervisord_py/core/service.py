@@ -66,7 +66,7 @@ class Input(Enum):
 
 Handler = Callable[[Ledger, str, Ended], None]
 
-_NOTHING = Ended(Result.SUCCESS, "", 0)
+_NOTHING = Ended(Result.SUCCESS, "")
 
 FAILED_CONDITION = 255
 """The exit code of an ``exec-condition`` that has failed; any other than 0 skips the start."""
@@ -79,7 +79,7 @@ def feed(ledger: Ledger, name: str, what: Input, ended: Ended = _NOTHING) -> Non
     """Let one input happen to a unit."""
     if what not in (Input.FOLLOWED, Input.TREE_EMPTIED, Input.READY) and processes.looks_for_successor(ledger, name):
         # Whatever happens now is too late for a new main process: the unit ends as the one that it had.
-        what, ended = Input.FOLLOWED, Ended(Result.PROTOCOL, "", 0)
+        what, ended = Input.FOLLOWED, Ended(Result.PROTOCOL, "")
     sub = ledger.state(name).sub
     handler = TRANSITIONS.get((sub, what))
     if handler is not None:
@@ -162,7 +162,7 @@ def main_followed(ledger: Ledger, event: MainFollowed) -> None:
         if event.pid is None:
             ledger.unit_of_spawn.pop(event.spawn_id, None)
             message = f"its main process could not be found: {event.refused}"
-            feed(ledger, name, Input.FOLLOWED, Ended(Result.PROTOCOL, message, 0))
+            feed(ledger, name, Input.FOLLOWED, Ended(Result.PROTOCOL, message))
         else:
             is_guess = processes.service_of(ledger, name).pid_file is None
             state.main = Process(event.spawn_id, Role.MAIN, pid=event.pid, is_guess=is_guess)
@@ -210,7 +210,7 @@ def order_stop(ledger: Ledger, name: str, ending: Ending, reason: str) -> None:
     state = ledger.edit(name)
     if state.ending is not Ending.ORDER:
         state.ending = ending
-    feed(ledger, name, Input.STOP, Ended(Result.SUCCESS, reason, 0))
+    feed(ledger, name, Input.STOP, Ended(Result.SUCCESS, reason))
 
 
 def _process(state: UnitState, spawn_id: int) -> Process | None:

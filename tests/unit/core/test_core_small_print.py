@@ -7,7 +7,7 @@ from core_rig import Rig, commands, needs, notify, oneshot, service, target
 from msgspec import NODEFAULT, Struct
 from msgspec.structs import fields
 
-from supervisord_py.core import actions, events, state, transaction
+from supervisord_py.core import actions, events, state, steps, transaction
 from supervisord_py.core.actions import CheckConditions, ExitSupervisor, KillTree, SignalProcesses
 from supervisord_py.core.demand import blockers, is_met
 from supervisord_py.core.events import (
@@ -315,7 +315,7 @@ def test_what_is_not_said_means_that_nothing_is() -> None:
         "Goal.mode": JobMode.REPLACE, "CommandRequested.origin": Origin(), "ShutdownRequested.origin": Origin(),
     }  # fmt: skip
     seen = {}
-    for kind in [kind for module in (state, events, actions, transaction) for kind in vars(module).values()]:
+    for kind in [kind for module in (state, steps, events, actions, transaction) for kind in vars(module).values()]:
         if not isinstance(kind, type) or not issubclass(kind, Struct) or not kind.__module__.startswith(CORE):
             continue
         for field in fields(kind):
@@ -543,3 +543,48 @@ def test_what_has_run_since_was_not_skipped() -> None:
     rig.spawned("db")
     rig.crash("db")
     assert not is_met(rig.manager.ledger, "db", Until.READY)
+
+
+def test_a_status_text_is_cut_where_it_gets_too_long() -> None:
+    """16384 characters are kept of it, and no more."""
+    rig = Rig(notify("web"))
+    rig.ask("start", "web")
+    rig.up("web")
+    for length in (16_384, 16_385):
+        rig.says("web", STATUS="x" * length)
+        assert rig.status("web").status_text == "x" * 16_384
+
+
+def test_an_idle_unit_waits_for_what_waits_for_something_else() -> None:
+    """old is to start again when its end is over; that is a job that is not done."""
+    rig = Rig(service("web", type=ServiceType.IDLE), service("old"))
+    rig.ask("start", "old")
+    rig.spawned("old")
+    rig.ask("stop", "old", wait=False)
+    rig.ask("start", "old", wait=False)
+    rig.ask("start", "web", wait=False)
+    assert "web" not in rig.launched()
+    rig.exited("old", signal=15)
+    rig.spawned("old")
+    assert rig.launched() == ["old", "old", "web"]
+
+
+def test_a_main_process_that_fails_while_exec_stop_runs_has_failed() -> None:
+    """The command goes on, and the life ends as the process did."""
+    rig = Rig(service("web", exec_stop=commands("/bin/stop"), restart=NEVER))
+    rig.ask("start", "web")
+    rig.spawned("web")
+    rig.ask("stop", "web")
+    rig.exited("web", 3, role=Role.MAIN)
+    assert rig.status("web").sub_state == "stop"
+    rig.spawned("web")
+    rig.exited("web", 0, role=Role.STOP)
+    assert rig.shown("web") == "failed/failed/exit-code"
+
+
+def test_three_names_are_suggested_at_most() -> None:
+    """A typing error among many alike names is answered with the nearest ones."""
+    rig = Rig(*(service(f"web-{letter}") for letter in "abcde"))
+    refusal = rig.replies[rig.ask("start", "web-x")].refusal
+    assert refusal is not None
+    assert len(refusal.parameters["suggestions"]) == 3
