@@ -11,12 +11,17 @@ from supervisord_py.core import actions, events, state, steps, transaction
 from supervisord_py.core.actions import CheckConditions, ExitSupervisor, KillTree, SignalProcesses
 from supervisord_py.core.demand import blockers, is_met
 from supervisord_py.core.events import (
+    Event,
+    ExitStatus,
+    KeeperLost,
+    KeeperReplaced,
     NotifyReceived,
     Origin,
     ProcessSpawned,
     ShutdownForced,
     SpawnFailed,
     StrayAppeared,
+    StrayExited,
 )
 from supervisord_py.core.jobs import collapse
 from supervisord_py.core.manager import Manager
@@ -588,3 +593,46 @@ def test_three_names_are_suggested_at_most() -> None:
     refusal = rig.replies[rig.ask("start", "web-x")].refusal
     assert refusal is not None
     assert len(refusal.parameters["suggestions"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("event", "record", "said"),
+    [
+        (KeeperLost({"pid": 7}), "keeper.lost", {"pid": 7}),
+        (KeeperReplaced("1.0", "1.1"), "keeper.reexecuted", {"old": "1.0", "new": "1.1"}),
+        (
+            KeeperReplaced("1.0", "1.1", "no room"),
+            "keeper.reexec-failed",
+            {"version": "1.0", "reason": "no room"},
+        ),
+        (StrayExited(7, ExitStatus(3)), "stray.exited", {"pid": 7, "code": 3, "core": False}),
+        (
+            StrayExited(7, ExitStatus(signal=11, core_dumped=True)),
+            "stray.exited",
+            {"pid": 7, "signal": "SIGSEGV", "core": True},
+        ),
+    ],
+)
+def test_what_happens_to_no_unit_is_written_and_nothing_else(
+    event: Event, record: str, said: dict[str, object]
+) -> None:
+    """Each has its record, with all that is known."""
+    rig = Rig()
+    effects = rig.happen(event)
+    assert [(each.event, each.fields) for each in effects.records] == [(record, said)]
+    assert effects.actions == []
+
+
+def test_a_process_found_too_late_that_names_another_has_two_ends() -> None:
+    """That it names itself changes nothing; one that it hands its place to is told of by the same number."""
+    rig = Rig(service("web", type=ServiceType.FORKING, restart=NEVER))
+    rig.ask("start", "web")
+    rig.spawned("web")
+    rig.exited("web", 0, empty=False)
+    rig.ask("stop", "web", wait=False)
+    late = rig.followed("web")
+    pid = rig.manager.ledger.state("web").former[-1].pid
+    assert pid is not None
+    for named, known in ((pid, 1), (pid + 50, 2)):
+        rig.happen(NotifyReceived("web", late, pid, {}, main_pid=named))
+        assert [each.spawn_id for each in rig.manager.ledger.state("web").former] == [late] * known
