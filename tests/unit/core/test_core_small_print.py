@@ -636,3 +636,13 @@ def test_a_process_found_too_late_that_names_another_has_two_ends() -> None:
     for named, known in ((pid, 1), (pid + 50, 2)):
         rig.happen(NotifyReceived("web", late, pid, {}, main_pid=named))
         assert [each.spawn_id for each in rig.manager.ledger.state("web").former] == [late] * known
+
+
+def test_what_is_done_without_a_job_has_no_number() -> None:
+    """Signals and forgotten failures are done at once."""
+    rig = Rig(service("web"))
+    rig.ask("start", "web")
+    rig.spawned("web")
+    for verb, words in (("reset-failed", {}), ("kill", {"signal": 1}), ("kill", {"signal": 1, "whom": "main"})):
+        outcome = rig.replies[rig.ask(verb, "web", arguments=words)].outcomes[0]
+        assert (outcome.job, outcome.result) == (0, "done")
