@@ -639,10 +639,12 @@ def test_a_process_found_too_late_that_names_another_has_two_ends() -> None:
 
 
 def test_what_is_done_without_a_job_has_no_number() -> None:
-    """Signals and forgotten failures are done at once."""
+    """Signals and forgotten failures are done at once; a rollout that is only planned has none either."""
     rig = Rig(service("web"))
     rig.ask("start", "web")
     rig.spawned("web")
     for verb, words in (("reset-failed", {}), ("kill", {"signal": 1}), ("kill", {"signal": 1, "whom": "main"})):
         outcome = rig.replies[rig.ask(verb, "web", arguments=words)].outcomes[0]
         assert (outcome.job, outcome.result) == (0, "done")
+    plan = rig.replies[rig.ask("restart", "web", arguments={"max_unavailable": 1}, plan=True)]
+    assert [each.job for each in plan.outcomes] == [0]
