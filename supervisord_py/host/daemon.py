@@ -118,6 +118,7 @@ class Daemon:
         if is_first:
             # What a killed supervisor of this name left, as far as nothing lives in it.
             self._groups.sweep()
+            self._groups.sweep_own()
         self._output = OutputCollector(self._loop, places.log, gid=gid, on_trouble=self._output_trouble)
         self._echo = echo_of(self._config, self._loop, self._output)
         self._hands = ManagerHands(
