@@ -175,8 +175,8 @@ class Daemon:
         )
         for unit in self._idle_outputs:
             self._hands.release(unit)
-        if self._stopping is not None:
-            self._order(self._stopping)
+        for order in (*self._sources.orders(self._config, self._places), *filter(None, [self._stopping])):
+            self._order(order)
         for action in self._manager.pending_actions():
             if isinstance(action, RevertUnits):
                 self._changes.revert(action)
