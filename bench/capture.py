@@ -16,17 +16,19 @@ TEXT = bytes(ord("a") + place % 26 for place in range(LINE - 1)) + b"\n"
 LOOK_S = 0.005
 
 
-def measure_capture(peer: Peer, folder: Path, writer: Path, patience_s: float, *, piece: int, total: int) -> Figures:
-    """Let ``WRITERS`` units write ``total`` bytes altogether, in pieces of ``piece`` bytes (both whole lines).
+def measure_capture(
+    peer: Peer, folder: Path, writer: Path, patience_s: float, *, writers: int, piece: int, total: int
+) -> Figures:
+    """Let so many units write ``total`` bytes altogether, in pieces of ``piece`` bytes (both whole lines).
 
     The logs stay below the size at which they are rotated by default (50 MB).
 
     Raises:
         BenchError: Not every byte was in a log file within ``patience_s``.
     """
-    each = total // WRITERS
+    each = total // writers
     go = folder.with_name(f"{folder.name}.go")
-    load = Load(WRITERS, (str(writer), f"{folder}/started", str(go), str(each), str(piece)), logged=True)
+    load = Load(writers, (str(writer), f"{folder}/started", str(go), str(each), str(piece)), logged=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     os.mkfifo(go)
     with running(peer, load, folder, patience_s) as run:
@@ -34,21 +36,21 @@ def measure_capture(peer: Peer, folder: Path, writer: Path, patience_s: float, *
         begun = time.monotonic()
         gate = os.open(go, os.O_RDWR | os.O_CLOEXEC)
         logged = 0
-        while logged < each * WRITERS:
+        while logged < each * writers:
             time.sleep(LOOK_S)
             logged = sum(file.stat().st_size for file in _logs(folder))
             if time.monotonic() - begun > patience_s:
-                raise BenchError(f"{peer.name}: {logged} of {each * WRITERS} bytes are in the logs")
+                raise BenchError(f"{peer.name}: {logged} of {each * writers} bytes are in the logs")
         took_s = time.monotonic() - begun
         used_s = cpu_s(run.family()) - before_s
-        for _ in range(WRITERS):
+        for _ in range(writers):
             run.next_record()
         os.close(gate)
         run.stop()
         # Some write lines of their own, too; nobody else's may be missing or be there twice.
         lines = sum(file.read_bytes().count(TEXT) for file in _logs(folder))
-        if lines * LINE != each * WRITERS:
-            raise BenchError(f"{peer.name}: {lines} of {each * WRITERS // LINE} lines are in the logs")
+        if lines * LINE != each * writers:
+            raise BenchError(f"{peer.name}: {lines} of {each * writers // LINE} lines are in the logs")
     return {
         "capture_mb_per_s": logged / 1e6 / took_s,
         "capture_klines_per_s": logged / LINE / 1e3 / took_s,

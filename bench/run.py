@@ -108,30 +108,28 @@ def run_all(bench: Bench, peers: Sequence[Peer], options: argparse.Namespace) ->
     def starts(count: int) -> dict[str, Experiment]:
         return {p.name: partial(measure, p, count, sleeper=sleeper, patience_s=PATIENCE_S) for p in peers}
 
-    def restarts(quick: bool) -> dict[str, Experiment]:
+    def restarts(count: int, quick: bool) -> dict[str, Experiment]:
         return {
-            p.name: partial(measure_restarts, p, CRASH_UNITS, sleeper=sleeper, patience_s=PATIENCE_S, quick=quick)
+            p.name: partial(measure_restarts, p, count, sleeper=sleeper, patience_s=PATIENCE_S, quick=quick)
             for p in peers
             if not quick or p.quick_delay is not None or p.name == report.LIMIT
         }
 
-    def captures(piece: int, total: int) -> dict[str, Experiment]:
-        return {
-            p.name: partial(measure_capture, p, writer=writer, patience_s=PATIENCE_S, piece=piece, total=total)
-            for p in peers
-        }
+    def captures(writers: int, piece: int, total: int) -> dict[str, Experiment]:
+        how = {"writers": writers, "piece": piece, "total": total}
+        return {p.name: partial(measure_capture, p, writer=writer, patience_s=PATIENCE_S, **how) for p in peers}
 
     counts = list(zip(options.units, options.repeat, strict=True)) if "start" in options.parts else []
     few, most = min(2, *options.repeat), max(options.repeat)
     for count, repetitions in counts[:1]:
         add(report.start_section(count), repetitions, starts(count))
+    delays = {p.name: (p.default_delay, p.quick_delay) for p in peers}
     if "restart" in options.parts:
-        delays = {p.name: (p.default_delay, p.quick_delay) for p in peers}
         for quick in (False, True):
-            add(report.restart_section(CRASH_UNITS, KILLS, quick, delays), 1, restarts(quick))
+            add(report.restart_section(CRASH_UNITS, KILLS, quick, delays), 1, restarts(CRASH_UNITS, quick))
     if "capture" in options.parts:
-        add(report.capture_section(WRITERS, CAPTURE_BYTES, PIECE), most, captures(PIECE, CAPTURE_BYTES))
-        add(report.capture_section(WRITERS, LINES_BYTES, LINE), most, captures(LINE, LINES_BYTES))
+        add(report.capture_section(WRITERS, CAPTURE_BYTES, PIECE), most, captures(WRITERS, PIECE, CAPTURE_BYTES))
+        add(report.capture_section(WRITERS, LINES_BYTES, LINE), most, captures(WRITERS, LINE, LINES_BYTES))
     ours = next((peer for peer in peers if isinstance(peer, Ours)), None)
     if "ours" in options.parts and ours is not None:
         count, bookless = max(options.units), Bookless()
@@ -148,6 +146,11 @@ def run_all(bench: Bench, peers: Sequence[Peer], options: argparse.Namespace) ->
         )  # fmt: skip
     for count, repetitions in counts[1:]:
         add(report.start_section(count), repetitions, starts(count))
+    for count in options.units:
+        if "capture" in options.parts:
+            add(report.capture_section(count, CAPTURE_BYTES, PIECE), 1, captures(count, PIECE, CAPTURE_BYTES))
+        if "restart" in options.parts and count != CRASH_UNITS:
+            add(report.restart_section(count, KILLS, True, delays), 1, restarts(count, True))
     return sections
 
 

@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 DOCS = Path(__file__).resolve().parent
@@ -76,6 +77,8 @@ VALUES: dict[str, str] = {
 
 _BEGIN = re.compile(r'\.\\" keys (unit|settings) (\S+)')
 _END = '.\\" end keys'
+
+LINE_MAX = 79
 
 
 class OutOfPlaceError(Exception):
@@ -170,6 +173,12 @@ def roff(text: str) -> str:
     return f"\\&{text}" if text[:1] in (".", "'") else text
 
 
+def _filled_lines(text: str) -> list[str]:
+    """Write text in lines of a length that mandoc finds good style."""
+    lines = wrap(text, LINE_MAX, break_long_words=False, break_on_hyphens=False)
+    return [roff(line) for line in lines]
+
+
 def _code(text: str) -> str:
     """Write code for a macro's argument: quotes and blanks kept together, hyphens that can be copied."""
     quoted = roff(text).replace("-", "\\-").replace('"', "\\(dq")
@@ -184,7 +193,7 @@ def key_list(spec: TableSpec) -> list[str]:
             continue
         words = value_words(item).replace('"', "\\(dq")
         shown = words.replace("-", "\\-") if item.type == "enum" else f"Ar {words}"
-        lines += [f".It Ic {_code(key)} No = {shown}", roff(_sentence(item.doc))]
+        lines += [f".It Ic {_code(key)} No = {shown}", *_filled_lines(_sentence(item.doc))]
         # An empty default is what everybody expects of a key that is not written; saying so thirty times is noise.
         if item.default not in (None, "", [], {}):
             lines += ["Default:", f".Ql {_code(default_text(item.default))} ."]

@@ -71,7 +71,7 @@ class Input(Enum):
 
 Handler = Callable[[Ledger, str, Ended], None]
 
-_NOTHING = Ended(Result.SUCCESS, "", 0)
+_NOTHING = Ended(Result.SUCCESS, "")
 
 FAILED_CONDITION = 255
 """The exit code of an ``exec-condition`` that has failed; any other than 0 skips the start."""
@@ -84,7 +84,7 @@ def feed(ledger: Ledger, name: str, what: Input, ended: Ended = _NOTHING) -> Non
     """Let one input happen to a unit."""
     if what not in (Input.FOLLOWED, Input.TREE_EMPTIED, Input.READY) and processes.looks_for_successor(ledger, name):
         # Whatever happens now is too late for a new main process: the unit ends as the one that it had.
-        what, ended = Input.FOLLOWED, Ended(Result.PROTOCOL, "", 0)
+        what, ended = Input.FOLLOWED, Ended(Result.PROTOCOL, "")
     sub = ledger.state(name).sub
     handler = TRANSITIONS.get((sub, what))
     if handler is not None:
@@ -108,10 +108,7 @@ def process_spawned(ledger: Ledger, event: ProcessSpawned) -> None:
 def spawn_failed(ledger: Ledger, event: SpawnFailed) -> None:
     """Book a process that never ran its program as one that exited with systemd's code for the step."""
     name = ledger.unit_of_spawn.pop(event.spawn_id, None)
-    if name is None:
-        return
-    process = _process(ledger.state(name), event.spawn_id)
-    if process is None:
+    if name is None or (process := _process(ledger.state(name), event.spawn_id)) is None:
         return
     ledger.record(
         "unit.exited",
@@ -170,7 +167,7 @@ def main_followed(ledger: Ledger, event: MainFollowed) -> None:
         if event.pid is None:
             ledger.unit_of_spawn.pop(event.spawn_id, None)
             message = f"its main process could not be found: {event.refused}"
-            feed(ledger, name, Input.FOLLOWED, Ended(Result.PROTOCOL, message, 0))
+            feed(ledger, name, Input.FOLLOWED, Ended(Result.PROTOCOL, message))
         else:
             is_guess = processes.service_of(ledger, name).pid_file is None
             state.main = Process(event.spawn_id, Role.MAIN, pid=event.pid, is_guess=is_guess)
@@ -228,7 +225,7 @@ def order_stop(ledger: Ledger, name: str, ending: Ending, reason: str) -> None:
     state = ledger.edit(name)
     if state.ending is not Ending.ORDER:
         state.ending = ending
-    feed(ledger, name, Input.STOP, Ended(Result.SUCCESS, reason, 0))
+    feed(ledger, name, Input.STOP, Ended(Result.SUCCESS, reason))
 
 
 def _process(state: UnitState, spawn_id: int) -> Process | None:

@@ -22,10 +22,11 @@ class Ended(Struct, frozen=True):
 
     result: Result
     message: str
-    index: int
+    index: int = 0
+    """Which command of its list it was."""
 
 
-_OVER = Ended(Result.SUCCESS, "", 0)
+_OVER = Ended(Result.SUCCESS, "")
 
 
 def begin(ledger: Ledger, name: str, _: Ended) -> None:
@@ -297,7 +298,7 @@ def _unsucceeded(ledger: Ledger, name: str, ended: Ended) -> Ended | None:
     ignored = service.exec_start[0].ignore_failure
     result = Result.SUCCESS if ignored else exit_result(status, daemon=True, success=service.success)
     message = f"its main process {processes.describe_exit(status.code, status.signal, status.core_dumped)}"
-    return Ended(result, message, 0)
+    return Ended(result, message)
 
 
 def main_ended(ledger: Ledger, name: str, ended: Ended) -> None:
@@ -318,7 +319,7 @@ def main_ended(ledger: Ledger, name: str, ended: Ended) -> None:
 def emptied_while_up(ledger: Ledger, name: str, _: Ended) -> None:
     """The last process is gone: the end of a unit whose main process nobody knows."""
     if processes.has_no_known_main(ledger, name):
-        main_ended(ledger, name, Ended(Result.SUCCESS, "no process of it is left", 0))
+        main_ended(ledger, name, Ended(Result.SUCCESS, "no process of it is left"))
 
 
 def emptied_in_reload(ledger: Ledger, name: str, ended: Ended) -> None:

@@ -306,6 +306,13 @@ class UnitGroups:
                 os.close(lock)
         return leftovers
 
+    def sweep_own(self) -> None:
+        """Before anything is started: remove what the killed keeper that we go on for has left empty."""
+        if self.base is not None:
+            for name in _folders(self.base):
+                if name.endswith(SUFFIX):
+                    _remove_tree(f"{self.base}/{name}")
+
     def close(self, *, remove: bool) -> None:
         """Give up the lock; with ``remove`` (the instance ends) also the base folder, when nothing lives in it."""
         if remove and self.base is not None:

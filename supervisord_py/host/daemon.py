@@ -125,6 +125,7 @@ class Daemon:
         if is_first:
             # What a killed supervisor of this name left, as far as nothing lives in it.
             self._groups.sweep()
+            self._groups.sweep_own()
         self._output = OutputCollector(self._loop, places.log, gid=gid, on_trouble=self._output_trouble)
         self._echo = echo_of(self._config, self._loop, self._output)
         self._hands = ManagerHands(
@@ -180,8 +181,8 @@ class Daemon:
         )
         for unit in self._idle_outputs:
             self._hands.release(unit)
-        if self._stopping is not None:
-            self._order(self._stopping)
+        for order in (*self._sources.orders(self._config, self._places), *filter(None, [self._stopping])):
+            self._order(order)
         for action in self._manager.pending_actions():
             if isinstance(action, RevertUnits):
                 self._changes.revert(action)

@@ -27,6 +27,13 @@ class Sources(Struct, frozen=True):
     settings: Settings
     problems: tuple[Problem, ...]
     units: UnitSources
+    paths: tuple[str, ...] = ()
+    """Where they were looked for (``source_paths``); empty in a state of an older version."""
+
+    def orders(self, config: Mapping[str, Any], places: Places) -> list[str]:
+        """Return what a manager that goes on with them has to do first: where ``run`` was typed for other files than
+        a killed keeper had, those are loaded."""
+        return ["reload"] if self.paths and [*self.paths] != source_paths(config, places) else []
 
     @property
     def has_bad_settings(self) -> bool:
@@ -52,7 +59,7 @@ def read_sources(config: Mapping[str, Any], places: Places, before: Sources | No
     settings, problems = load_settings(places.settings, required=bool(config["is_settings_typed"]))
     settings = with_options(settings, config.get("mode"), config.get("max_workers"))
     units = read_unit_sources(config["unit_paths"] or None, places, before=None if before is None else before.units)
-    return Sources(settings, problems, units)
+    return Sources(settings, problems, units, tuple(source_paths(config, places)))
 
 
 def sources_of(config: Mapping[str, Any], places: Places, state: Mapping[str, str]) -> Sources:

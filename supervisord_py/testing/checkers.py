@@ -4,7 +4,7 @@ A checker is told what becomes true: each committed step (an event with what it 
 each reply. It compares the core with the ``Observer`` and the kernel, never with the core's own word for itself (but
 for the laws about that word). A broken law raises ``Violation``, which names the checker. ``checkers_processes`` has
 the laws about processes, ``checkers_answers`` those about jobs, replies and state, ``checkers_relations`` those about
-what units mean to each other.
+what units mean to each other, ``checkers_rollouts`` those about rollouts and ``exit-supervisor-on``.
 """
 
 from collections.abc import Callable, Sequence
@@ -41,6 +41,15 @@ class Step(Struct, frozen=True):
     effects: Effects
     numbered: list[tuple[int, Record]]
     changes: dict[str, str | None]
+
+
+def ordered_units(step: Step) -> frozenset[str]:
+    """The units that get jobs which count as asked for in a step: with a request, or by a rollout that goes on."""
+    return frozenset(
+        each.unit
+        for each in step.effects.records
+        if each.event in ("job.queued", "job.changed") and each.fields.get("origin") == "command" and each.unit
+    )
 
 
 class Checker(Watcher):
@@ -86,8 +95,10 @@ class Checkers(Checker):
         from supervisord_py.testing.checkers_answers import ANSWER_CHECKERS
         from supervisord_py.testing.checkers_processes import PROCESS_CHECKERS
         from supervisord_py.testing.checkers_relations import RELATION_CHECKERS
+        from supervisord_py.testing.checkers_rollouts import ROLLOUT_CHECKERS
 
-        self.all = [made(world) for made in (*PROCESS_CHECKERS, *ANSWER_CHECKERS, *RELATION_CHECKERS)]
+        kinds = (*PROCESS_CHECKERS, *ANSWER_CHECKERS, *RELATION_CHECKERS, *ROLLOUT_CHECKERS)
+        self.all = [made(world) for made in kinds]
         self._step = [checker.step for checker in self.all if _listens(checker, "step")]
         self._committed = [checker.committed for checker in self.all if _listens(checker, "committed")]
         self._born = [checker.born for checker in self.all if _listens(checker, "born")]

@@ -9,7 +9,7 @@ from supervisord_py.core.processes import looks_for_successor
 from supervisord_py.core.view import unit_status
 from supervisord_py.model.states import OnDependencyFailure, Role
 from supervisord_py.model.unit import RestartPolicy, Unit
-from supervisord_py.testing.checkers import Checker, Step
+from supervisord_py.testing.checkers import Checker, Step, ordered_units
 from supervisord_py.testing.checkers_processes import BEGINNING
 from supervisord_py.testing.clock import MILLISECOND_NS
 from supervisord_py.testing.observer import STARTING_VERBS
@@ -99,10 +99,12 @@ class RestartDelay(Checker):
     def step(self, step: Step) -> None:
         seen = self.world.seen
         event, now_ns = step.event, step.now.mono_ns
+        ordered = ordered_units(step)
         if isinstance(event, CommandRequested | UnitsLoaded):
             # people may start, pull in or pardon anything: the count begins again, which only makes this checker milder
             self._attempts.clear()
             self._not_before.clear()
+        self._forget(ordered)
         for record in step.effects.records:
             name = record.unit or ""
             if record.event == "unit.stopped" and name in seen.lives and seen.lives[name].oneshot:
@@ -134,6 +136,13 @@ class RestartDelay(Checker):
                 earliest_ns = self._not_before.pop(action.unit, 0)
                 if now_ns < earliest_ns:
                     self.fail(f"{action.unit} restarts {(earliest_ns - now_ns) // MILLISECOND_NS} ms too early")
+        # a rollout goes on when it sees the end of a life, so its order comes after that
+        self._forget(ordered)
+
+    def _forget(self, ordered: frozenset[str]) -> None:
+        for name in ordered:
+            self._attempts.pop(name, None)
+            self._not_before.pop(name, None)
 
     def manager_started(self) -> None:
         """A restart of the manager shortens no delay: what is noted stays noted."""
@@ -204,6 +213,10 @@ class FailureCount(Checker):
                 limit = life.unit.service.restart.failures if life is not None and life.unit.service else 0
                 if 0 < limit <= self._failures.get(record.unit, 0):
                     self.fail(f"{record.unit} is restarted after {self._failures[record.unit]} failures of {limit}")
+        for name in ordered_units(step):
+            # what a rollout goes on with has been asked for, and its order comes after the end that it has seen
+            self._failures.pop(name, None)
+            self._restarted.pop(name, None)
 
     def _is_same_life(self, action: SpawnProcess) -> bool:
         life = self.world.seen.lives.get(action.unit)
@@ -227,7 +240,7 @@ class StopWins(Checker):
     def step(self, step: Step) -> None:
         seen = self.world.seen
         event = step.event
-        if isinstance(event, CommandRequested) and not event.plan and not _is_refused(step, event):
+        if isinstance(event, CommandRequested) and not event.plan and not is_refused(step, event):
             is_repeated = event.token in self._tokens
             if event.token:
                 self._tokens.add(event.token)
@@ -291,7 +304,8 @@ class StopWins(Checker):
         return set(seen) - {name}
 
 
-def _is_refused(step: Step, event: CommandRequested) -> bool:
+def is_refused(step: Step, event: CommandRequested) -> bool:
+    """Whether the request of a step is refused."""
     replies = step.effects.replies
     return any(reply.request_id == event.request_id and reply.refusal is not None for reply in replies)
 
@@ -318,7 +332,8 @@ class StatusTruth(Checker):
         status = unit_status(self.world.manager, name)
         life = self.world.seen.lives.get(name)
         # a unit that remains after its exit may be reloaded too
-        remains = life is not None and life.unit.service is not None and life.unit.service.remain_after_exit
+        text = life.unit.service if life is not None else None
+        remains = life is not None and (life.remained or (text is not None and text.remain_after_exit))
         if status.sub_state == "running" or (status.sub_state == "reload" and not remains):
             if life is not None and life.is_up_without_main:
                 return
@@ -350,7 +365,7 @@ class Settled(Checker):
         world = self.world
         left = [
             f"{job.type} {job.unit} ({job.state}{', waits for ' if job.waiting_for else ''}{' '.join(job.waiting_for)})"
-            for job in world.jobs()
+            for job in (*world.jobs(), *world.rollout_jobs())
         ]
         if left:
             self.fail(f"jobs never end: {', '.join(left)}")
@@ -394,7 +409,8 @@ class Recovers(Checker):
 
     def __init__(self, world: "World") -> None:
         super().__init__(world)
-        self._waiting: dict[str, None] = {}
+        self._waiting: dict[str, bool] = {}
+        """By unit: whether a job of it ended so; one that was refused may contradict others, and is not waiting."""
 
     def step(self, step: Step) -> None:
         event = step.event
@@ -412,18 +428,18 @@ class Recovers(Checker):
                 self._waiting.pop(name, None)
             is_bound_stop = record.event == "unit.stopped"
             if (record.event == "job.finished" or is_bound_stop) and record.fields.get("result") == "dependency":
-                self._waiting[name] = None
+                self._waiting[name] = is_bound_stop or record.fields.get("job") is not None
 
     def settled(self) -> None:
         texts = self.world.seen.texts
-        for name in self._waiting:
+        for name, had_job in self._waiting.items():
             unit = texts.get(name) if name in self.world.seen.units.units else None
             if unit is None or unit.on_dependency_failure is OnDependencyFailure.FAIL or unit.conflicts:
                 continue
             if any(name in other.conflicts for other in texts.values()) or not self._can_start(unit):
                 continue
             status = unit_status(self.world.manager, name)
-            if status.sub_state == "dependency" or status.active_state == "inactive":
+            if status.sub_state == "dependency" or (had_job and status.active_state == "inactive"):
                 self.fail(f"{name} waits for a dependency, and all that it requires is up")
 
     def _can_start(self, unit: Unit) -> bool:

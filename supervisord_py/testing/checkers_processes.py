@@ -18,7 +18,7 @@ from supervisord_py.core.view import unit_status
 from supervisord_py.model.states import JobState, JobType, KillMode, Role, ServiceType
 from supervisord_py.model.unit import Dependency, Unit
 from supervisord_py.model.values import format_signal
-from supervisord_py.testing.checkers import Checker, Step
+from supervisord_py.testing.checkers import Checker, Step, ordered_units
 from supervisord_py.testing.clock import MILLISECOND_NS
 from supervisord_py.testing.kernel import SIGKILL
 from supervisord_py.testing.observer import Life
@@ -189,16 +189,25 @@ class StopOrder(Checker):
             is_ordered = name in stopping and present[name].state == JobState.RUNNING.value
             if not is_ordered or name in seen.ignoring or seen.forced:
                 continue
+            later = self._queued_since(step, name)
             for other in seen.texts.values():
                 life = seen.lives.get(other.name)
                 if life is None or not life.main_exists or other.name in seen.ignoring or other.name == name:
                     continue
-                if other.name in stopping and _comes_after(life.unit, seen.text(name), seen.text(other.name), name):
+                if other.name in stopping - later and comes_after(
+                    life.unit, seen.text(name), seen.text(other.name), name
+                ):
                     self.fail(f"{name} is stopped while {other.name}, which comes after it, is still up")
                 is_required = _requires(life.unit, name) and _requires(other, name) and not life.ignores_order
                 is_required = is_required and other.name not in self._given_up
                 if is_required and types.get(name) == "stop" and other.name not in types and not self._is_ending(life):
                     self.fail(f"{name} is stopped and {other.name}, which requires it, is not")
+
+    def _queued_since(self, step: Step, name: str) -> frozenset[str]:
+        """Units whose job was queued when the stop of a unit had begun: a rollout goes on when it sees that stop."""
+        events = [(record.event, record.unit) for record in step.effects.records]
+        begun = events.index(("unit.stopping", name)) if ("unit.stopping", name) in events else len(events)
+        return frozenset(unit for event, unit in events[begun:] if event == "job.queued" and unit is not None)
 
     def _stops(self, action: AnyAction) -> str | None:
         """Name the unit whose stop begins with this action."""
@@ -220,7 +229,7 @@ def _requires(unit: Unit, name: str) -> bool:
     return any(edge.unit == name for edge in (*unit.requires, *unit.binds_to))
 
 
-def _comes_after(running: Unit, first: Unit, text: Unit, name: str) -> bool:
+def comes_after(running: Unit, first: Unit, text: Unit, name: str) -> bool:
     """Whether ``text`` (as it runs, and as it is loaded: both have to say so) orders itself after the unit ``name``."""
 
     def says(unit: Unit) -> bool:
@@ -241,6 +250,7 @@ class KillTimeout(Checker):
         seen = self.world.seen
         if isinstance(step.event, CommandRequested) or seen.forced or seen.shutdown is not None:
             return
+        ordered = ordered_units(step)
         for action in step.effects.actions:
             if not isinstance(action, KillTree) and not self._is_kill_of_main(action):
                 continue
@@ -250,6 +260,9 @@ class KillTimeout(Checker):
             if life is None or service is None:
                 self.fail(f"{action.unit}: a kill without a life")
                 return
+            if life.was_stuck and action.unit in ordered:
+                # a stuck unit that a rollout stops once more is signalled as strongly as it allows now
+                continue
             if not service.kill.send_sigkill:
                 self.fail(f"{action.unit}: {format_signal(action.signal)} although send-sigkill is off")
             if service.kill.mode is KillMode.MIXED and not life.main_exists:

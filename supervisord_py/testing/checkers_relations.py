@@ -1,6 +1,6 @@
 """Laws about what units mean to each other, and about what has to be true before one begins."""
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import TYPE_CHECKING
 
 from supervisord_py.core.actions import CheckConditions, SpawnProcess
@@ -29,10 +29,10 @@ LONELY = frozenset({JobMode.IGNORE_DEPENDENCIES, JobMode.IGNORE_REQUIREMENTS, Jo
 UP = frozenset({"active", "reloading", "activating"})
 
 
-def queued(step: Step) -> Iterable[tuple[str, str, str]]:
-    """The jobs that a step has queued: unit, type, origin."""
+def queued(step: Step, but_for: Container[int | None] = ()) -> Iterable[tuple[str, str, str]]:
+    """The jobs that a step has queued: unit, type, origin; but for those that one of some records has caused."""
     for record in step.effects.records:
-        if record.event == "job.queued" and record.unit is not None:
+        if record.event == "job.queued" and record.unit is not None and record.cause not in but_for:
             yield record.unit, str(record.fields.get("type")), str(record.fields.get("origin"))
 
 
@@ -87,20 +87,34 @@ class PulledIn(Checker):
 
     name = "requisite"
 
+    def __init__(self, world: "World") -> None:
+        super().__init__(world)
+        self._rollout: tuple[str, ...] = ()
+        """The units of the last rollout, and the records that its jobs name as their cause (0: a lost one)."""
+        self._causes: set[int] = set()
+
     def step(self, step: Step) -> None:
         event = step.event
+        for number, record in step.numbered:
+            if record.event == "rollout.started":
+                self._rollout, self._causes = tuple(record.fields["units"]), {number}
+            elif record.event == "rollout.failed":
+                self._causes.add(number)
         if not isinstance(event, CommandRequested) or event.verb == "apply":
             return
         allowed: set[str] | None = None
         # what needs a unit that is restarted is restarted with it, and pulls in what it needs itself
         restarted: list[str] = []
-        for name, kind, origin in queued(step):
+        for name, kind, origin in queued(step, but_for=self._causes):
             if kind != "start" or origin != "command":
                 continue
             if allowed is None:
                 restarted += (job.unit for job in self.world.jobs() if job.type == "restart")
                 restarted += (each for each, type_, _ in queued(step) if type_ == "restart")
-                allowed = self._pulled_by((*event.units, *restarted))
+                # a rollout may go on because of what somebody else has asked for; which jobs are its own is not known
+                # where records have no numbers
+                rolled = self._rollout if 0 in self._causes or not step.now.seq else ()
+                allowed = self._pulled_by((*event.units, *restarted, *rolled))
             if name not in allowed:
                 self.fail(f"{event.verb} {' '.join(event.units)} starts {name}, which nothing pulls in")
 
@@ -130,10 +144,14 @@ class PartOf(Checker):
         ended = {record.unit for record in step.effects.records if record.event == "job.finished"}
         for other in seen.units.units.values():
             life = seen.lives.get(other.name)
-            if life is None or not life.main_running or life.ending or other.name in ended:
+            if life is None or life.ending or not life.main_running or other.name in ended:
                 continue
+            # one that has said that it is stopping has nothing left to restart
+            wanted = {"stop"} if life.stop_signal_ns is not None else {"stop", "restart"}
             for whole in other.part_of:
-                if whole in stopped and whole in present and present.get(other.name) not in ("stop", "restart"):
+                if stopped.get(whole) not in wanted or whole not in present:
+                    continue
+                if present.get(other.name) not in ("stop", "restart"):
                     self.fail(f"{whole} gets a {stopped[whole]} job, and {other.name}, which is part of it, does not")
 
 

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from supervisord_py.core.actions import Reply
 from supervisord_py.core.events import CommandRequested, Origin
 from supervisord_py.model.states import JobMode
+from supervisord_py.testing.clock import SECOND_NS
 from supervisord_py.testing.population import BROKEN
 from supervisord_py.testing.profile import Profile
 
@@ -50,8 +51,12 @@ class Clients:
         self.waiting: dict[int, Request] = {}
         """The requests of the manager's present life, by number: a new life counts from 1 again, as the driver does."""
 
-    def ask(self, names: Sequence[str], has_bad: bool) -> CommandRequested:
-        """Make up a request about some of ``names`` (or say an earlier one again)."""
+    def ask(self, names: Sequence[str], has_bad: bool, rollout: Sequence[int] = ()) -> CommandRequested:
+        """Make up a request about some of ``names``, or call off one of the jobs ``rollout``, or say an earlier one
+        again.
+        """
+        if rollout:
+            return self.enter("cancel", arguments={"job": self._rng.choice(rollout)})
         if self._tokens and self._chance("token_repeated"):
             return self._enter(self._rng.choice(self._tokens))
         verb, units, arguments = self._draw_verb(names)
@@ -122,6 +127,12 @@ class Clients:
         if self._chance("cancel"):
             known = bool(self._jobs_seen) and not self._chance("unknown_job")
             return "cancel", (), {"job": self._rng.choice(self._jobs_seen) if known else 987_654}
+        if self._chance("apply"):
+            return "apply", units if self._rng.random() < 0.3 else (), self._draw_rollout()
+        if self._chance("rolling"):
+            some = tuple(self._rng.sample(list(names), self._rng.randint(1, len(names))))
+            most = self._rng.choice((1, 1, 2))
+            return "restart", some, {**self._draw_rollout(), "max_unavailable": most, "reverts": False}
         if self._chance("kill"):
             signal = self._rng.choice((1, 9, 10, 15, 19))
             return "kill", units, {"signal": signal, "whom": self._rng.choice(("main", "all"))}
@@ -132,3 +143,8 @@ class Clients:
         if self._chance("restart"):
             return self._rng.choice(("restart", "try-restart")), units, {}
         return self._rng.choice(("start", "start", "stop")), units, {}
+
+    def _draw_rollout(self) -> dict[str, Any]:
+        most, probation_ns = self._rng.choice((0, 1, 1, 1, 2, 3)), self._rng.choice((0, 0, 1, 5, 30)) * SECOND_NS
+        # the host goes back unless everything was to be restarted at once and without a look at it
+        return {"max_unavailable": most, "probation_ns": probation_ns, "reverts": bool(most or probation_ns)}

@@ -44,8 +44,8 @@ from supervisord_py.model.states import NotifyAccess, Role, ServiceType
 from supervisord_py.model.unit import Service
 from supervisord_py.testing.clock import MILLISECOND_NS, Agenda, Clock
 from supervisord_py.testing.custody import Custody
-from supervisord_py.testing.population import SHORT_LIVED
-from supervisord_py.testing.processes import FAILED_STEPS, NOTIFYING, Process, Spawn, Watcher
+from supervisord_py.testing.population import SHORT_LIVED, is_broken_release
+from supervisord_py.testing.processes import CRASHES, FAILED_STEPS, NOTIFYING, Process, Spawn, Watcher
 from supervisord_py.testing.profile import Profile
 
 SIGABRT, SIGKILL, SIGTERM, SIGCONT = 6, 9, 15, 18
@@ -255,6 +255,8 @@ class Kernel:
         return process
 
     def _begin(self, spawn: Spawn) -> None:
+        if spawn.role in (Role.START, Role.MAIN) and is_broken_release(spawn.service) and not self._calm:
+            self._agenda.after(self._milliseconds(1, 8000), lambda: self._end(spawn.main, ExitStatus(code=78)))
         if spawn.role is Role.START:
             self._begin_start(spawn)
             return
@@ -367,17 +369,11 @@ class Kernel:
         if unit in SHORT_LIVED:
             self._agenda.after(self._milliseconds(100, 3000), lambda: self._end(process(), ExitStatus(code=0)))
             return
-        failures = (
-            ExitStatus(code=1),
-            ExitStatus(code=255),
-            ExitStatus(signal=11, core_dumped=True),
-            ExitStatus(signal=9),
-        )
         if self._fault("crash_at_once"):
-            status = self._rng.choice(failures)
+            status = self._rng.choice(CRASHES)
             self._agenda.after(self._milliseconds(0, 60), lambda: self._end(process(), status))
         elif self._fault("crash"):
-            status = self._rng.choice(failures)
+            status = self._rng.choice(CRASHES)
             self._agenda.after(self._milliseconds(100, 30_000), lambda: self._end(process(), status))
         elif self._fault("clean_exit"):
             status = self._rng.choice((ExitStatus(code=0), ExitStatus(signal=SIGTERM)))
@@ -402,8 +398,9 @@ class Kernel:
             self._deliver(child, signal)
 
     def _hand_over(self, spawn: Spawn) -> None:
-        """The main process makes another, names it with MAINPID= and goes: the classic daemon."""
-        if spawn.over or not spawn.main.alive or spawn.main.dying or not self._admits(spawn, spawn.main):
+        """The main process makes another, names it with MAINPID= and goes (a daemon does); somebody has to hear it."""
+        is_heard = not self.is_lost and self._admits(spawn, spawn.main)
+        if spawn.over or not spawn.main.alive or spawn.main.dying or not is_heard:
             return
         old = spawn.main
         new = self._new_process(spawn.unit, spawn.invocation)

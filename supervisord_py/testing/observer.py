@@ -28,6 +28,7 @@ from supervisord_py.core.events import (
 from supervisord_py.model.changes import take_live
 from supervisord_py.model.states import JobMode, KillMode, Role, ServiceType, Until
 from supervisord_py.model.unit import Dependency, Unit, UnitSet
+from supervisord_py.testing.clock import MILLISECOND_NS
 from supervisord_py.testing.processes import NOTIFYING
 
 IGNORING = frozenset({JobMode.IGNORE_DEPENDENCIES, JobMode.IGNORE_REQUIREMENTS})
@@ -56,10 +57,16 @@ class Life:
         self.leftovers = False
         self.mains = 0
         self.main_failed = False
+        self.remained = False
+        """Its main process has ended, and it was to remain up then: a reload takes nothing back of that."""
         self.forked = False
         """The command of a forking unit has ended with success: the unit may be up without a main process."""
+        self.is_unsure = False
+        """Its main process was guessed, has ended, and nobody can tell which of the others goes on."""
         self.started = False
         """The main program runs or has run (of a oneshot: the first of its commands)."""
+        self.started_late = False
+        """It was being made still when its unit was stopped."""
         self.ready = False
         self.main_gone = False
         self.main_status: ExitStatus | None = None
@@ -69,6 +76,8 @@ class Life:
         """A request with ignore-dependencies (or ignore-requirements) was about it."""
         self.ordered = False
         """A job that stops or restarts it was queued."""
+        self.was_stuck = False
+        """It was said that nothing more can be done about its processes."""
         self.changed_post = False
         """A reload of unit files has changed its exec-stop-post."""
         self.ending = False
@@ -90,7 +99,8 @@ class Life:
     def is_up_without_main(self) -> bool:
         """A forking unit whose daemon nobody could tell from its other processes, or is being looked for again."""
         is_looked_for = Role.MAIN in self.pending.values()
-        return self.forked and (not self.mains or is_looked_for) and (self.leftovers or bool(self.running))
+        is_unknown = not self.mains or is_looked_for or self.is_unsure
+        return self.forked and is_unknown and (self.leftovers or bool(self.running))
 
     @property
     def remains(self) -> bool:
@@ -248,6 +258,7 @@ class Observer:
             if life.pending.pop(event.spawn_id, None) is not None:
                 life.running[event.spawn_id] = role
                 life.started = life.started or role is Role.MAIN
+                life.started_late = life.started_late or (role is Role.MAIN and life.ending)
             return
         if isinstance(event, ProcessExited):
             life.leftovers = not event.tree_empty and not (set(life.running) | set(life.pending)) - {event.spawn_id}
@@ -262,6 +273,7 @@ class Observer:
         if role is Role.MAIN:
             life.main_gone = True
             life.ready = False
+            life.remained = life.unit.service is not None and life.unit.service.remain_after_exit
             life.main_status = event.status if isinstance(event, ProcessExited) else None
             life.main_failed = isinstance(event, SpawnFailed) or not life.is_clean(event.status)
 
@@ -269,6 +281,7 @@ class Observer:
         life = self.life_of(event.spawn_id)
         if life is None or life.pending.pop(event.spawn_id, None) is None:
             return
+        life.is_unsure = event.pid is None and life.unit.service is not None and life.unit.service.pid_file is None
         if event.pid is not None:
             life.running[event.spawn_id] = Role.MAIN
             life.started, life.main_gone = True, False
@@ -283,16 +296,24 @@ class Observer:
         if event.fields.get("STOPPING") == "1" and life.stop_signal_ns is None:
             life.stop_signal_ns = now.mono_ns
 
-    def see_records(self, effects: Effects) -> None:
-        """What the core says that it begins to do: at the end of a shutdown's time it forces by itself."""
+    def see_records(self, effects: Effects, now: Now) -> None:
+        """What the core says that it begins to do: at the end of a shutdown's time it forces by itself, and the end of
+        a unit may be that of the supervisor.
+        """
         for record in effects.records:
             if record.event == "daemon.stopping" and record.fields.get("forced"):
                 self.forced = True
+            elif record.event == "daemon.stopping" and self.shutdown is None:
+                timeout_ns = int(record.fields["timeout_ms"]) * MILLISECOND_NS
+                self.shutdown, self.shutdown_ns = ShutdownRequested(timeout_ns), now.mono_ns
             life = self.lives.get(record.unit or "")
             if record.event == "unit.skipped" and record.unit is not None:
                 self.skipped.add(record.unit)
-            if record.event == "job.queued" and record.fields.get("type") in ("stop", "restart") and life is not None:
-                life.ordered = True
+            if life is None:
+                continue
+            is_job = record.event in ("job.queued", "job.changed")
+            life.ordered = life.ordered or (is_job and record.fields.get("type") in ("stop", "restart"))
+            life.was_stuck = life.was_stuck or record.event == "unit.stuck"
 
     def see_effects(self, event: Event, effects: Effects, now: Now) -> None:
         is_kill = isinstance(event, CommandRequested) and event.verb == "kill"
@@ -333,10 +354,21 @@ class Observer:
                     pass
 
     def is_end(self, action: SignalProcesses | KillTree) -> bool:
-        """Whether a signal is meant to end the unit: one for a reload command alone is not."""
+        """Whether a signal is meant to end the unit: one for a reload command alone is not, nor one that asks a main
+        process to reload.
+        """
         if isinstance(action, KillTree) or action.spawn_id is None or action.spawn_id not in self.spawned:
             return True
-        return self.spawned[action.spawn_id].role is not Role.RELOAD
+        role, life = self.spawned[action.spawn_id].role, self.lives.get(action.unit)
+        service = life.unit.service if life is not None else None
+        if role is Role.MAIN and service is not None and service.type is ServiceType.NOTIFY_RELOAD:
+            return action.signal != service.reload_signal
+        return role is not Role.RELOAD
+
+    def ends_by_itself(self, name: str) -> bool:
+        """Whether a unit has no process that is to stay."""
+        service = self.text(name).service if name in self.texts else None
+        return service is None or service.type is ServiceType.ONESHOT
 
     def may_leave_processes(self, name: str) -> bool:
         """Kill mode ``process``, now or in the text that the present life began with, leaves whatever is not the main

@@ -6,11 +6,20 @@ and any mutation of a set (``daemon-reload``) keeps that. Units that others wait
 made to end by themselves.
 """
 
+from collections.abc import Mapping
 from random import Random
 
 from msgspec.structs import replace
 
-from supervisord_py.model.states import KillMode, NotifyAccess, OnDependencyFailure, Restart, ServiceType, Until
+from supervisord_py.model.states import (
+    ExitSupervisorOn,
+    KillMode,
+    NotifyAccess,
+    OnDependencyFailure,
+    Restart,
+    ServiceType,
+    Until,
+)
 from supervisord_py.model.unit import (
     SECOND_NS,
     BadUnit,
@@ -39,7 +48,7 @@ SHORT_LIVED = frozenset({"setup", "report"})
 """Units whose main process ends by itself: the only ones that others wait for with ``until = "exited"``."""
 
 BROKEN = "broken"
-"""The name of the unit whose file is always bad."""
+"""The name of the unit whose file is always bad, and the mark of programs that do not work."""
 
 MISSING = "ghost"
 """A name that no file defines."""
@@ -79,9 +88,34 @@ def mutate_units(rng: Random, profile: Profile, old: UnitSet) -> UnitSet:
     return as_unit_set(_without_contradictions(ordered), with_bad=BROKEN in old.bad)
 
 
+def draw_release(rng: Random, profile: Profile, old: UnitSet, number: int) -> UnitSet:
+    """Draw what an apply finds: other programs of some units, now and then with other edits; some are broken."""
+    units = dict((mutate_units(rng, profile, old) if rng.random() < 0.2 else old).units)
+    for name, unit in units.items():
+        if unit.service is None or rng.random() < 0.3:
+            continue
+        mark = BROKEN if rng.random() < profile.bad_release else f"release-{number}"
+        programs = tuple(replace(each, words=(*each.words[:2], mark)) for each in unit.service.exec_start)
+        units[name] = replace(unit, service=replace(unit.service, exec_start=programs))
+    return as_unit_set(units, with_bad=BROKEN in old.bad)
+
+
+def older_units(now: UnitSet, older: Mapping[str, Unit]) -> UnitSet:
+    """Return ``now`` with the texts of another time in it."""
+    units = {**now.units, **older}
+    row = [name for name in ROW if name in units]
+    ordered = {name: _without_vanished(units[name], row) for name in row}
+    return as_unit_set(_without_contradictions(ordered), with_bad=BROKEN in now.bad)
+
+
+def is_broken_release(service: Service | None) -> bool:
+    """Whether the programs of a service are of a release that does not work."""
+    return service is not None and any(each.words[-1] == BROKEN for each in service.exec_start)
+
+
 def without_cycles_of_lives(old: UnitSet) -> UnitSet:
     """Take away what would start and end units for ever although nothing is wrong: a longest run time, and relations
-    that start again what ends by itself, or cannot stay up because it needs what does.
+    that start again what ends by itself, or cannot stay up because it needs what does; and what ends everything.
     """
     passing = _passing(old)
     units = {}
@@ -90,7 +124,14 @@ def without_cycles_of_lives(old: UnitSet) -> UnitSet:
         upholds = tuple(edge for edge in unit.upholds if edge.unit in old.units and edge.unit not in passing)
         on_success = () if _ends(unit) else unit.on_success
         on_failure = tuple(other for other in unit.on_failure if other not in passing)
-        units[name] = replace(unit, service=service, upholds=upholds, on_success=on_success, on_failure=on_failure)
+        units[name] = replace(
+            unit,
+            service=service,
+            upholds=upholds,
+            on_success=on_success,
+            on_failure=on_failure,
+            exit_supervisor_on=None,
+        )
     return replace(old, units=units)
 
 
@@ -189,6 +230,7 @@ def draw_unit(rng: Random, profile: Profile, name: str, row: list[str]) -> Unit:
         on_dependency_failure=rng.choice(
             (OnDependencyFailure.WAIT, OnDependencyFailure.WAIT, OnDependencyFailure.FAIL)
         ),
+        exit_supervisor_on=rng.choice(tuple(ExitSupervisorOn)) if rng.random() < profile.exits_supervisor else None,
         source=LoadedFrom(f"units/{name}.toml"),
     )
 

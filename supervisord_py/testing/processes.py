@@ -11,6 +11,11 @@ FAILED_STEPS: tuple[tuple[str, int, int], ...] = (
 )  # fmt: skip
 """(step, systemd's exit code, errno) of a spawn that fails."""
 
+CRASHES = (
+    ExitStatus(code=1), ExitStatus(code=255), ExitStatus(signal=11, core_dumped=True), ExitStatus(signal=9),
+)  # fmt: skip
+"""How a main process ends that has a bug."""
+
 NOTIFYING = frozenset({ServiceType.NOTIFY, ServiceType.NOTIFY_RELOAD})
 
 

@@ -71,6 +71,9 @@ class Profile(Struct, frozen=True):
     unknown_job: float = 0.0
     bad_unit: float = 0.0
     daemon_reload: float = 0.0
+    apply: float = 0.0
+    rolling: float = 0.0
+    cancel_rollout: float = 0.0
 
     # manager
     death_in_batch: float = 0.0
@@ -116,6 +119,8 @@ class Profile(Struct, frozen=True):
     hooks: float = 0.0
     conditions: float = 0.0
     job_timeout: float = 0.0
+    bad_release: float = 0.0
+    exits_supervisor: float = 0.0
     targets: float = 0.1
     tiny_set: float = 0.0
 
@@ -135,7 +140,7 @@ FAULTS: tuple[str, ...] = tuple(
 
 MODEST: dict[str, float] = {
     "death_in_batch": 0.05, "death_after_commit": 0.05, "death_after_replies": 0.05, "shutdown": 0.01,
-    "daemon_reload": 0.1, "keeper_lost": 0.02,
+    "daemon_reload": 0.1, "keeper_lost": 0.02, "exits_supervisor": 0.02,
 }  # fmt: skip
 """The most of what would otherwise drown everything else."""
 

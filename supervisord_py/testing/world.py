@@ -31,7 +31,7 @@ from random import Random
 
 import msgspec
 
-from supervisord_py.core.actions import AnyAction, Effects, SpawnProcess
+from supervisord_py.core.actions import AnyAction, Effects, RevertUnits, SpawnProcess
 from supervisord_py.core.events import (
     ClockChanged,
     CommandRequested,
@@ -44,11 +44,12 @@ from supervisord_py.core.events import (
     UnitsLoaded,
 )
 from supervisord_py.core.manager import Manager
-from supervisord_py.core.view import jobs, list_units, unit_status
+from supervisord_py.core.view import jobs, list_units, lives, rollout_units, unit_status
 from supervisord_py.model.records import UNNUMBERED, Record
 from supervisord_py.model.states import SubState
 from supervisord_py.model.status import JobStatus
 from supervisord_py.model.unit import Service, UnitSet
+from supervisord_py.testing.batch import Batch
 from supervisord_py.testing.checkers import Checkers, Step, Violation
 from supervisord_py.testing.clients import Clients
 from supervisord_py.testing.clock import MILLISECOND_NS, SECOND_NS, Agenda, Clock
@@ -59,6 +60,7 @@ from supervisord_py.testing.observer import Observer
 from supervisord_py.testing.outcome import Outcome
 from supervisord_py.testing.population import draw_units, mutate_units, without_cycles_of_lives
 from supervisord_py.testing.profile import Profile, draw_profile
+from supervisord_py.testing.releases import Releases
 from supervisord_py.testing.replay import FlightLog
 
 STEPS_MAX = 30_000
@@ -106,6 +108,7 @@ class World:
         self.checkers = Checkers(self)
         self.kernel = Kernel(self.rng, self.profile, self.clock, self.agenda, self._service_of, self.checkers)
         self.hands = Hands(self.rng, self.profile, self.agenda, self.kernel, self.submit, self.seen.texts.get)
+        self.releases = Releases(self.rng, self.profile, self.agenda, self.submit)
         self.clients = Clients(self.rng, self.profile)
         self.journal: list[tuple[int, Record]] = []
         self.state: dict[str, str] = {}
@@ -163,11 +166,11 @@ class World:
         )
 
     def _play(self) -> None:
-        self.submit(UnitsLoaded(draw_units(self.rng, self.profile), start_enabled=True))
+        self.releases.load(draw_units(self.rng, self.profile), start_enabled=True)
         self.agenda.after(self._gap_ns(), self._next_request)
         self._run_until(lambda: self._requests_left <= 0)
         if not self.kernel.exit_codes:
-            self.calm = self.hands.calm = True
+            self.calm = self.hands.calm = self.releases.calm = True
             self.kernel.cure()
             # what was said already is heard first: only then is it known what is there
             self._run_until(lambda: not self._inbox and self._down_until_ns is None)
@@ -208,10 +211,15 @@ class World:
 
     def _let_live(self) -> None:
         """An operator takes away what ends units although nothing is wrong; what has no file any more is stopped."""
-        calmer = without_cycles_of_lives(self.units)
-        if calmer != self.units:
-            self.submit(UnitsLoaded(calmer))
-        for name in sorted(self.manager_units() - set(self.units.units) - set(self.units.bad)):
+        calmer = without_cycles_of_lives(self.releases.units)
+        if calmer != self.releases.units:
+            self.releases.load(calmer)
+        vanished = sorted(self.manager_units() - set(self.units.units) - set(self.units.bad))
+        for job in self.jobs():
+            # an irreversible start would have the stop refused
+            if job.unit in vanished and job.type != "stop":
+                self.submit(self.clients.enter("cancel", arguments={"job": job.job}))
+        for name in vanished:
             self.submit(self.clients.enter("stop", name))
 
     def _mend(self) -> None:
@@ -242,7 +250,10 @@ class World:
         names = sorted(self.units.units)
         if not names:
             return
-        event = self.clients.ask(names, bool(self.units.bad))
+        rollout = [] if not self._chance("cancel_rollout") else [job.job for job in self.rollout_jobs()]
+        event = self.clients.ask(names, bool(self.units.bad), rollout)
+        if event.verb == "apply" and not event.plan and (not rollout_units(self.manager) or self.rng.random() < 0.1):
+            self.releases.apply()
         self.submit(event)
         if self._chance("client_gone"):
             self.agenda.after(self._gap_ns(), lambda: self._hang_up(event))
@@ -265,12 +276,12 @@ class World:
         """Something happens to the machine, or somebody edits unit files."""
         if self._chance("daemon_reload"):
             self._strike_all("daemon_reload")
-            self.submit(UnitsLoaded(mutate_units(self.rng, self.profile, self.units), start_enabled=True))
+            self.releases.load(mutate_units(self.rng, self.profile, self.releases.units), start_enabled=True)
         if self._chance("wall_jump"):
             self._strike_all("wall_jump")
             self.clock.set_wall(self.rng.randint(-86_400, 86_400) * SECOND_NS)
             self._clock_changed = True
-        if self._chance("keeper_lost") and self._loaded and self._stopping is None and self._down_until_ns is None:
+        if self._chance("keeper_lost") and self._loaded and self.seen.shutdown is None and self._down_until_ns is None:
             self._lose_keeper()
             return
         if self._chance("suspend"):
@@ -288,7 +299,7 @@ class World:
         if self._chance("shutdown") and self._stopping is None:
             self._strike_all("shutdown")
             self.order_stop(ShutdownRequested(self.rng.choice((SECOND_NS, SHUTDOWN_NS))))
-        elif self._stopping is not None and self._chance("forced"):
+        elif (self._stopping or self.seen.shutdown) is not None and self._chance("forced"):
             self._strike_all("forced")
             self._forced = True
             self.submit(ShutdownForced())
@@ -314,7 +325,7 @@ class World:
             self._carry_out(self.manager.pending_actions())
         else:
             self.manager = self._new_manager()
-            self.submit(UnitsLoaded(draw_units(self.rng, self.profile), start_enabled=True))
+            self.releases.load(draw_units(self.rng, self.profile), start_enabled=True)
         self._note("-- a new manager")
         self.journal += self._custody
         self._custody = []
@@ -336,6 +347,7 @@ class World:
         self._note(f"-- the manager dies {when}")
         self._inbox.clear()
         self.hands.drop()
+        self.releases.drop(self.units)
         self._told = self.kernel.custody.acknowledged
         self._work_ns = self._deadline_ns = self._deadline_wake_ns = None
         downtime_ns = self.rng.choice((1, 50, 3000)) * MILLISECOND_NS
@@ -376,7 +388,7 @@ class World:
 
     def _run_batch(self) -> None:
         self._work_ns = self._deadline_ns = self._deadline_wake_ns = None
-        batch = _Batch(seq=0 if self._chance("records_lost") else self.next_seq, doomed=self._chance("death_in_batch"))
+        batch = Batch(seq=0 if self._chance("records_lost") else self.next_seq, doomed=self._chance("death_in_batch"))
         size = 10_000 if self._chance("large_batch") else self.rng.randint(1, 3)
         if self._clock_changed:
             self._clock_changed = False
@@ -397,7 +409,7 @@ class World:
             return
         self._commit(batch)
 
-    def _take_deadlines(self, batch: "_Batch") -> None:
+    def _take_deadlines(self, batch: Batch) -> None:
         for _ in range(DEADLINES_MAX):
             deadline_ns = self.manager.deadline_ns()
             if deadline_ns is None or deadline_ns > self.clock.mono_ns:
@@ -409,7 +421,7 @@ class World:
         if self._chance("repeated_deadline"):
             self._take(batch, DeadlineReached())
 
-    def _take(self, batch: "_Batch", event: Event) -> None:
+    def _take(self, batch: Batch, event: Event) -> None:
         """Let the core decide one event of a batch."""
         self.steps += 1
         if self.steps > STEPS_MAX:
@@ -421,6 +433,9 @@ class World:
             self._flight.took(now, event)
         if not batch.doomed:
             self.seen.see_event(event, now)
+            if isinstance(event, UnitsLoaded):
+                units, in_rollout = batch.units or self.units, rollout_units(self.manager)
+                self.releases.note_load(units, event, lives(self.manager), in_rollout)
         effects = self.manager.handle(event, now)
         changes = self.manager.take_changes()
         if self._digest is not None:
@@ -441,20 +456,20 @@ class World:
             self.clients.waiting[event.request_id].taken = True
         if isinstance(event, UnitsLoaded):
             batch.units = event.units
-        self.seen.see_records(effects)
+        self.seen.see_records(effects, now)
         self.checkers.step(Step(event, now, effects, numbered, changes))
         self.seen.see_effects(event, effects, now)
         batch.absorb(effects, numbered, changes)
         self._refuse_spawns(batch, effects)
 
-    def _refuse_spawns(self, batch: "_Batch", effects: Effects) -> None:
+    def _refuse_spawns(self, batch: Batch, effects: Effects) -> None:
         """The host itself cannot prepare a spawn (no such user, say): it fails inside the batch that asked for it."""
         for action in effects.actions:
             if isinstance(action, SpawnProcess) and self._chance("spawn_refused"):
                 batch.refused.add(action.spawn_id)
                 self._take(batch, SpawnFailed(action.spawn_id, "user", 217, 0, detail="no such user"))
 
-    def _commit(self, batch: "_Batch") -> None:
+    def _commit(self, batch: Batch) -> None:
         for key, text in batch.changes.items():
             if text is None:
                 self.state.pop(key, None)
@@ -489,6 +504,9 @@ class World:
     def _carry_out(self, actions: Sequence[AnyAction]) -> None:
         self.kernel.apply(actions)
         self.hands.apply(actions)
+        for action in actions:
+            if isinstance(action, RevertUnits):
+                self.releases.revert(action)
 
     def _service_of(self, action: SpawnProcess) -> Service | None:
         life = self.seen.life_of(action.spawn_id)
@@ -498,8 +516,13 @@ class World:
     def jobs(self) -> list[JobStatus]:
         """The jobs that there are now; several checkers look at them in the same step."""
         if self._jobs_at != self.steps:
-            self._jobs, self._jobs_at = jobs(self.manager), self.steps
+            self._jobs = [job for job in jobs(self.manager) if job.type != "rollout"]
+            self._jobs_at = self.steps
         return self._jobs
+
+    def rollout_jobs(self) -> list[JobStatus]:
+        """The numbers that a rollout has given out and that have not ended."""
+        return [job for job in jobs(self.manager) if job.type == "rollout"]
 
     def manager_units(self) -> frozenset[str]:
         """The names that the core knows now."""
@@ -515,28 +538,6 @@ class World:
         if self._trace is not None:
             for line in _lines(entry):
                 self._trace(line)
-
-
-class _Batch:
-    """What one batch decided so far."""
-
-    def __init__(self, seq: int, doomed: bool) -> None:
-        self.seq = seq
-        self.doomed = doomed
-        self.handled = 0
-        self.ack = 0
-        self.effects = Effects()
-        self.numbered: list[tuple[int, Record]] = []
-        self.changes: dict[str, str | None] = {}
-        self.refused: set[int] = set()
-        self.units: UnitSet | None = None
-
-    def absorb(self, effects: Effects, numbered: Sequence[tuple[int, Record]], changes: dict[str, str | None]) -> None:
-        self.effects.records += effects.records
-        self.effects.actions += effects.actions
-        self.effects.replies += effects.replies
-        self.numbered += numbered
-        self.changes |= changes
 
 
 def _lines(entry: str | tuple[int, Event] | Effects) -> list[str]:

@@ -6,7 +6,7 @@ lock that a second copy of the unit could not take. Afterwards the ledger is the
 compared with:
 
 * no two copies of a unit ever lived at once, and no stable unit was restarted;
-* every start has exactly one ``unit.exited`` with the pid and the status of the ledger;
+* every life has exactly one ``unit.exited``, with the pid and the status of the ledger;
 * every READY that a process sent is a ``unit.ready`` of its invocation (unless it was being stopped);
 * every command that was acknowledged is in the journal, the chain verifies, and no client call failed.
 """
@@ -109,39 +109,40 @@ def compare(
 ) -> list[str]:
     """Hold the ledgers against the journal; return everything that is wrong, in words."""
     wrong: list[str] = []
-    exits: dict[tuple[str, int], list[dict[str, object]]] = {}
+    exits: dict[tuple[str, str], list[dict[str, object]]] = {}
     ready: Counter[tuple[str, str]] = Counter()
     stopped: set[tuple[str, str]] = set()
     for record in records:
-        unit = str(record["unit"])
+        life = str(record["unit"]), str(record["invocation"])
         if record["event"] == "unit.exited" and isinstance(record["pid"], int):
-            exits.setdefault((unit, record["pid"]), []).append(record)
+            exits.setdefault(life, []).append(record)
         elif record["event"] == "unit.ready":
-            ready[unit, str(record["invocation"])] += 1
+            ready[life] += 1
         elif record["event"] == "unit.stopping":
-            stopped.add((unit, str(record["invocation"])))
+            stopped.add(life)
+    # One that was killed before it could write a line has an end all the same, and only one.
+    wrong += [f"{life}: {len(found)} exits of one life" for life, found in exits.items() if len(found) > 1]
     for name, kind in kinds.items():
         lines = read_ledger(ledgers / f"{name}.ledger")
         starts = [line for line in lines if line[0] == "start"]
         wrong += [f"{name}: a second copy lived: {line}" for line in lines if line[0] == "double"]
         if kind == "stable" and len(starts) != 1:
             wrong.append(f"{name}: a stable unit was started {len(starts)} times")
-        # A pid may come round again in a long run: the k-th life with it has the k-th record.
-        lives: Counter[int] = Counter()
+        # A pid may come round again in a long run: whose a line is, the start before it says.
+        invocation_of: dict[str, str] = {}
         for line in lines:
-            pid = int(line[1])
             if line[0] == "start":
-                lives[pid] += 1
-            told = exits.get((name, pid), [])[lives[pid] - 1 : lives[pid]]
+                invocation_of[line[1]] = line[2]
+            life = name, invocation_of[line[1]]
+            told = exits.get(life, [])
+            if line[0] == "start" and [str(each["pid"]) for each in told] != [line[1]]:
+                wrong.append(f"{life}: its process {line[1]} has the exits {told}")
             if line[0] == "exit" and told and told[0].get("code") != int(line[2]) and told[0].get("signal") is None:
-                wrong.append(f"{name}: pid {pid} exited {line[2]}, the journal says {told[0].get('code')}")
+                wrong.append(f"{life}: pid {line[1]} exited {line[2]}, the journal says {told[0].get('code')}")
             # A READY that comes when the stop at the end is decided makes nothing ready any more.
-            counts = (0, 1) if line[0] == "ready" and (name, line[2]) in stopped else (1,)
-            if line[0] == "ready" and ready[name, line[2]] not in counts:
-                wrong.append(f"{name}: READY of {line[2]} has {ready[name, line[2]]} unit.ready records")
-        for pid, count in lives.items():
-            if len(exits.get((name, pid), [])) != count:
-                wrong.append(f"{name}: {count} lives of pid {pid} have {len(exits.get((name, pid), []))} exits")
+            counts = (0, 1) if life in stopped else (1,)
+            if line[0] == "ready" and ready[life] not in counts:
+                wrong.append(f"{life}: its READY has {ready[life]} unit.ready records")
     reasons = Counter(str(record.get("reason")) for record in records if record["event"] == "command")
     wrong += [f"acknowledged command {reason} is not in the journal" for reason in acknowledged if not reasons[reason]]
     numbers = [record["seq"] for record in records if record["seq"] is not None]

@@ -217,6 +217,23 @@ def test_adoption_review_what_was_asked_for_and_loaded_goes_on(tmp_path: Path) -
         assert is_gone(pid)
 
 
+def test_run_for_other_units_than_the_killed_keeper_had_loads_those() -> None:
+    """``make run`` in a second checkout supervised the units of the first, whose keeper had been killed, and nothing
+    but ``status`` said so. What lives goes on; what is loaded is what was asked for."""
+    with supervisor({"old": SLEEP, "both": SLEEP}) as running:
+        pids = {name: running.wait_state(name, "active")["pid"] for name in ("old", "both")}
+        kill_keeper(running)
+        running.units = running.folder / "others"
+        running.units.mkdir()
+        for name in ("both", "new"):
+            (running.units / f"{name}.toml").write_text(SLEEP.replace("1000", "2000"))
+        running.start_again()
+        until(lambda: "active (running)" in running.supctl("status", "new").stdout, "the unit that is new")
+        assert {name: running.status(name)["pid"] for name in pids} == pids
+        assert running.status("both")["needs_restart"]
+        assert running.status("old")["load_state"] == "not_found"
+
+
 def test_two_runs_at_once_adopt_once() -> None:
     """Of two that find the same dead keeper one takes over; the other ends with a sentence and touches nothing."""
     with supervisor({"a": SLEEP}) as running:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -57,4 +58,10 @@ class Supctl:
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            # A shell starts what it puts into the background with SIGINT ignored, and this may be below such a one.
+            preexec_fn=_hear_interrupts,
         )
+
+
+def _hear_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -66,11 +66,11 @@ def is_gone(pid: int) -> bool:
 class RunningSupervisor:
     """One instance: ``folder/units`` is what it supervises."""
 
-    def __init__(self, folder: Path, launch: Callable[[], "subprocess.Popen[bytes]"]) -> None:
+    def __init__(self, folder: Path, launch: Callable[[Path], "subprocess.Popen[bytes]"]) -> None:
         self.folder = folder
         self._launch = launch
-        self.process = launch()
         self.units = folder / "units"
+        self.process = launch(self.units)
         self.socket = folder / "r" / "control.sock"
         self.journal_folder = folder / "s" / "journal"
         self.log_folder = folder / "l"
@@ -85,9 +85,9 @@ class RunningSupervisor:
         assert self.process.poll() is None, self.output()
 
     def start_again(self) -> None:
-        """Run the same command once more, after the keeper has ended."""
+        """Run it once more, after the keeper has ended, for the units in ``units`` (which may be others)."""
         assert self.process.poll() is not None
-        self.process = self._launch()
+        self.process = self._launch(self.units)
         self.wait_started()
 
     @property
@@ -211,16 +211,15 @@ def supervisor(
             environment |= {"PYTHONPATH": f"{ROOT}:{Path(msgspec.__file__).parents[1]}", "HOME": str(folder)}
             for path in (folder, *folder.rglob("*")):
                 os.chown(path, uid, uid)
-        command = [
-            *(*prefix, python, "-m", "supervisord_py", "run", str(folder / "units")),
+        options_of_all = [
             *("--config", str(folder / "supervisord.toml"), "--runtime-dir", str(folder / "r")),
             *("--state-dir", str(folder / "s"), "--log-dir", str(folder / "l"), *options),
         ]
 
-        def launch() -> "subprocess.Popen[bytes]":
+        def launch(units: Path) -> "subprocess.Popen[bytes]":
             with open(folder / "out", "ab") as out:
                 return subprocess.Popen(
-                    command,
+                    [*prefix, python, "-m", "supervisord_py", "run", str(units), *options_of_all],
                     stdin=subprocess.DEVNULL,
                     stdout=out,
                     stderr=out,

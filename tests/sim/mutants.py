@@ -12,7 +12,19 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from supervisord_py.core import consequences, demand, engine, graph, ledger, life, processes, stopping, transaction
+from supervisord_py.core import (
+    consequences,
+    demand,
+    engine,
+    graph,
+    ledger,
+    life,
+    processes,
+    rollout,
+    shutdown,
+    stopping,
+    transaction,
+)
 from supervisord_py.core.actions import Effects, ExitSupervisor, KillTree, ReleaseUnit, SignalProcesses, SpawnProcess
 from supervisord_py.core.events import (
     CommandRequested,
@@ -26,7 +38,7 @@ from supervisord_py.core.events import (
 from supervisord_py.core.jobs import STOP_LIKE
 from supervisord_py.core.manager import Manager
 from supervisord_py.core.service import TRANSITIONS, Input
-from supervisord_py.core.state import Ending
+from supervisord_py.core.state import Ending, RolloutStep
 from supervisord_py.model.states import Role, SubState
 from supervisord_py.model.unit import ExitStatuses
 
@@ -215,7 +227,7 @@ def restarts_for_ever() -> Iterator[type[Manager]]:
         yield manager
 
 
-@mutant("that somebody has stopped a unit is forgotten", "stop-wins", "settled")
+@mutant("that somebody has stopped a unit is forgotten", "stop-wins", "settled", "rollout-stop", "upholds")
 def forgets_who_stopped() -> Iterator[type[Manager]]:
     class Forgetful(Manager):
         def handle(self, event: Event, now: Now) -> Effects:
@@ -375,6 +387,7 @@ def starts_without_limit() -> Iterator[type[Manager]]:
 @mutant(
     "what a lost keeper left is forgotten, and is started once more",
     "status-truth", "one-main", "no-overlap", "exit-recorded", "stop-wins", "settled", "kill-timeout", "shutdown",
+    "release", "twin",
     needs="keeper_lost",
 )  # fmt: skip
 def forgets_what_a_keeper_left() -> Iterator[type[Manager]]:
@@ -487,3 +500,102 @@ def ends_too_early() -> Iterator[type[Manager]]:
             return effects
 
     yield Hasty
+
+
+# rollouts
+
+
+@mutant("a shutdown does not end a rollout", "rollout-ends")
+def rolls_on_in_a_shutdown() -> Iterator[type[Manager]]:
+    def made(original: Any) -> Any:
+        return lambda book: original(book) if book.globals.shutdown is None else False
+
+    with swapped(rollout, "advance", made) as manager:
+        yield manager
+
+
+@mutant("an apply restarts units that did not change", "rollout-scope", needs="apply")
+def applies_what_is_the_same() -> Iterator[type[Manager]]:
+    def made(original: Any) -> Any:
+        return lambda units, lives, among=None: sorted(
+            name for name in (lives if among is None else among) if name in lives and name in units.units
+        )
+
+    with swapped(rollout, "needing_restart", made) as manager:
+        yield manager
+
+
+@mutant("what is being restarted does not count as unavailable", "rollout-bound", "rollout-order")
+def counts_nothing_as_unavailable() -> Iterator[type[Manager]]:
+    with swapped(rollout, "_unavailable", lambda _: lambda book, roll: 0) as manager:
+        yield manager
+
+
+@mutant("a unit does not wait for the one that it comes after", "rollout-order")
+def rolls_without_an_order() -> Iterator[type[Manager]]:
+    with swapped(rollout, "_waits_for_another", lambda _: lambda book, roll, name: False) as manager:
+        yield manager
+
+
+@mutant("what was stopped meanwhile is restarted all the same", "rollout-stop")
+def restarts_what_was_stopped() -> Iterator[type[Manager]]:
+    with (
+        swapped(rollout, "_left_out", lambda _: lambda book, roll, name: None) as manager,
+        swapped(rollout, "_was_stopped", lambda _: lambda book, roll, name: False),
+    ):
+        yield manager
+
+
+@mutant("a probation is over after half of its time", "rollout-probation", "rollout-bound")
+def lets_off_early() -> Iterator[type[Manager]]:
+    def made(original: Any) -> Any:
+        def put(book: ledger.Ledger, roll: Any, name: str, unit: Any) -> None:
+            original(book, roll, name, unit)
+            unit.good_at_ns -= roll.probation_ns // 2
+            book.timers.arm(unit.good_at_ns, name, rollout.DeadlineKind.ROLLOUT)
+
+        return put
+
+    with swapped(rollout, "_put_on_probation", made) as manager:
+        yield manager
+
+
+@mutant("a rollout goes back in words only", "rollout-back", "rollout-words", needs="apply")
+def goes_back_in_words_only() -> Iterator[type[Manager]]:
+    def made(original: Any) -> Any:
+        def reverted(book: ledger.Ledger) -> None:
+            original(book)
+            for unit in book.rollout.units.values() if book.rollout is not None else ():
+                if unit.step is RolloutStep.WAITING:
+                    unit.step = RolloutStep.DONE
+
+        return reverted
+
+    with swapped(rollout, "reverted", made) as manager:
+        yield manager
+
+
+@mutant("whatever was left out is said to be done", "rollout-words")
+def says_that_all_is_done() -> Iterator[type[Manager]]:
+    def made(original: Any) -> Any:
+        return lambda roll: {
+            name: "done" if fate in ("left-out", "waiting") else fate for name, fate in original(roll).items()
+        }
+
+    with swapped(rollout, "_by_fate", made) as manager:
+        yield manager
+
+
+# the end because of a unit
+
+
+@mutant("the code of a unit that ends the supervisor is lost", "exit-code", needs="exits_supervisor")
+def ends_with_success() -> Iterator[type[Manager]]:
+    with swapped(shutdown, "code_of_life", lambda _: lambda state: 0) as manager:
+        yield manager
+
+
+@mutant("a unit that has failed ends nothing", "exit-code", needs="exits_supervisor")
+def ends_nothing() -> Iterator[type[Manager]]:
+    with swapped(shutdown, "end_for_unit", lambda _: lambda book, name, cause: None) as manager:
+        yield manager

@@ -42,7 +42,7 @@ from typing import Any
 
 import hypothesis
 import pytest
-from slips import CORE, ROOT, Changed, Mutant, exchange, find_mutants, read_enums
+from slips import CORE, ROOT, Changed, Mutant, exchange, find_mutants, read_enums, read_equivalent, read_given
 
 TESTS = (
     "tests/unit/core", "tests/scripts", "tests/compat/test_rows.py", "tests/property/test_jobs.py",
@@ -199,7 +199,7 @@ def judge(checks: Sequence[Check]) -> int:
 
 
 def run(
-    mutants: Sequence[Mutant], checks: Sequence[Check], seeds: int, workers: int, folder: Path
+    mutants: Sequence[Mutant], checks: Sequence[Check], seeds: int, workers: int, folder: Path, quick: bool
 ) -> list[tuple[Mutant, str]]:
     """Judge all mutants; returns each with ``survived``, ``time-out``, ``types`` or the kind of check that noticed."""
     verdicts: list[tuple[Mutant, str]] = []
@@ -219,7 +219,7 @@ def run(
         if (mutant := running.pop(pid, None)) is None:
             continue
         verdict = _verdict(os.waitstatus_to_exitcode(status))
-        if verdict == "survived" and types.refuse(mutant):
+        if verdict == "survived" and not quick and types.refuse(mutant):
             verdict = "types"
         verdicts.append((mutant, verdict))
         if verdict in ("survived", "crash"):
@@ -250,6 +250,7 @@ class Types:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._good: dict[Path, bool] = {}
         shutil.copytree(ROOT / "supervisord_py", folder / "supervisord_py")
         shutil.copy(ROOT / "pyproject.toml", folder)
 
@@ -259,10 +260,11 @@ class Types:
         before = place.read_text(encoding="utf-8")
         try:
             # Without comments, as the changed one will be.
-            found = [self._look(place, text) for text in (ast.unparse(ast.parse(before)), mutant.source)]
+            if mutant.path not in self._good:
+                self._good[mutant.path] = self._look(place, ast.unparse(ast.parse(before))) == 0
+            return self._good[mutant.path] and self._look(place, mutant.source) == 1
         finally:
             place.write_text(before, encoding="utf-8")
-        return found == [0, 1]
 
     def _look(self, place: Path, text: str) -> int:
         place.write_text(text, encoding="utf-8")
@@ -293,25 +295,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 2, help="children at a time")
     parser.add_argument("--only", nargs="*", help="modules of the core to mutate: life.py engine.py ...")
     parser.add_argument("--without", nargs="*", default=[], help="modules of the core to leave alone")
-    parser.add_argument("--quick", action="store_true", help="leave the property tests out (more survives)")
+    parser.add_argument("--quick", action="store_true", help="leave the property tests and mypy out (more survives)")
     parser.add_argument("--again", type=Path, help="judge the survivors of this earlier --json once more")
+    parser.add_argument("--listed", action="store_true", help="judge those alone that equivalent.toml lists")
     parser.add_argument("--json", type=Path, help="write the survivors there")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    enums = read_enums()
+    enums, given, equivalent = read_enums(), read_given(), read_equivalent()
     names = {path.name for path in CORE.glob("*.py")} & set(options.only or (p.name for p in CORE.glob("*.py")))
     paths = [path for path in sorted(CORE.glob("*.py")) if path.name in names - set(options.without)]
-    mutants = [mutant for path in paths for mutant in find_mutants(path, enums)]
-    total = len(mutants)
+    mutants = [mutant for path in paths for mutant in find_mutants(path, enums, given)]
+    known = {mutant.key for mutant in mutants}
+    if unknown := [slip for slip in equivalent if slip not in known and slip.partition(":")[0] in names]:
+        raise SystemExit(f"equivalent.toml lists what is no slip (any more): {unknown}")
     if options.one is not None:
         sys.meta_path.insert(0, Changed(next(mutant for mutant in mutants if mutant.name == options.one)))
         return with_checks(options.seeds, judge)
+    listed = [mutant for mutant in mutants if mutant.key in equivalent]
+    mutants = listed if options.listed else [mutant for mutant in mutants if mutant.key not in equivalent]
+    total = len(mutants)
     if options.again is not None:
         wanted = set(json.loads(options.again.read_text(encoding="utf-8")))
         mutants = [mutant for mutant in mutants if mutant.key in wanted]
     if options.sample is not None and options.sample < len(mutants):
         mutants = random.Random(options.seed).sample(mutants, options.sample)
     _say(f"{total} mutants in {len(paths)} modules, {len(mutants)} to judge (seed {options.seed})")
+    _say(f"equivalent: {len(listed)}, listed")
 
     def work(checks: list[Check]) -> int:
         checks = [check for check in checks if check.kind != "property" or not options.quick]
@@ -326,7 +335,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 2
         began_s = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="supervisord-py-mutants.") as folder:
-            verdicts = run(mutants, checks, options.seeds, options.workers, Path(folder))
+            verdicts = run(mutants, checks, options.seeds, options.workers, Path(folder), options.quick)
         _report(verdicts, time.monotonic() - began_s, options.json)
         return int(20 * sum(verdict == "survived" for _, verdict in verdicts) >= len(verdicts))
 

@@ -8,6 +8,7 @@ import copy
 import importlib.abc
 import importlib.machinery
 import sys
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from types import CodeType, FunctionType
 
 ROOT = Path(__file__).resolve().parents[2]
 CORE = ROOT / "supervisord_py" / "core"
+EQUIVALENT = Path(__file__).with_name("equivalent.toml")
 ENUMS = (ROOT / "supervisord_py" / "model" / "states.py", *sorted(CORE.glob("*.py")))
 
 
@@ -29,6 +31,8 @@ class Mutant:
     what: str
     place: tuple[object, ...] = field(repr=False)
     new: ast.AST = field(repr=False)
+    text: str = field(repr=False)
+    """The line as it stands there."""
     lines: range = field(repr=False)
     """The lines of the statement that is changed (of its head, if it holds others); one of them is executed by every
     check that can notice.
@@ -48,8 +52,8 @@ class Mutant:
 
     @property
     def key(self) -> str:
-        """A name that outlives a change of line numbers."""
-        return f"{self.path.name}: {self.where}: {self.what}"
+        """A name that outlives a change of line numbers: two slips of one kind in a function differ by their lines."""
+        return f"{self.path.name}: {self.where}: {self.what} | {self.text}"
 
 
 COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
@@ -59,6 +63,8 @@ COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
 OPERATORS: dict[type[ast.operator], type[ast.operator]] = {
     ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.FloorDiv, ast.FloorDiv: ast.Mult,
 }  # fmt: skip
+A_TIME = 1_000_000
+"""An integer from here on is a time, or part of one."""
 
 
 def read_enums() -> dict[str, list[str]]:
@@ -79,8 +85,8 @@ def _is_member(stmt: ast.stmt) -> bool:
 class Planter(ast.NodeVisitor):
     """Finds every place for a slip in one module; each is told as a path into the tree and what would stand there."""
 
-    def __init__(self, enums: dict[str, list[str]]) -> None:
-        self.enums = enums
+    def __init__(self, enums: dict[str, list[str]], given: frozenset[tuple[str, str]]) -> None:
+        self.enums, self.given = enums, given
         self.places: list[tuple[int, str, str, list[object], ast.AST, range]] = []
         self._path: list[object] = []
         self._statement: ast.stmt | None = None
@@ -128,6 +134,11 @@ class Planter(ast.NodeVisitor):
             self.visit(item)
             del self._path[-2:]
         self._scope.pop()
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
+        """A default that is never used is none."""
+        if not self._scope or (self._scope[-1], ast.unparse(node.target)) not in self.given:
+            self.generic_visit(node)
 
     def visit_Assert(self, node: ast.Assert) -> None:
         """An assertion tells of a bug: without one nothing changes."""
@@ -182,7 +193,9 @@ class Planter(ast.NodeVisitor):
         if isinstance(node.value, bool):
             self.plant(node, ast.Constant(not node.value), f"{node.value} -> {not node.value}")
         elif isinstance(node.value, int):
-            self.plant(node, ast.Constant(node.value + 1), f"{node.value} -> {node.value + 1}")
+            # Times are in nanoseconds: one more or less is none. One digit too many is a slip.
+            other = node.value + 1 if node.value < A_TIME else node.value * 10
+            self.plant(node, ast.Constant(other), f"{node.value} -> {other}")
 
     def visit_Attribute(self, node: ast.Attribute) -> None:
         if isinstance(node.value, ast.Name) and node.attr in (members := self.enums.get(node.value.id, [])):
@@ -221,14 +234,50 @@ class Planter(ast.NodeVisitor):
         self.generic_visit(node)
 
 
-def find_mutants(path: Path, enums: dict[str, list[str]]) -> Iterator[Mutant]:
+def read_given() -> frozenset[tuple[str, str]]:
+    """Return the fields of the core's values, by class, that are given wherever such a value is made: their defaults
+    are never used, but as the form of a text that leaves them out (and that is read with the same default).
+    """
+    calls: dict[str, list[ast.Call]] = {}
+    classes: dict[str, list[str]] = {}
+    for path in sorted((ROOT / "supervisord_py").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call):
+                calls.setdefault(ast.unparse(node.func).rpartition(".")[2], []).append(node)
+            if isinstance(node, ast.ClassDef) and path.parent == CORE:
+                fields = [each.target for each in node.body if isinstance(each, ast.AnnAssign)]
+                classes[node.name] = [each.id for each in fields if isinstance(each, ast.Name)]
+    return frozenset(
+        (name, each)
+        for name, fields in classes.items()
+        for place, each in enumerate(fields)
+        if calls.get(name) and all(_gives(call, each, place) for call in calls[name])
+    )
+
+
+def _gives(call: ast.Call, name: str, place: int) -> bool:
+    if any(isinstance(each, ast.Starred) for each in call.args) or any(each.arg is None for each in call.keywords):
+        return False
+    return place < len(call.args) or any(each.arg == name for each in call.keywords)
+
+
+def read_equivalent() -> dict[str, str]:
+    """Return the slips that change nothing that anybody could see, each with the reason."""
+    listed = tomllib.loads(EQUIVALENT.read_text(encoding="utf-8"))["group"]
+    return {slip: " ".join(group["reason"].split()) for group in listed for slip in group["slips"]}
+
+
+def find_mutants(path: Path, enums: dict[str, list[str]], given: frozenset[tuple[str, str]]) -> Iterator[Mutant]:
     """Yield every mutant of one module."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    planter = Planter(enums)
+    text = path.read_text(encoding="utf-8")
+    tree, texts = ast.parse(text), text.splitlines()
+    planter = Planter(enums, given)
     planter.visit(tree)
     module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
     for line, where, what, place, new, lines in planter.places:
-        yield Mutant(module, path, line, where, " ".join(what.split())[:160], tuple(place), new, lines)
+        yield Mutant(
+            module, path, line, where, " ".join(what.split())[:160], tuple(place), new, texts[line - 1].strip(), lines
+        )
 
 
 def _lines(statement: ast.stmt | None) -> range:

@@ -30,7 +30,8 @@ LESS = {
     "spawn_failed": 0.08, "exec_slow": 0.1, "job_timeout": 0.1, "conditions": 0.2, "condition_fails": 0.2,
     "check_slow": 0.1, "records_lost": 0.05, "missing": 0.02, "bad_unit": 0.02, "part_of": 0.05, "upholds": 0.1,
     "hooks": 0.1, "requisite": 0.1, "tiny_set": 0.1, "late": 0.1, "crash_at_once": 0.1, "never_ready": 0.1,
-    "exit_before_ready": 0.1,
+    "exit_before_ready": 0.1, "apply": 0.05, "rolling": 0.05, "cancel_rollout": 0.05, "bad_release": 0.1,
+    "exits_supervisor": 0.01,
 }  # fmt: skip
 """What would keep a world from getting far if it came as often as everything else."""
 

@@ -17,7 +17,7 @@ _PUNCTUATION = frozenset(".,:;()[]?!")
 
 def plain(word: str) -> str:
     """Return what a word of a page prints as."""
-    return word.replace("\\-", "-").replace("\\(dq", '"').replace("\\e", "\\").replace("\\&", "")
+    return word.replace("\\-", "-").replace("\\(dq", '"').replace("\\e", "\\").replace("\\&", "").replace("\\(rB", "]")
 
 
 def arguments(line: str) -> Iterator[tuple[str, str]]:
@@ -121,7 +121,7 @@ def read_page(name: str) -> Page:
                 section, subsection = line[4:], ""
                 continue
             case "Ss":
-                subsection = line[4:]
+                subsection = plain(line[4:])
                 continue
             case "Bd":
                 display = []

@@ -71,14 +71,13 @@ def test_every_page_is_known() -> None:
 
 @pytest.mark.parametrize("name", PAGES)
 def test_mandoc_has_no_complaint(name: str) -> None:
-    """mandoc finds nothing wrong with a page."""
+    """mandoc finds nothing wrong with a page, and no bad style; which other manuals are installed is not the page's."""
     mandoc = shutil.which("mandoc")
     if mandoc is None:
         pytest.skip("mandoc is not installed: the pages are not checked (apt-get install mandoc)")
-    found = subprocess.run(
-        [mandoc, "-T", "lint", "-W", "warning", str(PAGES[name])], capture_output=True, text=True, timeout=30
-    )
-    assert (found.returncode, found.stdout) == (0, "")
+    found = subprocess.run([mandoc, "-T", "lint", str(PAGES[name])], capture_output=True, text=True, timeout=30)
+    complaints = found.stdout.splitlines()
+    assert [each for each in complaints if "mandoc.db" not in each and "manual not found" not in each] == []
 
 
 def test_pages_refer_to_pages_that_exist() -> None:
@@ -477,7 +476,7 @@ def test_the_records_own_fields_are_in_the_manual() -> None:
     """journal(5) explains the fields that every record has."""
     from supervisord_py.store.record import RESERVED
 
-    assert {item.tagged("Va")[0] for item in JOURNAL.of("RECORDS")} == set(RESERVED)
+    assert {item.tagged("Va")[0] for item in JOURNAL.of("JOURNAL RECORDS")} == set(RESERVED)
 
 
 # Examples

@@ -1,8 +1,9 @@
 """A hand-driven world for one manager: the test says what happens, the rig keeps the time, the numbers and the laws.
 
-After every event six laws are checked: the folded changes are the snapshot, a manager restored from the changes
+After every event seven laws are checked: the folded changes are the snapshot, a manager restored from the changes
 before the event decides the same and finds everything where the other one does, nothing is decided without a record
-for each spawn, each record is as grave as its event is, and what is only said of a unit leads to nothing.
+for each spawn, each record is as grave as its event is, a life ends once, and what is only said of a unit leads to
+nothing.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -103,6 +104,7 @@ NEVER_GRAVE = (
     "unit.starting", "unit.started", "unit.stopping", "unit.stopped", "unit.queued", "unit.skipped", "unit.reloading",
     "job.queued", "job.changed", "rollout.started", "rollout.reverted",
 )  # fmt: skip
+ENDS = ("unit.stopped", "unit.failed", "unit.restart-scheduled")
 ONLY_SAID = ("unit.error", "unit.queued", "unit.rejected", "unit.loaded", "rollout.failed", "daemon.stopping")
 """What is written of a unit and is no reason for what it does next."""
 
@@ -221,6 +223,7 @@ class Rig:
         assert copied.actions == effects.actions, "a restored manager decides the same"
         assert [index_of(twin, name) for name in INDEXES] == [index_of(self.manager, name) for name in INDEXES]
         assert list(untrue(self.manager)) == []
+        assert self.manager.ledger.cursors.keys() <= self.manager.ledger.jobs.keys()
         assert twin.deadline_ns() == self.manager.deadline_ns()
         self._fold()
         assert self.state == self.manager.snapshot() == twin.snapshot()
@@ -249,6 +252,8 @@ class Rig:
             assert "internal error" not in str(record.fields)
             assert record.cause is None or record.cause < self.seq + len(effects.records)
             assert severity_of(record) in (None, record.severity), record
+        ends = [(r.event, r.unit, r.invocation) for r in effects.records if r.event in ENDS]
+        assert len(ends) == len(set(ends)), "a life ends once"
         numbered = [record.event for record in effects.records if record.event not in UNNUMBERED]
         self._written |= dict(enumerate(numbered, self.seq))
         led = {name: self._written.get(state.cause or 0) for name, state in self.manager.ledger.states.items()}

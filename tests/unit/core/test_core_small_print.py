@@ -7,16 +7,30 @@ from core_rig import Rig, commands, needs, notify, oneshot, service, target
 from msgspec import NODEFAULT, Struct
 from msgspec.structs import fields
 
-from supervisord_py.core import state
-from supervisord_py.core.actions import ExitSupervisor, KillTree, SignalProcesses
+from supervisord_py.core import actions, events, state, steps, transaction
+from supervisord_py.core.actions import CheckConditions, ExitSupervisor, KillTree, SignalProcesses
 from supervisord_py.core.demand import blockers, is_met
-from supervisord_py.core.events import NotifyReceived, ShutdownForced, StrayAppeared
+from supervisord_py.core.events import (
+    Event,
+    ExitStatus,
+    KeeperLost,
+    KeeperReplaced,
+    NotifyReceived,
+    Origin,
+    ProcessSpawned,
+    ShutdownForced,
+    SpawnFailed,
+    StrayAppeared,
+    StrayExited,
+)
+from supervisord_py.core.jobs import collapse
 from supervisord_py.core.manager import Manager
 from supervisord_py.core.state import Ending, RolloutPhase, RolloutStep
 from supervisord_py.model.states import (
     ActiveState,
     JobMode,
     JobState,
+    JobType,
     KillMode,
     Restart,
     Result,
@@ -28,6 +42,7 @@ from supervisord_py.model.states import (
 )
 from supervisord_py.model.unit import SECOND_NS, Condition, Dependency, KillPolicy, RestartPolicy
 
+CORE = "supervisord_py.core."
 NEVER = RestartPolicy(restart=Restart.NO, jitter=0.0)
 
 
@@ -290,25 +305,29 @@ def test_isolate_begins_nothing_that_only_what_is_up_wants() -> None:
     assert rig.launched().count("log") == 1
 
 
-def test_what_was_never_written_means_that_nothing_happened() -> None:
-    """Values are written without their defaults, and older states lack what is newer: a default says no, none, never
-    or nothing, but for what has no such value.
+def test_what_is_not_said_means_that_nothing_is() -> None:
+    """Values are written without their defaults, older states lack what is newer, and events and goals leave out what
+    does not apply: a default says no, none, never or nothing, but for what has no such value.
     """
     others = {
         "Job.state": JobState.WAITING, "UnitState.sub": SubState.DEAD, "UnitState.active": ActiveState.INACTIVE,
         "UnitState.result": Result.SUCCESS, "UnitState.ending": Ending.ITSELF, "LastLife.result": Result.SUCCESS,
         "Monitor.result": Result.SUCCESS, "Shutdown.scale_num": 1, "Shutdown.scale_den": 1, "GlobalState.format": 1,
         "GlobalState.next_job": 1, "GlobalState.next_spawn": 1, "GlobalState.shutdown_timeout_ns": 90 * SECOND_NS,
-        "RolloutUnit.step": RolloutStep.WAITING, "Rollout.phase": RolloutPhase.FORWARD,
+        "RolloutUnit.step": RolloutStep.WAITING, "Rollout.phase": RolloutPhase.FORWARD, "ProcessExited.main": True,
+        "ProcessExited.tree_empty": True, "CommandRequested.mode": JobMode.REPLACE, "CommandRequested.wait": True,
+        "UnitsLoaded.shutdown_timeout_ns": 90 * SECOND_NS, "KillTree.signal": 9, "FollowMain.wait": True,
+        "Goal.mode": JobMode.REPLACE, "CommandRequested.origin": Origin(), "ShutdownRequested.origin": Origin(),
     }  # fmt: skip
     seen = {}
-    for kind in vars(state).values():
-        if isinstance(kind, type) and issubclass(kind, Struct) and kind is not Struct:
-            for field in fields(kind):
-                if field.default is not NODEFAULT and field.default not in (None, False, 0, ""):
-                    seen[f"{kind.__name__}.{field.name}"] = field.default
-                if field.default_factory is not NODEFAULT:
-                    assert not field.default_factory()
+    for kind in [kind for module in (state, steps, events, actions, transaction) for kind in vars(module).values()]:
+        if not isinstance(kind, type) or not issubclass(kind, Struct) or not kind.__module__.startswith(CORE):
+            continue
+        for field in fields(kind):
+            if field.default is not NODEFAULT and field.default not in (None, False, 0, "", ()):
+                seen[f"{kind.__name__}.{field.name}"] = field.default
+            if field.default_factory is not NODEFAULT:
+                assert not field.default_factory()
     assert seen == others
 
 
@@ -342,3 +361,290 @@ def test_a_refused_word_is_no_reason_for_what_follows() -> None:
     assert rig.events()[-1] == "unit.error"
     rig.crash("web")
     assert rig.record("unit.exited").cause is not None and rig.record("unit.exited").cause <= ready
+
+
+def test_the_plan_of_what_is_so_already_says_how_it_is() -> None:
+    """A start of what is up and a stop of what is down change nothing, and the plan says why."""
+    rig = Rig(service("web"), service("db"))
+    rig.ask("start", "web")
+    rig.spawned("web")
+    said = [
+        rig.replies[rig.ask(verb, unit, plan=True)].outcomes[0] for verb, unit in (("start", "web"), ("stop", "db"))
+    ]
+    assert [(each.job_type, each.message) for each in said] == [("nop", "it is up"), ("nop", "it is down")]
+
+
+def test_what_is_to_be_restarted_takes_nothing_down_that_goes_with_it() -> None:
+    """db ends by itself while its restart waits for the stop of web: it is on its way up again, log stays."""
+    db = notify("db", restart=NEVER, relations={"propagates_stop_to": ("log",)})
+    rig = Rig(db, service("log"), service("web", relations={"after": (Dependency("db"),)}))
+    rig.ask("start", "db", "log", "web", wait=False)
+    rig.up("db")
+    rig.spawned("log")
+    rig.spawned("web")
+    rig.ask("stop", "web", wait=False)
+    rig.ask("restart", "db", wait=False)
+    rig.crash("db")
+    assert rig.shown("log") == "active/running/success"
+    assert "log" not in [job.unit for job in rig.manager.ledger.jobs.values()]
+
+
+def test_what_is_told_of_no_process_means_nothing() -> None:
+    """A spawn that nobody asked for, or that is over already, has neither begun nor failed."""
+    rig = Rig(service("web", restart=NEVER))
+    rig.ask("start", "web")
+    spawn_id = rig.spawned("web")
+    rig.crash("web")
+    said = len(rig.records)
+    for number in (spawn_id, 99):
+        rig.happen(SpawnFailed(number, "exec", 203, 2))
+        rig.happen(ProcessSpawned(number, 7))
+    assert len(rig.records) == said
+
+
+def test_a_stop_of_what_has_done_its_work_is_told() -> None:
+    """No process is left of it, and yet it was up."""
+    rig = Rig(oneshot("job", remain_after_exit=True))
+    rig.ask("start", "job")
+    rig.spawned("job")
+    rig.exited("job", 0)
+    rig.ask("stop", "job")
+    assert rig.events("job")[-3:] == ["unit.stopping", "unit.stopped", "job.finished"]
+
+
+def test_what_is_simply_down_is_started_with_what_recovers() -> None:
+    """web needs db and cache; the start of cache was called off, and db comes up in the end."""
+    cache = service("cache", relations={"after": (Dependency("db"),)})
+    rig = Rig(service("web", relations=needs("db", "cache")), notify("db", restart=NEVER), cache)
+    rig.ask("start", "web", wait=False)
+    rig.ask("cancel", arguments={"job": rig.manager.ledger.job_of["cache"].id})
+    assert rig.status("web").sub_state == "dependency"
+    rig.up("db")
+    assert rig.launched() == ["db", "cache"]
+
+
+def test_a_failure_that_is_forgotten_leaves_no_number() -> None:
+    """Failures, restarts and the level of the back-off begin at nothing again."""
+    rig = Rig(service("web"))
+    rig.ask("start", "web")
+    for _ in range(2):
+        rig.spawned("web")
+        rig.crash("web")
+        rig.later(5)
+    rig.ask("reset-failed", "web")
+    known = rig.manager.ledger.state("web")
+    assert (known.failures, known.restarts, known.backoff) == (0, 0, 0)
+
+
+def test_a_unit_without_a_process_has_nobody_to_signal_for_a_reload() -> None:
+    """It stays as it was, and the reload is done."""
+    kind = ServiceType.NOTIFY_RELOAD
+    rig = Rig(service("web", type=kind, remain_after_exit=True, exec_reload=commands("/bin/reload")))
+    rig.ask("start", "web")
+    rig.spawned("web")
+    rig.says("web", READY="1")
+    rig.exited("web", 0)
+    request = rig.ask("reload", "web")
+    rig.spawned("web")
+    rig.exited("web", 0, role=Role.RELOAD)
+    assert rig.shown("web") == "active/exited/success"
+    assert rig.outcome(request) == {"web": "done"}
+
+
+def test_a_daemon_that_is_not_found_after_the_last_command_of_its_start_has_failed() -> None:
+    """exec-start-post was its last chance to write the pid file."""
+    web = service(
+        "web", type=ServiceType.FORKING, pid_file="/run/web.pid", exec_start_post=commands("/bin/post"), restart=NEVER
+    )
+    rig = Rig(web)
+    rig.ask("start", "web")
+    rig.spawned("web")
+    rig.exited("web", 0, empty=False)
+    rig.followed("web", "there is no such file")
+    rig.spawned("web")
+    rig.exited("web", 0, role=Role.START_POST, empty=False)
+    rig.followed("web", "there is no such file")
+    rig.emptied("web")
+    assert rig.shown("web") == "failed/failed/protocol"
+
+
+def test_an_idle_unit_runs_no_longer_than_it_may() -> None:
+    """runtime-max-sec holds for every type but oneshot."""
+    rig = Rig(service("web", type=ServiceType.IDLE, runtime_max_ns=SECOND_NS))
+    rig.ask("start", "web")
+    rig.spawned("web")
+    rig.later(1.1)
+    assert rig.status("web").sub_state == "stop-sigterm"
+
+
+def test_a_search_for_a_successor_ends_with_its_answer() -> None:
+    """That no process is left is told before the answer: the unit waits for that, and ends as the process did."""
+    rig = Rig(service("web", type=ServiceType.FORKING, pid_file="/run/web.pid", restart=NEVER))
+    rig.ask("start", "web")
+    rig.spawned("web")
+    rig.exited("web", 0, empty=False)
+    rig.followed("web")
+    rig.daemon_exited("web", 3, empty=False)
+    rig.emptied("web")
+    assert rig.status("web").active_state == "active"
+    rig.followed("web", "nobody")
+    assert rig.shown("web") == "failed/failed/exit-code"
+
+
+def test_a_second_wish_for_a_start_asks_no_second_question() -> None:
+    """alert was named by the end of job, and its conditions are looked at; that somebody asks for it too is no reason
+    to look once more.
+    """
+    alert = service("alert", relations={"conditions": (Condition("path-exists", "/x"),)})
+    rig = Rig(oneshot("job", relations={"on_failure": ("alert",)}), alert)
+    rig.ask("start", "job")
+    rig.spawned("job")
+    rig.exited("job", 1)
+    request = rig.ask("start", "alert")
+    assert len([each for each in rig.actions if isinstance(each, CheckConditions)]) == 1
+    rig.checked("alert")
+    rig.spawned("alert")
+    assert rig.outcome(request) == {"alert": "done"}
+
+
+def test_what_is_queued_when_a_shutdown_is_forced_is_called_off() -> None:
+    """Whoever waits for it is told so."""
+    rig = Rig(service("web", relations=needs("db")), notify("db"))
+    request = rig.ask("start", "web")
+    rig.spawned("db")
+    rig.happen(ShutdownForced())
+    assert rig.outcome(request) == {"web": "canceled"}
+
+
+@pytest.mark.parametrize("sub", list(SubState))
+def test_to_reload_or_start_is_to_reload_what_is_up_and_to_start_anything_else(sub: SubState) -> None:
+    """What it means is known in every state."""
+    meant = JobType.RELOAD if sub in state.UP else JobType.START
+    assert collapse(JobType.RELOAD_OR_START, sub) is meant
+
+
+def test_in_mode_fail_a_wish_stops_nothing_that_runs() -> None:
+    """web wants a, which conflicts with b: it starts without a."""
+    rig = Rig(
+        service("web", relations={"wants": (Dependency("a"),)}),
+        service("a", relations={"conflicts": ("b",)}),
+        service("b"),
+    )
+    rig.ask("start", "b")
+    rig.spawned("b")
+    rig.ask("start", "web", mode=JobMode.FAIL)
+    assert rig.launched() == ["b", "web"]
+    assert rig.shown("b") == "active/running/success"
+
+
+def test_what_has_run_since_was_not_skipped() -> None:
+    """db was skipped once, then its condition is gone from its text and it runs: at its end it is not there."""
+    condition = Condition("path-exists", "/x")
+    rig = Rig(service("db", restart=NEVER, relations={"conditions": (condition,)}))
+    rig.ask("start", "db")
+    rig.checked("db", condition='condition-path-exists = "/x"')
+    rig.load(service("db", restart=NEVER))
+    rig.ask("start", "db")
+    rig.spawned("db")
+    rig.crash("db")
+    assert not is_met(rig.manager.ledger, "db", Until.READY)
+
+
+def test_a_status_text_is_cut_where_it_gets_too_long() -> None:
+    """16384 characters are kept of it, and no more."""
+    rig = Rig(notify("web"))
+    rig.ask("start", "web")
+    rig.up("web")
+    for length in (16_384, 16_385):
+        rig.says("web", STATUS="x" * length)
+        assert rig.status("web").status_text == "x" * 16_384
+
+
+def test_an_idle_unit_waits_for_what_waits_for_something_else() -> None:
+    """old is to start again when its end is over; that is a job that is not done."""
+    rig = Rig(service("web", type=ServiceType.IDLE), service("old"))
+    rig.ask("start", "old")
+    rig.spawned("old")
+    rig.ask("stop", "old", wait=False)
+    rig.ask("start", "old", wait=False)
+    rig.ask("start", "web", wait=False)
+    assert "web" not in rig.launched()
+    rig.exited("old", signal=15)
+    rig.spawned("old")
+    assert rig.launched() == ["old", "old", "web"]
+
+
+def test_a_main_process_that_fails_while_exec_stop_runs_has_failed() -> None:
+    """The command goes on, and the life ends as the process did."""
+    rig = Rig(service("web", exec_stop=commands("/bin/stop"), restart=NEVER))
+    rig.ask("start", "web")
+    rig.spawned("web")
+    rig.ask("stop", "web")
+    rig.exited("web", 3, role=Role.MAIN)
+    assert rig.status("web").sub_state == "stop"
+    rig.spawned("web")
+    rig.exited("web", 0, role=Role.STOP)
+    assert rig.shown("web") == "failed/failed/exit-code"
+
+
+def test_three_names_are_suggested_at_most() -> None:
+    """A typing error among many alike names is answered with the nearest ones."""
+    rig = Rig(*(service(f"web-{letter}") for letter in "abcde"))
+    refusal = rig.replies[rig.ask("start", "web-x")].refusal
+    assert refusal is not None
+    assert len(refusal.parameters["suggestions"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("event", "record", "said"),
+    [
+        (KeeperLost({"pid": 7}), "keeper.lost", {"pid": 7}),
+        (KeeperReplaced("1.0", "1.1"), "keeper.reexecuted", {"old": "1.0", "new": "1.1"}),
+        (
+            KeeperReplaced("1.0", "1.1", "no room"),
+            "keeper.reexec-failed",
+            {"version": "1.0", "reason": "no room"},
+        ),
+        (StrayExited(7, ExitStatus(3)), "stray.exited", {"pid": 7, "code": 3, "core": False}),
+        (
+            StrayExited(7, ExitStatus(signal=11, core_dumped=True)),
+            "stray.exited",
+            {"pid": 7, "signal": "SIGSEGV", "core": True},
+        ),
+    ],
+)
+def test_what_happens_to_no_unit_is_written_and_nothing_else(
+    event: Event, record: str, said: dict[str, object]
+) -> None:
+    """Each has its record, with all that is known."""
+    rig = Rig()
+    effects = rig.happen(event)
+    assert [(each.event, each.fields) for each in effects.records] == [(record, said)]
+    assert effects.actions == []
+
+
+def test_a_process_found_too_late_that_names_another_has_two_ends() -> None:
+    """That it names itself changes nothing; one that it hands its place to is told of by the same number."""
+    rig = Rig(service("web", type=ServiceType.FORKING, restart=NEVER))
+    rig.ask("start", "web")
+    rig.spawned("web")
+    rig.exited("web", 0, empty=False)
+    rig.ask("stop", "web", wait=False)
+    late = rig.followed("web")
+    pid = rig.manager.ledger.state("web").former[-1].pid
+    assert pid is not None
+    for named, known in ((pid, 1), (pid + 50, 2)):
+        rig.happen(NotifyReceived("web", late, pid, {}, main_pid=named))
+        assert [each.spawn_id for each in rig.manager.ledger.state("web").former] == [late] * known
+
+
+def test_what_is_done_without_a_job_has_no_number() -> None:
+    """Signals and forgotten failures are done at once; a rollout that is only planned has none either."""
+    rig = Rig(service("web"))
+    rig.ask("start", "web")
+    rig.spawned("web")
+    for verb, words in (("reset-failed", {}), ("kill", {"signal": 1}), ("kill", {"signal": 1, "whom": "main"})):
+        outcome = rig.replies[rig.ask(verb, "web", arguments=words)].outcomes[0]
+        assert (outcome.job, outcome.result) == (0, "done")
+    plan = rig.replies[rig.ask("restart", "web", arguments={"max_unavailable": 1}, plan=True)]
+    assert [each.job for each in plan.outcomes] == [0]

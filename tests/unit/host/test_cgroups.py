@@ -155,6 +155,25 @@ def test_a_process_joins_and_the_group_goes_when_it_is_empty(finding: Finding) -
 
 
 @pytest.mark.cgroup
+def test_what_a_killed_keeper_left_empty_goes_when_the_next_one_begins(finding: Finding) -> None:
+    """The next keeper goes on under the number of the old one: nobody else would ever look at its folder."""
+    groups = UnitGroups(finding, f"test{os.getpid()}", 1)
+    groups.create("empty")
+    groups.create("full")
+    process = subprocess.Popen(["sleep", "60"])
+    try:
+        Path(str(groups.folder("full")), "cgroup.procs").write_text(str(process.pid))
+        groups.sweep_own()
+        assert not Path(str(groups.folder("empty"))).exists()
+        assert Path(str(groups.folder("full"))).is_dir()
+    finally:
+        process.kill()
+        process.wait()
+    assert groups.remove("full")
+    groups.close(remove=True)
+
+
+@pytest.mark.cgroup
 def test_leftovers_of_the_dead_are_swept_and_those_of_the_living_are_not(finding: Finding) -> None:
     """Empty groups of a dead instance go; one with a process is reported; a living instance's are not touched."""
     name = f"test{os.getpid()}"
