@@ -56,6 +56,12 @@ class Profile(Struct, frozen=True):
     pid_reuse: float = 0.0
     stray: float = 0.0
 
+    # commands beside a unit's life
+    beside_fails: float = 0.0
+    beside_slow: float = 0.0
+    beside_hangs: float = 0.0
+    beside_leaves: float = 0.0
+
     # clients
     no_wait: float = 0.0
     plan: float = 0.0

@@ -23,7 +23,6 @@ import argparse
 import hashlib
 import sys
 import time
-import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -45,6 +44,7 @@ from supervisord_py.core.events import (
 )
 from supervisord_py.core.manager import Manager
 from supervisord_py.core.view import jobs, list_units, lives, rollout_units, unit_status
+from supervisord_py.model.names import is_aux_owner
 from supervisord_py.model.records import UNNUMBERED, Record
 from supervisord_py.model.states import SubState
 from supervisord_py.model.status import JobStatus
@@ -55,7 +55,7 @@ from supervisord_py.testing.clients import Clients
 from supervisord_py.testing.clock import MILLISECOND_NS, SECOND_NS, Agenda, Clock
 from supervisord_py.testing.hands import Hands
 from supervisord_py.testing.kernel import Kernel
-from supervisord_py.testing.narrative import effect_lines, event_line
+from supervisord_py.testing.narrative import entry_lines, where_raised
 from supervisord_py.testing.observer import Observer
 from supervisord_py.testing.outcome import Outcome
 from supervisord_py.testing.population import draw_units, mutate_units, without_cycles_of_lives
@@ -137,7 +137,6 @@ class World:
         self._clock_changed = False
         self._loaded = False
         self._forced = False
-        """The copy of the state that a new start finds: of some time ago."""
         self._stopping: ShutdownRequested | None = None
         self._requests_left = self.profile.requests
         self.manager = self._new_manager()
@@ -152,7 +151,7 @@ class World:
         except Violation as found:
             violation = found
         except Exception as bug:  # noqa: BLE001 - whatever the core raises, in the simulation or in a checker's hands, is a finding
-            violation = Violation("no-exception", f"{type(bug).__name__}: {bug} (in {_where(bug)})")
+            violation = Violation("no-exception", f"{type(bug).__name__}: {bug} (in {where_raised(bug)})")
         return Outcome(
             seed=self.seed,
             profile=self.profile,
@@ -162,7 +161,7 @@ class World:
             digest=self._digest.hexdigest() if self._digest else "",
             violation=str(violation) if violation else None,
             checker=violation.checker if violation else None,
-            tail=tuple(line for entry in self._tail for line in _lines(entry))[-TAIL:] if violation else (),
+            tail=tuple(line for entry in self._tail for line in entry_lines(entry))[-TAIL:] if violation else (),
         )
 
     def _play(self) -> None:
@@ -265,7 +264,8 @@ class World:
             self.submit(RequesterGone(event.request_id))
 
     def _strike(self, fault: str, unit: str) -> None:
-        self.strikes[fault, self.manager.ledger.state(unit).sub] += 1
+        if not is_aux_owner(unit):
+            self.strikes[fault, self.manager.ledger.state(unit).sub] += 1
 
     def _strike_all(self, fault: str) -> None:
         """A fault that is about the whole machine strikes every unit where it is."""
@@ -509,6 +509,8 @@ class World:
                 self.releases.revert(action)
 
     def _service_of(self, action: SpawnProcess) -> Service | None:
+        if is_aux_owner(action.unit):
+            return None
         life = self.seen.life_of(action.spawn_id)
         assert life is not None, "a spawn without a life"
         return life.unit.service
@@ -536,23 +538,8 @@ class World:
     def _show(self, entry: str | tuple[int, Event] | Effects) -> None:
         self._tail.append(entry)
         if self._trace is not None:
-            for line in _lines(entry):
+            for line in entry_lines(entry):
                 self._trace(line)
-
-
-def _lines(entry: str | tuple[int, Event] | Effects) -> list[str]:
-    """Say one entry of the tail in words: only what somebody will read is put into words."""
-    if isinstance(entry, str):
-        return [entry]
-    if isinstance(entry, tuple):
-        at_ns, event = entry
-        return [f"{at_ns / SECOND_NS:.3f} {event_line(event)}"]
-    return [f"    {line}" for line in effect_lines(entry)]
-
-
-def _where(bug: BaseException) -> str:
-    frames = traceback.extract_tb(bug.__traceback__)
-    return " < ".join(f"{frame.name}:{frame.lineno}" for frame in reversed(frames[-4:]))
 
 
 def run_seeds(seeds: Iterable[int], manager_type: type[Manager] = Manager) -> Iterator[Outcome]:
