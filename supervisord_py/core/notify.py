@@ -119,7 +119,9 @@ def _note_work(ledger: Ledger, name: str, fields: dict[str, str]) -> None:
         state.errors += 1
         if state.error_at_ns is None or ledger.now.mono_ns - state.error_at_ns >= ERROR_NS:
             state.error_at_ns = ledger.now.mono_ns
-            told = {"message": fields["X_ERROR"], "count": state.errors}
+            told: dict[str, object] = {"message": fields["X_ERROR"], "count": state.errors}
+            if fields.get("X_TRACEBACK"):
+                told["traceback"] = _unescaped(fields["X_TRACEBACK"])
             ledger.record("unit.error", name, severity=Severity.WARNING, fields=told, chain=False)
         _judge_errors(ledger, name, fields["X_ERROR"])
     progress = fields.get("X_PROGRESS")
@@ -139,6 +141,11 @@ def _note_work(ledger: Ledger, name: str, fields: dict[str, str]) -> None:
     if state.beat_at_ns is None or now_ns - state.beat_at_ns >= BEAT_NS:
         state.beat_at_ns = now_ns
         ledger.record("unit.heartbeat", name, fields={} if progress is None else {"progress": progress})
+
+
+def _unescaped(text: str) -> str:
+    """Read a text in which a line feed is written as ``\\n``: a datagram has a field a line."""
+    return "\\".join(part.replace("\\n", "\n") for part in text.split("\\\\"))
 
 
 def _judge_errors(ledger: Ledger, name: str, text: str) -> None:

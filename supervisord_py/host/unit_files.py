@@ -12,6 +12,7 @@ looking at the disk.
 
 import os
 import pwd
+import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
@@ -23,6 +24,8 @@ from msgspec import Struct
 from supervisord_py.host.places import Places, default_places
 from supervisord_py.host.trusted_files import FileRefused, TrustedReader, trusted_uids
 from supervisord_py.host.zones import zone_named
+from supervisord_py.model.agents import AgentRunner
+from supervisord_py.model.assemble import Machine
 from supervisord_py.model.keys import KeyTable, parse_key_table
 from supervisord_py.model.names import parse_unit_name
 from supervisord_py.model.pools import PoolLimits
@@ -31,6 +34,7 @@ from supervisord_py.model.settings import Settings, parse_settings
 from supervisord_py.model.specifiers import SpecifierContext
 from supervisord_py.model.unitset import LoadResult, UnitFile, UnitFileKind, build_unit_set
 
+AGENT_RUNNER = AgentRunner(sys.executable, str(Path(__file__).parents[1] / "agent" / "runner.py"))
 DEFAULTS_NAME = "defaults.toml"
 _SUFFIX = ".toml"
 _DROP_IN_SUFFIX = ".toml.d"
@@ -70,7 +74,7 @@ def build(sources: UnitSources, limits: PoolLimits | None = None) -> LoadResult:
         key_table=key_table(),
         problems=sources.problems,
         limits=limits,
-        zones=zone_named,
+        machine=Machine(zone_named, AGENT_RUNNER),
     )
 
 

@@ -4,11 +4,14 @@ Relations are left as written (``RawDependency``); the unit set resolves groups 
 Source: contract, section 3; systemd src/core/service.c (service_verify, service_add_extras, service_fix_stop_timeout).
 """
 
+import posixpath
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar, cast
 
+from msgspec import Struct
 from msgspec.structs import replace
 
+from supervisord_py.model.agents import PREVENT, AgentKeys, AgentRunner, agent_command, agent_environment
 from supervisord_py.model.calendar import Calendar, Zones, parse_calendar
 from supervisord_py.model.names import UnitName, parse_group_name
 from supervisord_py.model.parse import Decoded, Merged, TableId
@@ -67,6 +70,16 @@ RLIMITS = (
 """The keys of ``[limits]`` that are resource limits, in the order in which they are set."""
 
 
+class Machine(Struct, frozen=True):
+    """What there is on this machine that units refer to: only the host knows.
+
+    ``zones`` are the time zones that ``on-calendar`` may name, ``runner`` runs agents.
+    """
+
+    zones: Zones
+    runner: AgentRunner
+
+
 class _Fields:
     """The values of one unit by table and key."""
 
@@ -104,28 +117,29 @@ def _place(table: str | TableId) -> TableId:
     return (table,) if isinstance(table, str) else table
 
 
-def assemble(name: UnitName, merged: Merged, source: LoadedFrom, zones: Zones) -> tuple[Unit | None, list[Problem]]:
+def assemble(
+    name: UnitName, merged: Merged, source: LoadedFrom, machine: Machine
+) -> tuple[Unit | None, list[Problem]]:
     """Make the unit of what its files say.
 
     Args:
         name: The unit's name; its instance decides whether ``[instances]`` may stand here.
         merged: Decoded and merged.
         source: Where the unit comes from.
-        zones: The time zones that ``on-calendar`` may name.
+        machine: What there is here that units refer to.
 
     Returns:
         The unit without its relations, None when there are errors; and the problems, warnings among them.
     """
     fields = _Fields(merged)
     problems: list[Problem] = []
-    kinds = [table for table in ("service", "target") if fields.has(table)]
+    kinds = [table for table in ("agent", "service", "target") if fields.has(table)]
     if not kinds:
-        hint = "add [service] with exec-start, or [target] for a unit that only groups others"
-        return None, [Problem(source.path, 0, 0, "", "neither [service] nor [target] stands in the file", hint)]
-    if len(kinds) == 2:
-        problems.append(
-            merged.problem(("target",), "a unit is a [service] or a [target], not both", "take one of them out")
-        )
+        hint = "add [service] with exec-start, [agent] with class, or [target] for a unit that only groups others"
+        return None, [Problem(source.path, 0, 0, "", "neither [service], [agent] nor [target] is in the file", hint)]
+    if "target" in kinds and len(kinds) > 1:
+        message = f"a unit is {'an [agent]' if kinds[0] == 'agent' else 'a [service]'} or a [target], not both"
+        problems.append(merged.problem(("target",), message, "take one of them out"))
     if fields.has("instances") and name.instance is None:
         problems.append(
             fields.problem("instances", "count", "only a template has instances", f"name the file {name}@.toml")
@@ -135,7 +149,7 @@ def assemble(name: UnitName, merged: Merged, source: LoadedFrom, zones: Zones) -
             if place[0] in _OF_PROCESSES:
                 hint = f"take [{'.'.join(map(str, place))}] out, or make the unit a [service]"
                 problems.append(merged.problem(place, "a target has no process", hint))
-    service = _service(fields, problems) if fields.has("service") else None
+    service = None if kinds == ["target"] else _service(fields, problems, machine, source)
     if service is None:
         for key in _START_LIMIT:
             if fields.decoded("unit", key) is not None:
@@ -145,7 +159,7 @@ def assemble(name: UnitName, merged: Merged, source: LoadedFrom, zones: Zones) -
     quarantine = Quarantine()
     if service is not None:
         health = _health(fields, service, problems)
-        timer = _timer(fields, service, problems, zones) if fields.has("timer") else None
+        timer = _timer(fields, service, problems, machine.zones) if fields.has("timer") else None
         quarantine = _quarantine(fields, service, problems)
     if any(problem.severity == "error" for problem in problems):
         return None, problems
@@ -183,10 +197,38 @@ def _unique(items: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(items))
 
 
-def _service(fields: _Fields, problems: list[Problem]) -> Service:
-    commands = {key: fields.get("service", key, ()) for key in _COMMAND_KEYS}
+def _agent(fields: _Fields, problems: list[Problem]) -> AgentKeys:
+    """``[agent]``; the runner gives ``[service]`` its type and its command."""
+    for key in ("type", "exec-start"):
+        if fields.decoded("service", key) is not None:
+            problems.append(fields.problem("service", key, f"the runner of an [agent] decides {key}", "take it out"))
+    is_once = fields.has("timer")
+    if fields.decoded("agent", "class") is None:
+        problems.append(fields.problem("agent", "class", "[agent] without class", 'write class = "package.module:Class"'))
+    if is_once and fields.decoded("agent", "every") is not None:
+        hint = "take it out: with [timer] each process makes one cycle"
+        problems.append(fields.problem("agent", "every", "every together with [timer]", hint))
+    limit: int | None = fields.get("agent", "cycle-timeout", 0)
+    return AgentKeys(
+        cls=fields.get("agent", "class", ""),
+        every_ns=fields.get("agent", "every", None),
+        cycle_timeout_ns=None if fields.decoded("agent", "cycle-timeout") is None else limit or 0,
+        config=fields.get("agent", "config", {}),
+        python=fields.get("agent", "python", None),
+        path=fields.get("agent", "path", ()),
+        plugins=fields.get("agent", "plugins", ()),
+        is_once=is_once,
+    )
+
+
+def _service(fields: _Fields, problems: list[Problem], machine: Machine, source: LoadedFrom) -> Service:
+    commands: dict[str, tuple[Command, ...]] = {key: fields.get("service", key, ()) for key in _COMMAND_KEYS}
     default_type = ServiceType.SIMPLE if commands["exec-start"] else ServiceType.ONESHOT
-    kind = ServiceType(fields.get("service", "type", default_type.value))
+    agent = _agent(fields, problems) if fields.has("agent") else None
+    if agent is not None:
+        default_type = ServiceType.NOTIFY
+        commands["exec-start"] = (agent_command(agent, machine.runner, posixpath.dirname(source.path)),)
+    kind = default_type if agent is not None else ServiceType(fields.get("service", "type", default_type.value))
     oneshot = kind is ServiceType.ONESHOT
     timeout_stop = fields.get("service", "timeout-stop-sec", _SERVICE.timeout_stop_ns)
     service = Service(
@@ -198,7 +240,7 @@ def _service(fields: _Fields, problems: list[Problem]) -> Service:
         exec_reload=commands["exec-reload"],
         exec_stop=commands["exec-stop"],
         exec_stop_post=commands["exec-stop-post"],
-        restart=_restart(fields, oneshot, problems),
+        restart=_restart(fields, oneshot, problems, PREVENT if agent is not None else _NO_STATUSES),
         kill=KillPolicy(
             mode=KillMode(fields.get("service", "kill-mode", _KILL.mode.value)),
             signal=fields.get("service", "kill-signal", _KILL.signal),
@@ -221,7 +263,7 @@ def _service(fields: _Fields, problems: list[Problem]) -> Service:
         reload_signal=fields.get("service", "reload-signal", _SERVICE.reload_signal),
         remain_after_exit=fields.get("service", "remain-after-exit", False),
         notify_access=_notify_access(fields, kind),
-        context=_context(fields),
+        context=_context(fields, () if agent is None else agent_environment(agent)),
         log=LogPolicy(
             max_bytes=fields.get("log", "max-bytes", _LOG.max_bytes),
             backups=fields.get("log", "backups", _LOG.backups),
@@ -320,7 +362,7 @@ def _check_commands(service: Service, fields: _Fields, problems: list[Problem]) 
         problems.append(fields.problem("service", "exec-start", "[service] without exec-start", hint))
 
 
-def _restart(fields: _Fields, oneshot: bool, problems: list[Problem]) -> RestartPolicy:
+def _restart(fields: _Fields, oneshot: bool, problems: list[Problem], prevent: ExitStatuses) -> RestartPolicy:
     restart = Restart(fields.get("service", "restart", "no" if oneshot else _RESTART.restart.value))
     if oneshot and restart in (Restart.ALWAYS, Restart.ON_SUCCESS):
         problems.append(
@@ -360,7 +402,7 @@ def _restart(fields: _Fields, oneshot: bool, problems: list[Problem]) -> Restart
         jitter=fields.get("service", "restart-jitter", _RESTART.jitter),
         reset_ns=fields.get("service", "restart-reset-sec", _RESTART.reset_ns),
         failures=0 if limit is not None else fields.get("quarantine", "failures", _RESTART.failures),
-        prevent=fields.get("service", "restart-prevent-exit-status", _NO_STATUSES),
+        prevent=fields.get("service", "restart-prevent-exit-status", prevent),
         force=fields.get("service", "restart-force-exit-status", _NO_STATUSES),
         limit=limit,
     )
@@ -537,7 +579,7 @@ def _quarantine(fields: _Fields, service: Service, problems: list[Problem]) -> Q
     return Quarantine(fields.get("quarantine", "stub", None), fields.get("quarantine", "retry-after", None))
 
 
-def _context(fields: _Fields) -> ExecContext:
+def _context(fields: _Fields, added: tuple[tuple[str, str], ...]) -> ExecContext:
     environment: dict[str, str] = fields.get("service", "environment", {})
     limits = [(key, fields.decoded("limits", key)) for key in RLIMITS]
     return ExecContext(
@@ -546,7 +588,7 @@ def _context(fields: _Fields) -> ExecContext:
         supplementary_groups=_unique(fields.get("service", "supplementary-groups", ())),
         working_directory=fields.get("service", "working-directory", None),
         umask=fields.get("service", "umask", _CONTEXT.umask),
-        environment=tuple(environment.items()),
+        environment=(*environment.items(), *added),
         ignore_sigpipe=fields.get("service", "ignore-sigpipe", True),
         rlimits=tuple((key, decoded.value) for key, decoded in limits if decoded is not None),
         nice=fields.get("limits", "nice", None),

@@ -42,6 +42,7 @@ Decoder = Callable[[object, KeySpec, Expand], object]
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _ACCOUNT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\$?", re.ASCII)
 _PATTERN = re.compile(r"@?[A-Za-z0-9:_.*?\[\]!@-]+", re.ASCII)
+_CLASS_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 _UID_MAX = 2**32 - 2
 _NOT_SUPPORTED = "not supported yet"
 
@@ -252,6 +253,39 @@ def _variable(name: str, value: object, spec: KeySpec, expand: Expand) -> str | 
     raise BadValue("a variable is a string, an integer or a boolean", quoted)
 
 
+def _config(value: object, spec: KeySpec, expand: Expand) -> object:
+    if not isinstance(value, dict):
+        raise BadValue(f"{shown(value)} is not a table", "write config = { NAME = VALUE } or a table [agent.config]")
+    return _expanded(value, expand)
+
+
+def _expanded(value: object, expand: Expand) -> object:
+    """Expand the specifiers of all strings in a value."""
+    match value:
+        case str():
+            return _text(value, expand)
+        case list():
+            return [_expanded(item, expand) for item in value]
+        case dict():
+            return {name: _expanded(item, expand) for name, item in value.items()}
+        case _:
+            return value
+
+
+def _class(value: object, expand: Expand) -> str:
+    text = _text(value, expand)
+    if _CLASS_NAME.fullmatch(text) is None:
+        raise BadValue(f"{text!r} is not the name of a class", "write package.module:Class")
+    return text
+
+
+def _pause(value: object) -> int:
+    pause_ns = parse_timespan(value)
+    if pause_ns is None:
+        raise BadValue("a pause without end", "write a time span, or 0 for none")
+    return pause_ns
+
+
 def _environment_names(value: object, spec: KeySpec, expand: Expand) -> object:
     if value == "all":
         return "all"
@@ -397,6 +431,10 @@ DECODERS: Mapping[str, Decoder] = {
     "exit-statuses": _exit_statuses,
     "environment": _environment,
     "environment-names": _environment_names,
+    "config": _config,
+    "class": lambda value, spec, expand: _class(value, expand),
+    "classes": lambda value, spec, expand: _each(value, lambda item, _: _class(item, expand)),
+    "pause": lambda value, spec, expand: _pause(value),
     "limit-count": lambda value, spec, expand: parse_limit(value, "count"),
     "limit-bytes": lambda value, spec, expand: parse_limit(value, "bytes"),
     "limit-seconds": lambda value, spec, expand: parse_limit(value, "seconds"),

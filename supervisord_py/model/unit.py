@@ -253,6 +253,7 @@ class Quarantine(Struct, frozen=True):
 
 class UnitKind(Enum):
     SERVICE = "service"
+    AGENT = "agent"
     TARGET = "target"
 
 

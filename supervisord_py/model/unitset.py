@@ -28,8 +28,8 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from supervisord_py.model.assemble import assemble
-from supervisord_py.model.calendar import Zones
+from supervisord_py.model.agents import AgentRunner
+from supervisord_py.model.assemble import Machine, assemble
 from supervisord_py.model.keys import KeyTable, TableSpec
 from supervisord_py.model.names import ReferenceKind, UnitName, is_unit_name, parse_unit_name
 from supervisord_py.model.parse import (
@@ -66,6 +66,7 @@ SAMPLE_INSTANCE = "1"
 _WITH_PROCESS = ("service", "limits", "log", "quarantine", "pool", "health", "timer")
 """Tables of units that have processes."""
 _NOT_IN_DEFAULTS = {
+    "agent": "each file says itself what the unit is",
     "target": "each file says itself what the unit is",
     "instances": "write it into the template",
 }
@@ -237,6 +238,10 @@ def no_zones(name: str) -> None:
     """Know no time zone by its name."""
 
 
+NOWHERE = Machine(no_zones, AgentRunner("python3", "runner.py"))
+"""A machine of which nothing is known."""
+
+
 def build_unit_set(
     files: Sequence[UnitFile],
     context: SpecifierContext,
@@ -244,7 +249,7 @@ def build_unit_set(
     key_table: KeyTable,
     problems: Sequence[Problem] = (),
     limits: PoolLimits | None = None,
-    zones: Zones = no_zones,
+    machine: Machine = NOWHERE,
 ) -> LoadResult:
     """Make the unit set of everything the host has read.
 
@@ -254,9 +259,9 @@ def build_unit_set(
         key_table: ``docs/keys.toml``.
         problems: What the host met that belongs to no unit; they go into the result.
         limits: How many units may run at a time; None: nobody knows, and nothing is compared with them.
-        zones: The time zones of this machine, by name.
+        machine: What there is here that units refer to.
     """
-    builder = _Builder(files, context, key_table, limits, zones)
+    builder = _Builder(files, context, key_table, limits, machine)
     builder.complain(*problems)
     return builder.build()
 
@@ -344,13 +349,13 @@ class _Builder(_Layers):
         context: SpecifierContext,
         key_table: KeyTable,
         limits: PoolLimits | None,
-        zones: Zones,
+        machine: Machine,
     ) -> None:
         super().__init__(files)
         self._context = context
         self._key_table = key_table
         self._limits = limits
-        self._zones = zones
+        self._machine = machine
         self._read: dict[str, FileTables] = {}
         self._problems: dict[Problem, None] = {}
         """Each problem once, though a template's come with every instance."""
@@ -440,7 +445,7 @@ class _Builder(_Layers):
         source = LoadedFrom(main.path, tuple(file.path for file in own[1:]), _digest(files))
         unit: Unit | None = None
         if not problems:
-            unit, combined = assemble(name, merged, source, self._zones)
+            unit, combined = assemble(name, merged, source, self._machine)
             problems += combined
         self.complain(*problems)
         first = next((problem for problem in problems if problem.severity == "error"), None)
@@ -527,7 +532,7 @@ def _relations(merged: Merged) -> dict[str, Decoded]:
 def _as_defaults(file: FileTables, own: Set[TableId]) -> FileTables:
     """What ``defaults.toml`` says for one unit, of which its own files have these tables: nothing about processes
     where there is none; it says of no unit what it is, and makes none a timer."""
-    has_process, is_timer = ("service",) in own, ("timer",) in own
+    has_process, is_timer = not own.isdisjoint({("service",), ("agent",)}), ("timer",) in own
     tables = {
         table: entries
         for table, entries in file.tables.items()

@@ -1,0 +1,28 @@
+"""Write an agent in Python: a class with ``setup``, ``run_cycle`` and ``teardown``, supervised as a process of its own.
+
+    from supervisord_py.agent import Agent
+
+    class Ping(Agent):
+        async def run_cycle(self): ...
+
+Standard library only, and as little of that as can be: what is imported here is what every agent pays for, also in an
+interpreter of its own that has nothing installed (``[agent] python``).
+"""
+
+from supervisord_py.agent.agent import Agent, Plugin
+from supervisord_py.agent.errors import AgentError, ConfigError, CycleTimeout, Fatal, NotSentError, Recoverable
+from supervisord_py.agent.life import LastLife
+from supervisord_py.agent.message import Message
+
+__all__ = [
+    "Agent",
+    "AgentError",
+    "ConfigError",
+    "CycleTimeout",
+    "Fatal",
+    "LastLife",
+    "Message",
+    "NotSentError",
+    "Plugin",
+    "Recoverable",
+]

@@ -1,0 +1,155 @@
+"""The cycles of an agent of which at least one method is a coroutine: all in one event loop, in one thread.
+
+The law is that of ``agent.cycles``: signs of life come from between the cycles, so a cycle that awaits for ever is
+silent. A cycle that takes too long is cancelled; one that swallows that, or never awaits, is ended with the process.
+"""
+
+import asyncio
+import faulthandler
+import inspect
+import signal
+import time
+
+from supervisord_py.agent.cycles import GRACE_MIN_S, exit_code, next_due_s
+from supervisord_py.agent.errors import CycleTimeout, Fatal
+from supervisord_py.agent.reports import report_error
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from supervisord_py.agent.agent import Agent
+    from supervisord_py.agent.link import Link
+    from supervisord_py.agent.plan import Plan
+
+
+class LoopWaiter:
+    """Wakes the pause between two cycles."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def wake(self) -> None:
+        self._event.set()
+
+    def wait(self, seconds: float) -> None:
+        raise RuntimeError("wait() would hold the event loop; in a coroutine: await asyncio.sleep(seconds)")
+
+    async def nap(self, seconds: float) -> None:
+        try:
+            await asyncio.wait_for(self._event.wait(), seconds)
+        except TimeoutError:
+            pass
+        else:
+            self._event.clear()
+
+
+async def call(work: "Callable[..., Any]", *arguments: object) -> None:
+    """Call a method that may be a coroutine."""
+    result = work(*arguments)
+    if inspect.isawaitable(result):
+        await result
+
+
+class LoopCycles:
+    """Runs one agent from ``setup`` to ``teardown`` in an event loop."""
+
+    def __init__(self, agent: "Agent", plan: "Plan", link: "Link") -> None:
+        self._agent = agent
+        self._plan = plan
+        self._link = link
+        self._has_failed = False
+        self._waiter: LoopWaiter
+
+    def run(self) -> int:
+        """Return the exit code of the process."""
+        return asyncio.run(self._run())
+
+    async def _run(self) -> int:
+        loop = asyncio.get_running_loop()
+        self._waiter = self._agent._waiter = LoopWaiter()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._agent.stop)
+        code = 0
+        done = []
+        try:
+            for plugin in self._agent.plugins.values():
+                await call(plugin.setup)
+                done.append(plugin)
+            await call(self._agent.setup)
+            self._link.tell(READY="1")
+            await self._repeat()
+        except BaseException as problem:
+            code = self._end_by(problem)
+        self._link.tell(STOPPING="1")
+        for clean_up in (self._agent.teardown, *(plugin.finalize for plugin in reversed(done))):
+            try:
+                await call(clean_up)
+            except BaseException as problem:
+                code = self._end_by(problem) or code
+        return code or (1 if self._plan.is_once and self._has_failed else 0)
+
+    def _end_by(self, problem: BaseException) -> int:
+        if isinstance(problem, SystemExit):
+            return exit_code(problem)
+        report_error(self._link, problem)
+        return problem.code if isinstance(problem, Fatal) else 1
+
+    async def _repeat(self) -> None:
+        due_s = time.monotonic()
+        while not self._agent.is_stopping:
+            self._link.tell(WATCHDOG="1")
+            await self._guarded(self._agent.run_cycle)
+            if self._plan.is_once:
+                return
+            due_s = next_due_s(due_s, self._plan.every_s, time.monotonic())
+            await self._idle(due_s)
+
+    async def _guarded(self, work: "Callable[..., Any]", *arguments: object) -> None:
+        limit_s = self._plan.cycle_timeout_s
+        try:
+            await self._limited(limit_s, work, *arguments)
+        except (Fatal, SystemExit, KeyboardInterrupt, *self._agent.fatal):
+            raise
+        except (Exception, CycleTimeout) as problem:
+            self._has_failed = True
+            report_error(self._link, problem)
+        else:
+            self._link.tell(X_PROGRESS="1", X_OK="1", WATCHDOG="1")
+
+    async def _limited(self, limit_s: "float | None", work: "Callable[..., Any]", *arguments: object) -> None:
+        if limit_s is None:
+            await call(work, *arguments)
+            return
+        faulthandler.dump_traceback_later(limit_s + max(limit_s, GRACE_MIN_S), exit=True)
+        try:
+            async with asyncio.timeout(limit_s) as scope:
+                await call(work, *arguments)
+        except TimeoutError as problem:
+            if not scope.expired():
+                raise
+            raise CycleTimeout(f"the cycle has taken longer than {limit_s:g} s (cycle-timeout)") from problem
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+
+    async def _idle(self, due_s: float) -> None:
+        beat_s = self._plan.beat_s
+        while not self._agent.is_stopping:
+            for message in self._link.waiting():
+                await self._guarded(self._agent.on_message, message)
+            left_s = due_s - time.monotonic()
+            if left_s <= 0:
+                return
+            self._link.on_readable(asyncio.get_running_loop(), self._waiter.wake)
+            await self._waiter.nap(left_s if beat_s is None else min(left_s, beat_s))
+            if beat_s is not None:
+                self._link.tell(WATCHDOG="1")
+
+
+def has_coroutine(agent: "Agent") -> bool:
+    """Tell whether a method of an agent or of its plugins is a coroutine."""
+    methods = [agent.setup, agent.run_cycle, agent.on_message, agent.teardown]
+    for plugin in agent.plugins.values():
+        methods += [plugin.setup, plugin.finalize]
+    return any(inspect.iscoroutinefunction(method) for method in methods)

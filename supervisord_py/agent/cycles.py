@@ -1,0 +1,161 @@
+"""The cycles of an agent whose methods are plain functions: one thread, no event loop.
+
+A cycle that takes too long is ended by an exception that a timer's signal raises in the middle of it
+(``CycleTimeout``). Code in C that never returns to Python cannot be ended that way: after as long again faulthandler,
+which needs no interpreter lock, writes where the cycle hangs and ends the process.
+"""
+
+import os
+import select
+import signal
+import time
+
+from supervisord_py.agent.errors import CycleTimeout, Fatal
+from supervisord_py.agent.reports import report_error
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from supervisord_py.agent.agent import Agent
+    from supervisord_py.agent.link import Link
+    from supervisord_py.agent.plan import Plan
+
+GRACE_MIN_S = 1.0
+"""A cycle that does not end by the exception is given at least so long before the process is ended."""
+
+
+class Waiter:
+    """Sleeps until somebody wakes it: a pipe, so that a signal's handler can."""
+
+    def __init__(self) -> None:
+        self.fd, self._write_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+
+    def wake(self) -> None:
+        try:
+            os.write(self._write_fd, b"!")
+        except OSError:  # full: it is awake anyway
+            pass
+
+    def wait(self, seconds: float) -> None:
+        select.select([self.fd], [], [], max(0.0, seconds))
+
+    def close(self) -> None:
+        os.close(self.fd)
+        os.close(self._write_fd)
+
+
+class Cycles:
+    """Runs one agent from ``setup`` to ``teardown``."""
+
+    def __init__(self, agent: "Agent", plan: "Plan", link: "Link", waiter: Waiter) -> None:
+        self._agent = agent
+        self._plan = plan
+        self._link = link
+        self._waiter = waiter
+        self._has_failed = False
+
+    def run(self) -> int:
+        """Return the exit code of the process."""
+        code = 0
+        done = []
+        try:
+            for plugin in self._agent.plugins.values():
+                plugin.setup()
+                done.append(plugin)
+            self._agent.setup()
+            self._link.tell(READY="1")
+            self._repeat()
+        except BaseException as problem:
+            code = self._end_by(problem)
+        self._link.tell(STOPPING="1")
+        for clean_up in (self._agent.teardown, *(plugin.finalize for plugin in reversed(done))):
+            try:
+                clean_up()
+            except BaseException as problem:
+                code = self._end_by(problem) or code
+        return code or (1 if self._plan.is_once and self._has_failed else 0)
+
+    def _end_by(self, problem: BaseException) -> int:
+        """Return the exit code that an exception outside of a cycle, or a fatal one, stands for."""
+        if isinstance(problem, SystemExit):
+            return exit_code(problem)
+        report_error(self._link, problem)
+        return problem.code if isinstance(problem, Fatal) else 1
+
+    def _repeat(self) -> None:
+        agent, plan = self._agent, self._plan
+        due_s = time.monotonic()
+        while not agent.is_stopping:
+            self._link.tell(WATCHDOG="1")
+            self._guarded(agent.run_cycle)
+            if plan.is_once:
+                return
+            due_s = next_due_s(due_s, plan.every_s, time.monotonic())
+            self._idle(due_s)
+
+    def _guarded(self, work: "object", *arguments: object) -> None:
+        """Run a cycle, or the handler of a message: its exception is an error, its return work done."""
+        limit_s = self._plan.cycle_timeout_s
+        try:
+            if limit_s is not None:
+                self._limit(limit_s)
+            try:
+                work(*arguments)  # type: ignore[operator]
+            finally:
+                if limit_s is not None:
+                    self._limit(None)
+        except (Fatal, SystemExit, KeyboardInterrupt, *self._agent.fatal):
+            raise
+        except (Exception, CycleTimeout) as problem:
+            self._has_failed = True
+            report_error(self._link, problem)
+        else:
+            self._link.tell(X_PROGRESS="1", X_OK="1", WATCHDOG="1")
+
+    def _limit(self, limit_s: "float | None") -> None:
+        import faulthandler
+
+        if limit_s is None:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            faulthandler.cancel_dump_traceback_later()
+            return
+
+        def expire(number: int, frame: "FrameType | None") -> None:
+            raise CycleTimeout(f"the cycle has taken longer than {limit_s:g} s (cycle-timeout)")
+
+        signal.signal(signal.SIGALRM, expire)
+        signal.setitimer(signal.ITIMER_REAL, limit_s)
+        faulthandler.dump_traceback_later(limit_s + max(limit_s, GRACE_MIN_S), exit=True)
+
+    def _idle(self, due_s: float) -> None:
+        """Wait for the next cycle, beat meanwhile, and take messages."""
+        agent, beat_s = self._agent, self._plan.beat_s
+        while not agent.is_stopping:
+            left_s = due_s - time.monotonic()
+            if left_s <= 0:
+                return
+            nap_s = left_s if beat_s is None else min(left_s, beat_s)
+            if self._link.has_bus:
+                message = self._link.receive(nap_s, self._waiter.fd)
+                if message is not None:
+                    self._guarded(agent.on_message, message)
+            else:
+                self._waiter.wait(nap_s)
+            if beat_s is not None:
+                self._link.tell(WATCHDOG="1")
+
+
+def next_due_s(due_s: float, every_s: float, now_s: float) -> float:
+    """Return when the cycle after the one of ``due_s`` begins: on the same beat, without those that were missed."""
+    if every_s <= 0:
+        return now_s
+    missed = max(0, int((now_s - due_s) // every_s))
+    return due_s + (missed + 1) * every_s
+
+
+def exit_code(problem: SystemExit) -> int:
+    """Return the code of a SystemExit, as Python itself would."""
+    if problem.code is None:
+        return 0
+    return problem.code if isinstance(problem.code, int) else 1

@@ -1,0 +1,92 @@
+"""The line between an agent and its supervisor: datagrams of sd_notify(3), and messages.
+
+``Link`` is what an agent sees; ``testing.agents`` has one that writes down what is told.
+"""
+
+import os
+import socket
+
+from supervisord_py.agent.errors import NotSentError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, Protocol
+
+    from supervisord_py.agent.message import Message
+
+    class Link(Protocol):
+        def tell(self, **fields: str) -> None: ...
+        def send(self, envelope: dict[str, Any], timeout_s: float | None) -> int: ...
+        def subscribe(self, topic: str, after: int | None) -> None: ...
+        def receive(self, timeout_s: float, wake_fd: int) -> Message | None: ...
+        @property
+        def has_bus(self) -> bool: ...
+        def close(self) -> None: ...
+
+
+FIELD_MAX = 3000
+"""Bytes of one field in a datagram; what is longer is cut, or the kernel might refuse all of it."""
+
+
+class SupervisorLink:
+    """The real line: ``NOTIFY_SOCKET`` and ``SUPERVISORD_PY_BUS``; without them nobody listens.
+
+    The bus is connected to when it is first used, and pyzmq is imported only then.
+    """
+
+    def __init__(self, environment: "dict[str, str] | os._Environ[str]") -> None:
+        address = environment.get("NOTIFY_SOCKET", "")
+        self._notify: socket.socket | None = None
+        if address:
+            self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+            self._notify.connect("\0" + address[1:] if address[0] == "@" else address)
+        self._bus_address = environment.get("SUPERVISORD_PY_BUS")
+        self._bus: Any = None
+
+    def tell(self, **fields: str) -> None:
+        """Send one datagram; a supervisor that is being replaced may be away for a moment, which is no error here."""
+        if self._notify is None:
+            return
+        lines = [f"{name}={value}".encode("utf-8", "backslashreplace")[:FIELD_MAX] for name, value in fields.items()]
+        try:
+            self._notify.send(b"\n".join(lines))
+        except OSError:
+            pass
+
+    @property
+    def has_bus(self) -> bool:
+        """Whether a message may come: something was subscribed to, or sent."""
+        return self._bus is not None
+
+    def _open_bus(self) -> "Any":
+        if self._bus is None:
+            if not self._bus_address:
+                raise NotSentError("there is no message bus: SUPERVISORD_PY_BUS is not set")
+            from supervisord_py.agent.bus import BusClient
+
+            self._bus = BusClient(self._bus_address)
+        return self._bus
+
+    def send(self, envelope: "dict[str, Any]", timeout_s: "float | None") -> int:
+        """Send a message and return its number in the journal, once it is written there."""
+        return self._open_bus().send(envelope, timeout_s)  # type: ignore[no-any-return]
+
+    def subscribe(self, topic: str, after: "int | None") -> None:
+        """Have the messages of a topic, or those to this unit (``""``), from now on or after a number."""
+        self._open_bus().subscribe(topic, after)
+
+    def receive(self, timeout_s: float, wake_fd: int) -> "Message | None":
+        """Return the next message; None when none came in that time, or when ``wake_fd`` can be read."""
+        return self._open_bus().receive(timeout_s, wake_fd)  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        if self._bus is not None:
+            self._bus.close()
+        if self._notify is not None:
+            self._notify.close()
+
+
+def one_line(text: str) -> str:
+    """Return text as one line of a datagram."""
+    return " ".join(text.split("\n"))

@@ -1,0 +1,39 @@
+"""What the supervisor is told of an exception."""
+
+from supervisord_py.agent.errors import CycleTimeout, Recoverable
+from supervisord_py.agent.link import one_line
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from supervisord_py.agent.link import Link
+
+MESSAGE_MAX = 500
+TRACEBACK_MAX = 2000
+"""Characters of the end of a traceback that go into the record; all of it is in the agent's log."""
+
+
+def describe(problem: "str | BaseException") -> str:
+    """Return an exception as one line."""
+    if isinstance(problem, str):
+        return one_line(problem)[:MESSAGE_MAX]
+    text = one_line(str(problem))
+    if isinstance(problem, Recoverable | CycleTimeout):
+        return text[:MESSAGE_MAX] or type(problem).__name__
+    return f"{type(problem).__name__}: {text}"[:MESSAGE_MAX] if text else type(problem).__name__
+
+
+def report_error(link: "Link", problem: "str | BaseException") -> None:
+    """Tell one error, with the traceback of an exception that nobody expected, and print that into the log."""
+    import sys
+
+    fields = {"X_ERROR": describe(problem)}
+    if isinstance(problem, BaseException) and not isinstance(problem, Recoverable):
+        import traceback
+
+        text = "".join(traceback.format_exception(problem))
+        sys.stderr.write(text)
+        fields["X_TRACEBACK"] = text[-TRACEBACK_MAX:].replace("\\", "\\\\").replace("\n", "\\n")
+    else:
+        sys.stderr.write(f"error: {fields['X_ERROR']}\n")
+    sys.stderr.flush()
+    link.tell(**fields)
