@@ -62,6 +62,7 @@ VALUES: dict[str, str] = {
     "environment-names": 'names, or "all"',
     "table": "table",
     "counts": "table",
+    "rate": "rate",
     "limit-count": "limit",
     "limit-bytes": "limit in bytes",
     "limit-seconds": "limit in seconds",

@@ -110,7 +110,7 @@ class LoopCycles:
         limit_s = self._plan.cycle_timeout_s
         try:
             await self._limited(limit_s, work, *arguments)
-        except (Fatal, SystemExit, KeyboardInterrupt, *self._agent.fatal):
+        except (Fatal, SystemExit, KeyboardInterrupt, *self._agent.fatal):  # type: ignore[misc]
             raise
         except (Exception, CycleTimeout) as problem:
             self._has_failed = True

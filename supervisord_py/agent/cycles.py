@@ -105,7 +105,7 @@ class Cycles:
             finally:
                 if limit_s is not None:
                     self._limit(None)
-        except (Fatal, SystemExit, KeyboardInterrupt, *self._agent.fatal):
+        except (Fatal, SystemExit, KeyboardInterrupt, *self._agent.fatal):  # type: ignore[misc]
             raise
         except (Exception, CycleTimeout) as problem:
             self._has_failed = True

@@ -106,7 +106,10 @@ def test_an_empty_list_of_commands_allows_nothing() -> None:
             "did you mean 'until-empty'? possible are daemon, until-empty",
         ),
         ("[supervisor]\nmax-workers = -3\n", "-3 is too small", None),
-        ("[bus]\nqueue = 5\n", "[bus] is not supported yet", None),
+        ("[bus]\nqueue = 0\n", "0 is too small", None),
+        ("[bus]\nrate-limit = 1000\n", "1000 is not a rate", 'write text such as "1000/s" or "30/min"'),
+        ("[bus]\nrate-limit = '0/s'\n", "'0/s' lets nothing through", None),
+        ("[bus.remote]\naddress = 'x'\n", "[bus.remote] is not supported yet", None),
         ("[[hooks]]\nevent = 'unit.failed'\n", "a hook without the key 'command'", None),
         ("[[hooks]]\ncommand = '/bin/page'\n", "a hook without the key 'event'", 'write event = "unit.failed"'),
         (
