@@ -15,10 +15,12 @@ from supervisord_py.agent.reports import report_error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import FrameType
 
-    from supervisord_py.agent.agent import Agent
+    from supervisord_py.agent.agent import Agent, Plugin
     from supervisord_py.agent.link import Link
+    from supervisord_py.agent.message import Message
     from supervisord_py.agent.plan import Plan
 
 GRACE_MIN_S = 1.0
@@ -54,60 +56,69 @@ class Cycles:
         self._link = link
         self._waiter = waiter
         self._has_failed = False
+        self._set_up: list[Plugin] = []
 
     def run(self) -> int:
         """Return the exit code of the process."""
         code = 0
-        done = []
         try:
-            for plugin in self._agent.plugins.values():
-                plugin.setup()
-                done.append(plugin)
-            self._agent.setup()
-            self._link.tell(READY="1")
+            self.begin()
             self._repeat()
-        except BaseException as problem:
-            code = self._end_by(problem)
+        except BaseException as problem:  # noqa: BLE001  whatever it is, what was set up is cleaned up
+            code = end_by(self._link, problem)
+        return self.end() or code or (1 if self._plan.is_once and self._has_failed else 0)
+
+    def begin(self) -> None:
+        """Set up the plugins and the agent; an exception is for the caller."""
+        for plugin in self._agent.plugins.values():
+            plugin.setup()
+            self._set_up.append(plugin)
+        self._agent.setup()
+        self._link.tell(READY="1")
+
+    def end(self) -> int:
+        """Clean up what was set up; return the exit code, of the last exception in it."""
+        code = 0
         self._link.tell(STOPPING="1")
-        for clean_up in (self._agent.teardown, *(plugin.finalize for plugin in reversed(done))):
+        for clean_up in (self._agent.teardown, *(plugin.finalize for plugin in reversed(self._set_up))):
             try:
                 clean_up()
-            except BaseException as problem:
-                code = self._end_by(problem) or code
-        return code or (1 if self._plan.is_once and self._has_failed else 0)
-
-    def _end_by(self, problem: BaseException) -> int:
-        """Return the exit code that an exception outside of a cycle, or a fatal one, stands for."""
-        if isinstance(problem, SystemExit):
-            return exit_code(problem)
-        report_error(self._link, problem)
-        return problem.code if isinstance(problem, Fatal) else 1
+            except BaseException as problem:  # noqa: BLE001  the others are cleaned up too
+                code = end_by(self._link, problem) or code
+        return code
 
     def _repeat(self) -> None:
-        agent, plan = self._agent, self._plan
         due_s = time.monotonic()
-        while not agent.is_stopping:
-            self._link.tell(WATCHDOG="1")
-            self._guarded(agent.run_cycle)
-            if plan.is_once:
+        while not self._agent.is_stopping:
+            self.cycle()
+            if self._plan.is_once:
                 return
-            due_s = next_due_s(due_s, plan.every_s, time.monotonic())
+            due_s = next_due_s(due_s, self._plan.every_s, time.monotonic())
             self._idle(due_s)
 
-    def _guarded(self, work: "object", *arguments: object) -> None:
+    def cycle(self) -> None:
+        """Make one cycle; a fatal exception is for the caller."""
+        self._link.tell(WATCHDOG="1")
+        self._guarded(self._agent.run_cycle)
+
+    def take(self, message: "Message") -> None:
+        """Hand a message to the agent; a fatal exception is for the caller."""
+        self._guarded(self._agent.on_message, message)
+
+    def _guarded(self, work: "Callable[..., object]", *arguments: object) -> None:
         """Run a cycle, or the handler of a message: its exception is an error, its return work done."""
         limit_s = self._plan.cycle_timeout_s
         try:
             if limit_s is not None:
                 self._limit(limit_s)
             try:
-                work(*arguments)  # type: ignore[operator]
+                work(*arguments)
             finally:
                 if limit_s is not None:
                     self._limit(None)
-        except (Fatal, SystemExit, KeyboardInterrupt, *self._agent.fatal):
-            raise
         except (Exception, CycleTimeout) as problem:
+            if isinstance(problem, (Fatal, *self._agent.fatal)):
+                raise
             self._has_failed = True
             report_error(self._link, problem)
         else:
@@ -139,7 +150,7 @@ class Cycles:
             if self._link.has_bus:
                 message = self._link.receive(nap_s, self._waiter.fd)
                 if message is not None:
-                    self._guarded(agent.on_message, message)
+                    self.take(message)
             else:
                 self._waiter.wait(nap_s)
             if beat_s is not None:
@@ -152,6 +163,14 @@ def next_due_s(due_s: float, every_s: float, now_s: float) -> float:
         return now_s
     missed = max(0, int((now_s - due_s) // every_s))
     return due_s + (missed + 1) * every_s
+
+
+def end_by(link: "Link", problem: BaseException) -> int:
+    """Return the exit code that an exception outside of a cycle, or a fatal one, stands for, and tell it."""
+    if isinstance(problem, SystemExit):
+        return exit_code(problem)
+    report_error(link, problem)
+    return problem.code if isinstance(problem, Fatal) else 1
 
 
 def exit_code(problem: SystemExit) -> int:

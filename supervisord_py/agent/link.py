@@ -10,7 +10,6 @@ from supervisord_py.agent.errors import NotSentError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any, Protocol
 
     from supervisord_py.agent.message import Message

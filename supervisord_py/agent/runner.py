@@ -62,7 +62,7 @@ def _build(arguments: "Sequence[str]", link: "Any") -> "tuple[Agent, Plan]":
 
 
 def _run(agent: "Agent", plan: "Plan", link: "Any") -> int:
-    if _has_coroutine(agent):
+    if has_coroutine(agent):
         from supervisord_py.agent.coroutines import LoopCycles
 
         return LoopCycles(agent, plan, link).run()
@@ -80,7 +80,7 @@ CO_COROUTINE = 0x80
 """The flag of a code object that ``inspect`` knows under this name, which takes 10 ms to import."""
 
 
-def _has_coroutine(agent: "Agent") -> bool:
+def has_coroutine(agent: "Agent") -> bool:
     """Tell whether one of the methods of an agent or of its plugins is a coroutine."""
     methods: list[Any] = [agent.setup, agent.run_cycle, agent.on_message, agent.teardown]
     for plugin in agent.plugins.values():
