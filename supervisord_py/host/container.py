@@ -84,6 +84,7 @@ def runtime_of(config: Mapping[str, Any], settings: Settings, places: Places, gr
         control_socket=str(places.socket),
         accounts=Accounts(),
         groups=groups,
+        agents=str(places.agents),
         direct=config.get("forward"),
         passed=environment_of(config, settings),
     )

@@ -67,8 +67,8 @@ class AgentRig(Generic[AnyAgent]):
     """One agent in this process. As a context it is set up at the begin and torn down at the end.
 
     An exception of a cycle is an error, as it is under a supervisor, and stands in ``errors``; those of ``setup`` and
-    fatal ones are raised here; one in ``teardown`` is an error and makes the ``exit_code`` 1. Signals end a plain function's cycle (``cycle_timeout``), so a rig belongs
-    into the main thread.
+    fatal ones are raised here; one in ``teardown`` is an error and makes the ``exit_code`` 1. A signal ends the cycle
+    of a plain function that takes longer than ``cycle_timeout``, so a rig belongs into the main thread.
 
     Attributes:
         agent: The agent.
