@@ -188,3 +188,21 @@ def test_what_check_says_of_an_agent(text: str, message: str, tmp_path: Path) ->
     checked = subprocess.run(command, capture_output=True, text=True, check=False)
     assert checked.returncode == 1
     assert message in checked.stdout + checked.stderr
+
+
+def test_new_makes_an_agent_that_works_with_a_test_that_passes(tmp_path: Path) -> None:
+    new = [sys.executable, "-m", "supervisord_py", "new", "my-agent", "--agent", "-o"]
+    subprocess.run([*new, str(tmp_path)], check=True, capture_output=True)
+    tested = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"], cwd=tmp_path, capture_output=True, check=False
+    )
+    assert tested.returncode == 0, tested.stdout
+    assert subprocess.run([*new, str(tmp_path)], check=False, capture_output=True).returncode == 1, (
+        "it is there already"
+    )
+
+    def prepare(folder: Path) -> None:
+        subprocess.run([*new, str(folder / "units")], check=True, capture_output=True)
+
+    with supervisor({}, prepare=prepare) as running:
+        until(lambda: running.status("my-agent")["status_text"] == "said hello 1 times", "its first words")
