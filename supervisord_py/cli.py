@@ -172,7 +172,7 @@ def new_command(name: str, output: str | None, agent: bool) -> None:
         raise click.UsageError(str(error)) from None
     texts = agent_texts(unit_name) if agent else {f"{unit_name}.toml": unit_file_text(unit_name)}
     if output is None and not agent:
-        click.echo(*texts.values(), nl=False)
+        click.echo("".join(texts.values()), nl=False)
         return
     paths = {Path(output or ".") / file: text for file, text in texts.items()}
     there = next((path for path in paths if os.path.lexists(path)), None)

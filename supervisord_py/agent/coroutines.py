@@ -10,8 +10,8 @@ import inspect
 import signal
 import time
 
-from supervisord_py.agent.cycles import GRACE_MIN_S, end_by, next_due_s
-from supervisord_py.agent.errors import CycleTimeout, Fatal
+from supervisord_py.agent.cycles import GRACE_MIN_S, end_by, is_fatal, next_due_s
+from supervisord_py.agent.errors import CycleTimeout
 from supervisord_py.agent.reports import report_error
 
 TYPE_CHECKING = False
@@ -122,8 +122,8 @@ class LoopCycles:
         limit_s = self._plan.cycle_timeout_s
         try:
             await self._limited(limit_s, work, *arguments)
-        except (Exception, CycleTimeout) as problem:
-            if isinstance(problem, (Fatal, *self._agent.fatal)):
+        except BaseException as problem:
+            if is_fatal(self._agent, problem):
                 raise
             self._has_failed = True
             report_error(self._link, problem)

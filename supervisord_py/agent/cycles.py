@@ -5,16 +5,16 @@ A cycle that takes too long is ended by an exception that a timer's signal raise
 which needs no interpreter lock, writes where the cycle hangs and ends the process.
 """
 
-import os
-import select
-import signal
 import time
 
-from supervisord_py.agent.errors import CycleTimeout, Fatal
-from supervisord_py.agent.reports import report_error
-
 TYPE_CHECKING = False
-if TYPE_CHECKING:
+if not TYPE_CHECKING:
+    # What `signal` wraps: that imports enum, which takes as long as a quarter of the start.
+    import _signal as signal
+    import _socket as socket
+else:
+    import signal
+    import socket
     from collections.abc import Callable
     from types import FrameType
 
@@ -28,23 +28,35 @@ GRACE_MIN_S = 1.0
 
 
 class Waiter:
-    """Sleeps until somebody wakes it: a pipe, so that a signal's handler can."""
+    """Sleeps until somebody wakes it: by a pair of sockets, so that a signal's handler can."""
 
     def __init__(self) -> None:
-        self.fd, self._write_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._end, self._other_end = socket.socketpair()
+        self._other_end.setblocking(False)
+
+    @property
+    def fd(self) -> int:
+        """Can be read once it was woken."""
+        return self._end.fileno()
 
     def wake(self) -> None:
         try:
-            os.write(self._write_fd, b"!")
-        except OSError:  # full: it is awake anyway
+            self._other_end.send(b"!")
+        except BlockingIOError:  # it is awake anyway
             pass
 
     def wait(self, seconds: float) -> None:
-        select.select([self.fd], [], [], max(0.0, seconds))
+        if seconds <= 0:
+            return
+        self._end.settimeout(seconds)
+        try:
+            self._end.recv(1, socket.MSG_PEEK)
+        except TimeoutError:
+            pass
 
     def close(self) -> None:
-        os.close(self.fd)
-        os.close(self._write_fd)
+        self._end.close()
+        self._other_end.close()
 
 
 class Cycles:
@@ -116,11 +128,11 @@ class Cycles:
             finally:
                 if limit_s is not None:
                     self._limit(None)
-        except (Exception, CycleTimeout) as problem:
-            if isinstance(problem, (Fatal, *self._agent.fatal)):
+        except BaseException as problem:
+            if is_fatal(self._agent, problem):
                 raise
             self._has_failed = True
-            report_error(self._link, problem)
+            report(self._link, problem)
         else:
             self._link.tell(X_PROGRESS="1", X_OK="1", WATCHDOG="1")
 
@@ -131,6 +143,8 @@ class Cycles:
             signal.setitimer(signal.ITIMER_REAL, 0)
             faulthandler.cancel_dump_traceback_later()
             return
+
+        from supervisord_py.agent.errors import CycleTimeout
 
         def expire(number: int, frame: "FrameType | None") -> None:
             raise CycleTimeout(f"the cycle has taken longer than {limit_s:g} s (cycle-timeout)")
@@ -157,6 +171,12 @@ class Cycles:
                 self._link.tell(WATCHDOG="1")
 
 
+def stop_on_signals(agent: "Agent") -> None:
+    """Have SIGTERM and SIGINT end the agent after its present cycle."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: agent.stop())
+
+
 def next_due_s(due_s: float, every_s: float, now_s: float) -> float:
     """Return when the cycle after the one of ``due_s`` begins: on the same beat, without those that were missed."""
     if every_s <= 0:
@@ -169,8 +189,22 @@ def end_by(link: "Link", problem: BaseException) -> int:
     """Return the exit code that an exception outside of a cycle, or a fatal one, stands for, and tell it."""
     if isinstance(problem, SystemExit):
         return exit_code(problem)
+    report(link, problem)
+    return int(getattr(problem, "code", 1))
+
+
+def is_fatal(agent: "Agent", problem: BaseException) -> bool:
+    """Tell whether an exception in a cycle ends the agent."""
+    from supervisord_py.agent.errors import CycleTimeout, Fatal
+
+    return isinstance(problem, (Fatal, *agent.fatal)) or not isinstance(problem, (Exception, CycleTimeout))
+
+
+def report(link: "Link", problem: BaseException) -> None:
+    """Tell an error; what that takes is imported when there is one."""
+    from supervisord_py.agent.reports import report_error
+
     report_error(link, problem)
-    return problem.code if isinstance(problem, Fatal) else 1
 
 
 def exit_code(problem: SystemExit) -> int:

@@ -4,12 +4,13 @@
 """
 
 import os
-import socket
-
-from supervisord_py.agent.errors import NotSentError
 
 TYPE_CHECKING = False
-if TYPE_CHECKING:
+if not TYPE_CHECKING:
+    # What `socket` wraps: that takes longer to import than bare Python to start.
+    import _socket as socket
+else:
+    import socket
     from typing import Any, Protocol
 
     from supervisord_py.agent.message import Message
@@ -61,6 +62,8 @@ class SupervisorLink:
     def _open_bus(self) -> "Any":
         if self._bus is None:
             if not self._bus_address:
+                from supervisord_py.agent.errors import NotSentError
+
                 raise NotSentError("there is no message bus: SUPERVISORD_PY_BUS is not set")
             from supervisord_py.agent.bus import BusClient
 
@@ -84,8 +87,3 @@ class SupervisorLink:
             self._bus.close()
         if self._notify is not None:
             self._notify.close()
-
-
-def one_line(text: str) -> str:
-    """Return text as one line of a datagram."""
-    return " ".join(text.split("\n"))

@@ -1,5 +1,5 @@
-"""What ``supervisord-py new`` writes: a unit file that passes ``check`` as it is, and so does each line that is commented
-out; of an agent its module and a test of that, too."""
+"""What ``supervisord-py new`` writes: a unit file that passes ``check`` as it is, and so does each line that is
+commented out; of an agent its module and a test of that, too."""
 
 import re
 
@@ -68,8 +68,8 @@ def unit_file_text(name: UnitName) -> str:
 
 
 _AGENT_TEXT = """\
-# {name}: a Python agent of supervisord-py. What a line says holds when its "#" is taken away; `supervisord-py check` tells
-# whether all is well.
+# {name}: a Python agent of supervisord-py. What a line says holds when its "#" is taken away; `supervisord-py check`
+# tells whether all is well.
 
 [unit]
 description = "{name}"

@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from supervisord_py.agent import Agent, ConfigError, Plugin
-from supervisord_py.agent.config import convert_config, find_class
-from supervisord_py.agent.plan import parse_arguments
+from supervisord_py.agent.config import convert_config
+from supervisord_py.agent.plan import find_class, parse_arguments
 from supervisord_py.model.agents import AgentKeys, AgentRunner, agent_command, agent_environment
 
 
