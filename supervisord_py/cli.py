@@ -156,31 +156,37 @@ def graph_command(paths: tuple[str, ...], form: str, order: bool) -> None:
 @main.command("new", short_help="write a unit file to start from")
 @click.argument("name", metavar="NAME")
 @click.option("-o", "--output", metavar="FOLDER", help="Write FOLDER/NAME.toml in place of printing it.")
-def new_command(name: str, output: str | None) -> None:
+@click.option("--agent", is_flag=True, help="A Python agent: its unit file, its module and a test of that.")
+def new_command(name: str, output: str | None, agent: bool) -> None:
     """Print a commented unit file that passes check; NAME@ makes a template with two instances.
 
-    With -o it is written to FOLDER/NAME.toml; a file that is there already is left alone.
+    With -o it is written to FOLDER/NAME.toml; a file that is there already is left alone. The files of an agent are
+    written into the current folder where -o names none.
     """
     from supervisord_py.model.names import parse_unit_name
-    from supervisord_py.model.scaffold import unit_file_text
+    from supervisord_py.model.scaffold import agent_texts, unit_file_text
 
     try:
         unit_name = parse_unit_name(name.removesuffix(".toml"))
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    text = unit_file_text(unit_name)
-    if output is None:
-        click.echo(text, nl=False)
+    texts = agent_texts(unit_name) if agent else {f"{unit_name}.toml": unit_file_text(unit_name)}
+    if output is None and not agent:
+        click.echo("".join(texts.values()), nl=False)
         return
-    path = Path(output) / f"{unit_name}.toml"
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError:
-        raise click.ClickException(f"{path} is there already; remove it, or choose another name") from None
-    except OSError as error:
-        raise click.ClickException(f"cannot write {path}: {(error.strerror or str(error)).lower()}") from None
-    click.echo(f"wrote {path}; edit it, then: supervisord-py check {path}", err=True)
+    paths = {Path(output or ".") / file: text for file, text in texts.items()}
+    there = next((path for path in paths if os.path.lexists(path)), None)
+    if there is not None:
+        raise click.ClickException(f"{there} is there already; remove it, or choose another name")
+    for path, text in paths.items():
+        try:
+            with path.open("x", encoding="utf-8") as file:
+                file.write(text)
+        except OSError as error:
+            raise click.ClickException(f"cannot write {path}: {(error.strerror or str(error)).lower()}") from None
+    unit, *others = paths
+    beside = f" and {' and '.join(map(str, others))}" if others else ""
+    click.echo(f"wrote {unit}{beside}; edit it, then: supervisord-py check {unit}", err=True)
 
 
 @main.command("schema", short_help="print the JSON schema of a unit file")

@@ -14,9 +14,6 @@ progress and ends a streak of errors; one that raises is an error, told with its
 
 import os
 
-from supervisord_py.agent.life import parse_last_life
-from supervisord_py.agent.link import one_line
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
@@ -155,6 +152,8 @@ class Agent:
     @property
     def last_life(self) -> "LastLife | None":
         """How the life before this one ended; None in the first one."""
+        from supervisord_py.agent.life import parse_last_life
+
         return parse_last_life(self._environment.get("SUPERVISORD_PY_LAST_LIFE"))
 
     @property
@@ -185,6 +184,11 @@ class Plugin:
 
     def finalize(self) -> "Coroutine[Any, Any, None] | None":
         """Clean up, after the agent has."""
+
+
+def one_line(text: str) -> str:
+    """Return text as one line of a datagram."""
+    return " ".join(text.split("\n"))
 
 
 def bind(

@@ -180,12 +180,12 @@ class BusClient:
             messages.append(self._next())
         return messages
 
-    def on_readable(self, loop: "AbstractEventLoop", callback: "Callable[[], None]") -> None:
-        """Have ``callback`` called in an event loop when there may be something waiting; once is enough."""
-        self._loop, self._on_readable = loop, callback
+    def on_readable(self, loop: "AbstractEventLoop", wake: "Callable[[], None]") -> None:
+        """Have ``wake`` called in an event loop when there may be something waiting; once is enough."""
+        self._loop, self._on_readable = loop, wake
         self._watch()
         if self._inbox:
-            loop.call_soon(callback)
+            loop.call_soon(wake)
 
     def close(self) -> None:
         """Let go of everything."""

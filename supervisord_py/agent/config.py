@@ -1,48 +1,12 @@
-"""From the words of a unit file to classes and typed configuration."""
+"""Typed configuration."""
 
 from supervisord_py.agent.errors import ConfigError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, TypeVar
+    from typing import Any
 
     from supervisord_py.agent.agent import Agent
-
-    Found = TypeVar("Found")
-
-
-def find_class(spec: str, base: "type[Found]", key: str) -> "type[Found]":
-    """Import ``package.module:Class``.
-
-    Args:
-        spec: As it is written.
-        base: What it has to be a subclass of.
-        key: The key that it stands under, for messages.
-
-    Raises:
-        ConfigError: There is no such module or class, or it is no subclass of ``base``.
-    """
-    module_name, colon, class_name = spec.partition(":")
-    if not colon or not module_name or not class_name:
-        raise ConfigError(f"{key}: {spec!r} is not package.module:Class")
-    try:
-        module = __import__(module_name, fromlist=["_"])
-    except ModuleNotFoundError as problem:
-        if problem.name is None or not f"{module_name}.".startswith(f"{problem.name}."):
-            raise ConfigError(f"{key}: {module_name} needs {problem.name}, which is not installed here") from problem
-        import sys
-
-        raise ConfigError(
-            f"{key}: no module {problem.name} (agent.path adds folders to {', '.join(map(repr, sys.path))})"
-        ) from problem
-    found = module
-    for part in class_name.split("."):
-        if not hasattr(found, part):
-            raise ConfigError(f"{key}: {module_name} has no {class_name}")
-        found = getattr(found, part)
-    if not isinstance(found, type) or not issubclass(found, base):
-        raise ConfigError(f"{key}: {spec} is no subclass of {base.__module__}.{base.__qualname__}")
-    return found
 
 
 def read_config(cls: "type[Agent]", text: str) -> "Any":

@@ -10,8 +10,8 @@ import inspect
 import signal
 import time
 
-from supervisord_py.agent.cycles import GRACE_MIN_S, exit_code, next_due_s
-from supervisord_py.agent.errors import CycleTimeout, Fatal
+from supervisord_py.agent.cycles import GRACE_MIN_S, end_by, is_fatal, next_due_s
+from supervisord_py.agent.errors import CycleTimeout
 from supervisord_py.agent.reports import report_error
 
 TYPE_CHECKING = False
@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from supervisord_py.agent.agent import Agent
+    from supervisord_py.agent.agent import Agent, Plugin
     from supervisord_py.agent.link import Link
+    from supervisord_py.agent.message import Message
     from supervisord_py.agent.plan import Plan
 
 
@@ -60,6 +61,7 @@ class LoopCycles:
         self._plan = plan
         self._link = link
         self._has_failed = False
+        self._set_up: list[Plugin] = []
         self._waiter: LoopWaiter
 
     def run(self) -> int:
@@ -72,35 +74,45 @@ class LoopCycles:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._agent.stop)
         code = 0
-        done = []
         try:
-            for plugin in self._agent.plugins.values():
-                await call(plugin.setup)
-                done.append(plugin)
-            await call(self._agent.setup)
-            self._link.tell(READY="1")
+            await self.begin()
             await self._repeat()
-        except BaseException as problem:
-            code = self._end_by(problem)
+        except BaseException as problem:  # noqa: BLE001  whatever it is, what was set up is cleaned up
+            code = end_by(self._link, problem)
+        return await self.end() or code or (1 if self._plan.is_once and self._has_failed else 0)
+
+    async def begin(self) -> None:
+        """Set up the plugins and the agent; an exception is for the caller."""
+        for plugin in self._agent.plugins.values():
+            await call(plugin.setup)
+            self._set_up.append(plugin)
+        await call(self._agent.setup)
+        self._link.tell(READY="1")
+
+    async def end(self) -> int:
+        """Clean up what was set up; return the exit code, of the last exception in it."""
+        code = 0
         self._link.tell(STOPPING="1")
-        for clean_up in (self._agent.teardown, *(plugin.finalize for plugin in reversed(done))):
+        for clean_up in (self._agent.teardown, *(plugin.finalize for plugin in reversed(self._set_up))):
             try:
                 await call(clean_up)
-            except BaseException as problem:
-                code = self._end_by(problem) or code
-        return code or (1 if self._plan.is_once and self._has_failed else 0)
+            except BaseException as problem:  # noqa: BLE001  the others are cleaned up too
+                code = end_by(self._link, problem) or code
+        return code
 
-    def _end_by(self, problem: BaseException) -> int:
-        if isinstance(problem, SystemExit):
-            return exit_code(problem)
-        report_error(self._link, problem)
-        return problem.code if isinstance(problem, Fatal) else 1
+    async def cycle(self) -> None:
+        """Make one cycle; a fatal exception is for the caller."""
+        self._link.tell(WATCHDOG="1")
+        await self._guarded(self._agent.run_cycle)
+
+    async def take(self, message: "Message") -> None:
+        """Hand a message to the agent; a fatal exception is for the caller."""
+        await self._guarded(self._agent.on_message, message)
 
     async def _repeat(self) -> None:
         due_s = time.monotonic()
         while not self._agent.is_stopping:
-            self._link.tell(WATCHDOG="1")
-            await self._guarded(self._agent.run_cycle)
+            await self.cycle()
             if self._plan.is_once:
                 return
             due_s = next_due_s(due_s, self._plan.every_s, time.monotonic())
@@ -110,9 +122,9 @@ class LoopCycles:
         limit_s = self._plan.cycle_timeout_s
         try:
             await self._limited(limit_s, work, *arguments)
-        except (Fatal, SystemExit, KeyboardInterrupt, *self._agent.fatal):  # type: ignore[misc]
-            raise
-        except (Exception, CycleTimeout) as problem:
+        except BaseException as problem:
+            if is_fatal(self._agent, problem):
+                raise
             self._has_failed = True
             report_error(self._link, problem)
         else:
@@ -137,7 +149,7 @@ class LoopCycles:
         beat_s = self._plan.beat_s
         while not self._agent.is_stopping:
             for message in self._link.waiting():
-                await self._guarded(self._agent.on_message, message)
+                await self.take(message)
             left_s = due_s - time.monotonic()
             if left_s <= 0:
                 return
@@ -145,11 +157,3 @@ class LoopCycles:
             await self._waiter.nap(left_s if beat_s is None else min(left_s, beat_s))
             if beat_s is not None:
                 self._link.tell(WATCHDOG="1")
-
-
-def has_coroutine(agent: "Agent") -> bool:
-    """Tell whether a method of an agent or of its plugins is a coroutine."""
-    methods = [agent.setup, agent.run_cycle, agent.on_message, agent.teardown]
-    for plugin in agent.plugins.values():
-        methods += [plugin.setup, plugin.finalize]
-    return any(inspect.iscoroutinefunction(method) for method in methods)

@@ -5,20 +5,22 @@ A cycle that takes too long is ended by an exception that a timer's signal raise
 which needs no interpreter lock, writes where the cycle hangs and ends the process.
 """
 
-import os
-import select
-import signal
 import time
 
-from supervisord_py.agent.errors import CycleTimeout, Fatal
-from supervisord_py.agent.reports import report_error
-
 TYPE_CHECKING = False
-if TYPE_CHECKING:
+if not TYPE_CHECKING:
+    # What `signal` wraps: that imports enum, which takes as long as a quarter of the start.
+    import _signal as signal
+    import _socket as socket
+else:
+    import signal
+    import socket
+    from collections.abc import Callable
     from types import FrameType
 
-    from supervisord_py.agent.agent import Agent
+    from supervisord_py.agent.agent import Agent, Plugin
     from supervisord_py.agent.link import Link
+    from supervisord_py.agent.message import Message
     from supervisord_py.agent.plan import Plan
 
 GRACE_MIN_S = 1.0
@@ -26,23 +28,35 @@ GRACE_MIN_S = 1.0
 
 
 class Waiter:
-    """Sleeps until somebody wakes it: a pipe, so that a signal's handler can."""
+    """Sleeps until somebody wakes it: by a pair of sockets, so that a signal's handler can."""
 
     def __init__(self) -> None:
-        self.fd, self._write_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._end, self._other_end = socket.socketpair()
+        self._other_end.setblocking(False)
+
+    @property
+    def fd(self) -> int:
+        """Can be read once it was woken."""
+        return self._end.fileno()
 
     def wake(self) -> None:
         try:
-            os.write(self._write_fd, b"!")
-        except OSError:  # full: it is awake anyway
+            self._other_end.send(b"!")
+        except BlockingIOError:  # it is awake anyway
             pass
 
     def wait(self, seconds: float) -> None:
-        select.select([self.fd], [], [], max(0.0, seconds))
+        if seconds <= 0:
+            return
+        self._end.settimeout(seconds)
+        try:
+            self._end.recv(1, socket.MSG_PEEK)
+        except TimeoutError:
+            pass
 
     def close(self) -> None:
-        os.close(self.fd)
-        os.close(self._write_fd)
+        self._end.close()
+        self._other_end.close()
 
 
 class Cycles:
@@ -54,62 +68,71 @@ class Cycles:
         self._link = link
         self._waiter = waiter
         self._has_failed = False
+        self._set_up: list[Plugin] = []
 
     def run(self) -> int:
         """Return the exit code of the process."""
         code = 0
-        done = []
         try:
-            for plugin in self._agent.plugins.values():
-                plugin.setup()
-                done.append(plugin)
-            self._agent.setup()
-            self._link.tell(READY="1")
+            self.begin()
             self._repeat()
-        except BaseException as problem:
-            code = self._end_by(problem)
+        except BaseException as problem:  # noqa: BLE001  whatever it is, what was set up is cleaned up
+            code = end_by(self._link, problem)
+        return self.end() or code or (1 if self._plan.is_once and self._has_failed else 0)
+
+    def begin(self) -> None:
+        """Set up the plugins and the agent; an exception is for the caller."""
+        for plugin in self._agent.plugins.values():
+            plugin.setup()
+            self._set_up.append(plugin)
+        self._agent.setup()
+        self._link.tell(READY="1")
+
+    def end(self) -> int:
+        """Clean up what was set up; return the exit code, of the last exception in it."""
+        code = 0
         self._link.tell(STOPPING="1")
-        for clean_up in (self._agent.teardown, *(plugin.finalize for plugin in reversed(done))):
+        for clean_up in (self._agent.teardown, *(plugin.finalize for plugin in reversed(self._set_up))):
             try:
                 clean_up()
-            except BaseException as problem:
-                code = self._end_by(problem) or code
-        return code or (1 if self._plan.is_once and self._has_failed else 0)
-
-    def _end_by(self, problem: BaseException) -> int:
-        """Return the exit code that an exception outside of a cycle, or a fatal one, stands for."""
-        if isinstance(problem, SystemExit):
-            return exit_code(problem)
-        report_error(self._link, problem)
-        return problem.code if isinstance(problem, Fatal) else 1
+            except BaseException as problem:  # noqa: BLE001  the others are cleaned up too
+                code = end_by(self._link, problem) or code
+        return code
 
     def _repeat(self) -> None:
-        agent, plan = self._agent, self._plan
         due_s = time.monotonic()
-        while not agent.is_stopping:
-            self._link.tell(WATCHDOG="1")
-            self._guarded(agent.run_cycle)
-            if plan.is_once:
+        while not self._agent.is_stopping:
+            self.cycle()
+            if self._plan.is_once:
                 return
-            due_s = next_due_s(due_s, plan.every_s, time.monotonic())
+            due_s = next_due_s(due_s, self._plan.every_s, time.monotonic())
             self._idle(due_s)
 
-    def _guarded(self, work: "object", *arguments: object) -> None:
+    def cycle(self) -> None:
+        """Make one cycle; a fatal exception is for the caller."""
+        self._link.tell(WATCHDOG="1")
+        self._guarded(self._agent.run_cycle)
+
+    def take(self, message: "Message") -> None:
+        """Hand a message to the agent; a fatal exception is for the caller."""
+        self._guarded(self._agent.on_message, message)
+
+    def _guarded(self, work: "Callable[..., object]", *arguments: object) -> None:
         """Run a cycle, or the handler of a message: its exception is an error, its return work done."""
         limit_s = self._plan.cycle_timeout_s
         try:
             if limit_s is not None:
                 self._limit(limit_s)
             try:
-                work(*arguments)  # type: ignore[operator]
+                work(*arguments)
             finally:
                 if limit_s is not None:
                     self._limit(None)
-        except (Fatal, SystemExit, KeyboardInterrupt, *self._agent.fatal):  # type: ignore[misc]
-            raise
-        except (Exception, CycleTimeout) as problem:
+        except BaseException as problem:
+            if is_fatal(self._agent, problem):
+                raise
             self._has_failed = True
-            report_error(self._link, problem)
+            report(self._link, problem)
         else:
             self._link.tell(X_PROGRESS="1", X_OK="1", WATCHDOG="1")
 
@@ -120,6 +143,8 @@ class Cycles:
             signal.setitimer(signal.ITIMER_REAL, 0)
             faulthandler.cancel_dump_traceback_later()
             return
+
+        from supervisord_py.agent.errors import CycleTimeout
 
         def expire(number: int, frame: "FrameType | None") -> None:
             raise CycleTimeout(f"the cycle has taken longer than {limit_s:g} s (cycle-timeout)")
@@ -139,11 +164,17 @@ class Cycles:
             if self._link.has_bus:
                 message = self._link.receive(nap_s, self._waiter.fd)
                 if message is not None:
-                    self._guarded(agent.on_message, message)
+                    self.take(message)
             else:
                 self._waiter.wait(nap_s)
             if beat_s is not None:
                 self._link.tell(WATCHDOG="1")
+
+
+def stop_on_signals(agent: "Agent") -> None:
+    """Have SIGTERM and SIGINT end the agent after its present cycle."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: agent.stop())
 
 
 def next_due_s(due_s: float, every_s: float, now_s: float) -> float:
@@ -152,6 +183,28 @@ def next_due_s(due_s: float, every_s: float, now_s: float) -> float:
         return now_s
     missed = max(0, int((now_s - due_s) // every_s))
     return due_s + (missed + 1) * every_s
+
+
+def end_by(link: "Link", problem: BaseException) -> int:
+    """Return the exit code that an exception outside of a cycle, or a fatal one, stands for, and tell it."""
+    if isinstance(problem, SystemExit):
+        return exit_code(problem)
+    report(link, problem)
+    return int(getattr(problem, "code", 1))
+
+
+def is_fatal(agent: "Agent", problem: BaseException) -> bool:
+    """Tell whether an exception in a cycle ends the agent."""
+    from supervisord_py.agent.errors import CycleTimeout, Fatal
+
+    return isinstance(problem, (Fatal, *agent.fatal)) or not isinstance(problem, (Exception, CycleTimeout))
+
+
+def report(link: "Link", problem: BaseException) -> None:
+    """Tell an error; what that takes is imported when there is one."""
+    from supervisord_py.agent.reports import report_error
+
+    report_error(link, problem)
 
 
 def exit_code(problem: SystemExit) -> int:

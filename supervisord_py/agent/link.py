@@ -4,11 +4,14 @@
 """
 
 import os
-import socket
-
-from supervisord_py.agent.errors import NotSentError
 
 TYPE_CHECKING = False
+if not TYPE_CHECKING:
+    # What `socket` wraps: that takes longer to import than bare Python to start.
+    import _socket as socket
+else:
+    import socket
+
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
     from collections.abc import Callable
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
         def subscribe(self, topic: str, after: int | None) -> None: ...
         def receive(self, timeout_s: float, wake_fd: int) -> Message | None: ...
         def waiting(self) -> list[Message]: ...
-        def on_readable(self, loop: AbstractEventLoop, callback: Callable[[], None]) -> None: ...
+        def on_readable(self, loop: AbstractEventLoop, wake: Callable[[], None]) -> None: ...
         @property
         def has_bus(self) -> bool: ...
         def close(self) -> None: ...
@@ -67,6 +70,8 @@ class SupervisorLink:
     def _open_bus(self) -> "Any":
         if self._bus is None:
             if not self._bus_address:
+                from supervisord_py.agent.errors import NotSentError
+
                 raise NotSentError("there is no message bus: SUPERVISORD_PY_BUS is not set")
             from supervisord_py.agent.bus import BusClient
 
@@ -91,19 +96,14 @@ class SupervisorLink:
         """Return the messages that have come."""
         return [] if self._bus is None else self._bus.waiting()
 
-    def on_readable(self, loop: "AbstractEventLoop", callback: "Callable[[], None]") -> None:
-        """Have ``callback`` called in an event loop when messages may have come, also where the bus is opened later."""
-        self._watcher = (loop, callback)
+    def on_readable(self, loop: "AbstractEventLoop", wake: "Callable[[], None]") -> None:
+        """Have ``wake`` called in an event loop when messages may have come, also where the bus is opened later."""
+        self._watcher = (loop, wake)
         if self._bus is not None:
-            self._bus.on_readable(loop, callback)
+            self._bus.on_readable(loop, wake)
 
     def close(self) -> None:
         if self._bus is not None:
             self._bus.close()
         if self._notify is not None:
             self._notify.close()
-
-
-def one_line(text: str) -> str:
-    """Return text as one line of a datagram."""
-    return " ".join(text.split("\n"))

@@ -1,12 +1,14 @@
 """What the runner is told: which class, how often, for how long."""
 
-from supervisord_py.agent.errors import ConfigError
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from typing import TypeVar
 
     from supervisord_py.agent.agent import Agent
+    from supervisord_py.agent.errors import ConfigError
+
+    Found = TypeVar("Found")
 
 CONFIG = "SUPERVISORD_PY_AGENT_CONFIG"
 """The variable with ``[agent] config`` as JSON: an argument would be there for every user to read."""
@@ -61,7 +63,48 @@ def parse_arguments(arguments: "Sequence[str]") -> Plan:
             case _ if not plan.cls and not name.startswith("-"):
                 plan.cls = argument
             case _:
-                raise ConfigError(f"the runner does not know {argument}")
+                raise _wrong(f"the runner does not know {argument}")
     if not plan.cls:
-        raise ConfigError("the runner needs a class: package.module:Class")
+        raise _wrong("the runner needs a class: package.module:Class")
     return plan
+
+
+def find_class(spec: str, base: "type[Found]", key: str) -> "type[Found]":
+    """Import ``package.module:Class``.
+
+    Args:
+        spec: As it is written.
+        base: What it has to be a subclass of.
+        key: The key that it stands under, for messages.
+
+    Raises:
+        ConfigError: There is no such module or class, or it is no subclass of ``base``.
+    """
+    module_name, colon, class_name = spec.partition(":")
+    if not colon or not module_name or not class_name:
+        raise _wrong(f"{key}: {spec!r} is not package.module:Class")
+    try:
+        module = __import__(module_name, fromlist=["_"])
+    except ModuleNotFoundError as problem:
+        if problem.name is None or not f"{module_name}.".startswith(f"{problem.name}."):
+            raise _wrong(f"{key}: {module_name} needs {problem.name}, which is not installed here") from problem
+        import sys
+
+        raise _wrong(
+            f"{key}: no module {problem.name} (agent.path adds folders to {', '.join(map(repr, sys.path))})"
+        ) from problem
+    found = module
+    for part in class_name.split("."):
+        if not hasattr(found, part):
+            raise _wrong(f"{key}: {module_name} has no {class_name}")
+        found = getattr(found, part)
+    if not isinstance(found, type) or not issubclass(found, base):
+        raise _wrong(f"{key}: {spec} is no subclass of {base.__module__}.{base.__qualname__}")
+    return found
+
+
+def _wrong(message: str) -> "ConfigError":
+    """Make the error; its module is imported when there is one."""
+    from supervisord_py.agent.errors import ConfigError
+
+    return ConfigError(message)

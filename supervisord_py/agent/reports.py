@@ -1,7 +1,7 @@
 """What the supervisor is told of an exception."""
 
+from supervisord_py.agent.agent import one_line
 from supervisord_py.agent.errors import CycleTimeout, Recoverable
-from supervisord_py.agent.link import one_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

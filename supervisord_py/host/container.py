@@ -88,6 +88,7 @@ def runtime_of(
         accounts=Accounts(),
         groups=groups,
         bus=bus_address(places.runtime, listeners),
+        agents=str(places.agents),
         direct=config.get("forward"),
         passed=environment_of(config, settings),
     )

@@ -14,6 +14,7 @@ build_environment, exec_child; systemd.exec(5), "Environment variables in spawne
 """
 
 import os
+import stat
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,10 +27,11 @@ from supervisord_py.host.cgroups import UnitGroups
 from supervisord_py.host.limits import INFINITY, RLIMIT_NUMBERS
 from supervisord_py.model.command import expand_words
 from supervisord_py.model.states import NotifyAccess, Role, ServiceType
-from supervisord_py.model.unit import ExecContext, Limit, Service, Unit
+from supervisord_py.model.unit import ExecContext, Limit, Service, Unit, UnitKind
 
 EXIT_CHDIR = 200
 EXIT_EXEC = 203
+EXIT_STATE_DIRECTORY = 238
 EXIT_LIMITS = 205
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -53,6 +55,8 @@ class SpawnRuntime(Struct, frozen=True):
     accounts: Accounts
     groups: UnitGroups | None = None
     bus: str | None = None
+    agents: str | None = None
+    """The folder with a state folder for each agent."""
     passed: tuple[tuple[str, str], ...] = ()
     direct: str | None = None
     """The unit that is given the supervisor's own standard input, output and error (``exec``)."""
@@ -129,6 +133,8 @@ def build_spawn(
         environment = build_environment(
             action, context, account, runtime, main_pid, None if service is None else service.pid_file
         )
+        if unit is not None and unit.kind is UnitKind.AGENT and runtime.agents is not None:
+            environment["STATE_DIRECTORY"] = _state_folder(runtime.agents, unit.name, account)
         request: dict[str, Any] = {
             "do": "spawn",
             "id": action.spawn_id,
@@ -233,6 +239,25 @@ def _directory(context: ExecContext, account: Account, runtime: SpawnRuntime) ->
     if may_miss and not os.path.isdir(wanted):
         return "/"
     return wanted
+
+
+def _state_folder(parent: str, name: str, account: Account) -> str:
+    """Make the folder in which an agent keeps what outlives it; only its user may enter."""
+    folder = f"{parent}/{name}"
+    try:
+        os.makedirs(parent, mode=0o711, exist_ok=True)
+        try:
+            os.mkdir(folder, mode=0o700)
+        except FileExistsError:
+            pass
+        is_folder = stat.S_ISDIR(os.lstat(folder).st_mode)
+        if is_folder and account.uid is not None and os.lstat(folder).st_uid != account.uid:
+            gid = -1 if account.gid is None else account.gid
+            os.chown(folder, account.uid, gid, follow_symlinks=False)
+    except OSError as error:
+        detail = f"cannot make the state folder {folder}: {os.strerror(error.errno or 0).lower()}"
+        raise _Refused("state-directory", EXIT_STATE_DIRECTORY, error.errno or 0, detail) from None
+    return folder
 
 
 def _rlimits(context: ExecContext) -> dict[str, list[int]]:

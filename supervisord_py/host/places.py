@@ -30,6 +30,11 @@ class Places:
         return self.state / "control"
 
     @property
+    def agents(self) -> Path:
+        """A folder for each agent; beside our own, which other users cannot enter."""
+        return self.state.with_name(f"{self.state.name}-agents")
+
+    @property
     def set(self) -> Path:
         """What ``supctl set`` says for the time of this supervisor."""
         return self.runtime / "set"

@@ -34,7 +34,7 @@ from supervisord_py.model.settings import Settings, parse_settings
 from supervisord_py.model.specifiers import SpecifierContext
 from supervisord_py.model.unitset import LoadResult, UnitFile, UnitFileKind, build_unit_set
 
-AGENT_RUNNER = AgentRunner(sys.executable, str(Path(__file__).parents[1] / "agent" / "runner.py"))
+AGENT_RUNNER = AgentRunner(sys.executable, str(Path(__file__).parents[1] / "agent" / "start.py"))
 DEFAULTS_NAME = "defaults.toml"
 _SUFFIX = ".toml"
 _DROP_IN_SUFFIX = ".toml.d"

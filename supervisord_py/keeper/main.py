@@ -294,10 +294,10 @@ class Keeper:
         held += (managers["current"] or ())[1:2]
         return {
             "fds": held, "kept": self._kept, "lock": self._lock, "listener": listeners["control"][0],
-            "socket_inode": listeners["control"][1], "listeners": listeners, "instance": self._instance, "limits": self._spawner.given,
-            "old": _VERSION, "lost": self._lost, "stopping": self._stopping, "shutdown_ns": self._shutdown_ns,
-            "custody": self._custody.pack(), "managers": managers, "upward": upward, "inventory": inventory,
-            "ended": self._reaper.pack(), "requests": list(self._requests),
+            "socket_inode": listeners["control"][1], "listeners": listeners, "instance": self._instance,
+            "limits": self._spawner.given, "old": _VERSION, "lost": self._lost, "stopping": self._stopping,
+            "shutdown_ns": self._shutdown_ns, "custody": self._custody.pack(), "managers": managers, "upward": upward,
+            "inventory": inventory, "ended": self._reaper.pack(), "requests": list(self._requests),
         }  # fmt: skip
 
     def _unpack(self, state: dict[str, Any]) -> None:

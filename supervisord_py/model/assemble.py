@@ -117,9 +117,7 @@ def _place(table: str | TableId) -> TableId:
     return (table,) if isinstance(table, str) else table
 
 
-def assemble(
-    name: UnitName, merged: Merged, source: LoadedFrom, machine: Machine
-) -> tuple[Unit | None, list[Problem]]:
+def assemble(name: UnitName, merged: Merged, source: LoadedFrom, machine: Machine) -> tuple[Unit | None, list[Problem]]:
     """Make the unit of what its files say.
 
     Args:
@@ -204,7 +202,9 @@ def _agent(fields: _Fields, problems: list[Problem]) -> AgentKeys:
             problems.append(fields.problem("service", key, f"the runner of an [agent] decides {key}", "take it out"))
     is_once = fields.has("timer")
     if fields.decoded("agent", "class") is None:
-        problems.append(fields.problem("agent", "class", "[agent] without class", 'write class = "package.module:Class"'))
+        problems.append(
+            fields.problem("agent", "class", "[agent] without class", 'write class = "package.module:Class"')
+        )
     if is_once and fields.decoded("agent", "every") is not None:
         hint = "take it out: with [timer] each process makes one cycle"
         problems.append(fields.problem("agent", "every", "every together with [timer]", hint))

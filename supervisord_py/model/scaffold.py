@@ -1,5 +1,7 @@
-"""The unit file that ``supervisord-py new`` writes: it passes ``check`` as it is, and so does each line that is
-commented out."""
+"""What ``supervisord-py new`` writes: a unit file that passes ``check`` as it is, and so does each line that is
+commented out; of an agent its module and a test of that, too."""
+
+import re
 
 from supervisord_py.model.names import UnitName
 
@@ -63,3 +65,76 @@ def unit_file_text(name: UnitName) -> str:
     """A commented unit file for a plain unit, a template or an instance."""
     text = _TEXT.format(name=name)
     return text + _INSTANCES.format(name=name) if name.is_template else text
+
+
+_AGENT_TEXT = """\
+# {name}: a Python agent of supervisord-py. What a line says holds when its "#" is taken away; `supervisord-py check`
+# tells whether all is well.
+
+[unit]
+description = "{name}"
+
+[agent]
+class = "{module}:{cls}"
+path = ["."]                           # where {module}.py lies, seen from this file
+every = "5s"                           # the time between two cycles
+# cycle-timeout = "30s"                # a cycle that takes longer is ended, as an error
+# python = "venv/bin/python"           # an interpreter of its own
+
+# What stands here is handed to the agent, and checked by its Config.
+[agent.config]
+greeting = "hello"
+
+[service]
+# error-threshold = 3                  # so many errors in a row, and it is restarted
+# watchdog-sec = "1min"                # so long without a sign of life, and it is restarted
+"""
+
+_MODULE_TEXT = """\
+\"\"\"{name}: an agent of supervisord-py.\"\"\"
+
+from dataclasses import dataclass
+
+from supervisord_py.agent import Agent
+
+
+@dataclass
+class Config:
+    greeting: str = "hello"
+
+
+class {cls}(Agent):
+    Config = Config
+
+    def setup(self) -> None:
+        self.cycles = 0
+
+    def run_cycle(self) -> None:
+        self.cycles += 1
+        self.status(f"said {{self.config.greeting}} {{self.cycles}} times")
+"""
+
+_TEST_TEXT = """\
+\"\"\"Run it with pytest, in the folder of {module}.py.\"\"\"
+
+from supervisord_py.testing import AgentRig
+
+from {module} import {cls}
+
+
+def test_it_says_hello() -> None:
+    with AgentRig({cls}, {{"greeting": "hi"}}) as rig:
+        rig.cycle(2)
+        assert rig.status == "said hi 2 times"
+        assert rig.errors == []
+"""
+
+
+def agent_texts(name: UnitName) -> dict[str, str]:
+    """The files of a new agent, by their names: unit file, module and test."""
+    module = re.sub(r"\W", "_", str(name).replace("@", ""), flags=re.ASCII).lower()
+    if not module.isidentifier():
+        module = f"agent_{module}"
+    words = {"name": name, "module": module, "cls": "".join(part.title() for part in module.split("_"))}
+    texts = {f"{name}.toml": _AGENT_TEXT, f"{module}.py": _MODULE_TEXT, f"test_{module}.py": _TEST_TEXT}
+    return {file: text.format(**words) for file, text in texts.items()}

@@ -1,0 +1,208 @@
+"""Python agents as units of a real supervisor: what ends a cycle, a process and a streak, and what an agent finds."""
+
+import subprocess
+import sys
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.integration.supervisor_rig import AS_USER, SYSTEM_PYTHON, RunningSupervisor, supervisor, until
+
+AGENTS = dedent(
+    """
+    import ctypes, os, sys, time
+    from supervisord_py.agent import Agent, Fatal, Plugin
+
+    class Ticker(Agent):
+        every = 0.05
+
+        def setup(self):
+            self.cycles = 0
+            lives = self.state_dir / "lives"
+            self.lives = len(lives.read_text()) + 1 if lives.exists() else 1
+            lives.write_text("x" * self.lives)
+            last = self.last_life
+            print(f"life {self.lives} after {last and last.result}, config {self.config}", flush=True)
+
+        def run_cycle(self):
+            self.cycles += 1
+            self.status(f"cycle {self.cycles} of life {self.lives}")
+
+        def teardown(self):
+            print("torn down")
+
+    class Failing(Ticker):
+        def run_cycle(self):
+            raise ValueError(f"no luck in life {self.lives}")
+
+    class Doomed(Ticker):
+        def run_cycle(self):
+            raise Fatal("the licence has expired", code=9)
+
+    class Slow(Ticker):
+        def run_cycle(self):
+            if self.cycles == 0:
+                self.cycles += 1
+                time.sleep(1000)
+            super().run_cycle()
+
+    class Hung(Ticker):
+        def run_cycle(self):
+            ctypes.PyDLL(None).sleep(1000)  # does not give the interpreter away
+
+    class Silent(Ticker):
+        async def run_cycle(self):
+            import asyncio
+            await asyncio.sleep(1000)
+
+    class Meter(Plugin):
+        def setup(self):
+            print(f"meter of {self.agent.name} up")
+
+        def finalize(self):
+            print("meter down")
+    """
+)
+
+
+def agent(cls: str, keys: str = "", service: str = "") -> str:
+    return f'[agent]\nclass = "fleet:{cls}"\npath = ["."]\n{keys}\n[service]\nrestart-sec = "10ms"\n{service}\n'
+
+
+def with_agents(folder: Path) -> None:
+    (folder / "units" / "fleet.py").write_text(AGENTS)
+
+
+def told(running: RunningSupervisor, event: str, unit: str) -> list[dict[str, Any]]:
+    return [record for record in running.records() if record["event"] == event and record["unit"] == unit]
+
+
+@pytest.mark.parametrize("uid", AS_USER)
+def test_an_agent_runs_is_stopped_and_finds_its_state_again(uid: int | None) -> None:
+    """Its config, its plugins, its folder and the story of its last life; it is ready when it is set up."""
+    keys = 'config = { greeting = "hi %n" }\nplugins = ["fleet:Meter"]'
+    with supervisor({"tick": agent("Ticker", keys)}, prepare=with_agents, uid=uid) as running:
+        running.wait_state("tick", "active")
+        until(lambda: (running.status("tick")["status_text"] or "").startswith("cycle 3 of life 1"), "cycles")
+        psutil.Process(running.status("tick")["pid"]).kill()
+        until(lambda: "of life 2" in (running.status("tick")["status_text"] or ""), "the second life")
+        assert running.supctl("stop", "tick").returncode == 0
+        logs = running.supctl("logs", "tick", "-n", "50").stdout
+        assert "life 1 after None, config {'greeting': 'hi tick'}" in logs
+        assert "life 2 after signal" in logs
+        assert [line.split()[-1] for line in logs.splitlines()][-2:] == ["down", "down"]
+        assert running.status("tick")["result"] == "success"
+        folder = running.folder / "s-agents" / "tick"
+        assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_errors_in_a_row_restart_an_agent() -> None:
+    """Each is a record with its traceback; the third in a row is a failure of the unit."""
+    with supervisor({"bad": agent("Failing", service="error-threshold = 3")}, prepare=with_agents) as running:
+        scheduled = until(lambda: told(running, "unit.restart-scheduled", "bad"), "a restart")
+        assert scheduled[0]["result"] == "errors"
+        first = told(running, "unit.error", "bad")[0]
+        assert (first["message"], first["count"]) == ("ValueError: no luck in life 1", 1)
+        assert first["traceback"].splitlines()[-1] == "ValueError: no luck in life 1"
+
+
+def test_a_fatal_exception_ends_the_process_with_its_code() -> None:
+    with supervisor({"doomed": agent("Doomed", service='restart = "no"')}, prepare=with_agents) as running:
+        status = running.wait_state("doomed", "failed")
+        assert status["exit"]["code"] == 9
+        assert told(running, "unit.error", "doomed")[0]["message"] == "Fatal: the licence has expired"
+        assert running.supctl("logs", "doomed").stdout.splitlines()[-1] == "torn down"
+
+
+def test_a_cycle_that_takes_too_long_is_ended_and_the_next_one_follows() -> None:
+    with supervisor({"slow": agent("Slow", 'cycle-timeout = "200ms"')}, prepare=with_agents) as running:
+        until(lambda: "of life 1" in (running.status("slow")["status_text"] or ""), "the cycle after it")
+        (error,) = told(running, "unit.error", "slow")
+        assert error["message"] == "the cycle has taken longer than 0.2 s (cycle-timeout)"
+
+
+def test_a_cycle_that_python_cannot_end_is_ended_with_its_process() -> None:
+    """Where it hangs is in the log."""
+    with supervisor({"hung": agent("Hung", 'cycle-timeout = "200ms"')}, prepare=with_agents) as running:
+        until(lambda: told(running, "unit.restart-scheduled", "hung"), "the end of its process")
+        assert "in run_cycle" in running.supctl("logs", "hung", "-n", "100").stdout
+
+
+def test_an_agent_that_awaits_for_ever_gives_no_sign_of_life() -> None:
+    """Heartbeats come from between the cycles, not from beside them."""
+    with supervisor({"silent": agent("Silent", service='watchdog-sec = "500ms"')}, prepare=with_agents) as running:
+        assert until(lambda: told(running, "unit.watchdog", "silent"), "the watchdog")
+
+
+def test_a_wrong_configuration_is_one_error_that_names_the_field_and_no_restart() -> None:
+    typed = "from dataclasses import dataclass\nimport fleet\n@dataclass\nclass Conf:\n    limit: int\n"
+    typed += "class Typed(fleet.Ticker):\n    Config = Conf\n"
+
+    def prepare(folder: Path) -> None:
+        with_agents(folder)
+        (folder / "units" / "typed.py").write_text(typed)
+
+    unit = agent("Ticker", 'config = { limit = "many" }').replace("fleet:Ticker", "typed:Typed")
+    with supervisor({"typed": unit}, prepare=prepare) as running:
+        status = running.wait_state("typed", "failed")
+        assert status["exit"]["code"] == 78
+        (error,) = told(running, "unit.error", "typed")
+        assert error["message"] == "ConfigError: agent.config.limit: expected int, got str"
+        assert not told(running, "unit.restart-scheduled", "typed")
+
+
+def test_an_agent_has_an_interpreter_of_its_own_that_need_not_have_this_package() -> None:
+    if not Path(SYSTEM_PYTHON).exists() or Path(SYSTEM_PYTHON).samefile(sys.executable):
+        pytest.skip(f"needs another Python than the tests': {SYSTEM_PYTHON}")
+    with supervisor({"own": agent("Ticker", f'python = "{SYSTEM_PYTHON}"')}, prepare=with_agents) as running:
+        running.wait_state("own", "active")
+        until(lambda: "cycle" in (running.status("own")["status_text"] or ""), "a cycle")
+        assert psutil.Process(running.status("own")["pid"]).exe() == str(Path(SYSTEM_PYTHON).resolve())
+
+
+def test_with_a_timer_each_process_makes_one_cycle() -> None:
+    unit = agent("Ticker") + '[timer]\nevery = "100ms"\n'
+    with supervisor({"once": unit}, prepare=with_agents) as running:
+        until(lambda: len(told(running, "unit.exited", "once")) > 2, "three runs")
+        assert {record["code"] for record in told(running, "unit.exited", "once")} == {0}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[agent]\nevery = 1\n', "[agent] without class"),
+        ('[agent]\nclass = "no colon"\n', "'no colon' is not the name of a class"),
+        ('[agent]\nclass = "a:B"\n[service]\ntype = "exec"\n', "the runner of an [agent] decides type"),
+        ('[agent]\nclass = "a:B"\n[service]\nexec-start = ["true"]\n', "the runner of an [agent] decides exec-start"),
+        ('[agent]\nclass = "a:B"\n[target]\n', "a unit is an [agent] or a [target], not both"),
+        ('[agent]\nclass = "a:B"\nevery = 1\n[timer]\nevery = 5\n', "every together with [timer]"),
+        ('[agent]\nclass = "a:B"\nconfig = 3\n', "3 is not a table"),
+    ],
+)  # fmt: skip
+def test_what_check_says_of_an_agent(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "agent.toml").write_text(text)
+    command = [sys.executable, "-m", "supervisord_py", "check", str(tmp_path)]
+    checked = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert checked.returncode == 1
+    assert message in checked.stdout + checked.stderr
+
+
+def test_new_makes_an_agent_that_works_with_a_test_that_passes(tmp_path: Path) -> None:
+    new = [sys.executable, "-m", "supervisord_py", "new", "my-agent", "--agent", "-o"]
+    subprocess.run([*new, str(tmp_path)], check=True, capture_output=True)
+    tested = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"], cwd=tmp_path, capture_output=True, check=False
+    )
+    assert tested.returncode == 0, tested.stdout
+    assert subprocess.run([*new, str(tmp_path)], check=False, capture_output=True).returncode == 1, (
+        "it is there already"
+    )
+
+    def prepare(folder: Path) -> None:
+        subprocess.run([*new, str(folder / "units")], check=True, capture_output=True)
+
+    with supervisor({}, prepare=prepare) as running:
+        until(lambda: running.status("my-agent")["status_text"] == "said hello 1 times", "its first words")
