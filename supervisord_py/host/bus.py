@@ -198,14 +198,13 @@ class Bus:
                 on_bug=self._on_bug,
                 meter=self._meter,
             )
-            try:
-                await router.open()
-            except BaseException:
-                await router.close()
-                raise
             self._router = router
+            await router.open()
         except Exception as error:  # noqa: BLE001  without a bus everything else goes on
             self._on_bug("opening the bus", error)
+            router, self._router = self._router, None
+            if router is not None:
+                await router.close()
             if not self._is_closed:
                 self._loop.call_later(OPEN_AGAIN_S, self._try_again)
 

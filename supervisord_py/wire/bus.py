@@ -121,7 +121,7 @@ def parse_request(frame: bytes) -> Publish | Subscribe:
         raise BadRequestError(BAD_REQUEST, 'a request has "event", "to" or "subscribe"', id)
     if event is not None and not _is_name(event):
         raise BadRequestError(BAD_REQUEST, f'"event" is a name of 1 to {NAME_MAX} printable characters', id)
-    if to is not None and not _is_address(to):
+    if to is not None and not is_address(to):
         raise BadRequestError(BAD_REQUEST, f'"to" is a unit or "{TOPIC}NAME"', id)
     del fields["v"], fields["id"]
     for name in fields:
@@ -165,7 +165,8 @@ def _is_name(name: object) -> bool:
     return isinstance(name, str) and 0 < len(name) <= NAME_MAX and name.isprintable()
 
 
-def _is_address(to: object) -> bool:
+def is_address(to: object) -> bool:
+    """Say whether a message can go there: the name of a unit, or ``topic:NAME``."""
     return isinstance(to, str) and (_is_name(to.removeprefix(TOPIC)) if to.startswith(TOPIC) else is_unit_name(to))
 
 
