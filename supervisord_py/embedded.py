@@ -362,8 +362,10 @@ class Supervisor:
             with contextlib.suppress(ConnectionLostError, UnreachableError), self.client() as client:
                 wanted = {**everything, "after": last_seq}
                 for reply in client.stream("Journal.Follow", filter=wanted, last=None):
-                    last_seq = reply["record"].get("seq") or last_seq
-                    yield reply["record"]
+                    # The last reply, which ends the stream, has no record.
+                    if record := reply["record"]:
+                        last_seq = record.get("seq") or last_seq
+                        yield record
             self._is_over.wait(0.05)
         yield from self.events(after=last_seq)
 
