@@ -202,9 +202,9 @@ class Bus:
             await router.open()
         except Exception as error:  # noqa: BLE001  without a bus everything else goes on
             self._on_bug("opening the bus", error)
-            router, self._router = self._router, None
-            if router is not None:
-                await router.close()
+            if self._router is not None:
+                await self._router.close()
+                self._router = None
             if not self._is_closed:
                 self._loop.call_later(OPEN_AGAIN_S, self._try_again)
 

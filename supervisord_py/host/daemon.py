@@ -68,6 +68,7 @@ from supervisord_py.host.sources import (
     told_of_settings,
 )
 from supervisord_py.host.start_records import lineage_of, lost_record, start_record, versions_of
+from supervisord_py.host.stop_with import watch
 from supervisord_py.host.unit_changes import UnitChanges
 from supervisord_py.host.unit_watch import SourceMarks, UnitWatch, compare_sources
 from supervisord_py.host.upward import Upward, status_line
@@ -192,6 +193,7 @@ class Daemon:
             self._exit(view.exit_code(self._manager))
         if (shown := console_of(self._config)) is not None:
             self._spawn_task(shown[0].show(self.journal_follow(shown[1], 0)))
+        watch(self._config, self._loop, lambda: self._order("stop"))
         self._servers.start()
         # The units that were loaded are the core's when the first batch is done.
         self._changed.add_done_callback(lambda _: self._upward.ready())

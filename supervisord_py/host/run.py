@@ -19,6 +19,8 @@ from supervisord_py.core.view import is_stopping
 from supervisord_py.host.adoption import LostKeeper, end_leftovers, find_lost_keeper, hand_over, take_over
 from supervisord_py.host.places import RUNTIME_DIR_MAX, Places, default_places, moved
 from supervisord_py.host.sources import SOURCES_KEY, Sources, with_options
+from supervisord_py.host.stop_with import KEY as stop_with_key
+from supervisord_py.host.stop_with import identity_of
 from supervisord_py.host.unit_files import load, load_settings
 from supervisord_py.keeper.protocol import keeper_argv
 from supervisord_py.model.settings import Settings
@@ -62,6 +64,9 @@ CONTAINER_SHUTDOWN_NS = 8 * SECOND_NS
 )
 @click.option("--timestamps", is_flag=True, help="With --output stdout, the time before each line.")
 @click.option(
+    "--stop-with", type=click.IntRange(min=1), metavar="PID", help="Stop everything in order when this process ends."
+)
+@click.option(
     "--shutdown-timeout",
     metavar="SPAN",
     help="Time for the ordered stop (default: shutdown-timeout-sec; as process 1, unless that is written, 8s).",
@@ -79,6 +84,7 @@ def run_command(
     max_workers: int | None,
     output: str,
     timestamps: bool,
+    stop_with: int | None,
     shutdown_timeout: str | None,
 ) -> None:
     """Supervise in the foreground the units in these files and folders (default: the unit path).
@@ -114,6 +120,10 @@ def run_command(
         raise click.UsageError("--timestamps is for --output stdout")
     config = keeper_config(places, settings, unit_paths, name, list(pass_environment), settings_path is not None)
     config |= {"output": output, "timestamps": timestamps, "mode": mode, "max_workers": max_workers}
+    if stop_with is not None:
+        config[stop_with_key] = identity_of(stop_with)
+        if config[stop_with_key] is None:
+            raise click.ClickException(f"--stop-with: there is no process {stop_with}")
     become_keeper(places, settings, loaded.unit_set, config, span_ns(shutdown_timeout))
 
 

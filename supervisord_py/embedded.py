@@ -1,0 +1,410 @@
+"""A supervisor inside a Python program: the same keeper, manager and core as the daemon's, in folders of its own.
+
+Theory of operation
+-------------------
+``Supervisor`` writes unit files and settings into a folder, starts ``supervisord-py run`` on it in a session of its
+own, and talks to it over its control socket like anybody else. So what runs under it outlives no mistake of the
+program's: it stops in order when the program calls ``stop``, leaves the ``with`` block, or dies (``run --stop-with``).
+Callbacks are called in a thread that follows the journal.
+
+    from supervisord_py import Supervisor
+
+    with Supervisor(max_workers=2) as supervisor:
+        supervisor.register("db", {"service": {"exec-start": ["/usr/bin/postgres"]}})
+        supervisor.register("api", Api, config={"port": 8080})     # an Agent's class
+        supervisor.add_dependency("api", "db")
+        supervisor.on("unit.failed", lambda record: print(record["unit"], record["message"]))
+        supervisor.start()
+        code = supervisor.join()
+"""
+
+import contextlib
+import fnmatch
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from supervisord_py.agent.agent import Agent
+from supervisord_py.ctl.client import Client, ConnectionLostError, UnreachableError
+from supervisord_py.errors import SupervisordError
+from supervisord_py.host.facade import RecordFilter
+from supervisord_py.host.journal_file import compile_filter
+from supervisord_py.host.journal_reader import JournalReader
+from supervisord_py.host.tuning import write_toml
+from supervisord_py.model.names import is_unit_name, parse_unit_name
+
+Callback = Callable[[dict[str, Any]], object]
+Tables = Mapping[str, Any]
+
+START_S = 60.0
+"""How long the supervisor may take until it answers."""
+
+_log = logging.getLogger("supervisord_py")
+
+
+class SupervisorError(SupervisordError):
+    """The embedded supervisor could not be started, or is not there; the message says why."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class Supervisor:
+    """One supervisor of this program's own. Its methods may be called from any thread, but for ``client``.
+
+    Args:
+        name: Its name.
+        mode: ``until-empty``: it ends when nothing is left to do; ``daemon``: when it is told to.
+        max_workers: So many units run at a time; 0: no limit.
+        pools: Limits by name, ``{"gpu": 1}``, for units with ``{"pool": {"name": "gpu"}}``.
+        allowed_commands: The ceiling for everybody who asks over the control socket: a preset or a list of commands.
+        rules: ``[[control.allow]]`` rules, as dicts.
+        keep: How many records of an event are kept a unit, for events that are kept in a ring (``unit.heartbeat``).
+        folder: Where units, journal and output are, and stay; None: a temporary folder that goes with the supervisor.
+        settings: Other tables of ``supervisord.toml``.
+        timeout_s: How long each call may take [s].
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str = "embedded",
+        mode: str = "until-empty",
+        max_workers: int = 0,
+        pools: Mapping[str, int] | None = None,
+        allowed_commands: str | Sequence[str] = "admin",
+        rules: Sequence[Mapping[str, Any]] = (),
+        keep: Mapping[str, int] | None = None,
+        folder: str | os.PathLike[str] | None = None,
+        settings: Tables | None = None,
+        timeout_s: float | None = 60.0,
+    ) -> None:
+        self.timeout_s = timeout_s
+        self._is_temporary = folder is None
+        self.folder = Path(tempfile.mkdtemp(prefix="spy-")) if folder is None else Path(folder).absolute()
+        for below in ("units", "run", "state"):
+            (self.folder / below).mkdir(parents=True, exist_ok=True, mode=0o700)
+        own = {
+            "name": name,
+            "mode": mode,
+            "max-workers": max_workers,
+            "allowed-commands": allowed_commands if isinstance(allowed_commands, str) else list(allowed_commands),
+        }
+        tables: dict[str, Any] = {"supervisor": own}
+        if pools:
+            tables["pools"] = {pool: {"max-workers": count} for pool, count in pools.items()}
+        if keep:
+            tables["journal"] = {"keep-last": dict(keep)}
+        text = write_toml(_merged(tables, settings or {}))
+        for rule in rules:
+            text += "[[control.allow]]\n" + write_toml({"x": dict(rule)}).partition("\n")[2]
+        (self.folder / "supervisord.toml").write_text(text, encoding="utf-8")
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lock = threading.RLock()
+        self._callbacks: list[tuple[str, Callback]] = []
+        self._follower: threading.Thread | None = None
+        self._requires: dict[str, list[str]] = {}
+        self._is_over = threading.Event()
+
+    def __enter__(self) -> "Supervisor":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # What is supervised
+
+    def register(self, name: str, unit: "Tables | type[Agent] | str | os.PathLike[str]", /, **agent: Any) -> None:
+        """Add a unit; while the supervisor runs it is loaded and, unless it says ``enabled = false``, started.
+
+        Args:
+            name: Its name.
+            unit: Its tables as a dict (``{"service": {"exec-start": [...]}}``), the path of a unit file, or the class
+                of an agent.
+            agent: Of an agent: the keys of ``[agent]`` (``every="5s"``, ``config={...}``; ``_`` for ``-``), and
+                other tables of the unit as ``tables={"service": {...}}``.
+
+        Raises:
+            ValueError: The name is none, or the class cannot be imported by another process.
+            SupervisorError: The supervisor runs and does not accept the unit; the message says why.
+        """
+        if not is_unit_name(name):
+            parse_unit_name(name)
+            raise ValueError(f"{name} is not the name of a unit")
+        if isinstance(unit, type):
+            tables = _merged(agent.pop("tables", {}), {"agent": _agent_table(unit, agent)})
+            text = write_toml(tables)
+        elif isinstance(unit, Mapping):
+            text = write_toml(unit)
+        else:
+            text = Path(unit).read_text(encoding="utf-8")
+        with self._lock:
+            (self.folder / "units" / f"{name}.toml").write_text(text, encoding="utf-8")
+            if self.is_running:
+                self._load([name])
+
+    def add_dependency(self, unit: str, *needs: str) -> None:
+        """Have a unit wait for others until they are ready, and go down with them (``requires``)."""
+        with self._lock:
+            known = self._requires.setdefault(unit, [])
+            known += [each for each in needs if each not in known]
+            drop_in = self.folder / "units" / f"{unit}.toml.d" / "50-requires.toml"
+            drop_in.parent.mkdir(exist_ok=True)
+            drop_in.write_text(write_toml({"unit": {"requires": known}}), encoding="utf-8")
+            if self.is_running:
+                self._load([])
+
+    def _load(self, names: list[str]) -> None:
+        with self.client() as client:
+            report = client.call("DaemonReload", plan=False)
+            wrong = [text for text in report.get("problems", []) if any(f"/{name}.toml" in text for name in names)]
+            if wrong:
+                raise SupervisorError("; ".join(wrong))
+
+    # Its life
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def socket_path(self) -> str:
+        """The control socket: for ``supctl --socket``, and for a ``Client`` of one's own."""
+        return str(self.folder / "run" / "control.sock")
+
+    def start(self, *units: str) -> None:
+        """Start the supervisor, with all units that are enabled; while it runs: start these units, and wait for them.
+
+        Raises:
+            SupervisorError: It did not start: a unit file is invalid and there is no other, a folder cannot be used.
+            ControlError: A unit did not start.
+        """
+        with self._lock:
+            if not self.is_running:
+                self._launch()
+        if units:
+            with self.client() as client:
+                client.call("Start", units=list(units), wait=True, plan=False)
+
+    def _launch(self) -> None:
+        self._is_over.clear()
+        command = [
+            *(sys.executable, "-m", "supervisord_py", "run", str(self.folder / "units")),
+            *("--config", str(self.folder / "supervisord.toml"), "--runtime-dir", str(self.folder / "run")),
+            *("--state-dir", str(self.folder / "state"), "--log-dir", str(self.folder / "log")),
+            *("--stop-with", str(os.getpid())),
+        ]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([_home(), os.environ.get("PYTHONPATH", "")])}
+        output = self.folder / "supervisor.log"
+        with open(output, "ab") as out:
+            # A session of its own: a Ctrl-C is this program's, which then stops it in order.
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment, start_new_session=True
+            )
+        deadline = time.monotonic() + START_S
+        while True:
+            try:
+                with Client(self.socket_path, timeout_s=self.timeout_s) as client:
+                    client.call("Ping")
+                break
+            except UnreachableError:
+                if self._process.poll() is not None:
+                    text = output.read_text(errors="replace").strip()
+                    if self._process.returncode == 0:
+                        break
+                    raise SupervisorError(f"the supervisor did not start: {text}") from None
+                if time.monotonic() > deadline:
+                    self._process.terminate()
+                    raise SupervisorError(f"the supervisor does not answer on {self.socket_path}") from None
+                time.sleep(0.02)
+        if self._callbacks:
+            self._follow()
+
+    def join(self, timeout_s: float | None = None) -> int:
+        """Return the supervisor's exit code when it has ended: 0, or the code of the first unit that failed for good.
+
+        Raises:
+            TimeoutError: ``timeout_s`` ran out; it goes on.
+            SupervisorError: It was never started.
+        """
+        if self._process is None:
+            raise SupervisorError("the supervisor was not started")
+        try:
+            code = self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            raise TimeoutError(f"the supervisor still runs after {timeout_s:g} s") from None
+        self._finish()
+        return code
+
+    def stop(self, timeout_s: float | None = None) -> int:
+        """Stop all units in order, and the supervisor; return its exit code.
+
+        Raises:
+            TimeoutError: ``timeout_s`` ran out; it goes on stopping.
+        """
+        if self.is_running and self._process is not None:
+            self._process.send_signal(signal.SIGTERM)
+        return self.join(timeout_s)
+
+    def close(self) -> None:
+        """Stop it, if it runs; a temporary folder is removed."""
+        if self._process is not None:
+            self.stop()
+        if self._is_temporary:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _finish(self) -> None:
+        self._is_over.set()
+        follower = self._follower
+        if follower is not None and follower is not threading.current_thread():
+            follower.join()
+            self._follower = None
+
+    # What it says
+
+    def client(self) -> Client:
+        """A connection to it, for every call of the control interface (``supctl idl``); for one thread."""
+        return Client(self.socket_path, timeout_s=self.timeout_s)
+
+    def status(self, unit: str) -> dict[str, Any]:
+        """One unit, as ``supctl status --json`` has it.
+
+        Raises:
+            ControlError: There is no such unit.
+        """
+        with self.client() as client:
+            (found,) = client.call("Status", units=[unit], lines=0)["units"]
+        return {key: value.replace("_", "-") if key in _ENUMS else value for key, value in found.items()}
+
+    def on(self, event: str, callback: Callback) -> None:
+        """Call a function for each record of an event from the start of the supervisor on, in a thread of its own.
+
+        Args:
+            event: ``unit.failed``, or a glob: ``unit.*``.
+            callback: Takes the record. An exception in it is logged, and changes nothing else.
+        """
+        with self._lock:
+            self._callbacks.append((event, callback))
+            if self.is_running and self._follower is None:
+                self._follow()
+
+    def events(
+        self,
+        event: str | Sequence[str] = (),
+        *,
+        unit: str | Sequence[str] = (),
+        severity: str | None = None,
+        since: str | None = None,
+        until: str | None = None,
+        after: int | None = None,
+        last: int | None = None,
+    ) -> list[dict[str, Any]]:
+        """Return records of the journal, oldest first; also when the supervisor has ended.
+
+        Args:
+            event: Names or globs; none: every event.
+            unit: Names or globs; none: every unit, and what is about none.
+            severity: ``info``, ``warning`` or ``error``: that or worse.
+            since: Not before this moment (RFC 3339, UTC).
+            until: Not after this one.
+            after: Only records with a higher number.
+            last: At most so many, the newest; None: all.
+        """
+        wanted = RecordFilter(
+            units=(unit,) if isinstance(unit, str) else tuple(unit),
+            events=(event,) if isinstance(event, str) else tuple(event),
+            severity=severity,
+            since=since,
+            until=until,
+            after=after,
+        )
+        reader = JournalReader(self.folder / "state" / "journal")
+        query = compile_filter(wanted)
+        found = reader.all(query) if last is None else reader.last(query, last)
+        return [record for record in found if "event" in record]
+
+    def _follow(self) -> None:
+        self._follower = threading.Thread(target=self._call_back, name="supervisor-events", daemon=True)
+        self._follower.start()
+
+    def _call_back(self) -> None:
+        for record in self._records():
+            for pattern, callback in list(self._callbacks):
+                if fnmatch.fnmatchcase(record["event"], pattern):
+                    try:
+                        callback(record)
+                    except Exception:  # noqa: BLE001  it is the program's own
+                        _log.exception("a callback for %s failed", record["event"])
+
+    def _records(self) -> Iterator[dict[str, Any]]:
+        """Every record, in its order, without a hole where a manager is replaced, to the last one."""
+        last_seq = 0
+        everything: dict[str, Any] = {"units": [], "events": []}
+        while self.is_running:
+            with contextlib.suppress(ConnectionLostError, UnreachableError), self.client() as client:
+                wanted = {**everything, "after": last_seq}
+                for reply in client.stream("Journal.Follow", filter=wanted, last=None):
+                    # The last reply, which ends the stream, has no record.
+                    if record := reply["record"]:
+                        last_seq = record.get("seq") or last_seq
+                        yield record
+            self._is_over.wait(0.05)
+        yield from self.events(after=last_seq)
+
+
+_ENUMS = ("load_state", "active_state", "sub_state", "result")
+
+
+def _home() -> str:
+    return str(Path(__file__).parents[1])
+
+
+def _merged(below: Tables, above: Tables) -> dict[str, Any]:
+    """Merge nested tables; what is ``above`` wins."""
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        merged[key] = _merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _agent_table(cls: type, keys: Mapping[str, Any]) -> dict[str, Any]:
+    """``[agent]`` of a class of this program: its module is imported again, in a process of its own."""
+    if not issubclass(cls, Agent):
+        raise ValueError(f"{cls.__qualname__} is no subclass of supervisord_py.agent.Agent")
+    if "<locals>" in cls.__qualname__:
+        raise ValueError(f"{cls.__qualname__} is defined in a function: another process cannot import it")
+    module = sys.modules[cls.__module__]
+    file = getattr(module, "__file__", None)
+    name = cls.__module__
+    if name == "__main__":
+        if file is None:
+            raise ValueError(f"{cls.__qualname__} is defined on a command line: another process cannot import it")
+        # As with multiprocessing: what the script does belongs below `if __name__ == "__main__"`.
+        name = Path(file).stem
+    table: dict[str, Any] = {"class": f"{name}:{cls.__qualname__}"}
+    if file is not None:
+        folder = Path(file).absolute().parent
+        depth = name.count(".") + (Path(file).name == "__init__.py")
+        table["path"] = [str(folder if depth == 0 else folder.parents[depth - 1])]
+    written = {key.replace("_", "-"): value for key, value in keys.items()}
+    json.dumps(written)
+    return {**table, **written}
