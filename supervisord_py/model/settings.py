@@ -28,7 +28,7 @@ from supervisord_py.model.pools import PoolLimits
 from supervisord_py.model.problems import Problem
 from supervisord_py.model.specifiers import check_specifiers
 from supervisord_py.model.states import SupervisorMode
-from supervisord_py.model.values import format_mode, format_size, format_timespan
+from supervisord_py.model.values import Rate, format_mode, format_rate, format_size, format_timespan
 
 SECOND_NS = 1_000_000_000
 DAY_NS = 86_400 * SECOND_NS
@@ -89,12 +89,21 @@ class JournalSettings(Struct, frozen=True):
     keep_last: dict[str, int] = field(default_factory=lambda: {"unit.heartbeat": 2})
 
 
+class BusSettings(Struct, frozen=True):
+    """``[bus]``. ``queue`` is how many messages wait for one subscriber, ``on_full`` what becomes of the next."""
+
+    rate_limit: Rate = Rate(1000, SECOND_NS)
+    queue: int = 1000
+    on_full: Literal["drop", "block"] = "drop"
+
+
 class Settings(Struct, frozen=True):
     """All of ``supervisord.toml``; ``path`` is empty when there was no file."""
 
     supervisor: SupervisorSettings = SupervisorSettings()
     control: ControlSettings = ControlSettings()
     journal: JournalSettings = JournalSettings()
+    bus: BusSettings = BusSettings()
     pools: dict[str, int] = {}
     """``[pools.NAME] max-workers``; 0: no limit."""
     hooks: tuple[Hook, ...] = ()
@@ -133,6 +142,8 @@ def _text(name: str, value: Any) -> str:
     match value:
         case Enum():
             return str(value.value)
+        case Rate():
+            return format_rate(value)
         case bool():
             return "true" if value else "false"
         case int():
@@ -145,7 +156,7 @@ def _text(name: str, value: Any) -> str:
 
 
 _SIZES = frozenset({"max_bytes", "payload_max", "reserve"})
-_TABLES = ("supervisor", "control", "journal")
+_TABLES = ("supervisor", "control", "journal", "bus")
 _SUBJECTS = ("group", "user", "uid", "gid", "unit")
 _FIELDS = {
     "shutdown-timeout-sec": "shutdown_timeout_ns",
@@ -192,6 +203,7 @@ def parse_settings(text: str, path: str, key_table: KeyTable) -> tuple[Settings,
         supervisor=SupervisorSettings(**supervisor),
         control=ControlSettings(**_fields(tables.get(("control",), {})), allow=tuple(rules)),
         journal=JournalSettings(**_fields(tables.get(("journal",), {}))),
+        bus=BusSettings(**_fields(tables.get(("bus",), {}))),
         pools=_pools(file, tables, problems),
         hooks=_hooks(file, tables, problems),
         path=path,
