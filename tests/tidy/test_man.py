@@ -192,7 +192,17 @@ def test_every_specifier_is_explained() -> None:
 def test_every_value_word_is_explained() -> None:
     """unit(5) explains each kind of value that is more than a word."""
     explained = {" ".join(item.tagged("Ar")) for item in UNIT.of("VALUES", "") if item.tagged("Ar")}
-    explained |= {"commands", "command", "dependencies", "units", "strings", "names", "name"}  # sections, plain words
+    explained |= {
+        "commands",
+        "command",
+        "dependencies",
+        "units",
+        "strings",
+        "names",
+        "name",
+        "class",
+        "classes",
+    }  # sections, plain words
     explained.add("time spans")
     for key, item in ((key, item) for keys in documented_keys(UNIT).values() for key, item in keys.items()):
         words = " ".join(item.tagged("Ar"))
