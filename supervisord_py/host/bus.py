@@ -35,7 +35,8 @@ LISTENER = "bus"
 START_SLACK_NS = 50_000_000
 """The kernel tells when a process was started in ticks, and we when a life began before its first process is made."""
 
-OPEN_AGAIN_S = 5.0
+OPEN_AGAIN_FIRST_S = 1.0
+OPEN_AGAIN_LAST_S = 300.0
 WRITTEN_TIMEOUT_S = 10.0
 
 Write = Callable[[list[Record]], list[tuple[int, str]]]
@@ -93,6 +94,7 @@ class Bus:
         self._router: Router | None = None
         self._opening: asyncio.Task[None] | None = None
         self._has_more = asyncio.Event()
+        self._open_again_s = OPEN_AGAIN_FIRST_S
         self._is_closed = False
         journal.on_written.append(self._has_more.set)
 
@@ -206,7 +208,8 @@ class Bus:
                 await self._router.close()
                 self._router = None
             if not self._is_closed:
-                self._loop.call_later(OPEN_AGAIN_S, self._try_again)
+                self._loop.call_later(self._open_again_s, self._try_again)
+                self._open_again_s = min(2 * self._open_again_s, OPEN_AGAIN_LAST_S)
 
     def _try_again(self) -> None:
         if not self._is_closed:

@@ -10,7 +10,7 @@ from supervisord_py.model.values import Rate
 from supervisord_py.wire.bus import Id
 
 IDS_A_LIFE_MAX = 4096
-LIVES_MAX = 1024
+IDS_MAX = 65_536
 UNITS_MAX = 10_000
 
 
@@ -45,6 +45,7 @@ class Memory:
 
     def __init__(self) -> None:
         self._lives: OrderedDict[str, OrderedDict[Id, int]] = OrderedDict()
+        self._count = 0
 
     def find(self, invocation: str, id: Id) -> int | None:
         """Return the number of a message of a life, None when it is new."""
@@ -54,11 +55,15 @@ class Memory:
     def remember(self, invocation: str, id: Id, seq: int) -> None:
         ids = self._lives.setdefault(invocation, OrderedDict())
         self._lives.move_to_end(invocation)
+        self._count += id not in ids
         ids[id] = seq
         if len(ids) > IDS_A_LIFE_MAX:
             ids.popitem(last=False)
-        if len(self._lives) > LIVES_MAX:
-            self._lives.popitem(last=False)
+            self._count -= 1
+        while self._count > IDS_MAX:
+            # Those of the life that has been silent for longest, which waits for nothing any more.
+            _, forgotten = self._lives.popitem(last=False)
+            self._count -= len(forgotten)
 
 
 class Meter:

@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisord_py.host.bus_limits import IDS_A_LIFE_MAX, Bucket, Memory
+from supervisord_py.host.bus_limits import IDS_A_LIFE_MAX, IDS_MAX, Bucket, Memory
 from supervisord_py.model.values import Rate, format_rate, parse_rate
 from supervisord_py.wire.bus import (
     ID_MAX,
@@ -90,3 +90,8 @@ def test_ids_are_remembered_for_as_long_as_they_may_come_again() -> None:
     assert memory.find("life", "1") is None
     assert memory.find("other", "1") == 5
     assert memory.find("new", 1) is None
+    for life in range(IDS_MAX // IDS_A_LIFE_MAX + 1):
+        for number in range(IDS_A_LIFE_MAX):
+            memory.remember(f"life {life}", number, number + 1)
+    assert memory.find("life", 1) is memory.find("other", "1") is memory.find("life 0", 5) is None
+    assert memory.find("life 1", 0) == 1
