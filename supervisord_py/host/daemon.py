@@ -51,6 +51,7 @@ from supervisord_py.host.facade import (
     reload_report,
 )
 from supervisord_py.host.hands import ManagerHands
+from supervisord_py.host.hot_directory import HotDirectory
 from supervisord_py.host.journal_file import LOSS_KEY, Journal
 from supervisord_py.host.keeper_client import KeeperClient, Welcome
 from supervisord_py.host.last_good import LAST_GOOD_KEY, LastGood
@@ -107,8 +108,13 @@ class Daemon:
         places = places_of(welcome.config, os.environ, os.getuid(), os.path.expanduser("~"))
         self._places = places
         self._sources = sources_of(welcome.config, places, welcome.state)
-        self._settings, self._loaded = self._sources.build()
         self._changes = UnitChanges(self, self._config, places, LastGood(welcome.state.get(LAST_GOOD_KEY)))
+        self._hot = HotDirectory(self, places, os.environ, self._changes.lock)
+        self._hot.use(self._sources.settings)
+        if is_first:
+            units_and_hot = self._hot.begin(self._sources)
+            self._sources = msgspec.structs.replace(self._sources, units=units_and_hot)
+        self._settings, self._loaded = self._sources.build()
         self._watch = UnitWatch(self._loop, source_paths(welcome.config, places), self._begin_look)
         # What was loaded a moment ago is not read again while everything starts.
         self._first_look_s = FIRST_LOOK_S if is_first else 0.0
@@ -148,7 +154,7 @@ class Daemon:
             self._hands,
             clock=Clock(),
             on_exit=self._exit,
-            on_revert=self._changes.revert,
+            on_revert=self._revert,
             on_keep=lambda: self._spawn_task(self._snapshot.store()),
             on_batch=self._batch_done,
         )
@@ -186,7 +192,7 @@ class Daemon:
             self._order(order)
         for action in self._manager.pending_actions():
             if isinstance(action, RevertUnits):
-                self._changes.revert(action)
+                self._revert(action)
         if view.is_over(self._manager):
             # Decided, but the manager that decided it did not live to ask for it.
             self._exit(view.exit_code(self._manager))
@@ -197,6 +203,7 @@ class Daemon:
         # The units that were loaded are the core's when the first batch is done.
         self._changed.add_done_callback(lambda _: self._upward.ready())
         self._watch.start(self._first_look_s)
+        self._hot.start()
         gc.collect()
         gc.freeze()
         await asyncio.Event().wait()
@@ -205,6 +212,7 @@ class Daemon:
         """Let go of connections, files and threads and decide nothing: what is left is what a killed manager leaves."""
         await self._server.close()
         await self._watch.close()
+        await self._hot.close()
         self._stop_watching_clock()
         self._upward.close()
         for task in list(self._tasks):
@@ -426,10 +434,11 @@ class Daemon:
 
     def _begin_look(self) -> Callable[[], SourceMarks]:
         loaded, units, config, places = self._sources, self._loaded.names, self._config, self._places
-        return lambda: compare_sources(loaded, read_sources(config, places), units)
+        return lambda: compare_sources(loaded, read_sources(config, places, hot=loaded.units.hot), units)
 
     def health_warnings(self) -> list[str]:
-        return [self._watch.problem] if self._watch.problem is not None else []
+        rejected = [f"rejected: {bad.reason}" for bad in self._loaded.unit_set.bad.values() if bad.rejected]
+        return [*filter(None, [self._watch.problem]), *self._hot.problems, *rejected]
 
     def health_problems(self) -> list[str]:
         problems = self._output.problems()
@@ -461,6 +470,7 @@ class Daemon:
         )
         self._settings, self._loaded, self._sources = settings, loaded, sources
         self._watch.loaded(seen)
+        self._hot.use(settings)
         self._driver.clock_set(zones_now())
         self._journal.apply(settings.journal)
         self._hands.use_environment(environment_of(self._config, settings))
@@ -488,6 +498,11 @@ class Daemon:
     def _kept(self) -> dict[str, str]:
         """Return what is kept of files for the next manager."""
         return {SOURCES_KEY: self._sources.pack(), LAST_GOOD_KEY: self._changes.last_good.pack()}
+
+    def _revert(self, action: RevertUnits) -> None:
+        before = self._sources.units.hot
+        self._changes.revert(action)
+        self._hot.went_back(before, action.message)
 
     def _unit_of(self, name: str) -> Unit | None:
         return self._manager.ledger.unit(name)

@@ -353,11 +353,12 @@ class UnitChanges:
 
         def check() -> tuple[Problem, ...] | None:
             paths = self._config["unit_paths"] or None
-            with_text = read_unit_sources(paths, self._places, overlay={path: text})
+            hot = self._host.sources.units.hot
+            with_text = read_unit_sources(paths, self._places, overlay={path: text}, hot=hot)
             if not any(file.path == path for file in with_text.files):
                 return None
             limits = self._host.settings.limits
-            known = frozenset(build(read_unit_sources(paths, self._places), limits).problems)
+            known = frozenset(build(read_unit_sources(paths, self._places, hot=hot), limits).problems)
             return tuple(problem for problem in build(with_text, limits).problems if problem not in known)
 
         problems = await asyncio.to_thread(check)
