@@ -61,7 +61,7 @@ class Agent:
 
     def run_cycle(self) -> "Coroutine[Any, Any, None] | None":
         """Do one piece of work. Call ``wait`` rather than ``time.sleep``, and ``progress`` in a long one."""
-        raise NotImplementedError(f"{type(self).__name__} has no run_cycle")
+        raise TypeError(f"{type(self).__name__} has no run_cycle")
 
     def on_message(self, message: "Message") -> "Coroutine[Any, Any, None] | None":
         """Take a message, between two cycles; an exception is an error like that of a cycle."""

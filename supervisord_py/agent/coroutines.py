@@ -122,7 +122,7 @@ class LoopCycles:
         limit_s = self._plan.cycle_timeout_s
         try:
             await self._limited(limit_s, work, *arguments)
-        except BaseException as problem:
+        except BaseException as problem:  # a fatal one is raised on
             if is_fatal(self._agent, problem):
                 raise
             self._has_failed = True

@@ -128,7 +128,7 @@ class Cycles:
             finally:
                 if limit_s is not None:
                     self._limit(None)
-        except BaseException as problem:
+        except BaseException as problem:  # a fatal one is raised on
             if is_fatal(self._agent, problem):
                 raise
             self._has_failed = True

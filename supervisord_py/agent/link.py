@@ -11,6 +11,10 @@ if not TYPE_CHECKING:
     import _socket as socket
 else:
     import socket
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+    from collections.abc import Callable
     from typing import Any, Protocol
 
     from supervisord_py.agent.message import Message
@@ -20,6 +24,8 @@ else:
         def send(self, envelope: dict[str, Any], timeout_s: float | None) -> int: ...
         def subscribe(self, topic: str, after: int | None) -> None: ...
         def receive(self, timeout_s: float, wake_fd: int) -> Message | None: ...
+        def waiting(self) -> list[Message]: ...
+        def on_readable(self, loop: AbstractEventLoop, wake: Callable[[], None]) -> None: ...
         @property
         def has_bus(self) -> bool: ...
         def close(self) -> None: ...
@@ -42,7 +48,9 @@ class SupervisorLink:
             self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
             self._notify.connect("\0" + address[1:] if address[0] == "@" else address)
         self._bus_address = environment.get("SUPERVISORD_PY_BUS")
+        self._unit = environment.get("SUPERVISORD_PY_UNIT", "")
         self._bus: Any = None
+        self._watcher: tuple[AbstractEventLoop, Callable[[], None]] | None = None
 
     def tell(self, **fields: str) -> None:
         """Send one datagram; a supervisor that is being replaced may be away for a moment, which is no error here."""
@@ -67,7 +75,9 @@ class SupervisorLink:
                 raise NotSentError("there is no message bus: SUPERVISORD_PY_BUS is not set")
             from supervisord_py.agent.bus import BusClient
 
-            self._bus = BusClient(self._bus_address)
+            self._bus = BusClient(self._bus_address, self._unit)
+            if self._watcher is not None:
+                self._bus.on_readable(*self._watcher)
         return self._bus
 
     def send(self, envelope: "dict[str, Any]", timeout_s: "float | None") -> int:
@@ -81,6 +91,16 @@ class SupervisorLink:
     def receive(self, timeout_s: float, wake_fd: int) -> "Message | None":
         """Return the next message; None when none came in that time, or when ``wake_fd`` can be read."""
         return self._open_bus().receive(timeout_s, wake_fd)  # type: ignore[no-any-return]
+
+    def waiting(self) -> "list[Message]":
+        """Return the messages that have come."""
+        return [] if self._bus is None else self._bus.waiting()
+
+    def on_readable(self, loop: "AbstractEventLoop", wake: "Callable[[], None]") -> None:
+        """Have ``wake`` called in an event loop when messages may have come, also where the bus is opened later."""
+        self._watcher = (loop, wake)
+        if self._bus is not None:
+            self._bus.on_readable(loop, wake)
 
     def close(self) -> None:
         if self._bus is not None:

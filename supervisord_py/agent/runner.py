@@ -22,7 +22,7 @@ def main(arguments: "Sequence[str]") -> int:
     link = SupervisorLink(os.environ)
     try:
         agent, plan = _build(arguments, link)
-    except Exception as problem:
+    except Exception as problem:  # only what is wrong in the unit file is told, the others are raised on
         from supervisord_py.agent.errors import ConfigError
         from supervisord_py.agent.reports import describe
 

@@ -139,6 +139,16 @@ def invocation(manager: Manager, name: str) -> str | None:
     return manager.ledger.state(name).invocation
 
 
+def began_ns(manager: Manager, name: str) -> int:
+    """Return when the life of a unit, or its last one, began [CLOCK_MONOTONIC ns]; 0 when it has had none."""
+    return manager.ledger.state(name).began_ns
+
+
+def is_known(manager: Manager, name: str) -> bool:
+    """Tell whether there is such a unit, or something that runs as one."""
+    return name in manager.ledger.set.units or name in manager.ledger.set.bad or name in manager.ledger.texts
+
+
 def restart_keys(manager: Manager, name: str) -> tuple[str, ...]:
     """Return the keys (``TABLE.KEY``) in which a unit's life differs from the text that is loaded."""
     return restart_needed(manager.ledger, name)

@@ -1,5 +1,5 @@
-"""The verbs about the supervisor itself: ping, version, idl, health, can, commands, daemon-reload, daemon-restart,
-daemon-reexec, shutdown.
+"""The verbs about the supervisor itself: ping, version, stats, idl, health, can, commands, daemon-reload,
+daemon-restart, daemon-reexec, shutdown.
 """
 
 import sys
@@ -11,7 +11,7 @@ import click
 from supervisord_py import __version__
 from supervisord_py.ctl.client import ConnectionLostError
 from supervisord_py.ctl.options import Verb, complete_units
-from supervisord_py.ctl.render import Style, clean
+from supervisord_py.ctl.render import Style, clean, table
 from supervisord_py.ctl.session import Session
 from supervisord_py.errors import SupervisordError
 
@@ -47,6 +47,26 @@ def version(session: Session) -> int:
         f"instance  {reply['instance']}",
         f"socket    {session.address.path}",
     )
+    return 0
+
+
+@click.command("stats", cls=Verb)
+@click.pass_obj
+def stats(session: Session) -> int:
+    """Print what became of the messages of agents since the manager began."""
+    bus = session.call("Stats")["bus"]
+    if session.wants_json:
+        session.emit({"bus": bus})
+        return 0
+    totals = bus["totals"]
+    words = [name for name in ("sent", "delivered", "dropped") if name in totals]
+    words += [name for name in totals if name not in words]
+    state = "listening" if bus["listening"] else "not listening: supctl daemon-reexec brings a keeper that does"
+    session.echo(f"bus          {state}", f"connections  {bus['connections']}")
+    if words:
+        rows = [[unit, *(str(counts.get(word, 0)) for word in words)] for unit, counts in bus["by_unit"].items()]
+        rows.append(["all", *(str(totals[word]) for word in words)])
+        session.echo("", *table(session.style, ("UNIT", *(word.upper() for word in words)), rows))
     return 0
 
 

@@ -3,7 +3,6 @@
 LATER: dict[str, str] = {
     "run": "write a unit file (supervisord-py new NAME), then supctl daemon-reload",
     "top": "supctl status shows memory and CPU of every unit",
-    "stats": "supctl journal stats shows the journal, supctl status the units",
     "list-sockets": "supctl list shows every unit",
 }
 """Verbs of the contract that this version does not have, with what helps until then."""

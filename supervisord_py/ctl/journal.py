@@ -266,11 +266,32 @@ def stats(session: Session) -> int:
     return 0
 
 
-def _later(name: str, what: str) -> None:
-    @journal.command(name, cls=Verb, hidden=True, context_settings={"ignore_unknown_options": True})
-    @click.argument("arguments", nargs=-1)
-    def command(arguments: tuple[str, ...]) -> int:
-        raise Misuse(f"journal {name} is not supported yet: {what}")
-
-
-_later("replay", "supctl journal query --until shows what had happened by then")
+@journal.command("replay", cls=Verb, accepts=("reason",))
+@click.option("--to", "to", metavar="TOPIC", help="Publish the messages among these records again, to this topic.")
+@click.option(
+    "-u", "--unit", "units", metavar="UNIT", multiple=True, shell_complete=complete_units,
+    help="Only what this unit (glob) has sent; may be repeated.",
+)  # fmt: skip
+@click.option("--since", metavar="TIME", callback=_moment, help="From then on: 10m, '10 min ago', today.")
+@click.option("--until", metavar="TIME", help="Only messages up to then.")
+@click.option("--after", type=click.IntRange(min=0), metavar="SEQ", help="Only messages after this number.")
+@click.option("-g", "--grep", metavar="REGEX", help="Only messages whose line matches.")
+@click.option("--invocation", metavar="ID", help="Only what this life of a unit has sent.")
+@click.pass_context
+def replay(context: click.Context, /, to: str | None, until: str | None, **criteria: Any) -> int:
+    """Publish messages again: those that a filter lets through, to a topic."""
+    session: Session = context.obj
+    if to is None:
+        raise Misuse(
+            "journal replay without --to TOPIC is not supported yet: supctl journal query --until shows what had "
+            "happened by then"
+        )
+    wanted = _filter({**criteria, "events": (), "until": _moment(context, context.command.params[0], until)})
+    reply = session.call("Journal.Replay", filter=wanted, to=to, reason=session.options.reason or None)
+    if session.wants_json:
+        session.emit(reply)
+    elif reply["count"]:
+        session.echo(f"published {reply['count']} messages, records {reply['first_seq']} to {reply['last_seq']}")
+    else:
+        session.echo("no message passes the filter")
+    return 0

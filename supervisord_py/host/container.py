@@ -9,6 +9,7 @@ from typing import Any
 from supervisord_py.core.manager import Manager
 from supervisord_py.core.view import exit_code, unit_status
 from supervisord_py.host.accounts import Accounts
+from supervisord_py.host.bus import bus_address
 from supervisord_py.host.cgroups import UnitGroups
 from supervisord_py.host.console import Console
 from supervisord_py.host.echo import Echo
@@ -78,12 +79,15 @@ def environment_of(config: Mapping[str, Any], settings: Settings) -> tuple[tuple
     return passed_environment(names, os.environ)
 
 
-def runtime_of(config: Mapping[str, Any], settings: Settings, places: Places, groups: UnitGroups) -> SpawnRuntime:
+def runtime_of(
+    config: Mapping[str, Any], settings: Settings, places: Places, groups: UnitGroups, listeners: dict[str, Any]
+) -> SpawnRuntime:
     """Return what all spawns of a manager share."""
     return SpawnRuntime(
         control_socket=str(places.socket),
         accounts=Accounts(),
         groups=groups,
+        bus=bus_address(places.runtime, listeners),
         agents=str(places.agents),
         direct=config.get("forward"),
         passed=environment_of(config, settings),

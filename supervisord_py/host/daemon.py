@@ -19,12 +19,12 @@ from typing import Any
 
 import msgspec
 
-from supervisord_py import __version__
 from supervisord_py.core import view
 from supervisord_py.core.actions import Refusal, Reply, RevertUnits
 from supervisord_py.core.events import CommandRequested, Origin, ShutdownForced, ShutdownRequested, UnitsLoaded
 from supervisord_py.core.manager import Manager
 from supervisord_py.core.snapshot import NewerFormatError
+from supervisord_py.host.bus import Bus
 from supervisord_py.host.cgroups import UnitGroups, find_place
 from supervisord_py.host.clock import Clock, watch_clock
 from supervisord_py.host.command_records import bug_record, command_record, trouble_record, with_fields
@@ -37,7 +37,6 @@ from supervisord_py.host.container import (
     runtime_of,
     shutdown_timeout_ns,
 )
-from supervisord_py.host.control_interfaces import build_control_server
 from supervisord_py.host.driver import Driver
 from supervisord_py.host.facade import (
     Followed,
@@ -58,6 +57,7 @@ from supervisord_py.host.last_good import LAST_GOOD_KEY, LastGood
 from supervisord_py.host.live import describe_process
 from supervisord_py.host.output import OutputCollector, OutputTrouble
 from supervisord_py.host.rehearsal import rehearse
+from supervisord_py.host.servers import Servers
 from supervisord_py.host.snapshot_file import SnapshotStore, boot_id, first_manager, next_manager
 from supervisord_py.host.sources import (
     SOURCES_KEY,
@@ -68,7 +68,7 @@ from supervisord_py.host.sources import (
     sources_of,
     told_of_settings,
 )
-from supervisord_py.host.start_records import KEEPERS_KEY, lineage_of, lost_record, start_record
+from supervisord_py.host.start_records import lineage_of, lost_record, start_record, versions_of
 from supervisord_py.host.stop_with import watch
 from supervisord_py.host.unit_changes import UnitChanges
 from supervisord_py.host.unit_watch import SourceMarks, UnitWatch, compare_sources
@@ -136,7 +136,7 @@ class Daemon:
         self._output = OutputCollector(self._loop, places.log, gid=gid, on_trouble=self._output_trouble)
         self._echo = echo_of(self._config, self._loop, self._output)
         self._hands = ManagerHands(
-            runtime=runtime_of(self._config, self._settings, places, self._groups),
+            runtime=runtime_of(self._config, self._settings, places, self._groups, welcome.listeners),
             output=self._output,
             unit_of=self._unit_of,
             ask=lambda request: self._driver.ask(request),
@@ -159,8 +159,9 @@ class Daemon:
             on_batch=self._batch_done,
         )
         self._stop_watching_clock = watch_clock(self._loop, self._driver.clock_set)
-        self._server = build_control_server(
-            welcome.listeners["control"], self, whose=keeper.whose, own_uid=os.getuid(), on_bug=self._tell_bug
+        write, on_bug = self._driver.write, self._tell_bug
+        self._servers = Servers(
+            welcome.listeners, places.runtime, self, self._journal, write, whose=keeper.whose, on_bug=on_bug
         )
         self._upward = Upward(lambda: status_line(view.active_states(self._manager)))
         self._journal.attach(self._driver.note)
@@ -199,7 +200,7 @@ class Daemon:
         if (shown := console_of(self._config)) is not None:
             self._spawn_task(shown[0].show(self.journal_follow(shown[1], 0)))
         watch(self._config, self._loop, lambda: self._order("stop"))
-        self._server.start()
+        self._servers.start()
         # The units that were loaded are the core's when the first batch is done.
         self._changed.add_done_callback(lambda _: self._upward.ready())
         self._watch.start(self._first_look_s)
@@ -210,7 +211,7 @@ class Daemon:
 
     async def close(self) -> None:
         """Let go of connections, files and threads and decide nothing: what is left is what a killed manager leaves."""
-        await self._server.close()
+        await self._servers.close()
         await self._watch.close()
         await self._hot.close()
         self._stop_watching_clock()
@@ -241,16 +242,7 @@ class Daemon:
 
     @property
     def versions(self) -> Mapping[str, Any]:
-        return {
-            "manager": __version__,
-            "keeper": self._keeper.version,
-            "protocol": self._keeper.protocol,
-            "name": self._config["name"],
-            "pid": os.getpid(),
-            "keeper_pid": self._keeper.pid,
-            "instance": f"{self._instance:05x}",
-            "keepers": [int(pid) for pid in self._lineage[KEEPERS_KEY].split()],
-        }
+        return versions_of(self._keeper, self._config["name"], self._instance, self._lineage)
 
     async def command(
         self,
@@ -320,6 +312,10 @@ class Daemon:
 
     async def journal_verify(self) -> Verification:
         return await self._journal.verify()
+
+    @property
+    def bus(self) -> Bus:
+        return self._servers.bus
 
     async def journal_stats(self) -> JournalStats:
         return await self._journal.stats()

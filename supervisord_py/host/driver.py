@@ -220,10 +220,15 @@ class Driver:
     def note(self, records: Sequence[Record], *, keep: Mapping[str, str] | None = None) -> int | None:
         """Put records of the host itself, and state that is true with them, into custody and journal; return the last
         one's number, None when it is lost."""
+        lines = self.write(records, keep=keep)
+        return lines[-1][0] if lines else None
+
+    def write(self, records: Sequence[Record], *, keep: Mapping[str, str] | None = None) -> list[tuple[int, str]]:
+        """As ``note``; return the numbers and lines, none when they are lost."""
         self._host_state |= keep or {}
         lines = self._journal.encode(records, self._clock.now(self._journal.next_seq))
         self._commit(lines, [])
-        return lines[-1][0] if lines else None
+        return lines
 
     def ask(self, request: dict[str, Any]) -> None:
         """Send the keeper a request of the host's own with the next commit."""

@@ -141,6 +141,15 @@ class JournalStats(Struct, frozen=True):
     by_unit: dict[str, int]
 
 
+class BusStats(Struct, frozen=True):
+    """What became of messages since this manager began; ``/`` are those who belong to no unit."""
+
+    listening: bool
+    connections: int
+    totals: dict[str, int]
+    by_unit: dict[str, dict[str, int]]
+
+
 class Verification(Struct, frozen=True):
     ok: bool
     records: int
@@ -253,6 +262,18 @@ class Changes(Protocol):
         """Say why the file of a unit on disk is not in use, None where apply has not refused it."""
 
 
+class MessageBus(Protocol):
+    """The bus: see ``host.bus``."""
+
+    def stats(self) -> BusStats: ...
+
+    def stream(self, wanted: RecordFilter) -> AsyncIterator[list[dict[str, Any]]]:
+        """All records that match, in batches: for histories that are larger than memory."""
+
+    async def publish(self, records: list[Record]) -> list[int]:
+        """Write messages and deliver them; returns their numbers, none when they cannot be written."""
+
+
 class Supervisor(Protocol):
     """The running manager, as the control interfaces see it."""
 
@@ -310,6 +331,9 @@ class Supervisor(Protocol):
     def journal_follow(self, query: RecordFilter, last: int | None) -> AsyncIterator[Followed]: ...
 
     async def journal_verify(self) -> Verification: ...
+
+    @property
+    def bus(self) -> "MessageBus": ...
 
     async def journal_stats(self) -> JournalStats: ...
 

@@ -223,6 +223,11 @@ class Journal:
         return None
 
     @property
+    def failing(self) -> str | None:
+        """Why a record that is decided now would not reach the file, None when it would."""
+        return self.degraded if self._failing is not None or self._is_losing or self._is_closed else None
+
+    @property
     def refusing(self) -> bool:
         """Say whether commands are to be refused because the disk is full (``when-full = "refuse-commands"``)."""
         return self._settings.when_full == "refuse-commands" and (self._is_full or self._is_losing)

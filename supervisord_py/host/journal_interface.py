@@ -12,18 +12,25 @@ from msgspec.structs import asdict, replace
 
 from supervisord_py.host.access import Scope
 from supervisord_py.host.authority import Authority
+from supervisord_py.host.command_records import command_record, with_fields
 from supervisord_py.host.control_calls import (
     ExpectedMoreError,
     Handler,
     InvalidParameterValueError,
+    JournalUnavailableError,
     Request,
     readable_journal,
 )
 from supervisord_py.host.facade import Followed, Peer, RecordFilter, Supervisor
 from supervisord_py.host.manager_interface import GREP_MAX, Queries
+from supervisord_py.model.records import Record
 from supervisord_py.model.states import Severity
 from supervisord_py.store.query import BadFilterError, check_pattern
 from supervisord_py.store.redact import redact
+from supervisord_py.wire.bus import TOPIC, is_address
+
+REPLAYED_AT_ONCE = 256
+"""Messages that are published before the next ones are read."""
 
 RECORDS_MAX = 10_000
 """Records of one reply; who wants more asks with ``more``, and gets them one by one."""
@@ -45,7 +52,13 @@ class JournalMethods:
 
     def handlers(self) -> dict[str, Handler]:
         """Return the methods by name."""
-        return {"Query": self.query, "Follow": self.follow, "Verify": self.verify, "Stats": self.stats}
+        return {
+            "Query": self.query,
+            "Follow": self.follow,
+            "Verify": self.verify,
+            "Stats": self.stats,
+            "Replay": self.replay,
+        }
 
     async def query(self, request: Request) -> object:
         scope = await self._authority.require(request.peer, "journal")
@@ -110,6 +123,33 @@ class JournalMethods:
         shown["by_unit"] = {unit: count for unit, count in shown["by_unit"].items() if scope.holds(unit)}
         return shown
 
+    async def replay(self, request: Request) -> object:
+        peer, reason = request.peer, request.parameters["reason"] or ""
+        scope = await self._authority.require(peer, "replay", reason=reason)
+        await self._authority.require_reason(peer, "replay", (), reason)
+        to = TOPIC + request.parameters["to"].removeprefix(TOPIC)
+        if not is_address(to):
+            raise InvalidParameterValueError("to", "the name of a topic, 1 to 200 printable characters")
+        wanted = replace(self._filter(peer, request.parameters["filter"]), events=("unit.message",))
+        command = command_record("replay", (), peer, reason)
+        cause = await self._supervisor.note(with_fields(command, result="done", to=to), durable=True)
+        if cause is None:
+            raise JournalUnavailableError("the journal cannot be written now: see supctl journal stats")
+        first: int | None = None
+        last: int | None = None
+        count = 0
+        with readable_journal():
+            async for records in self._supervisor.bus.stream(wanted):
+                # What is told from now on, by this too, is no part of it.
+                old = [record for record in records if record["seq"] < cause and _is_in(scope, record)]
+                for place in range(0, len(old), REPLAYED_AT_ONCE):
+                    again = [_again(record, to, cause) for record in old[place : place + REPLAYED_AT_ONCE]]
+                    numbers = await self._supervisor.bus.publish(again)
+                    if not numbers:
+                        raise JournalUnavailableError(f"the journal takes no more; {count} messages were published")
+                    first, last, count = first or numbers[0], numbers[-1], count + len(numbers)
+        return {"count": count, "first_seq": first, "last_seq": last}
+
     def _filter(self, peer: Peer, given: dict[str, Any]) -> RecordFilter:
         """Return the filter with groups and templates resolved; a name of no unit may be one that was, and stays."""
         units: list[str] = []
@@ -150,6 +190,14 @@ class JournalMethods:
     def _shown(self, peer: Peer, record: dict[str, Any]) -> dict[str, Any]:
         unit = record.get("unit")
         return record if self._authority.access.sees_secrets(peer, unit) else redact(record)
+
+
+def _again(record: dict[str, Any], to: str, cause: int) -> Record:
+    """Return a message as it is published once more; its sender is who sent it first."""
+    fields = {"id": None, "to": to, "name": record.get("name"), "payload": record.get("payload")}
+    fields["replay_of"] = record.get("replay_of") or record["seq"]
+    unit, invocation = record.get("unit"), record.get("invocation")
+    return Record("unit.message", unit=unit, invocation=invocation, cause=cause, fields=fields)
 
 
 def _is_in(scope: Scope, record: dict[str, Any]) -> bool:

@@ -8,6 +8,8 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
+from msgspec.structs import asdict
+
 from supervisord_py.host.access import hypothetical_peer
 from supervisord_py.host.authority import Authority, group_members
 from supervisord_py.host.control_calls import (
@@ -66,6 +68,7 @@ class Queries:
         return {
             "Ping": self.ping,
             "Version": self.version,
+            "Stats": self.stats,
             "Commands": self.commands,
             "Can": self.can,
             "Health": self.health,
@@ -127,6 +130,12 @@ class Queries:
     async def version(self, request: Request) -> object:
         await self._authority.require(request.peer, "version")
         return dict(self._supervisor.versions)
+
+    async def stats(self, request: Request) -> object:
+        scope = await self._authority.require(request.peer, "stats")
+        bus = asdict(self._supervisor.bus.stats())
+        bus["by_unit"] = {unit: counts for unit, counts in bus["by_unit"].items() if scope.holds(unit)}
+        return {"bus": bus}
 
     async def commands(self, request: Request) -> object:
         await self._authority.require(request.peer, "commands")

@@ -6,7 +6,7 @@ from typing import Any
 
 from supervisord_py import __version__
 from supervisord_py.host.journal_recovery import Recovery
-from supervisord_py.host.keeper_client import Welcome, lost_fields
+from supervisord_py.host.keeper_client import KeeperClient, Welcome, lost_fields
 from supervisord_py.model.records import Record
 from supervisord_py.model.states import Severity
 from supervisord_py.model.unit import UnitSet
@@ -25,6 +25,20 @@ def lineage_of(welcome: Welcome, keeper_pid: int) -> dict[str, str]:
     before = [pid for pid in welcome.state.get(KEEPERS_KEY, "").split() if pid != str(keeper_pid)]
     keepers = " ".join([*before[-KEEPERS_MAX:], str(keeper_pid)])
     return {MANAGERS_KEY: str(welcome.managers), KEEPERS_KEY: keepers}
+
+
+def versions_of(keeper: KeeperClient, name: str, instance: int, lineage: Mapping[str, str]) -> dict[str, Any]:
+    """Return the answer of Version."""
+    return {
+        "manager": __version__,
+        "keeper": keeper.version,
+        "protocol": keeper.protocol,
+        "name": name,
+        "pid": os.getpid(),
+        "keeper_pid": keeper.pid,
+        "instance": f"{instance:05x}",
+        "keepers": [int(pid) for pid in lineage[KEEPERS_KEY].split()],
+    }
 
 
 def start_record(welcome: Welcome, recovery: Recovery, keeper_pid: int, first: UnitSet | None) -> Record:

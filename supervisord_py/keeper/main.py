@@ -36,6 +36,7 @@ _VERSION: str = supervisord_py.__version__
 RUNTIME_DIR_MAX = 80
 SOCKET_PATH_MAX = 106
 BACKLOG = 256
+BUS_MODE = 0o666  # agents of every user; the manager refuses whoever is no process of a unit
 SLICE_NS = 10_000_000
 GRACE_NS = 5 * SECOND_NS
 EXIT_SOFTWARE = 70
@@ -61,14 +62,20 @@ class Keeper:
         self._given = config
         self._runtime: str = config["runtime_dir"]
         self._socket_path: str = self._config["socket"] or f"{self._runtime}/control.sock"
+        self._addresses = {
+            "control": (self._socket_path, self._config["socket_mode"], self._config["socket_gid"]),
+            "bus": (f"{self._runtime}/bus.sock", BUS_MODE, None),
+        }
         if state is None or adopted is not None:
             self._kept = [fd for fd in self._kept if adopted is None or fd not in adopted["fds"]]
             self._instance = int.from_bytes(os.urandom(4), "big") & 0xFFFFF if adopted is None else adopted["instance"]
             self._lock = _prepare_folder(self._runtime, None if adopted is None else adopted["lock"], self._instance)
-            self._listener = self._listen()
+            self._listeners = {name: self._listen(name) for name in self._addresses}
         else:
-            self._lock, self._listener = state["lock"], socket.socket(fileno=state["listener"])
-            self._socket_inode, self._instance = state["socket_inode"], state["instance"]
+            self._lock, self._instance = state["lock"], state["instance"]
+            held = state.get("listeners", {"control": (state["listener"], state["socket_inode"])})  # without a bus
+            self._listeners = {name: (socket.socket(fileno=fd), inode) for name, (fd, inode) in held.items()}
+            self._listeners |= {name: self._listen(name) for name in self._addresses.keys() - held.keys()}
         self._become_reaper()
         self._loop = Loop()
         self._custody = Custody()
@@ -264,9 +271,9 @@ class Keeper:
             "processes": processes,
             "orphans": [{"pid": orphan, "unit": self.inventory.children[orphan].name} for orphan in sorted(orphans)],
             "strays": sorted(strays), "outputs": [name for name, _ in outputs], "managers": self._managers.count,
-            "stopping": self._stopping, "config": self._given, "listeners": ["control"], "lost": self._lost,
+            "stopping": self._stopping, "config": self._given, "listeners": list(self._listeners), "lost": self._lost,
         }  # fmt: skip
-        return welcome, [self._listener.fileno()], outputs
+        return welcome, [listener.fileno() for listener, _ in self._listeners.values()], outputs
 
     def _describe(self) -> dict[str, Any]:
         """Return what the book needs to know of custody and of what is under way."""
@@ -276,7 +283,8 @@ class Keeper:
 
     def _pack(self) -> dict[str, Any]:
         inventory = self.inventory.pack()
-        held = [self._lock, self._listener.fileno(), *self._kept]
+        listeners = {name: (listener.fileno(), inode) for name, (listener, inode) in self._listeners.items()}
+        held = [self._lock, *(fd for fd, _ in listeners.values()), *self._kept]
         for unit in inventory["units"]:
             held += [*(unit["output"] or ()), *(unit["notify"] or ())[1:2], *(fd for _, fd in unit["followed"])]
         managers = self._managers.pack()
@@ -285,11 +293,11 @@ class Keeper:
         held += [spawn["report"] for spawn in inventory["spawns"] if spawn["report"] is not None]
         held += (managers["current"] or ())[1:2]
         return {
-            "fds": held, "kept": self._kept, "lock": self._lock, "listener": self._listener.fileno(),
-            "socket_inode": self._socket_inode, "instance": self._instance, "limits": self._spawner.given,
-            "old": _VERSION, "lost": self._lost, "stopping": self._stopping, "shutdown_ns": self._shutdown_ns,
-            "custody": self._custody.pack(), "managers": managers, "upward": upward, "inventory": inventory,
-            "ended": self._reaper.pack(), "requests": list(self._requests),
+            "fds": held, "kept": self._kept, "lock": self._lock, "listener": listeners["control"][0],
+            "socket_inode": listeners["control"][1], "listeners": listeners, "instance": self._instance,
+            "limits": self._spawner.given, "old": _VERSION, "lost": self._lost, "stopping": self._stopping,
+            "shutdown_ns": self._shutdown_ns, "custody": self._custody.pack(), "managers": managers, "upward": upward,
+            "inventory": inventory, "ended": self._reaper.pack(), "requests": list(self._requests),
         }  # fmt: skip
 
     def _unpack(self, state: dict[str, Any]) -> None:
@@ -331,25 +339,27 @@ class Keeper:
 
     # Beginning and end
 
-    def _listen(self) -> socket.socket:
-        """Bind the control socket under another name and move it into its place: nobody meets a half-made one."""
-        if len(os.fsencode(self._socket_path)) > SOCKET_PATH_MAX:
-            sys.exit(f"supervisord-py: socket path too long, {SOCKET_PATH_MAX} bytes at most: {self._socket_path}")
+    def _listen(self, name: str) -> tuple[socket.socket, int]:
+        """Bind a socket under another name and move it into its place: nobody meets a half-made one."""
+        path, mode, gid = self._addresses[name]
+        if len(os.fsencode(path)) > SOCKET_PATH_MAX:
+            sys.exit(f"supervisord-py: socket path too long, {SOCKET_PATH_MAX} bytes at most: {path}")
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        new = self._socket_path + "~"
+        new = path + "~"
         _unlink(new)
         listener.bind(new)
-        if self._config["socket_gid"] is not None:
-            os.chown(new, -1, self._config["socket_gid"])
-        os.chmod(new, self._config["socket_mode"])
+        if gid is not None:
+            os.chown(new, -1, gid)
+        os.chmod(new, mode)
         listener.listen(BACKLOG)
-        self._socket_inode = os.stat(new).st_ino
-        os.rename(new, self._socket_path)
-        return listener
+        inode = os.stat(new).st_ino
+        os.rename(new, path)
+        return listener, inode
 
     def _mend_folder(self) -> None:
         """Make the runtime folder anew for a new manager, should a logout or a cleaner have taken it."""
-        if os.path.exists(self._socket_path):
+        missing = [name for name, (path, _, _) in self._addresses.items() if not os.path.exists(path)]
+        if not missing:
             return
         try:
             os.makedirs(self._runtime, 0o755 if os.geteuid() == 0 else 0o700, exist_ok=True)
@@ -361,8 +371,10 @@ class Keeper:
                 _sign_lock(lock, self._instance)
                 os.dup2(lock, self._lock, inheritable=False)
                 os.close(lock)
-            old, self._listener = self._listener, self._listen()
-            old.close()
+            for name in missing:
+                old, _ = self._listeners[name]
+                self._listeners[name] = self._listen(name)
+                old.close()
             self._book.rewrite()
         except OSError as error:
             say(f"cannot make {self._runtime} anew: {error.strerror}")
@@ -382,8 +394,10 @@ class Keeper:
 
     def _clean_up(self) -> None:
         try:
-            if os.path.exists(self._socket_path) and os.stat(self._socket_path).st_ino == self._socket_inode:
-                os.unlink(self._socket_path)
+            for name, (_, inode) in self._listeners.items():
+                path = self._addresses[name][0]
+                if os.path.exists(path) and os.stat(path).st_ino == inode:
+                    os.unlink(path)
             if os.path.isdir(f"{self._runtime}/n"):
                 _empty_folder(f"{self._runtime}/n")
                 os.rmdir(f"{self._runtime}/n")

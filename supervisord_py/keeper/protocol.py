@@ -76,7 +76,7 @@ Other messages of the keeper
     {"welcome": {"protocol": 1, "version", "pid", "instance", "runtime_dir", "state": {..}, "lines": [[SEQ, TEXT]..],
      "processes": [{"id", "unit", "role", "pid", "pending": BOOL}..], "orphans": [{"pid", "unit"}..],
      "strays": [PID..], "outputs": [UNIT..], "managers": COUNT, "stopping": null or "stop" or "kill", "config": {..},
-     "listeners": ["control"], "lost": {..} or null}}
+     "listeners": ["control", "bus"], "lost": {..} or null}}
         ``lost`` is what ``run`` found of a killed keeper, for a first manager. The listeners are beside it as
         descriptors. A spawn that is still to be made has pid 0. The outputs follow as ``outputs`` messages, the
         unacknowledged facts as ``facts``.

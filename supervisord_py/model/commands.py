@@ -14,7 +14,7 @@ _OPERATOR = _READ_ONLY | {
 }  # fmt: skip
 _ADMIN = _OPERATOR | {
     "set", "edit", "apply", "enable", "disable", "mask", "unmask", "run", "run-as-self",
-    "daemon-reload", "daemon-restart", "daemon-reexec", "shutdown",
+    "replay", "daemon-reload", "daemon-restart", "daemon-reexec", "shutdown",
 }  # fmt: skip
 
 PRESETS: dict[str, frozenset[str]] = {

@@ -30,6 +30,7 @@ from supervisord_py.model.values import (
     parse_integer,
     parse_limit,
     parse_mode,
+    parse_rate,
     parse_signal,
     parse_size,
     parse_timeout,
@@ -443,6 +444,7 @@ DECODERS: Mapping[str, Decoder] = {
     "pattern": lambda value, spec, expand: _pattern(value, expand),
     "patterns": lambda value, spec, expand: _each(value, lambda item, _: _pattern(item, expand)),
     "counts": _counts,
+    "rate": lambda value, spec, expand: parse_rate(value),
 }
 
 

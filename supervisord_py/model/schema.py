@@ -129,6 +129,7 @@ _FRAGMENTS: dict[str, Fragment] = {
     "grant": _one_or_list({"enum": [*PRESETS, *sorted(COMMANDS)]}),
     "pattern": _TEXT,
     "patterns": _one_or_list(_TEXT),
+    "rate": {"type": "string", "pattern": "^[1-9][0-9]*/"},
     "counts": {"type": "object", "additionalProperties": {"type": "integer", "minimum": 0}},
 }
 """What each type of ``docs/keys.toml`` looks like; ``enum`` is made of the key's values."""

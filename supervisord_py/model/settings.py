@@ -28,7 +28,7 @@ from supervisord_py.model.pools import PoolLimits
 from supervisord_py.model.problems import Problem
 from supervisord_py.model.specifiers import check_specifiers
 from supervisord_py.model.states import SupervisorMode
-from supervisord_py.model.values import format_mode, format_size, format_timespan
+from supervisord_py.model.values import Rate, format_mode, format_rate, format_size, format_timespan
 
 SECOND_NS = 1_000_000_000
 DAY_NS = 86_400 * SECOND_NS
@@ -99,12 +99,21 @@ class HotDirectorySettings(Struct, frozen=True):
     probation_ns: int = 5 * SECOND_NS
 
 
+class BusSettings(Struct, frozen=True):
+    """``[bus]``. ``queue`` is how many messages wait for one subscriber, ``on_full`` what becomes of the next."""
+
+    rate_limit: Rate = Rate(1000, SECOND_NS)
+    queue: int = 1000
+    on_full: Literal["drop", "block"] = "drop"
+
+
 class Settings(Struct, frozen=True):
     """All of ``supervisord.toml``; ``path`` is empty when there was no file."""
 
     supervisor: SupervisorSettings = SupervisorSettings()
     control: ControlSettings = ControlSettings()
     journal: JournalSettings = JournalSettings()
+    bus: BusSettings = BusSettings()
     hot_directory: HotDirectorySettings = HotDirectorySettings()
     pools: dict[str, int] = {}
     """``[pools.NAME] max-workers``; 0: no limit."""
@@ -144,6 +153,8 @@ def _text(name: str, value: Any) -> str:
     match value:
         case Enum():
             return str(value.value)
+        case Rate():
+            return format_rate(value)
         case bool():
             return "true" if value else "false"
         case int():
@@ -156,7 +167,7 @@ def _text(name: str, value: Any) -> str:
 
 
 _SIZES = frozenset({"max_bytes", "payload_max", "reserve"})
-_TABLES = ("supervisor", "control", "journal", "hot_directory")
+_TABLES = ("supervisor", "control", "journal", "bus", "hot_directory")
 _SUBJECTS = ("group", "user", "uid", "gid", "unit")
 _FIELDS = {
     "shutdown-timeout-sec": "shutdown_timeout_ns",
@@ -205,6 +216,7 @@ def parse_settings(text: str, path: str, key_table: KeyTable) -> tuple[Settings,
         supervisor=SupervisorSettings(**supervisor),
         control=ControlSettings(**_fields(tables.get(("control",), {})), allow=tuple(rules)),
         journal=JournalSettings(**_fields(tables.get(("journal",), {}))),
+        bus=BusSettings(**_fields(tables.get(("bus",), {}))),
         hot_directory=HotDirectorySettings(**_fields(tables.get(("hot-directory",), {}))),
         pools=_pools(file, tables, problems),
         hooks=_hooks(file, tables, problems),

@@ -9,6 +9,8 @@ import re
 from difflib import get_close_matches
 from typing import Final, Literal
 
+from msgspec import Struct
+
 from supervisord_py.model.problems import BadValue
 from supervisord_py.model.unit import Limit
 
@@ -274,6 +276,43 @@ def parse_fraction(value: object) -> float:
 
 
 LimitUnit = Literal["count", "bytes", "seconds", "microseconds"]
+
+
+class Rate(Struct, frozen=True):
+    """``count`` in every ``span_ns``."""
+
+    count: int
+    span_ns: int
+
+
+_RATE = re.compile(rf"[{_BLANKS}]*(\d{{1,9}})[{_BLANKS}]*/[{_BLANKS}]*(\d*)[{_BLANKS}]*({_UNIT})[{_BLANKS}]*", re.ASCII)
+
+
+def parse_rate(value: object) -> Rate:
+    """Read a rate: ``"1000/s"``, ``"30/min"``, ``"5/10s"``."""
+    match = _RATE.fullmatch(value) if isinstance(value, str) and len(value) <= _TEXT_MAX else None
+    if match is None:
+        raise BadValue(f"{shown(value)} is not a rate", 'write text such as "1000/s" or "30/min"')
+    count, spans = int(match[1]), int(match[2] or 1)
+    if not count or not spans:
+        raise BadValue(f"{value!r} lets nothing through", "write a number from 1")
+    span_ns = spans * _UNITS_US[match[3]] * MICROSECOND_NS
+    if span_ns > _RATE_SPAN_MAX_NS:
+        raise BadValue(f"{value!r} is too slow a rate", "the longest time is a day")
+    return Rate(count, span_ns)
+
+
+_RATE_SPAN_MAX_NS: Final = 86_400 * SECOND_NS
+
+
+def format_rate(rate: Rate) -> str:
+    """Write a rate as ``parse_rate`` reads it, in the largest unit that fits."""
+    span_us = rate.span_ns // MICROSECOND_NS
+    for unit, unit_us in _FORMAT_US:
+        if span_us % unit_us == 0:
+            spans = span_us // unit_us
+            return f"{rate.count}/{'' if spans == 1 else spans}{unit}"
+    raise AssertionError(f"internal error: a rate of no whole microseconds: {rate}")
 
 
 def parse_limit(value: object, unit: LimitUnit) -> Limit:

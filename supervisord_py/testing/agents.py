@@ -121,7 +121,7 @@ class AgentRig(Generic[AnyAgent]):
     def __enter__(self) -> "AgentRig[AnyAgent]":
         try:
             self._do(self._cycles.begin)
-        except BaseException:
+        except BaseException:  # raised on
             self.end()
             raise
         return self

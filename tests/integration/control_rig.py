@@ -36,6 +36,7 @@ from supervisord_py.core.manager import Manager
 from supervisord_py.host.control_interfaces import build_control_server, load_interface
 from supervisord_py.host.control_server import ControlLimits, ControlServer
 from supervisord_py.host.facade import (
+    BusStats,
     Followed,
     JournalStats,
     Peer,
@@ -98,6 +99,22 @@ class Owner(Struct, frozen=True):
     unit: str | None = None
     stray: bool = False
     descendant: bool = False
+
+
+class FakeBus:
+    """The message bus of a ``FakeSupervisor``, with nobody on it."""
+
+    def __init__(self, supervisor: "FakeSupervisor") -> None:
+        self._supervisor = supervisor
+
+    def stats(self) -> BusStats:
+        return BusStats(True, 2, {"sent": 3, "delivered": 1}, {"db": {"delivered": 1}, "web": {"sent": 3}})
+
+    async def stream(self, wanted: RecordFilter) -> AsyncIterator[list[dict[str, Any]]]:
+        yield [record for record in self._supervisor.records if _passes(wanted, record)]
+
+    async def publish(self, records: list[Record]) -> list[int]:
+        return [self._supervisor.write(record) for record in records]
 
 
 class FakeSupervisor:
@@ -338,6 +355,10 @@ class FakeSupervisor:
         by_event = Counter(record["event"] for record in self.records)
         by_unit = Counter(record["unit"] for record in self.records if record["unit"])
         return JournalStats(len(self.records), 1, 1, 1, len(self.records), None, 0, None, dict(by_event), dict(by_unit))
+
+    @property
+    def bus(self) -> "FakeBus":
+        return FakeBus(self)
 
     async def reload(self, peer: Peer, *, reason: str = "", plan: bool = False) -> ReloadReport:
         loaded = self._load()

@@ -13,7 +13,7 @@ from tests.integration.supervisor_rig import AS_USER, SYSTEM_PYTHON, RunningSupe
 
 AGENTS = dedent(
     """
-    import ctypes, os, sys, time
+    import ctypes, select
     from supervisord_py.agent import Agent, Fatal, Plugin
 
     class Ticker(Agent):
@@ -46,7 +46,7 @@ AGENTS = dedent(
         def run_cycle(self):
             if self.cycles == 0:
                 self.cycles += 1
-                time.sleep(1000)
+                select.select([], [], [], 1000)
             super().run_cycle()
 
     class Hung(Ticker):
@@ -56,7 +56,7 @@ AGENTS = dedent(
     class Silent(Ticker):
         async def run_cycle(self):
             import asyncio
-            await asyncio.sleep(1000)
+            await asyncio.Event().wait()
 
     class Meter(Plugin):
         def setup(self):

@@ -39,8 +39,17 @@ def test_the_runtime_folder_is_made_and_emptied_again() -> None:
     """Modes of folder, socket and lock while it runs; after the exit only the empty folder is left."""
     with keeper(socket_mode=0o600) as rig:
         manager = rig.manager()
-        modes = {name: stat.S_IMODE(os.stat(rig.runtime / name).st_mode) for name in ("", "n", "control.sock", "lock")}
-        assert modes == {"": 0o755 if os.geteuid() == 0 else 0o700, "n": 0o711, "control.sock": 0o600, "lock": 0o600}
+        modes = {
+            name: stat.S_IMODE(os.stat(rig.runtime / name).st_mode)
+            for name in ("", "n", "control.sock", "bus.sock", "lock")
+        }
+        assert modes == {
+            "": 0o755 if os.geteuid() == 0 else 0o700,
+            "n": 0o711,
+            "control.sock": 0o600,
+            "bus.sock": 0o666,
+            "lock": 0o600,
+        }
         manager.commit(python(1, "a", "import signal; signal.pause()", notify="main"))
         manager.fact("spawned", id=1)
         (box,) = (rig.runtime / "n").iterdir()

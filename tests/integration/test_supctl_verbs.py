@@ -272,7 +272,7 @@ def test_not_durable_is_said(supctl: Supctl) -> None:
         (["--remote", "tcp://x", "status"], "--remote is not supported yet"),
         (["logs", "--since", "10m", "web"], "without times"),
         (["journal", "replay", "--until", "3"], "not supported yet"),
-        (["statsu"], "did you mean status?"),
+        (["statuss"], "did you mean status?"),
         (["status", "--plan"], "--plan means nothing to status"),
         (["show", "web", "--no-wait"], "--no-wait means nothing to show"),
         (["status", "-o", "yaml"], "no format 'yaml'"),

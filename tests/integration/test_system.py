@@ -269,7 +269,7 @@ def test_process_gets_a_clean_environment_and_no_descriptor_but_its_own() -> Non
         until(lambda: running.supctl("logs", "look").stdout, "the answer")
         seen = json.loads(running.supctl("logs", "look").stdout)
         expected = {"PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "INVOCATION_ID", "SUPERVISORD_PY_UNIT",
-                    "SUPERVISORD_PY_SOCKET", "SUPERVISORD_PY_RESTARTS"}  # fmt: skip
+                    "SUPERVISORD_PY_SOCKET", "SUPERVISORD_PY_BUS", "SUPERVISORD_PY_RESTARTS"}  # fmt: skip
         assert set(seen["env"]) - {"LC_CTYPE"} == expected
         assert seen["env"]["SUPERVISORD_PY_UNIT"] == "look"
         assert (seen["fds"][:3], len(seen["fds"])) == ([0, 1, 2], 4)  # the fourth is listdir's own

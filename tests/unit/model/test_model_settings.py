@@ -8,7 +8,15 @@ from unitset_rig import KEY_TABLE
 from supervisord_py.model.changes import compare_settings
 from supervisord_py.model.commands import COMMANDS, PRESETS, command_set
 from supervisord_py.model.problems import Problem
-from supervisord_py.model.settings import AllowRule, ControlSettings, Settings, parse_settings, settings_texts
+from supervisord_py.model.settings import (
+    AllowRule,
+    BusSettings,
+    ControlSettings,
+    Settings,
+    parse_settings,
+    settings_texts,
+)
+from supervisord_py.model.values import Rate
 
 
 def parse(text: str) -> tuple[Settings, tuple[Problem, ...]]:
@@ -52,6 +60,10 @@ reserve = 0
 when-full = "refuse-commands"
 sync = "always"
 keep-last = { "unit.heartbeat" = 0 }
+[bus]
+rate-limit = "30/min"
+queue = 7
+on-full = "block"
 """
     )
     assert settings.supervisor.allowed_commands == ("operator", "daemon-reload")
@@ -67,6 +79,7 @@ keep-last = { "unit.heartbeat" = 0 }
     journal = settings.journal
     assert (journal.max_bytes, journal.max_age_ns, journal.payload_max, journal.reserve) == (1 << 30, None, 100, 0)
     assert (journal.when_full, journal.sync, journal.keep_last) == ("refuse-commands", "always", {"unit.heartbeat": 0})
+    assert settings.bus == BusSettings(Rate(30, 60_000_000_000), 7, "block")
     assert settings.path == "s.toml"
     assert good('[supervisor]\npass-environment = "all"\n').supervisor.pass_environment == "all"
 
@@ -106,7 +119,10 @@ def test_an_empty_list_of_commands_allows_nothing() -> None:
             "did you mean 'until-empty'? possible are daemon, until-empty",
         ),
         ("[supervisor]\nmax-workers = -3\n", "-3 is too small", None),
-        ("[bus]\nqueue = 5\n", "[bus] is not supported yet", None),
+        ("[bus]\nqueue = 0\n", "0 is too small", None),
+        ("[bus]\nrate-limit = 1000\n", "1000 is not a rate", 'write text such as "1000/s" or "30/min"'),
+        ("[bus]\nrate-limit = '0/s'\n", "'0/s' lets nothing through", None),
+        ("[bus.remote]\naddress = 'x'\n", "[bus.remote] is not supported yet", None),
         ("[[hooks]]\nevent = 'unit.failed'\n", "a hook without the key 'command'", None),
         ("[[hooks]]\ncommand = '/bin/page'\n", "a hook without the key 'event'", 'write event = "unit.failed"'),
         (

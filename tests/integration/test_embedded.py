@@ -1,0 +1,200 @@
+"""A supervisor inside a program: the examples of the older systems' documentation, and what may go wrong."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from supervisord_py import Client, Supervisor
+from supervisord_py.agent import Agent
+from supervisord_py.ctl.client import ControlError
+from supervisord_py.embedded import SupervisorError
+from tests.integration.embedded_agents import Broken, Counter, Idle
+from tests.integration.supervisor_rig import is_gone, until
+
+SLEEP = {"service": {"exec-start": ["sleep", "1000"]}}
+
+
+def oneshot(*words: str) -> dict[str, Any]:
+    return {"service": {"type": "oneshot", "exec-start": list(words)}}
+
+
+@pytest.fixture
+def embedded() -> Iterator[Supervisor]:
+    with Supervisor() as supervisor:
+        yield supervisor
+    assert not supervisor.folder.exists()
+
+
+def test_run_and_join(embedded: Supervisor) -> None:
+    """It ends by itself when its agents have."""
+    embedded.register("one", Counter, config={"to": 2})
+    embedded.register("two", Counter, config={"to": 4})
+    embedded.start()
+    assert embedded.join(60) == 0
+    ends = {record["unit"]: record["code"] for record in embedded.events("unit.exited")}
+    assert ends == {"one": 0, "two": 0}
+
+
+def test_join_returns_the_code_of_the_first_unit_that_failed_for_good(embedded: Supervisor) -> None:
+    embedded.register("bad", oneshot("sh", "-c", "exit 3"))
+    embedded.register("good", Counter)
+    embedded.start()
+    assert embedded.join(60) == 3
+
+
+def test_monitoring_only_command_access_with_limits() -> None:
+    """Whoever asks over the control socket may look, and no more than two units run at a time."""
+    with Supervisor(mode="daemon", allowed_commands="monitoring", max_workers=2) as supervisor:
+        for name in ("a", "b", "c"):
+            supervisor.register(name, Idle)
+        supervisor.start()
+        with Client(supervisor.socket_path) as client:
+            units = until(
+                lambda: (
+                    (found := client.call("Status", units=[], lines=0)["units"])
+                    and sum(unit["active_state"] == "active" for unit in found) == 2
+                    and found
+                ),
+                "two that run",
+            )
+            assert sorted(unit["active_state"] for unit in units) == ["active", "active", "queued"]
+            with pytest.raises(ControlError) as refused:
+                client.call("Stop", units=["a"], wait=True, plan=False)
+            assert refused.value.name == "NotPermitted"
+
+
+def test_db_cache_and_api_in_order(embedded: Supervisor) -> None:
+    """Each is ready before what needs it begins, and the last that began is the first that ends."""
+    embedded.register("api", Idle)
+    embedded.register("cache", Idle)
+    embedded.register("db", Idle)
+    embedded.add_dependency("api", "db", "cache")
+    embedded.add_dependency("cache", "db")
+    embedded.start("api")
+    assert embedded.stop(60) == 0
+    order = [(record["event"], record["unit"]) for record in embedded.events(["unit.ready", "unit.stopping"])]
+    ready, stopping = "unit.ready", "unit.stopping"
+    assert order == [*((ready, n) for n in ("db", "cache", "api")), *((stopping, n) for n in ("api", "cache", "db"))]
+
+
+def test_custom_retention() -> None:
+    """So many heartbeats of an agent are kept, and no more."""
+    with Supervisor(mode="daemon", keep={"unit.heartbeat": 1}) as supervisor:
+        supervisor.register("one", Counter, config={"to": 10**9}, tables={"service": {"restart": "no"}})
+        supervisor.start("one")
+        with supervisor.client() as client:
+            wanted = {"units": ["one"], "events": ["unit.heartbeat"]}
+
+            def beats() -> list[dict[str, Any]]:
+                return list(client.call("Journal.Query", filter=wanted, last=None)["records"])
+
+            first = until(beats, "a heartbeat")
+            assert len(until(lambda: (now := beats()) != first and now, "a newer one")) == 1
+
+
+def test_an_error_callback(embedded: Supervisor) -> None:
+    """It is called with the record, in a thread of its own; one that raises hurts nobody."""
+    seen: list[dict[str, Any]] = []
+    told = threading.Event()
+
+    def remember(record: dict[str, Any]) -> None:
+        seen.append(record)
+        told.set()
+
+    def fail(record: dict[str, Any]) -> None:
+        raise RuntimeError("a callback's own bug")
+
+    embedded.on("unit.*", fail)
+    embedded.on("unit.error", remember)
+    embedded.register("broken", Broken)
+    embedded.start()
+    assert told.wait(30)
+    assert (seen[0]["unit"], seen[0]["message"]) == ("broken", "ValueError: the upstream is gone")
+    assert "traceback" in seen[0]
+
+
+def test_a_history_query(embedded: Supervisor) -> None:
+    """By unit, event, severity and number; also after the end."""
+    embedded.register("bad", oneshot("false"))
+    embedded.register("good", oneshot("true"))
+    embedded.start()
+    embedded.join(60)
+    assert {record["unit"] for record in embedded.events("unit.*", unit="bad")} == {"bad"}
+    assert {record["event"] for record in embedded.events(severity="error")} >= {"unit.failed"}
+    everything = embedded.events()
+    assert embedded.events(after=everything[2]["seq"]) == everything[3:]
+    assert embedded.events(last=2) == everything[-2:]
+    assert everything[-1]["event"] == "daemon.stopped"
+
+
+def test_agents_are_added_while_it_runs(embedded: Supervisor) -> None:
+    embedded.register("first", SLEEP)
+    embedded.start()
+    embedded.register("second", Counter)
+    until(lambda: embedded.events("unit.exited", unit="second"), "the end of the second")
+    with pytest.raises(SupervisorError, match="not the name of a class"):
+        embedded.register("third", {"agent": {"class": "no"}})
+    assert embedded.status("first")["active_state"] == "active"
+    assert embedded.stop(60) == 0
+
+
+def test_callbacks_miss_nothing_when_the_manager_is_killed(embedded: Supervisor) -> None:
+    seen: list[int] = []
+    embedded.on("*", lambda record: seen.append(record["seq"]) if record.get("seq") else None)
+    embedded.register("one", SLEEP)
+    embedded.start()
+    with embedded.client() as client:
+        os.kill(client.call("Version")["pid"], signal.SIGKILL)
+        until(lambda: client.call("Ping") is not None, "the next manager")
+    embedded.stop(60)
+    assert seen == [record["seq"] for record in embedded.events()]
+
+
+def test_it_stops_when_the_program_dies(tmp_path: Path) -> None:
+    """kill -9 of the program: its units and its supervisor end in order."""
+    script = tmp_path / "program.py"
+    script.write_text(
+        "import sys, time\nfrom supervisord_py import Supervisor\n"
+        "s = Supervisor(mode='daemon', folder=sys.argv[1])\n"
+        "s.register('one', {'service': {'exec-start': ['sleep', '1000']}})\ns.start('one')\n"
+        "print(s.status('one')['pid'], flush=True)\ntime.sleep(1000)\n"
+    )
+    folder = Path(os.path.relpath(tmp_path / "f"))
+    program = subprocess.Popen([sys.executable, str(script), str(folder)], stdout=subprocess.PIPE, text=True)
+    assert program.stdout is not None
+    pid = int(program.stdout.readline())
+    keeper = psutil.Process(pid).parent()
+    assert keeper is not None
+    program.kill()
+    program.wait()
+    program.stdout.close()
+    until(lambda: is_gone(pid) and is_gone(keeper.pid), "the end of all", 60)
+
+
+def test_what_cannot_be_registered(embedded: Supervisor) -> None:
+    class Local(Agent):
+        pass
+
+    with pytest.raises(ValueError, match="defined in a function"):
+        embedded.register("local", Local)
+    with pytest.raises(ValueError, match="no subclass"):
+        embedded.register("other", dict)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="no/name"):
+        embedded.register("no/name", SLEEP)
+    with pytest.raises(SupervisorError, match="not started"):
+        embedded.join()
+
+
+def test_a_supervisor_that_cannot_start_says_why() -> None:
+    with Supervisor(settings={"supervisor": {"mod": 1}}) as supervisor:
+        supervisor.register("one", SLEEP)
+        with pytest.raises(SupervisorError, match="mod"):
+            supervisor.start()
