@@ -242,7 +242,7 @@ def unpack(data: bytes, wheel: Wheel, site: Path) -> None:
         if os.path.lexists(site):
             shutil.rmtree(site)
         folder.rename(site)
-    except BaseException:
+    except BaseException:  # whatever it is, nothing is left behind
         shutil.rmtree(folder, ignore_errors=True)
         raise
 

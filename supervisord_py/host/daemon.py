@@ -55,7 +55,7 @@ from supervisord_py.host.journal_file import LOSS_KEY, Journal
 from supervisord_py.host.keeper_client import KeeperClient, Welcome
 from supervisord_py.host.last_good import LAST_GOOD_KEY, LastGood
 from supervisord_py.host.live import describe_process
-from supervisord_py.host.output import OutputCollector, OutputTrouble
+from supervisord_py.host.output import OutputCollector
 from supervisord_py.host.rehearsal import rehearse
 from supervisord_py.host.servers import Servers
 from supervisord_py.host.snapshot_file import SnapshotStore, boot_id, first_manager, next_manager
@@ -109,11 +109,8 @@ class Daemon:
         self._places = places
         self._sources = sources_of(welcome.config, places, welcome.state)
         self._changes = UnitChanges(self, self._config, places, LastGood(welcome.state.get(LAST_GOOD_KEY)))
-        self._hot = HotDirectory(self, places, os.environ, self._changes.lock)
-        self._hot.use(self._sources.settings)
-        if is_first:
-            units_and_hot = self._hot.begin(self._sources)
-            self._sources = msgspec.structs.replace(self._sources, units=units_and_hot)
+        self._hot = HotDirectory(self, places, os.environ, self._changes)
+        self._sources = self._hot.begin(self._sources, is_first=is_first)
         self._settings, self._loaded = self._sources.build()
         self._watch = UnitWatch(self._loop, source_paths(welcome.config, places), self._begin_look)
         # What was loaded a moment ago is not read again while everything starts.
@@ -133,7 +130,9 @@ class Daemon:
             # What a killed supervisor of this name left, as far as nothing lives in it.
             self._groups.sweep()
             self._groups.sweep_own()
-        self._output = OutputCollector(self._loop, places.log, gid=gid, on_trouble=self._output_trouble)
+        self._output = OutputCollector(
+            self._loop, places.log, gid=gid, on_trouble=lambda trouble: self._driver.note([trouble_record(trouble)])
+        )
         self._echo = echo_of(self._config, self._loop, self._output)
         self._hands = ManagerHands(
             runtime=runtime_of(self._config, self._settings, places, self._groups, welcome.listeners),
@@ -154,15 +153,15 @@ class Daemon:
             self._hands,
             clock=Clock(),
             on_exit=self._exit,
-            on_revert=self._revert,
+            on_revert=self._changes.revert,
             on_keep=lambda: self._spawn_task(self._snapshot.store()),
             on_batch=self._batch_done,
         )
         self._stop_watching_clock = watch_clock(self._loop, self._driver.clock_set)
-        write, on_bug = self._driver.write, self._tell_bug
         self._servers = Servers(
-            welcome.listeners, places.runtime, self, self._journal, write, whose=keeper.whose, on_bug=on_bug
-        )
+            welcome.listeners, places.runtime, self, self._journal, self._driver.write, whose=keeper.whose,
+            on_bug=lambda where, error: self._driver.note([bug_record(where, error)]),
+        )  # fmt: skip
         self._upward = Upward(lambda: status_line(view.active_states(self._manager)))
         self._journal.attach(self._driver.note)
         self._journal.on_rotated.append(lambda: self._spawn_task(self._snapshot.store()))
@@ -193,7 +192,7 @@ class Daemon:
             self._order(order)
         for action in self._manager.pending_actions():
             if isinstance(action, RevertUnits):
-                self._revert(action)
+                self._changes.revert(action)
         if view.is_over(self._manager):
             # Decided, but the manager that decided it did not live to ask for it.
             self._exit(view.exit_code(self._manager))
@@ -433,8 +432,7 @@ class Daemon:
         return lambda: compare_sources(loaded, read_sources(config, places, hot=loaded.units.hot), units)
 
     def health_warnings(self) -> list[str]:
-        rejected = [f"rejected: {bad.reason}" for bad in self._loaded.unit_set.bad.values() if bad.rejected]
-        return [*filter(None, [self._watch.problem]), *self._hot.problems, *rejected]
+        return [*filter(None, [self._watch.problem]), *self._hot.problems]
 
     def health_problems(self) -> list[str]:
         problems = self._output.problems()
@@ -494,11 +492,6 @@ class Daemon:
     def _kept(self) -> dict[str, str]:
         """Return what is kept of files for the next manager."""
         return {SOURCES_KEY: self._sources.pack(), LAST_GOOD_KEY: self._changes.last_good.pack()}
-
-    def _revert(self, action: RevertUnits) -> None:
-        before = self._sources.units.hot
-        self._changes.revert(action)
-        self._hot.went_back(before, action.message)
 
     def _unit_of(self, name: str) -> Unit | None:
         return self._manager.ledger.unit(name)
@@ -561,13 +554,6 @@ class Daemon:
             self._changed.set_result(None)
         self._changed = self._loop.create_future()
         self._upward.changed()
-
-    def _output_trouble(self, trouble: OutputTrouble) -> None:
-        self._driver.note([trouble_record(trouble)])
-
-    def _tell_bug(self, where: str, error: Exception) -> None:
-        """A method of the control interface failed: the call has ended with it, decisions are not touched."""
-        self._driver.note([bug_record(where, error)])
 
     def _keeper_lost(self) -> None:
         """The keeper is dead, or wants us to be: what it has of us is all there is, so end at once."""

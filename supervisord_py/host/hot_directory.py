@@ -45,6 +45,7 @@ from supervisord_py.host.inotify import Inotify
 from supervisord_py.host.places import Places
 from supervisord_py.host.signing import Keyring, read_keyring
 from supervisord_py.host.sources import Sources
+from supervisord_py.host.unit_changes import UnitChanges
 from supervisord_py.host.unit_files import UnitSources, build
 from supervisord_py.host.unit_watch import folders_to_watch
 from supervisord_py.model.records import Record
@@ -113,14 +114,15 @@ class HotDirectory:
         host: The daemon.
         places: Where sites, memory and keys are.
         environment: For the key in it.
-        lock: Held by whoever loads unit files.
+        changes: They load unit files, too, and go back.
     """
 
-    def __init__(self, host: Host, places: Places, environment: Mapping[str, str], lock: asyncio.Lock) -> None:
+    def __init__(self, host: Host, places: Places, environment: Mapping[str, str], changes: UnitChanges) -> None:
         self._host = host
         self._places = places
         self._environment = environment
-        self._lock = lock
+        self._lock = changes.lock
+        changes.on_reverted = self._went_back
         self._settings = HotDirectorySettings()
         self._known: dict[str, Candidate] = {}
         self._rules: Rules | None = None
@@ -144,7 +146,9 @@ class HotDirectory:
         if self._settings.path is None:
             return []
         keys = () if self._rules is None else self._rules.keyring.problems
-        return [each for each in (self._problem, self._watch_problem, *keys) if each]
+        bad = self._host.loaded.unit_set.bad.values()
+        rejected = [f"rejected: {each.reason}" for each in bad if each.rejected]
+        return [each for each in (self._problem, self._watch_problem, *keys, *rejected) if each]
 
     @property
     def _folder(self) -> str | None:
@@ -152,8 +156,11 @@ class HotDirectory:
 
     # The first load
 
-    def begin(self, sources: Sources) -> UnitSources:
-        """Return the unit files of a supervisor that begins, with what lies in the folder. Blocks."""
+    def begin(self, sources: Sources, *, is_first: bool) -> Sources:
+        """Return the sources that a manager begins with: the first one adds what lies in the folder. Blocks."""
+        self._settings = sources.settings.hot_directory
+        if not is_first:
+            return sources
         if os.path.lexists(self._places.wheels):
             with contextlib.suppress(OSError, WheelError):
                 # Not a folder that somebody else has put there.
@@ -165,9 +172,9 @@ class HotDirectory:
             _, files, _ = self._choose(look, sources.units, sources.settings)
         except MemoryLostError as error:
             self._problem = str(error)
-            return sources.units
+            return sources
         self._forget_data()
-        return sources.units.with_hot(files)
+        return replace(sources, units=sources.units.with_hot(files))
 
     # The life of the manager
 
@@ -187,7 +194,7 @@ class HotDirectory:
             await asyncio.gather(self._task, return_exceptions=True)
         self._unwatch()
 
-    def went_back(self, before: Sequence[UnitFile], message: str) -> None:
+    def _went_back(self, before: Sequence[UnitFile], message: str) -> None:
         """A rollout has failed, and older files are loaded again: the versions that came with it are refused.
 
         Args:

@@ -79,10 +79,10 @@ def load(paths: Sequence[str] | None, places: Places, limits: PoolLimits | None 
     return build(read_sources(paths, places), limits)
 
 
-def build(sources: UnitSources, limits: PoolLimits | None = None) -> LoadResult:
-    """Build the units of what was read."""
+def build(sources: UnitSources, limits: PoolLimits | None = None, *, is_part: bool = False) -> LoadResult:
+    """Build the units of what was read; ``is_part``: of a part of it, in which what a drop-in is for may be missing."""
     return build_unit_set(
-        _without_orphans(sources.files),
+        sources.files if is_part else _without_orphans(sources.files),
         sources.context,
         key_table=key_table(),
         problems=sources.problems,
@@ -126,8 +126,8 @@ def read_sources(
 
 
 def _without_orphans(files: Sequence[UnitFile]) -> tuple[UnitFile, ...]:
-    """Leave out drop-ins of the control folder for units that are not here: they wait until their unit comes back, and
-    nobody wrote them by hand who would have to be warned."""
+    """Leave out drop-ins of the control folder for units that are not here: they wait until their unit comes back (into
+    the hot directory, without anything being read again), and nobody wrote them by hand who would have to be warned."""
     names = {file.name for file in files if file.kind is UnitFileKind.UNIT}
 
     def has_unit(name: str) -> bool:
