@@ -151,6 +151,24 @@ def book_section(count: int) -> Section:
     )
 
 
+def bus_section(count: int) -> Section:
+    return Section(
+        f"Messages between agents, {count} of them",
+        "One sends, with at most 200 unanswered, one subscribes; each of ours is a record on the disk before it is"
+        " answered, and delivered then. The plain loop is a ROUTER that numbers, answers and forwards, and keeps"
+        " nothing. Circus has no such bus: its command socket is asked for the number of watchers. Under the flood,"
+        " of one that sends as fast as it can and reads nothing, another asks and waits a hundred times a second; we"
+        " hold the flooder to the default of 1000/s, the others cannot.",
+        (
+            Metric("bus_sent_per_s", "sent and answered", "/s", bigger=True),
+            Metric("bus_delivered_per_s", "delivered to the subscriber", "/s", bigger=True),
+            Metric("bus_quiet_ms", "one message and its answer, at rest", "ms"),
+            Metric("bus_flood_ms", "the same under a flood", "ms"),
+            Metric("bus_flood_p99_ms", "the slowest hundredth of them", "ms"),
+        ),
+    )
+
+
 def values(figures: Sequence[Figures], metric: Metric) -> list[float]:
     found = [one.get(metric.field) for one in figures]
     return [value * metric.scale for value in found if value is not None]

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import report
+from bus import COUNT, PLAIN, buses
 from capture import LINE, PIECE, WRITERS, measure_capture
 from measure import BenchError, Figures, measure
 from ours import Bookless, measure_book, measure_ours
@@ -34,8 +35,8 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--only", nargs="+", metavar="NAME", help="only these supervisors")
     parser.add_argument(
-        "--parts", nargs="+", choices=["start", "restart", "capture", "ours"], metavar="PART",
-        default=["start", "restart", "capture", "ours"], help="only these: start, restart, capture, ours",
+        "--parts", nargs="+", choices=["start", "restart", "capture", "bus", "ours"], metavar="PART",
+        default=["start", "restart", "capture", "bus", "ours"], help="only these: start, restart, capture, bus, ours",
     )  # fmt: skip
     parser.add_argument(
         "--budget", type=float, default=740, metavar="SECONDS", help="begin no repetition after this time"
@@ -130,6 +131,10 @@ def run_all(bench: Bench, peers: Sequence[Peer], options: argparse.Namespace) ->
     if "capture" in options.parts:
         add(report.capture_section(WRITERS, CAPTURE_BYTES, PIECE), most, captures(WRITERS, PIECE, CAPTURE_BYTES))
         add(report.capture_section(WRITERS, LINES_BYTES, LINE), most, captures(WRITERS, LINE, LINES_BYTES))
+    if "bus" in options.parts:
+        wanted = {peer.name for peer in peers} | {PLAIN}
+        of_all = buses(options.build / "peers", PATIENCE_S)
+        add(report.bus_section(COUNT), few, {name: of for name, of in of_all.items() if name in wanted})
     ours = next((peer for peer in peers if isinstance(peer, Ours)), None)
     if "ours" in options.parts and ours is not None:
         count, bookless = max(options.units), Bookless()

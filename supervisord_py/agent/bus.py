@@ -365,6 +365,8 @@ class BusClient:
         """Hand a request to libzmq; while there is no connection it waits for the next one."""
         if self._socket is None:
             return
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon(self._readable)  # sending may take the telling of what has come
         try:
             self._socket.send(frame, self._zmq.NOBLOCK)
         except self._zmq.Again:

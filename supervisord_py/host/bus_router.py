@@ -68,6 +68,11 @@ BATCH_MAX = 256
 UNDER_WAY_MAX = 4096
 """Messages in all that are not finished; above it nothing is read until some are."""
 
+LOOK_FIRST_S = 0.02
+LOOK_LAST_S = 1.0
+"""How often somebody is looked at who has no room."""
+
+BUG_PAUSE_S = 1.0
 PAUSE_S = 0.01
 """After a full turn of which more than half was refused."""
 
@@ -173,6 +178,8 @@ class Router:
         self._under_way = 0
         self._refused = 0
         self._is_scheduled = self._is_closed = False
+        self._looking: asyncio.TimerHandle | None = None
+        self._look_s = LOOK_FIRST_S
         self._settings: BusSettings | None = None
         self._context: zmq.Context[Any] = zmq.Context(io_threads=1)
         self._socket = self._context.socket(zmq.ROUTER)
@@ -262,12 +269,35 @@ class Router:
         try:
             self._apply()
             self._door.turn()
-            self._subscribers.flush()
+            has_room = self._subscribers.flush()
             if self._under_way < UNDER_WAY_MAX:
                 self._read()
+            self._look_again(has_room)
         except Exception as error:  # noqa: BLE001  a bug here must not end what others are doing
             self._on_bug("the bus", error)
-            self._kick()
+            self._later(BUG_PAUSE_S, self._kick)
+
+    def _look_again(self, has_room: bool) -> None:
+        """Look again after a while at whoever has no room: that there is some is told once, maybe to another call."""
+        if self._looking is not None and (has_room or not self._subscribers.is_crowded):
+            self._looking.cancel()
+            self._looking = None
+        if has_room:
+            self._look_s = LOOK_FIRST_S
+        if self._looking is None and self._subscribers.is_crowded:
+            self._looking = self._later(self._look_s, self._look)
+            self._look_s = min(2 * self._look_s, LOOK_LAST_S)
+
+    def _look(self) -> None:
+        self._looking = None
+        self._kick()
+
+    def _later(self, delay_s: float, call: Callable[..., None], *arguments: Any) -> asyncio.TimerHandle:
+        now_s = self._loop.time()
+        self._timers = {timer for timer in self._timers if not timer.cancelled() and timer.when() > now_s}
+        timer = self._loop.call_later(delay_s, call, *arguments)
+        self._timers.add(timer)
+        return timer
 
     def _read(self) -> None:
         batch = _Batch()
@@ -283,10 +313,7 @@ class Router:
             self._write(batch)
         if read == BATCH_MAX and self._refused > BATCH_MAX // 2:
             self._is_scheduled = True
-            self._timers = {
-                timer for timer in self._timers if not timer.cancelled() and timer.when() > self._loop.time()
-            }
-            self._timers.add(self._loop.call_later(PAUSE_S, self._turn))
+            self._later(PAUSE_S, self._turn)
         elif read == BATCH_MAX or int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
             self._kick()
 
@@ -493,8 +520,7 @@ class Router:
             }[what]
             fields = {"limit": limit, "problem": problem, what: count}
             self._host.write([Record("unit.limit", Severity.WARNING, unit=unit or None, fields=fields)])
-        self._timers = {timer for timer in self._timers if not timer.cancelled() and timer.when() > self._loop.time()}
-        self._timers.add(self._loop.call_later(LIMIT_RECORD_S, self._tell_limit, key, what))
+        self._later(LIMIT_RECORD_S, self._tell_limit, key, what)
 
     def _scope_of(self, member: Member) -> Scope | None:
         return None if member.peer is None else self._host.scope(member.peer)

@@ -119,6 +119,8 @@ class Subscribers:
         self._connections: dict[bytes, Connection] = {}
         self._by_address: dict[str, dict[Subscription, None]] = {}
         self._crowded: dict[Connection, None] = {}
+        self._is_flushing = False
+        self._sent = 0
         self._readers = asyncio.Semaphore(READERS)
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -180,8 +182,22 @@ class Subscribers:
         waits = [self._deliver(each, seq, data, record) for each in list(subscriptions) if each.reading is None]
         return [wait for wait in waits if wait is not None]
 
-    def flush(self) -> None:
-        """Send what waits, where there is room now."""
+    @property
+    def is_crowded(self) -> bool:
+        """Whether something waits for room."""
+        return bool(self._crowded)
+
+    def flush(self) -> bool:
+        """Send what waits, where there is room now; says whether there was some for anybody."""
+        before = self._sent
+        self._is_flushing = True
+        try:
+            self._flush()
+        finally:
+            self._is_flushing = False
+        return self._sent != before
+
+    def _flush(self) -> None:
         for connection in list(self._crowded):
             while connection.outgoing:
                 data, done = connection.outgoing[0]
@@ -258,12 +274,15 @@ class Subscribers:
             self._router.send_multipart((connection.address, data), zmq.NOBLOCK)
         except zmq.Again:
             self._crowded[connection] = None
+            if not self._is_flushing:
+                self._on_sent()  # this call, too, may have taken the telling of something else
             return False
         except zmq.ZMQError as error:
             if error.errno != zmq.EHOSTUNREACH:
                 raise
             self._drop(connection)
             return False
+        self._sent += 1
         self._on_sent()
         return True
 

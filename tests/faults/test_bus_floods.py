@@ -2,6 +2,7 @@
 
 import os
 import random
+import threading
 from collections import Counter
 from pathlib import Path
 from textwrap import dedent
@@ -9,9 +10,8 @@ from textwrap import dedent
 import pytest
 
 from supervisord_py.host.journal_reader import verify_directory
-from tests.faults.test_manager_deaths import kill_again_and_again
 from tests.integration.bus_rig import messages
-from tests.integration.supervisor_rig import supervisor, until
+from tests.integration.supervisor_rig import RunningSupervisor, supervisor, until
 
 KILLS = int(os.environ.get("SUPERVISORD_PY_BUS_KILLS", "3"))
 FLOODERS = 3
@@ -48,6 +48,16 @@ AGENTS = dedent(
 )
 
 
+def kill_in_the_flood(running: RunningSupervisor, told: list[Path], chance: random.Random) -> None:
+    """Kill each manager when some messages have been acknowledged under it, at a random moment of the next ones."""
+    for _ in range(KILLS):
+        before = sum(path.stat().st_size for path in told)
+        more = chance.randrange(1, 400)
+        until(lambda before=before, more=more: sum(path.stat().st_size for path in told) >= before + more, "more", 60)
+        threading.Event().wait(chance.uniform(0, 0.02))
+        running.kill_manager()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300 + 10 * KILLS)
 def test_kills_during_a_flood_lose_no_acknowledged_message() -> None:
@@ -69,7 +79,7 @@ def test_kills_during_a_flood_lose_no_acknowledged_message() -> None:
 
     with supervisor({}, prepare=prepare, settings='[bus]\nrate-limit = "100000/s"\n') as running:
         until(lambda: all((running.folder / name).exists() for name in names), "everybody floods", 120)
-        kill_again_and_again(running, KILLS, seed)
+        kill_in_the_flood(running, [running.folder / name for name in names], random.Random(seed))
         sent = Counter(record["unit"] for record in messages(running))
 
         def goes_on() -> bool:
