@@ -302,7 +302,7 @@ def _is_enabled(ledger: Ledger, name: str) -> bool:
 
 def _load_state(ledger: Ledger, name: str) -> LoadState:
     if name in ledger.set.bad:
-        return LoadState.BAD_SETTING
+        return LoadState.REJECTED if ledger.set.bad[name].rejected else LoadState.BAD_SETTING
     if name in ledger.set.masked:
         return LoadState.MASKED
     return LoadState.LOADED if name in ledger.set.units else LoadState.NOT_FOUND
@@ -347,6 +347,8 @@ def _reasons(ledger: Ledger, name: str) -> list[WhyLine]:
     state, bad, unit = ledger.state(name), ledger.set.bad.get(name), ledger.unit(name)
     seq = state.cause
     job = ledger.job_of.get(name)
+    if bad is not None and bad.rejected and state.sub in REST:
+        return [WhyLine("bad-setting", f"it was rejected: {bad.reason}")]
     if bad is not None and state.sub in REST:
         return [WhyLine("bad-setting", f"its file is invalid: {bad.reason}", advice=f"supervisord-py check {bad.path}")]
     if name in ledger.set.masked and state.sub in REST:

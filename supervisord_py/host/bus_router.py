@@ -162,7 +162,7 @@ class Router:
         start_of: Callable[[int], int | None],
         judge: Judge,
         on_refused: Callable[[Peer, str], Awaitable[None]],
-        on_bug: Callable[[str, Exception], None],
+        on_bug: Callable[[str, Exception], object],
         meter: Meter,
     ) -> None:
         self._host = host

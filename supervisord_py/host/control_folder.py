@@ -190,7 +190,7 @@ def _settings(name: str, sources: UnitSources) -> list[Setting]:
     if main is not None:
         # An instance is built as if the template's file were its own: whether it is numbered or not.
         files.append(replace(main, name=name))
-    return build(replace(sources, files=tuple(files), problems=())).settings(name)
+    return build(replace(sources, files=tuple(files), problems=()), is_part=True).settings(name)
 
 
 def _enablement(name: str, wanted: bool, sources: UnitSources, folder: Path) -> list[Change]:

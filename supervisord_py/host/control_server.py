@@ -50,7 +50,7 @@ T = TypeVar("T")
 
 Identify = Callable[[socket.socket, Credentials], Awaitable[Peer]]
 
-OnBug = Callable[[str, Exception], None]
+OnBug = Callable[[str, Exception], object]
 """Is told of an error of ours: where it was, and what. The call has ended, the server goes on."""
 
 LOBBY_MAX = 64

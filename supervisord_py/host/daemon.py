@@ -50,11 +50,12 @@ from supervisord_py.host.facade import (
     reload_report,
 )
 from supervisord_py.host.hands import ManagerHands
+from supervisord_py.host.hot_directory import HotDirectory
 from supervisord_py.host.journal_file import LOSS_KEY, Journal
 from supervisord_py.host.keeper_client import KeeperClient, Welcome
 from supervisord_py.host.last_good import LAST_GOOD_KEY, LastGood
 from supervisord_py.host.live import describe_process
-from supervisord_py.host.output import OutputCollector, OutputTrouble
+from supervisord_py.host.output import OutputCollector
 from supervisord_py.host.rehearsal import rehearse
 from supervisord_py.host.servers import Servers
 from supervisord_py.host.snapshot_file import SnapshotStore, boot_id, first_manager, next_manager
@@ -107,8 +108,10 @@ class Daemon:
         places = places_of(welcome.config, os.environ, os.getuid(), os.path.expanduser("~"))
         self._places = places
         self._sources = sources_of(welcome.config, places, welcome.state)
-        self._settings, self._loaded = self._sources.build()
         self._changes = UnitChanges(self, self._config, places, LastGood(welcome.state.get(LAST_GOOD_KEY)))
+        self._hot = HotDirectory(self, places, os.environ, self._changes)
+        self._sources = self._hot.begin(self._sources, is_first=is_first)
+        self._settings, self._loaded = self._sources.build()
         self._watch = UnitWatch(self._loop, source_paths(welcome.config, places), self._begin_look)
         # What was loaded a moment ago is not read again while everything starts.
         self._first_look_s = FIRST_LOOK_S if is_first else 0.0
@@ -127,7 +130,9 @@ class Daemon:
             # What a killed supervisor of this name left, as far as nothing lives in it.
             self._groups.sweep()
             self._groups.sweep_own()
-        self._output = OutputCollector(self._loop, places.log, gid=gid, on_trouble=self._output_trouble)
+        self._output = OutputCollector(
+            self._loop, places.log, gid=gid, on_trouble=lambda trouble: self._driver.note([trouble_record(trouble)])
+        )
         self._echo = echo_of(self._config, self._loop, self._output)
         self._hands = ManagerHands(
             runtime=runtime_of(self._config, self._settings, places, self._groups, welcome.listeners),
@@ -153,10 +158,10 @@ class Daemon:
             on_batch=self._batch_done,
         )
         self._stop_watching_clock = watch_clock(self._loop, self._driver.clock_set)
-        write, on_bug = self._driver.write, self._tell_bug
         self._servers = Servers(
-            welcome.listeners, places.runtime, self, self._journal, write, whose=keeper.whose, on_bug=on_bug
-        )
+            welcome.listeners, places.runtime, self, self._journal, self._driver.write, whose=keeper.whose,
+            on_bug=lambda where, error: self._driver.note([bug_record(where, error)]),
+        )  # fmt: skip
         self._upward = Upward(lambda: status_line(view.active_states(self._manager)))
         self._journal.attach(self._driver.note)
         self._journal.on_rotated.append(lambda: self._spawn_task(self._snapshot.store()))
@@ -198,6 +203,7 @@ class Daemon:
         # The units that were loaded are the core's when the first batch is done.
         self._changed.add_done_callback(lambda _: self._upward.ready())
         self._watch.start(self._first_look_s)
+        self._hot.start()
         gc.collect()
         gc.freeze()
         await asyncio.Event().wait()
@@ -206,6 +212,7 @@ class Daemon:
         """Let go of connections, files and threads and decide nothing: what is left is what a killed manager leaves."""
         await self._servers.close()
         await self._watch.close()
+        await self._hot.close()
         self._stop_watching_clock()
         self._upward.close()
         for task in list(self._tasks):
@@ -422,10 +429,10 @@ class Daemon:
 
     def _begin_look(self) -> Callable[[], SourceMarks]:
         loaded, units, config, places = self._sources, self._loaded.names, self._config, self._places
-        return lambda: compare_sources(loaded, read_sources(config, places), units)
+        return lambda: compare_sources(loaded, read_sources(config, places, hot=loaded.units.hot), units)
 
     def health_warnings(self) -> list[str]:
-        return [self._watch.problem] if self._watch.problem is not None else []
+        return [*filter(None, [self._watch.problem]), *self._hot.problems]
 
     def health_problems(self) -> list[str]:
         problems = self._output.problems()
@@ -457,6 +464,7 @@ class Daemon:
         )
         self._settings, self._loaded, self._sources = settings, loaded, sources
         self._watch.loaded(seen)
+        self._hot.use(settings)
         self._driver.clock_set(zones_now())
         self._journal.apply(settings.journal)
         self._hands.use_environment(environment_of(self._config, settings))
@@ -546,13 +554,6 @@ class Daemon:
             self._changed.set_result(None)
         self._changed = self._loop.create_future()
         self._upward.changed()
-
-    def _output_trouble(self, trouble: OutputTrouble) -> None:
-        self._driver.note([trouble_record(trouble)])
-
-    def _tell_bug(self, where: str, error: Exception) -> None:
-        """A method of the control interface failed: the call has ended with it, decisions are not touched."""
-        self._driver.note([bug_record(where, error)])
 
     def _keeper_lost(self) -> None:
         """The keeper is dead, or wants us to be: what it has of us is all there is, so end at once."""

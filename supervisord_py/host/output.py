@@ -48,7 +48,7 @@ class OutputCollector:
         log_dir: Path,
         *,
         gid: int | None = None,
-        on_trouble: Callable[[OutputTrouble], None] | None = None,
+        on_trouble: Callable[[OutputTrouble], object] | None = None,
         splice: Splice = real_splice,
     ) -> None:
         self._loop = loop

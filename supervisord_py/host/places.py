@@ -35,6 +35,21 @@ class Places:
         return self.state.with_name(f"{self.state.name}-agents")
 
     @property
+    def wheels(self) -> Path:
+        """A folder for each version of a wheel of the hot directory; beside our own, as ``agents``."""
+        return self.state.with_name(f"{self.state.name}-wheels")
+
+    @property
+    def hot_versions(self) -> Path:
+        """The highest version of each wheel that was ever installed."""
+        return self.state / "hot-directory.json"
+
+    @property
+    def keys(self) -> Path:
+        """The keys that may sign, unless the settings name another folder."""
+        return self.settings.parent / "keys"
+
+    @property
     def set(self) -> Path:
         """What ``supctl set`` says for the time of this supervisor."""
         return self.runtime / "set"

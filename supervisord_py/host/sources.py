@@ -2,7 +2,7 @@
 same units."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -16,7 +16,7 @@ from supervisord_py.host.unit_files import read_sources as read_unit_sources
 from supervisord_py.model.problems import Problem
 from supervisord_py.model.settings import Settings
 from supervisord_py.model.states import SupervisorMode
-from supervisord_py.model.unitset import LoadResult
+from supervisord_py.model.unitset import LoadResult, UnitFile
 
 SOURCES_KEY = "host/sources"
 
@@ -51,14 +51,18 @@ class Sources(Struct, frozen=True):
         return self.settings, build(self.units, self.settings.limits)
 
 
-def read_sources(config: Mapping[str, Any], places: Places, before: Sources | None = None) -> Sources:
+def read_sources(
+    config: Mapping[str, Any], places: Places, before: Sources | None = None, *, hot: Sequence[UnitFile] = ()
+) -> Sources:
     """Read settings and unit files from where ``run`` was told they are.
 
-    ``before`` is what was loaded last: folders that cannot be read now keep their files (``unit_files.read_sources``).
+    ``before`` is what was loaded last: folders that cannot be read now keep their files (``unit_files.read_sources``),
+    and so does the hot directory, of which ``hot`` are the files where there is no ``before``.
     """
     settings, problems = load_settings(places.settings, required=bool(config["is_settings_typed"]))
     settings = with_options(settings, config.get("mode"), config.get("max_workers"))
-    units = read_unit_sources(config["unit_paths"] or None, places, before=None if before is None else before.units)
+    last = None if before is None else before.units
+    units = read_unit_sources(config["unit_paths"] or None, places, before=last, hot=hot if last is None else last.hot)
     return Sources(settings, problems, units, tuple(source_paths(config, places)))
 
 

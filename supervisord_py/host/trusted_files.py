@@ -53,6 +53,11 @@ def trusted_uids(environment: Mapping[str, str], *, typed: bool) -> frozenset[in
     return frozenset(uids)
 
 
+def key_owners() -> frozenset[int]:
+    """Whose keys are believed: root's and this user's, and nobody else may write them, even where this is no root."""
+    return frozenset({0, os.geteuid()} | ({_overflow("uid")} if _is_user_namespace() else set()))
+
+
 class TrustedReader:
     """Reads files for one load; folders are checked once."""
 
@@ -63,26 +68,13 @@ class TrustedReader:
         """Real folders that were checked: whether others may add names (a sticky folder)."""
 
     def read(self, path: str) -> str:
-        """Read a whole file; ``""`` for a link to ``/dev/null``.
+        """Read a whole file of text; ``""`` for a link to ``/dev/null``.
 
         Raises:
             FileRefused: Not trusted, no plain file, too large, or not UTF-8.
             OSError: It cannot be read.
         """
-        real = self._walk(path)
-        if real == os.devnull:
-            return ""
-        descriptor = os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-        with open(descriptor, "rb") as file:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise FileRefused("not a plain file", f"remove {path}, or link it to /dev/null to mask the unit")
-            self._check(real, status, "file")
-            if status.st_size > FILE_MAX:
-                raise FileRefused(f"larger than {FILE_MAX // 1024} KiB")
-            data = file.read(FILE_MAX + 1)
-        if len(data) > FILE_MAX:
-            raise FileRefused(f"larger than {FILE_MAX // 1024} KiB")
+        data = self.read_bytes(path, FILE_MAX)
         try:
             return data.decode()
         except UnicodeDecodeError as error:
@@ -93,6 +85,29 @@ class TrustedReader:
                 line=data.count(b"\n", 0, error.start) + 1,
                 column=len(data[line_start : error.start].decode()) + 1,
             ) from None
+
+    def read_bytes(self, path: str, limit: int) -> bytes:
+        """Read a whole file of at most ``limit`` bytes through one descriptor; ``b""`` for a link to ``/dev/null``.
+
+        Raises:
+            FileRefused: Not trusted, no plain file, or too large.
+            OSError: It cannot be read.
+        """
+        real = self._walk(path)
+        if real == os.devnull:
+            return b""
+        descriptor = os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        with open(descriptor, "rb") as file:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise FileRefused("not a plain file", f"remove {path}, or link it to /dev/null to mask the unit")
+            self._check(real, status, "file")
+            if status.st_size > limit:
+                raise FileRefused(f"larger than {limit // 1024} KiB")
+            data = file.read(limit + 1)
+        if len(data) > limit:
+            raise FileRefused(f"larger than {limit // 1024} KiB")
+        return data
 
     def list(self, folder: str) -> list[str]:
         """The names in a folder, sorted.

@@ -10,7 +10,7 @@ older files (``last_good``). It is built, looked at, refused or loaded, as a who
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from msgspec import Struct
@@ -51,7 +51,7 @@ from supervisord_py.model.problems import Problem
 from supervisord_py.model.records import Record
 from supervisord_py.model.settings import Settings
 from supervisord_py.model.states import JobResult
-from supervisord_py.model.unitset import LoadResult, UnitFileKind
+from supervisord_py.model.unitset import LoadResult, UnitFile, UnitFileKind
 
 LAST_WORDS = 3
 """Lines of a unit's output that are told with its failure."""
@@ -151,6 +151,8 @@ class UnitChanges:
         self.lock = asyncio.Lock()
         """Held from the reading of files until what was read is loaded: two loads never mix."""
         self.tuning = Tuning(host, config["socket_gid"], places, self.lock)
+        self.on_reverted: Callable[[Sequence[UnitFile], str], None] = lambda before, message: None
+        """Called when a rollout has gone back: with what the hot directory had brought, and why."""
         self._failed_life: dict[str, str | None] = {}
         """The life because of which an apply went back: its last words are told."""
 
@@ -245,8 +247,10 @@ class UnitChanges:
         self._failed_life = {action.failed: view.unit_status(host.manager, action.failed).invocation}
         message = f"it was refused by apply: {action.message}"
         units = self.last_good.go_back(action.units, message, host.sources.units, host.loaded)
+        before = host.sources.units.hot
         sources = replace(host.sources, units=units)
         host.load(sources, sources.build()[1], read=(), reverts=True)
+        self.on_reverted(before, action.message)
 
     def refused_text(self, unit: str) -> str | None:
         return self.last_good.refused(unit)
@@ -353,11 +357,12 @@ class UnitChanges:
 
         def check() -> tuple[Problem, ...] | None:
             paths = self._config["unit_paths"] or None
-            with_text = read_unit_sources(paths, self._places, overlay={path: text})
+            hot = self._host.sources.units.hot
+            with_text = read_unit_sources(paths, self._places, overlay={path: text}, hot=hot)
             if not any(file.path == path for file in with_text.files):
                 return None
             limits = self._host.settings.limits
-            known = frozenset(build(read_unit_sources(paths, self._places), limits).problems)
+            known = frozenset(build(read_unit_sources(paths, self._places, hot=hot), limits).problems)
             return tuple(problem for problem in build(with_text, limits).problems if problem not in known)
 
         problems = await asyncio.to_thread(check)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from supervisord_py.host.places import Places, default_places
 from supervisord_py.host.trusted_files import FileRefused, TrustedReader, trusted_uids
@@ -41,6 +42,9 @@ _DROP_IN_SUFFIX = ".toml.d"
 CONTROL_PRIORITY = -1
 """The control folder stands before every other one, whether the unit path or typed paths are read."""
 
+HOT_PRIORITY = 1_000_000
+"""What the hot directory brings stands behind every folder."""
+
 
 class UnitSources(Struct, frozen=True):
     """Everything that one load read. JSON by msgspec.
@@ -54,6 +58,15 @@ class UnitSources(Struct, frozen=True):
     context: SpecifierContext
     kept: tuple[str, ...] = ()
 
+    @property
+    def hot(self) -> tuple[UnitFile, ...]:
+        """What came from the hot directory: ``read_sources`` does not look there."""
+        return tuple(file for file in self.files if file.hot is not None)
+
+    def with_hot(self, files: Sequence[UnitFile]) -> "UnitSources":
+        """Return these sources with other files from the hot directory."""
+        return replace(self, files=(*(file for file in self.files if file.hot is None), *files))
+
 
 def load(paths: Sequence[str] | None, places: Places, limits: PoolLimits | None = None) -> LoadResult:
     """Read and build everything.
@@ -66,10 +79,10 @@ def load(paths: Sequence[str] | None, places: Places, limits: PoolLimits | None 
     return build(read_sources(paths, places), limits)
 
 
-def build(sources: UnitSources, limits: PoolLimits | None = None) -> LoadResult:
-    """Build the units of what was read."""
+def build(sources: UnitSources, limits: PoolLimits | None = None, *, is_part: bool = False) -> LoadResult:
+    """Build the units of what was read; ``is_part``: of a part of it, in which what a drop-in is for may be missing."""
     return build_unit_set(
-        sources.files,
+        sources.files if is_part else _without_orphans(sources.files),
         sources.context,
         key_table=key_table(),
         problems=sources.problems,
@@ -84,8 +97,9 @@ def read_sources(
     *,
     overlay: Mapping[str, str] | None = None,
     before: UnitSources | None = None,
+    hot: Sequence[UnitFile] = (),
 ) -> UnitSources:
-    """Read all unit files; see ``load``.
+    """Read all unit files; see ``load``. ``hot`` are those of the hot directory, which has its own way of reading.
 
     ``overlay`` holds texts by path that are taken for what stands on disk there, or would. ``before`` is what the last
     load read: a folder that had files then and cannot be read now (its disk is not mounted for a moment) is a problem
@@ -107,13 +121,13 @@ def read_sources(
     else:
         for priority, path in enumerate(paths):
             scan.typed(path, priority)
-    kept = () if before is None else scan.keep(before.files)
-    return UnitSources(_without_orphans(scan.files), tuple(scan.problems), specifier_context(os.environ), kept)
+    kept = () if before is None else scan.keep([file for file in before.files if file.hot is None])
+    return UnitSources((*scan.files, *hot), tuple(scan.problems), specifier_context(os.environ), kept)
 
 
 def _without_orphans(files: Sequence[UnitFile]) -> tuple[UnitFile, ...]:
-    """Leave out drop-ins of the control folder for units that are not here: they wait until their unit comes back, and
-    nobody wrote them by hand who would have to be warned."""
+    """Leave out drop-ins of the control folder for units that are not here: they wait until their unit comes back (into
+    the hot directory, without anything being read again), and nobody wrote them by hand who would have to be warned."""
     names = {file.name for file in files if file.kind is UnitFileKind.UNIT}
 
     def has_unit(name: str) -> bool:

@@ -17,6 +17,9 @@ from supervisord_py.model.unit import Command, ExitStatuses
 CONFIG = "SUPERVISORD_PY_AGENT_CONFIG"
 """The variable with ``[agent] config`` as JSON."""
 
+UNITS_FOLDER = "supervisord_py_units"
+"""Where a wheel of agents has its unit files: the code that they name lies beside this folder."""
+
 PREVENT = ExitStatuses(codes=(78,))
 """EX_CONFIG: the runner ends with it where the class or its configuration is wrong, and so would every restart."""
 
@@ -52,7 +55,8 @@ def agent_command(keys: AgentKeys, runner: AgentRunner, folder: str) -> Command:
     Args:
         keys: ``[agent]``.
         runner: Who runs it.
-        folder: The folder of the unit's file: ``python`` and ``path`` may be relative to it.
+        folder: The folder of the unit's file: ``python`` and ``path`` may be relative to it. The classes of units in
+            a ``UNITS_FOLDER`` are looked for beside it, too.
     """
     python = posixpath.join(folder, keys.python) if keys.python is not None else runner.python
     # Unbuffered, or what an agent prints would reach its log when it is too late to help.
@@ -62,6 +66,8 @@ def agent_command(keys: AgentKeys, runner: AgentRunner, folder: str) -> Command:
     if keys.cycle_timeout_ns is not None:
         words.append(f"--cycle-timeout={_seconds(keys.cycle_timeout_ns) if keys.cycle_timeout_ns else 'infinity'}")
     words += [f"--path={posixpath.normpath(posixpath.join(folder, entry))}" for entry in keys.path]
+    if posixpath.basename(folder) == UNITS_FOLDER:
+        words.append(f"--path={posixpath.dirname(folder)}")
     words += [f"--plugin={plugin}" for plugin in keys.plugins]
     if keys.is_once:
         words.append("--once")

@@ -89,6 +89,16 @@ class JournalSettings(Struct, frozen=True):
     keep_last: dict[str, int] = field(default_factory=lambda: {"unit.heartbeat": 2})
 
 
+class HotDirectorySettings(Struct, frozen=True):
+    """``[hot-directory]``. ``path`` None: there is none; ``keys`` None: the folder ``keys`` beside the settings."""
+
+    path: str | None = None
+    require_signature: bool = True
+    keys: str | None = None
+    rescan_ns: int = 60 * SECOND_NS
+    probation_ns: int = 5 * SECOND_NS
+
+
 class BusSettings(Struct, frozen=True):
     """``[bus]``. ``queue`` is how many messages wait for one subscriber, ``on_full`` what becomes of the next."""
 
@@ -104,6 +114,7 @@ class Settings(Struct, frozen=True):
     control: ControlSettings = ControlSettings()
     journal: JournalSettings = JournalSettings()
     bus: BusSettings = BusSettings()
+    hot_directory: HotDirectorySettings = HotDirectorySettings()
     pools: dict[str, int] = {}
     """``[pools.NAME] max-workers``; 0: no limit."""
     hooks: tuple[Hook, ...] = ()
@@ -125,7 +136,7 @@ def settings_texts(settings: Settings) -> dict[str, str]:
             if name == "allow":
                 texts |= {f"control.allow.{place}": _rule_text(rule) for place, rule in enumerate(value, 1)}
             elif value is not None or name in keys:
-                texts[f"{table}.{keys.get(name, name.replace('_', '-'))}"] = _text(name, value)
+                texts[f"{table.replace('_', '-')}.{keys.get(name, name.replace('_', '-'))}"] = _text(name, value)
     texts |= {f"pools.{name}.max-workers": str(count) for name, count in settings.pools.items()}
     for place, hook in enumerate(settings.hooks, 1):
         texts[f"hooks.{place}"] = f"{hook.event}: {command_text(hook.command)} ({format_timespan(hook.timeout_ns)})"
@@ -156,12 +167,14 @@ def _text(name: str, value: Any) -> str:
 
 
 _SIZES = frozenset({"max_bytes", "payload_max", "reserve"})
-_TABLES = ("supervisor", "control", "journal", "bus")
+_TABLES = ("supervisor", "control", "journal", "bus", "hot_directory")
 _SUBJECTS = ("group", "user", "uid", "gid", "unit")
 _FIELDS = {
     "shutdown-timeout-sec": "shutdown_timeout_ns",
     "max-age": "max_age_ns",
     "timeout": "timeout_ns",
+    "rescan": "rescan_ns",
+    "probation": "probation_ns",
 }
 """Where the field is not the key in snake case."""
 
@@ -204,6 +217,7 @@ def parse_settings(text: str, path: str, key_table: KeyTable) -> tuple[Settings,
         control=ControlSettings(**_fields(tables.get(("control",), {})), allow=tuple(rules)),
         journal=JournalSettings(**_fields(tables.get(("journal",), {}))),
         bus=BusSettings(**_fields(tables.get(("bus",), {}))),
+        hot_directory=HotDirectorySettings(**_fields(tables.get(("hot-directory",), {}))),
         pools=_pools(file, tables, problems),
         hooks=_hooks(file, tables, problems),
         path=path,

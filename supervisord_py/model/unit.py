@@ -298,12 +298,14 @@ class Unit(Struct, frozen=True):
 
 
 class BadUnit(Struct, frozen=True):
-    """A unit whose file could not be used: listed as ``bad-setting``, never started."""
+    """A unit whose file could not be used: listed as ``bad-setting``, or as ``rejected`` where a hot directory refused
+    it; never started."""
 
     name: str
     path: str
     reason: str
     """The first problem in one line, as ``check`` prints it: ``FILE:LINE:COLUMN: KEY: message``."""
+    rejected: bool = False
 
 
 class UnitSet(Struct, frozen=True):

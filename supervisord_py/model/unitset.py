@@ -78,13 +78,29 @@ class UnitFileKind(Enum):
     DEFAULTS = "defaults"
 
 
+class HotFile(Struct, frozen=True):
+    """Where a unit file of the hot directory comes from.
+
+    ``source`` is the file that lies there, ``digest`` of it and its signature; ``package`` the distribution of a wheel
+    (empty: a unit file by itself), ``version`` and ``timestamp`` (of the signature, None without one) say which of two
+    is the newer one; ``site`` is the folder that a wheel was unpacked into.
+    """
+
+    source: str
+    digest: str = ""
+    package: str = ""
+    version: str = ""
+    timestamp: int | None = None
+    site: str = ""
+
+
 class UnitFile(Struct, frozen=True):
     """A file as the host read it.
 
     ``name`` is the unit's or template's name as the file has it (of a drop-in: the folder; empty for
     ``defaults.toml``); ``directory`` the unit folder it was found in, ``priority`` that folder's rank (0 is the
     highest). An empty text of a unit masks it. ``problem`` is set when the file could not be read or was refused; the
-    text is empty then.
+    text is empty then. ``hot`` is set for what the hot directory brought.
     """
 
     name: str
@@ -94,6 +110,7 @@ class UnitFile(Struct, frozen=True):
     directory: str
     priority: int
     problem: Problem | None = None
+    hot: HotFile | None = None
 
 
 class Setting(Struct, frozen=True):
@@ -474,7 +491,9 @@ class _Builder(_Layers):
                 candidates[name] = Candidate(unit, _relations(built.merged))
             else:
                 assert built.first_problem is not None, "a unit is missing without a problem"
-                bad[name] = BadUnit(name, built.path, built.first_problem.public())
+                main = self.main_of(parse_unit_name(name))
+                rejected = main is not None and main.hot is not None and main.problem is not None
+                bad[name] = BadUnit(name, built.path, built.first_problem.public(), rejected)
                 groups = built.merged.tables.get(("unit",), {}).get("groups")
                 groups_of_bad[name] = () if groups is None else groups.value
         self._check_pid_files(candidates)

@@ -12,6 +12,7 @@ from supervisord_py.model.settings import (
     AllowRule,
     BusSettings,
     ControlSettings,
+    HotDirectorySettings,
     Settings,
     parse_settings,
     settings_texts,
@@ -200,7 +201,8 @@ def test_every_setting_that_is_built_is_compared() -> None:
         for key, spec in table.keys.items()
         if spec.built and table.form == "table"
     }
-    told = settings_texts(Settings(control=ControlSettings(socket_group="adm")))
+    hot = HotDirectorySettings(path="/hot", keys="/keys")
+    told = settings_texts(Settings(control=ControlSettings(socket_group="adm"), hot_directory=hot))
     assert every == told.keys()
 
 
