@@ -81,9 +81,8 @@ class UnitFileKind(Enum):
 class HotFile(Struct, frozen=True):
     """Where a unit file of the hot directory comes from.
 
-    ``source`` is the file that lies there, ``digest`` of it and its signature; ``package`` the distribution of a wheel
-    (empty: a unit file by itself), ``version`` and ``timestamp`` (of the signature, None without one) say which of two
-    is the newer one; ``site`` is the folder that a wheel was unpacked into.
+    ``source`` lies there, ``digest`` is of it and its signature; ``package`` is a wheel's distribution (empty: a unit file
+    by itself), ``site`` its folder; ``version`` and ``timestamp`` (None: not signed) say which of two is newer.
     """
 
     source: str
