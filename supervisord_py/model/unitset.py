@@ -81,8 +81,8 @@ class UnitFileKind(Enum):
 class HotFile(Struct, frozen=True):
     """Where a unit file of the hot directory comes from.
 
-    ``source`` lies there, ``digest`` is of it and its signature; ``package`` is a wheel's distribution (empty: a unit file
-    by itself), ``site`` its folder; ``version`` and ``timestamp`` (None: not signed) say which of two is newer.
+    ``source`` lies there, ``digest`` is of it and its signature; ``package`` is a wheel's distribution (empty: a unit
+    file alone), ``site`` its folder; ``version`` and ``timestamp`` (None: not signed) say which of two is newer.
     """
 
     source: str
