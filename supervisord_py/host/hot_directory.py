@@ -29,6 +29,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Protocol
 
+from msgspec import Struct
 from msgspec.structs import asdict, replace
 
 from supervisord_py.core import view
@@ -107,6 +108,24 @@ class Host(Protocol):
     ) -> None: ...
 
 
+class _Seen(Struct, frozen=True):
+    """What was decided on and found to be so already: building everything only to find it again would be a waste."""
+
+    look: Look
+    units: UnitSources
+    memory: HotMemory
+    failed: frozenset[str]
+
+    def is_same(self, other: "_Seen") -> bool:
+        return (
+            self.units is other.units
+            and (self.memory, self.failed) == (other.memory, other.failed)
+            and self.look.unsettled == other.look.unsettled
+            and [(each.path, each.stamp, each.problem) for each in self.look.candidates]
+            == [(each.path, each.stamp, each.problem) for each in other.look.candidates]
+        )
+
+
 class HotDirectory:
     """Keeps what is loaded and what runs in agreement with the folder.
 
@@ -139,6 +158,7 @@ class HotDirectory:
         self._asked: set[str] = set()
         """Units that were told to stop, and have not ended yet."""
         self._patience_s = BUSY_S / 2
+        self._seen: _Seen | None = None
 
     @property
     def problems(self) -> list[str]:
@@ -218,14 +238,17 @@ class HotDirectory:
                 async with asyncio.timeout(delay_s):
                     await self._wake.wait()
             except TimeoutError:
-                is_rescan = delay_s >= self._settings.rescan_ns / 1e9
+                is_rescan = delay_s is not None and delay_s >= self._settings.rescan_ns / 1e9
             else:
                 is_rescan = False
                 await asyncio.sleep(QUIET_S)
 
-    async def _turn(self, *, is_rescan: bool) -> float:
-        """Take a turn; returns how many seconds later the next one is due."""
+    async def _turn(self, *, is_rescan: bool) -> float | None:
+        """Take a turn; returns how many seconds later the next one is due, None where there is no folder."""
         host = self._host
+        if self._settings.path is None and not host.sources.units.hot and not self._asked and not self._resumes:
+            self._unwatch()
+            return None
         rescan_s = self._settings.rescan_ns / 1e9
         if view.is_stopping(host.manager):
             return rescan_s
@@ -254,13 +277,13 @@ class HotDirectory:
             self._problem = str(error)
             return rescan_s
         await self._stop_orphans()
-        if names := self._to_apply(changed):
-            await self._apply(names)
-        else:
-            lives = {unit.source.path for unit in view.lives(host.manager).values()}
-            paths = (*lives, *(file.path for file in host.sources.units.hot))
-            await asyncio.to_thread(self._sweep, paths)
+        names = self._to_apply(changed)
         self._resumes = False
+        if names:
+            await self._apply(names)
+            return BUSY_S
+        lives = {unit.source.path for unit in view.lives(host.manager).values()}
+        await asyncio.to_thread(self._sweep, (*lives, *(file.path for file in host.sources.units.hot)))
         if self._asked:
             # Their sites go when they have ended.
             self._patience_s = min(self._patience_s * 2, rescan_s)
@@ -326,8 +349,10 @@ class HotDirectory:
         """Load what lies in the folder, where that is not what is loaded; returns the paths of new files."""
         host = self._host
         sources = host.sources
-        settings = sources.settings
-        choice, files, loaded = await asyncio.to_thread(self._choose, look, sources.units, settings)
+        seen = _Seen(look, sources.units, read_memory(self._places.hot_versions), frozenset(self._failed))
+        if self._seen is not None and self._seen.is_same(seen):
+            return set()
+        choice, files, loaded = await asyncio.to_thread(self._choose, look, sources.units, sources.settings)
         self._forget_data()
         if host.sources is not sources:
             # A rollout went back meanwhile.
@@ -335,6 +360,8 @@ class HotDirectory:
             return set()
         before = sources.units.hot
         if files == before:
+            bare = tuple(replace(each, data=b"", wheel=None) for each in look.candidates)
+            self._seen = replace(seen, look=replace(look, candidates=bare), memory=choice.memory)
             return set()
         paths = {file.path for each in choice.fresh.values() for file in each.files}
         names = _names_of(loaded.unit_set.units.values(), paths)

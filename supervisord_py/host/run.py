@@ -113,7 +113,7 @@ def run_command(
     loaded = load(unit_paths or None, places, settings.limits)
     for problem in loaded.problems:
         click.echo(problem.text(), err=True)
-    if not loaded.unit_set.units and not loaded.unit_set.bad:
+    if not loaded.unit_set.units and not loaded.unit_set.bad and settings.hot_directory.path is None:
         searched = ", ".join(unit_paths or map(str, places.unit_path))
         click.echo(f"no unit files in {searched}; `supervisord-py new NAME` writes one to start from", err=True)
     if timestamps and output != "stdout":

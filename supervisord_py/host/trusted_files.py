@@ -97,14 +97,18 @@ class TrustedReader:
         if real == os.devnull:
             return b""
         descriptor = os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-        with open(descriptor, "rb") as file:
+        try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise FileRefused("not a plain file", f"remove {path}, or link it to /dev/null to mask the unit")
             self._check(real, status, "file")
             if status.st_size > limit:
                 raise FileRefused(f"larger than {limit // 1024} KiB")
-            data = file.read(limit + 1)
+            with open(descriptor, "rb", closefd=False) as file:
+                data = file.read(limit + 1)
+        finally:
+            # Not by the file object, which cannot be made for a folder.
+            os.close(descriptor)
         if len(data) > limit:
             raise FileRefused(f"larger than {limit // 1024} KiB")
         return data

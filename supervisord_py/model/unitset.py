@@ -81,9 +81,8 @@ class UnitFileKind(Enum):
 class HotFile(Struct, frozen=True):
     """Where a unit file of the hot directory comes from.
 
-    ``source`` is the file that lies there, ``digest`` of it and its signature; ``package`` the distribution of a wheel
-    (empty: a unit file by itself), ``version`` and ``timestamp`` (of the signature, None without one) say which of two
-    is the newer one; ``site`` is the folder that a wheel was unpacked into.
+    ``source`` lies there, ``digest`` is of it and its signature; ``package`` is a wheel's distribution (empty: a unit
+    file alone), ``site`` its folder; ``version`` and ``timestamp`` (None: not signed) say which of two is newer.
     """
 
     source: str
@@ -373,7 +372,8 @@ class _Builder(_Layers):
         self._key_table = key_table
         self._limits = limits
         self._machine = machine
-        self._read: dict[str, FileTables] = {}
+        self._read: dict[tuple[str, bool], FileTables] = {}
+        """By path, and whether it can be used: what was refused may stand where a good one was read."""
         self._problems: dict[Problem, None] = {}
         """Each problem once, though a template's come with every instance."""
         self._built: dict[str, _Built] = {}
@@ -464,18 +464,21 @@ class _Builder(_Layers):
         if not problems:
             unit, combined = assemble(name, merged, source, self._machine)
             problems += combined
-        self.complain(*problems)
+        if main.hot is None or main.problem is None:
+            # What a hot directory refused is listed, and no mistake in the files that are to be read.
+            self.complain(*problems)
         first = next((problem for problem in problems if problem.severity == "error"), None)
         return _Built(main.path, unit if first is None else None, merged, tuple(files), specifiers, first)
 
     def _tables(self, file: UnitFile) -> FileTables:
-        if file.path not in self._read:
+        key = file.path, file.problem is None
+        if key not in self._read:
             if file.problem is not None:
                 read = FileTables(SourceText(file.path, ""), {}, (file.problem,))
             else:
                 read = read_tables(file.path, file.text, "unit", self._key_table)
-            self._read[file.path] = read
-        return self._read[file.path]
+            self._read[key] = read
+        return self._read[key]
 
     def _finish(self, templates: set[str]) -> LoadResult:
         candidates: dict[str, Candidate] = {}

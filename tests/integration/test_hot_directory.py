@@ -189,3 +189,96 @@ def test_a_higher_version_replaces_one_instance_after_another_and_a_lower_one_no
         hot.running.start_again()
         hot.rejected(old, "version 1.9 is lower than 1.10, the highest that was ever installed")
         assert pid and "echo@1" not in listed(hot.running)
+
+
+def test_a_version_that_does_not_stay_up_goes_back_and_is_refused_from_then_on() -> None:
+    """Of the supervisor that begins anew, too."""
+    with hot_directory('rescan = "2s"') as hot:
+        hot.wheel("1.0")
+        until(hot.says("echo", "echo 1.0"), "its first cycle")
+        bad = hot.wheel("1.1", units={"echo": ECHO.replace("Echo", "Broken")})
+        hot.rejected(bad, "it did not stay up")
+        until(hot.says("echo", "echo 1.0"), "the one before")
+        assert hot.running.stop() == 0
+        hot.running.start_again()
+        until(hot.says("echo", "echo 1.0"), "the one before, again")
+        hot.rejected(bad, "it did not stay up")
+
+
+def test_a_manager_that_is_killed_in_the_middle_changes_nothing_about_the_end() -> None:
+    """Whenever it is killed while versions come: in the end the newest runs, once, and its folder alone is left."""
+    with hot_directory() as hot:
+        hot.wheel("1.0")
+        until(hot.says("echo", "echo 1.0"), "its first cycle")
+        for number in range(1, 7):
+            hot.wheel(f"1.{number}")
+            time_of_death = time.monotonic() + number * 0.15
+            until(lambda at=time_of_death: time.monotonic() >= at, "a moment in the middle")
+            hot.running.kill_manager()
+        until(hot.says("echo", "echo 1.6"), "the newest")
+        until(lambda: len(list((hot.running.folder / "s-wheels").iterdir())) == 1, "its folder alone", 40)
+        assert hot.running.status("echo")["load_state"] == "loaded"
+
+
+def test_a_unit_file_comes_changes_and_goes_and_an_old_one_does_not_come_back() -> None:
+    def text(seconds: int) -> bytes:
+        return f'[service]\nexec-start = ["/bin/sleep", "{seconds}"]\n'.encode()
+
+    with hot_directory() as hot:
+        path = hot.folder / "web.toml"
+
+        def drop(seconds: int, timestamp: int) -> None:
+            claims = Claims(timestamp, units=("web",))
+            hot.put(path.with_name("web.toml.minisig"), signed(text(seconds), KEY, claims))
+            hot.put(path, text(seconds))
+
+        drop(1001, 10)
+        pid = until(lambda: listed(hot.running).get("web", {}).get("pid"), "its process")
+        drop(1002, 20)
+        until(lambda: hot.running.status("web")["pid"] not in (None, pid), "the process of the new text")
+        pid = hot.running.status("web")["pid"]
+        drop(1001, 10)
+        hot.rejected(path, "its signature is older")
+        assert hot.running.status("web")["pid"] == pid
+        assert hot.running.supctl("disable", "web").returncode == 0
+        assert hot.running.supctl("daemon-reload").returncode == 0
+        assert hot.running.status("web")["enabled"] is False, "the control folder has a word, as for every unit"
+        path.unlink()
+        until(lambda: "web" not in listed(hot.running), "its end")
+        drop(1003, 30)
+        status = until(lambda: listed(hot.running).get("web"), "the unit")
+        assert (status["load_state"], status["active_state"], status["enabled"]) == ("loaded", "inactive", False)
+
+
+def test_keys_that_others_may_write_sign_nothing_until_that_is_mended() -> None:
+    with hot_directory() as hot:
+        keys = hot.running.folder / "keys"
+        keys.chmod(0o777)
+        path = hot.wheel("1.0")
+        hot.rejected(path, "may be written by everybody")
+        health = hot.running.supctl("health", "--json").stdout
+        assert "the keys in" in health
+        keys.chmod(0o755)
+        until(hot.says("echo", "echo 1.0"), "its first cycle")
+
+
+def test_without_signatures_a_file_is_enough() -> None:
+    with hot_directory("require-signature = false") as hot:
+        hot.wheel("1.0", key=None)
+        until(hot.says("echo", "echo 1.0"), "its first cycle")
+        settings = hot.running.folder / "supervisord.toml"
+        settings.write_text("")
+        assert hot.running.supctl("daemon-reload").returncode == 0
+        until(lambda: "echo" not in listed(hot.running), "the end of it with its folder")
+
+
+def test_the_key_of_the_environment_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lies there when the supervisor begins is there with its units."""
+    own = make_key()
+    monkeypatch.setenv("AGENT_WHEEL_PUBKEY", format_public_key(own.public).splitlines()[1])
+    with hot_directory(units={"last": '[unit]\nrequires = ["echo"]\nafter = ["echo"]\n[target]\n'}) as hot:
+        hot.wheel("1.0", key=own)
+        until(hot.says("echo", "echo 1.0"), "its first cycle")
+        assert hot.running.stop() == 0
+        hot.running.start_again()
+        hot.running.wait_state("last", "active")
