@@ -148,12 +148,7 @@ class Door:
 
     def turn(self) -> None:
         """Take all that libzmq tells and asks."""
-        while (told := _receive(self._monitor)) is not None:
-            event, value = struct.unpack("=HI", told[0][:6])
-            if event == zmq.EVENT_ACCEPTED:
-                self._arrived(value)
-            else:
-                self._left(value)
+        self._hear()
         while (asked := _receive(self._zap)) is not None:
             task = asyncio.get_running_loop().create_task(self._answer(asked))
             self._tasks.add(task)
@@ -172,6 +167,14 @@ class Door:
         for caller in self._waiting.values():
             caller.close()
         self._waiting.clear()
+
+    def _hear(self) -> None:
+        while (told := _receive(self._monitor)) is not None:
+            event, value = struct.unpack("=HI", told[0][:6])
+            if event == zmq.EVENT_ACCEPTED:
+                self._arrived(value)
+            else:
+                self._left(value)
 
     def _arrived(self, fd: int) -> None:
         try:
@@ -225,6 +228,8 @@ class Door:
 
     async def _admit(self, pid: int) -> str:
         """Return the User-Id of a connection of process ``pid``. Raises: RefusedError."""
+        # Its connection was told of before it asked, which may have been a moment after the last look.
+        self._hear()
         # One at a time of a pid: whose request is whose, libzmq does not say.
         async with self._turns.setdefault(pid, asyncio.Lock()):
             peers: dict[int, tuple[Peer, int]] = {}

@@ -4,12 +4,13 @@ import json
 import os
 import stat
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import zmq
 
 from tests.integration.bus_rig import Puppet, is_ack, is_delivery, messages, puppets, with_puppets
-from tests.integration.supervisor_rig import RunningSupervisor, supervisor, until
+from tests.integration.supervisor_rig import SYSTEM_PYTHON, RunningSupervisor, supervisor, until
 
 
 @pytest.fixture(scope="module")
@@ -217,3 +218,24 @@ def test_a_stranger_is_refused_and_that_is_a_record() -> None:
         assert not messages(running)
         with puppets(running, "a") as (a,):
             assert a.ask(event="x")["seq"] > 0
+
+
+@pytest.mark.root
+def test_agents_of_every_user_come_in() -> None:
+    """A supervisor of root has units that run as others: they are who they are by their unit, and not by their uid."""
+
+    def prepare(folder: Path) -> None:
+        with_puppets("a")(folder)
+        folder.chmod(0o755)
+        (folder / "orders").mkdir()
+        (folder / "orders").chmod(0o777)
+        orders = json.dumps([SYSTEM_PYTHON, str(folder / "puppet.py"), str(folder / "orders" / "b.orders")])
+        path = f'[service.environment]\nPYTHONPATH = "{Path(zmq.__file__).parents[1]}"\n'
+        (folder / "units" / "b.toml").write_text(f'[service]\nexec-start = {orders}\nuser = "nobody"\n{path}')
+
+    with supervisor({}, prepare=prepare) as running, puppets(running, "a", "orders/b") as (a, b):
+        b.ask(subscribe="b")
+        seq = a.ask(to="b", event="x")["seq"]
+        assert b.receive_all(is_delivery, 1)[0]["seq"] == seq
+        b.ask(event="y")
+        assert [record["name"] for record in messages(running, "b")] == ["y"]
