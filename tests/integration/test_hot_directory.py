@@ -270,6 +270,7 @@ def test_without_signatures_a_file_is_enough() -> None:
         settings.write_text("")
         assert hot.running.supctl("daemon-reload").returncode == 0
         until(lambda: "echo" not in listed(hot.running), "the end of it with its folder")
+        until(lambda: not list((hot.running.folder / "s-wheels").iterdir()), "the end of what was unpacked")
 
 
 def test_the_key_of_the_environment_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
