@@ -19,6 +19,7 @@ from supervisord_py.doctor.kernel import kernel_findings
 from supervisord_py.host.cgroups import Hierarchy, find_place
 from supervisord_py.host.inotify import Inotify
 from supervisord_py.host.places import RUNTIME_DIR_MAX, Places
+from supervisord_py.host.signing import read_keyring
 from supervisord_py.host.trusted_files import FileRefused, TrustedReader, trusted_uids
 from supervisord_py.model.settings import Settings
 from supervisord_py.model.values import format_size
@@ -31,7 +32,7 @@ PIDS_MIN = 4096
 WATCHES_MIN = 1024
 JOURNAL_MIN = 16 << 20
 """Bytes below which the journal cannot go on for long."""
-LIBRARIES = ("click", "msgspec", "psutil", "pyzmq", "sdnotify", "tomli")
+LIBRARIES = ("click", "msgspec", "packaging", "psutil", "pynacl", "pyzmq", "sdnotify", "tomli")
 
 
 def machine_findings(places: Places, settings: Settings) -> list[Finding]:
@@ -46,6 +47,7 @@ def machine_findings(places: Places, settings: Settings) -> list[Finding]:
         _runtime_path(places),
         *_folders(places),
         *_unit_files(places),
+        *_hot_directory(places, settings),
         _journal_space(places, settings),
         _socket(places),
         _lingering(),
@@ -249,6 +251,27 @@ def _unit_files(places: Places) -> list[Finding]:
     else:
         found.append(ok("unit path", f"nothing yet in {folders}"))
     return found
+
+
+def _hot_directory(places: Places, settings: Settings) -> list[Finding]:
+    own, topic = settings.hot_directory, "hot directory"
+    if own.path is None:
+        return []
+    if os.path.realpath(own.path) in map(os.path.realpath, places.unit_path):
+        fact = f"{own.path} is in the unit path, too: its unit files are loaded whether they are signed or not"
+        return [wrong(topic, fact, "give it a folder of its own")]
+    if not os.path.isdir(own.path):
+        return [degraded(topic, f"{own.path} is not there: nothing comes from it", f"mkdir -p {own.path}")]
+    if not own.require_signature:
+        return [degraded(topic, f"{own.path}: signatures are not looked at", "require-signature = true")]
+    keys = own.keys or str(places.keys)
+    ring = read_keyring(keys, os.environ)
+    if not ring.keys:
+        why = "; ".join(ring.problems) or f"no key in {keys}"
+        cure = f"supervisord-py keygen makes a key, its .pub goes into {keys}"
+        return [wrong(topic, f"nothing can be loaded from {own.path}: {why}", cure)]
+    found = [ok(topic, f"{own.path}, signed by {', '.join(key.name for key in ring.keys)}")]
+    return found + [degraded(topic, problem, "see supervisord-py keygen") for problem in ring.problems]
 
 
 def _journal_space(places: Places, settings: Settings) -> Finding:

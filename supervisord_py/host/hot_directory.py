@@ -38,7 +38,7 @@ from supervisord_py.core.manager import Manager
 from supervisord_py.host import inotify
 from supervisord_py.host.agent_wheels import WheelError, prepare_folder
 from supervisord_py.host.bounded import HangsError, call_bounded
-from supervisord_py.host.command_records import command_record, with_fields
+from supervisord_py.host.command_records import bug_record, command_record, with_fields
 from supervisord_py.host.facade import Peer, RolloutOptions, Submission
 from supervisord_py.host.hot_files import SETTLE_NS, Candidate, Choice, Look, Rules, choose, look_at
 from supervisord_py.host.hot_memory import Highest, HotMemory, MemoryLostError, key_of, read_memory, write_memory
@@ -186,6 +186,8 @@ class HotDirectory:
                 # Not a folder that somebody else has put there.
                 prepare_folder(self._places.wheels)
                 self._sweep(())
+        if self._folder is None:
+            return sources
         look = self._look(is_rescan=True)
         self._problem = look.problem
         try:
@@ -233,7 +235,12 @@ class HotDirectory:
         is_rescan = True
         while True:
             self._wake.clear()
-            delay_s = await self._turn(is_rescan=is_rescan)
+            try:
+                delay_s = await self._turn(is_rescan=is_rescan)
+            except Exception as error:  # noqa: BLE001  a bug of ours in one file is no reason to end with all units
+                self._problem = f"internal error: {error!r}"
+                self._host.note_command(bug_record("the hot directory", error))
+                delay_s = self._settings.rescan_ns / 1e9
             try:
                 async with asyncio.timeout(delay_s):
                     await self._wake.wait()
@@ -246,12 +253,17 @@ class HotDirectory:
     async def _turn(self, *, is_rescan: bool) -> float | None:
         """Take a turn; returns how many seconds later the next one is due, None where there is no folder."""
         host = self._host
-        if self._settings.path is None and not host.sources.units.hot and not self._asked and not self._resumes:
-            self._unwatch()
-            return None
         rescan_s = self._settings.rescan_ns / 1e9
         if view.is_stopping(host.manager):
             return rescan_s
+        if self._settings.path is None and not host.sources.units.hot:
+            self._unwatch()
+            self._resumes = False
+            await self._stop_orphans()
+            if not self._asked:
+                await asyncio.to_thread(self._sweep, self._used_paths())
+                return None
+            return BUSY_S
         if view.rollout_units(host.manager) or host.refusing is not None:
             return BUSY_S
         try:
@@ -282,8 +294,7 @@ class HotDirectory:
         if names:
             await self._apply(names)
             return BUSY_S
-        lives = {unit.source.path for unit in view.lives(host.manager).values()}
-        await asyncio.to_thread(self._sweep, (*lives, *(file.path for file in host.sources.units.hot)))
+        await asyncio.to_thread(self._sweep, self._used_paths())
         if self._asked:
             # Their sites go when they have ended.
             self._patience_s = min(self._patience_s * 2, rescan_s)
@@ -469,6 +480,11 @@ class HotDirectory:
             asyncio.get_running_loop().remove_reader(self._inotify.fileno())
             self._inotify.close()
             self._inotify, self._watches, self._watch_problem = None, {}, ""
+
+    def _used_paths(self) -> list[str]:
+        """The unit files that are loaded from here, and those by which something still runs."""
+        lives = [unit.source.path for unit in view.lives(self._host.manager).values()]
+        return lives + [file.path for file in self._host.sources.units.hot]
 
     def _sweep(self, paths: Iterable[str]) -> None:
         """Remove every site in which none of these files lies."""

@@ -270,6 +270,7 @@ def test_without_signatures_a_file_is_enough() -> None:
         settings.write_text("")
         assert hot.running.supctl("daemon-reload").returncode == 0
         until(lambda: "echo" not in listed(hot.running), "the end of it with its folder")
+        until(lambda: not list((hot.running.folder / "s-wheels").iterdir()), "the end of what was unpacked")
 
 
 def test_the_key_of_the_environment_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,3 +283,21 @@ def test_the_key_of_the_environment_is_enough(monkeypatch: pytest.MonkeyPatch) -
         assert hot.running.stop() == 0
         hot.running.start_again()
         hot.running.wait_state("last", "active")
+
+
+def test_what_came_from_the_hot_directory_lives_on_when_the_keeper_is_killed() -> None:
+    """The next supervisor knows it from custody, and neither unpacks nor restarts anything."""
+    with hot_directory() as hot:
+        hot.wheel("1.0")
+        until(hot.says("echo", "echo 1.0"), "its first cycle")
+        pid = hot.running.status("echo")["pid"]
+        (site,) = (hot.running.folder / "s-wheels").iterdir()
+        hot.running.process.kill()
+        hot.running.process.wait()
+        hot.running.start_again()
+        status = hot.running.wait_state("echo", "active")
+        assert (status["pid"], status["load_state"]) == (pid, "loaded")
+        hot.wheel("0.9")
+        hot.wheel("1.1")
+        until(hot.says("echo", "echo 1.1"), "the next version")
+        until(lambda: not site.exists(), "the end of the folder of the one before")

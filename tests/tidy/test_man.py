@@ -40,6 +40,7 @@ from supervisord_py.model.names import parse_unit_name
 from supervisord_py.model.records import EVENTS
 from supervisord_py.model.settings import parse_settings
 from supervisord_py.model.specifiers import SpecifierContext, Specifiers
+from supervisord_py.model.states import LoadState
 from supervisord_py.model.values import format_signal
 from supervisord_py.testing.world import World
 from tests.tidy.mdoc import PAGES, Item, Page, command_lines, read_page
@@ -358,6 +359,7 @@ def test_exit_codes_of_processes_that_were_not_made() -> None:
 def test_states_are_in_the_manual() -> None:
     """unit(5) has every state that a unit can be in."""
     items = {item.tag.removeprefix(".It "): item for item in UNIT.of("STATES")}
+    assert items["load state"].named("Ql") == {load.value for load in LoadState}
     assert items["sub-state"].named("Ql") == {sub.value for sub in ACTIVE_STATES}
     assert items["active state"].named("Ql") == {active.value for active in ACTIVE_STATES.values()} | {"queued"}
 

@@ -122,3 +122,10 @@ def test_what_the_unit_file_does_not_say_is_the_classs() -> None:
 def test_a_wrong_command_line(arguments: list[str]) -> None:
     with pytest.raises(ConfigError, match="the runner"):
         parse_arguments(arguments)
+
+
+def test_units_of_a_wheel_find_their_code_beside_their_folder() -> None:
+    """After what the unit itself says, so that nothing hides it."""
+    keys = AgentKeys(cls="a:B", path=("own",))
+    words = agent_command(keys, AgentRunner("python", "runner.py"), "/sites/a-1.0/supervisord_py_units").words
+    assert words[-2:] == ("--path=/sites/a-1.0/supervisord_py_units/own", "--path=/sites/a-1.0")
