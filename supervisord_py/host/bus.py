@@ -20,7 +20,7 @@ from supervisord_py.host.bus_limits import Meter
 from supervisord_py.host.control_server import OnBug
 from supervisord_py.host.facade import BusStats, Peer, RecordFilter, Supervisor
 from supervisord_py.host.journal_file import Journal
-from supervisord_py.host.peers import Credentials, Whose, identify, read_start_ns
+from supervisord_py.host.peers import Credentials, Whose, identify, is_there, read_start_ns
 from supervisord_py.host.refusals import Refusals
 from supervisord_py.model.records import Record
 from supervisord_py.model.settings import BusSettings
@@ -194,6 +194,7 @@ class Bus:
                 self._listener,
                 self,
                 identify=self._identify,
+                is_there=is_there,
                 start_of=read_start_ns,
                 judge=self._judge,
                 on_refused=self._refused,

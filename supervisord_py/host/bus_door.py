@@ -14,6 +14,9 @@ a unit, ``/NUMBER`` of somebody who may read the journal. Nothing that a peer wr
 libzmq reads these sockets in a thread of its own, and tells of what there is by descriptors that are edge-triggered:
 ``turn`` must be called whenever one of ``descriptors`` can be read, and takes everything.
 
+libzmq ends the process when it has no descriptor for the next connection, so there are always some left: of all that
+the process may have, those who wait get a quarter (two each), and those inside a half.
+
 Laws: nobody is let in whose process could not be looked at; who waits for an answer is bounded, in all and for each
 uid; a connection that is refused is closed.
 
@@ -23,6 +26,7 @@ Source: rfc.zeromq.org/spec/27; libzmq 4.3.5, stream_engine_base.cpp (get_peer_a
 import asyncio
 import contextlib
 import os
+import resource
 import socket
 import struct
 from collections import Counter, OrderedDict
@@ -44,6 +48,7 @@ WAITING_A_UID_MAX = 512
 """Connections that have not been let in yet; those above are closed."""
 
 CONNECTIONS_A_UNIT_MAX = 64
+CONNECTIONS_OF_GUESTS_MAX = 256
 GUESTS_MAX = 1024
 
 Identify = Callable[[socket.socket, Credentials], Awaitable[Peer]]
@@ -66,12 +71,13 @@ Judge = Callable[[Peer, int], Member]
 
 
 class _Caller:
-    """A connection that waits to be let in."""
+    """A connection, with a duplicate of its descriptor, for as long as it lasts."""
 
     def __init__(self, fd: int, connection: socket.socket, credentials: Credentials) -> None:
         self.fd = fd
         self.connection = connection
         self.credentials = credentials
+        self.is_inside = False
 
     def close(self, *, cut: bool = False) -> None:
         if cut:
@@ -87,6 +93,7 @@ class Door:
         context: The context of ``router``, which is not bound yet.
         router: Whose peers these are.
         identify: Says who a peer is (``host.peers``).
+        is_there: Says whether the process of a connection has not ended.
         start_of: When a process was started [boot clock, ns], None where there is none.
         judge: Whether it may come in.
         on_left: Is told the descriptor of a connection that has ended.
@@ -100,6 +107,7 @@ class Door:
         router: "zmq.Socket[Any]",
         *,
         identify: Identify,
+        is_there: Callable[[socket.socket, Credentials], bool],
         start_of: Callable[[int], int | None],
         judge: Judge,
         on_left: Callable[[int], None],
@@ -107,6 +115,7 @@ class Door:
         on_answered: Callable[[], None],
     ) -> None:
         self._identify = identify
+        self._is_there = is_there
         self._start_of = start_of
         self._judge = judge
         self._on_left = on_left
@@ -123,7 +132,11 @@ class Door:
         self._monitor.linger = 0
         self._monitor.rcvhwm = 0  # a full one would hold up libzmq's thread
         self._monitor.connect(address)
-        self._waiting: dict[int, _Caller] = {}
+        descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._waiting_max = min(WAITING_MAX, descriptors // 8)
+        self._inside_max = descriptors // 4
+        self._callers: dict[int, _Caller] = {}
+        self._waiting = 0
         self._by_uid: Counter[int] = Counter()
         self._turns: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
         self._inside: dict[int, str] = {}
@@ -164,9 +177,9 @@ class Door:
         self._router.disable_monitor()
         self._monitor.close()
         self._zap.close()
-        for caller in self._waiting.values():
+        for caller in self._callers.values():
             caller.close()
-        self._waiting.clear()
+        self._callers.clear()
 
     def _hear(self) -> None:
         while (told := _receive(self._monitor)) is not None:
@@ -188,10 +201,11 @@ class Door:
             return
         self._forget(fd)
         uid = caller.credentials.uid
-        if len(self._waiting) >= WAITING_MAX or self._by_uid[uid] >= WAITING_A_UID_MAX:
+        if self._waiting >= self._waiting_max or self._by_uid[uid] >= WAITING_A_UID_MAX:
             caller.close(cut=True)
             return
-        self._waiting[fd] = caller
+        self._callers[fd] = caller
+        self._waiting += 1
         self._by_uid[uid] += 1
 
     def _left(self, fd: int) -> None:
@@ -205,13 +219,20 @@ class Door:
             self._on_left(fd)
 
     def _forget(self, fd: int) -> _Caller | None:
-        caller = self._waiting.pop(fd, None)
+        caller = self._callers.pop(fd, None)
         if caller is not None:
-            uid = caller.credentials.uid
-            self._by_uid[uid] -= 1
-            if not self._by_uid[uid]:
-                del self._by_uid[uid]
+            self._waits_no_more(caller)
         return caller
+
+    def _waits_no_more(self, caller: _Caller) -> None:
+        if caller.is_inside:
+            return
+        caller.is_inside = True
+        self._waiting -= 1
+        uid = caller.credentials.uid
+        self._by_uid[uid] -= 1
+        if not self._by_uid[uid]:
+            del self._by_uid[uid]
 
     async def _answer(self, asked: list[bytes]) -> None:
         if len(asked) < 8 or asked[2] != b"1.0":
@@ -232,37 +253,40 @@ class Door:
         self._hear()
         # One at a time of a pid: whose request is whose, libzmq does not say.
         async with self._turns.setdefault(pid, asyncio.Lock()):
-            peers: dict[int, tuple[Peer, int]] = {}
-            for caller in self._of(pid):
+            while callers := self._of(pid):
+                asking = min(callers, key=lambda caller: caller.is_inside)
                 # Before the look at the process, which says in the end that it was there all the time.
-                started_ns = self._start_of(pid)
-                peers[caller.fd] = await self._identify(caller.connection, caller.credentials), started_ns or 0
-            callers = [caller for caller in self._of(pid) if caller.fd in peers]
-            if any(peers[caller.fd][0].gone for caller in callers):
-                # One is of a process that is no more, and it may be the one that asks.
-                for caller in callers:
-                    caller.close(cut=True)
-                    self._forget(caller.fd)
-                callers = []
-            if not callers:
-                raise RefusedError("the process that connected is gone")
-            self._forget(callers[0].fd)
-            callers[0].close()
-            return await self._enter(callers[0].fd, *peers[callers[0].fd])
+                started_ns = self._start_of(pid) or 0
+                peer = await self._identify(asking.connection, asking.credentials)
+                if self._callers.get(asking.fd) is not asking:
+                    continue  # it has left meanwhile; another one of that pid may be the one that asks
+                if peer.gone or not all(self._is_there(each.connection, each.credentials) for each in self._of(pid)):
+                    # One is of a process that is no more, and it may be the one that asks.
+                    for caller in self._of(pid):
+                        self._forget(caller.fd)
+                        caller.close(cut=True)
+                    break
+                return await self._enter(asking, peer, started_ns)
+            raise RefusedError("the process that connected is gone")
 
     def _of(self, pid: int) -> list[_Caller]:
-        return [caller for caller in self._waiting.values() if caller.credentials.pid == pid]
+        return [caller for caller in self._callers.values() if caller.credentials.pid == pid]
 
-    async def _enter(self, fd: int, peer: Peer, started_ns: int) -> str:
+    async def _enter(self, caller: _Caller, peer: Peer, started_ns: int) -> str:
         try:
             member = self._judge(peer, started_ns)
+            most = CONNECTIONS_A_UNIT_MAX if member.unit else CONNECTIONS_OF_GUESTS_MAX
+            if self._connections[member.unit] >= most:
+                raise RefusedError(f"{member.unit or 'readers of the journal'} have {most} connections to the bus")
+            if len(self._inside) >= self._inside_max:
+                raise RefusedError("there are too many connections to the bus")
         except RefusedError as refused:
             await self._on_refused(peer, str(refused))
             raise
-        if member.unit and self._connections[member.unit] >= CONNECTIONS_A_UNIT_MAX:
-            raise RefusedError(f"{member.unit} has {CONNECTIONS_A_UNIT_MAX} connections to the bus already")
-        self._inside[fd] = member.unit
-        self._connections[member.unit] += 1
+        if not caller.is_inside:
+            self._waits_no_more(caller)
+            self._inside[caller.fd] = member.unit
+            self._connections[member.unit] += 1
         if member.unit:
             return f"{member.unit}/{member.invocation}"
         self._guest_count += 1

@@ -39,6 +39,7 @@ from supervisord_py.host.bus_door import Door, Identify, Judge, Member
 from supervisord_py.host.bus_limits import Bucket, Memory, Meter
 from supervisord_py.host.bus_subscribers import Connection, Past, Subscribers
 from supervisord_py.host.facade import Peer, RecordFilter
+from supervisord_py.host.peers import Credentials
 from supervisord_py.model.records import Record
 from supervisord_py.model.settings import BusSettings
 from supervisord_py.model.states import Severity
@@ -147,6 +148,7 @@ class Router:
         listener: It, listening; it stays the caller's.
         host: The manager.
         identify: Says who is at the other end of a connection.
+        is_there: Says whether the process of a connection has not ended.
         start_of: When a process was started.
         judge: Who may come in.
         on_refused: Is told who may not.
@@ -161,6 +163,7 @@ class Router:
         host: BusHost,
         *,
         identify: Identify,
+        is_there: Callable[[socket.socket, Credentials], bool],
         start_of: Callable[[int], int | None],
         judge: Judge,
         on_refused: Callable[[Peer, str], Awaitable[None]],
@@ -202,6 +205,7 @@ class Router:
             self._context,
             self._socket,
             identify=identify,
+            is_there=is_there,
             start_of=start_of,
             judge=judge,
             on_left=self._subscribers.left,

@@ -128,6 +128,15 @@ async def identify(connection: socket.socket, credentials: Credentials, whose: W
     )
 
 
+def is_there(connection: socket.socket, credentials: Credentials) -> bool:
+    """Say whether the process that connected is still the one that has its pid."""
+    witness = _Witness.open(connection, credentials)
+    if witness is None:
+        return False
+    witness.close()
+    return True
+
+
 class _Witness:
     """Holds on to the process that connected: a pidfd, and on old kernels the start time beside it."""
 

@@ -14,7 +14,7 @@ import zmq
 import zmq.asyncio
 
 from supervisord_py.host.access import Scope
-from supervisord_py.host.bus_door import Door, Member, RefusedError
+from supervisord_py.host.bus_door import CONNECTIONS_A_UNIT_MAX, Door, Member, RefusedError
 from supervisord_py.host.bus_limits import Meter
 from supervisord_py.host.bus_router import Router
 from supervisord_py.host.facade import Peer, RecordFilter
@@ -129,6 +129,7 @@ async def bus(host: Host) -> AsyncIterator[Callable[[], Agent]]:
             listener,
             host,
             identify=host.identify,
+            is_there=lambda connection, credentials: True,
             start_of=lambda pid: 0,
             judge=host.judge,
             on_refused=host.on_refused,
@@ -315,6 +316,58 @@ def test_a_stranger_is_refused_and_not_heard() -> None:
             assert (await web.hear())["seq"] == 1
             assert await stranger.hears_nothing()
             assert len(host.records) == 1
+
+    drive(main())
+
+
+def test_a_connection_that_ends_in_its_handshake_takes_nobody_s_place() -> None:
+    """A process opens one, closes it at once and opens another: the answer to the first was taken for the second's,
+    which was refused for good."""
+
+    async def main() -> None:
+        host = Host()
+        async with bus(host) as agent:
+            for number in range(100):
+                agent().socket.close()
+                web = agent()
+                await web.say(id=number, event="x")
+                assert (await web.hear())["ack"] == number
+                web.socket.close()
+
+    drive(main())
+
+
+def test_connections_of_one_unit_are_bounded() -> None:
+    """One that is too many is refused; when another has ended there is room again, and other units have theirs."""
+
+    async def main() -> None:
+        host = Host()
+        async with bus(host) as agent:
+            agents = [agent() for _ in range(CONNECTIONS_A_UNIT_MAX)]
+            for number, each in enumerate(agents):
+                await each.say(id=number, event="x")
+            for number, each in enumerate(agents):
+                assert (await each.hear())["ack"] == number
+            late = agent()
+            await late.say(id="late", event="x")
+            await until(lambda: host.refused)
+            assert host.refused == [f"web have {CONNECTIONS_A_UNIT_MAX} connections to the bus"]
+            host.peers = lambda: Peer(0, 0, 1, unit="db")
+            other = agent()
+            await other.say(id="other", event="x")
+            assert (await other.hear())["ack"] == "other"
+            assert await late.hears_nothing()
+            agents[0].socket.close()
+            host.peers = lambda: Peer(0, 0, 1, unit="web")
+
+            async def comes_in() -> bool:
+                again = agent()
+                await again.say(id="again", event="x")
+                return bool(await again.socket.poll(200))
+
+            async with asyncio.timeout(PATIENCE_S):
+                while not await comes_in():
+                    pass
 
     drive(main())
 
