@@ -16,7 +16,7 @@ from peers import ROOT
 
 HERE = Path(__file__).resolve().parent
 COUNT = 10_000
-PROBES = 300
+PROBES = 200
 PLAIN = "plain pyzmq loop"
 NO_LIMIT = '[bus]\nrate-limit = "1000000/s"\nqueue = 100000\n'
 

@@ -73,8 +73,10 @@ LOOK_LAST_S = 1.0
 """How often somebody is looked at who has no room."""
 
 BUG_PAUSE_S = 1.0
-PAUSE_S = 0.01
-"""After a full turn of which more than half was refused."""
+REFUSED_MAX = 64
+"""Refusals that end a turn, and what follows is a pause: a flood is read no faster, nor does it fill the turns."""
+
+PAUSE_S = 0.005
 
 LIMIT_RECORD_S = 60.0
 IDS_READ_BACK = 10_000
@@ -302,7 +304,7 @@ class Router:
     def _read(self) -> None:
         batch = _Batch()
         self._refused = read = 0
-        while read < BATCH_MAX:
+        while read < BATCH_MAX and self._refused < REFUSED_MAX:
             try:
                 frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
@@ -311,7 +313,7 @@ class Router:
             self._take(frames, batch)
         if batch.pending or batch.records:
             self._write(batch)
-        if read == BATCH_MAX and self._refused > BATCH_MAX // 2:
+        if self._refused >= REFUSED_MAX:
             self._is_scheduled = True
             self._later(PAUSE_S, self._turn)
         elif read == BATCH_MAX or int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
