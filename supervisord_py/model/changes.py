@@ -299,8 +299,10 @@ FAMILIES: dict[str, Effect] = {
     "unit.assert-": Effect.LIVE,
     "service.environment": Effect.RESTART,
     "health.": Effect.LIVE,
+    "agent.": Effect.RESTART,
 }
-"""Keys by how they begin: each condition is one, each variable of the environment, and each key of a health check."""
+"""Keys by how they begin: each condition is one, each variable of the environment, and each key of a health check. What
+``[agent]`` says is in the command of its process and in its environment, and told with those."""
 
 ELSEWHERE: dict[str, Effect] = {
     "instances.count": Effect.LIVE,

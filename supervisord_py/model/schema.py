@@ -81,6 +81,8 @@ DEFINITIONS: dict[str, Fragment] = {
     },
 }
 
+_CLASS: Fragment = {"type": "string", "pattern": "^[^:]+:[^:]+$"}
+
 _FRAGMENTS: dict[str, Fragment] = {
     "string": _TEXT,
     "strings": _one_or_list(_TEXT),
@@ -122,6 +124,10 @@ _FRAGMENTS: dict[str, Fragment] = {
         },
     },
     "environment-names": _one_or_list(_TEXT),
+    "pause": _SPAN,
+    "class": _CLASS,
+    "classes": _one_or_list(_CLASS),
+    "config": {"type": "object"},
     "limit-count": _LIMIT,
     "limit-bytes": _LIMIT,
     "limit-seconds": _LIMIT,

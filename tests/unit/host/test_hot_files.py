@@ -1,11 +1,14 @@
 """What of a hot directory is loaded: signatures, versions, what runs, and what is no good."""
 
 import os
+import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from supervisord_py.host.hot_files import Choice, Look, Rules, choose, look_at
@@ -160,6 +163,25 @@ def test_what_is_no_good_is_rejected_and_what_runs_stays(folder: Folder, spoil, 
     assert [file for file in folder.in_use if file.problem is None] == used
     (reason,) = folder.rejected().values()
     assert message in reason
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_no_byte_of_what_was_dropped_can_be_another(data: st.DataObject) -> None:
+    """Of the wheel or of its signature, but for the comment that nothing protects: it is refused."""
+    with tempfile.TemporaryDirectory() as base:
+        folder = Folder(Path(base))
+        path = folder.wheel("1.0")
+        changed = data.draw(st.sampled_from([path, path.with_name(f"{path.name}.minisig")]))
+        content = bytearray(changed.read_bytes())
+        begin = 0 if changed == path else content.index(b"\n") + 1
+        # The last byte of a signature ends its last line, which may as well be missing.
+        place = data.draw(st.integers(begin, len(content) - (1 if changed == path else 2)))
+        content[place] = data.draw(st.integers(0, 255).filter(lambda byte: byte != content[place]))
+        changed.write_bytes(content)
+        (candidate,) = folder.look().candidates
+        assert candidate.problem
+        assert not candidate.files
 
 
 def test_a_version_with_a_bad_unit_leaves_the_one_before(folder: Folder) -> None:

@@ -182,13 +182,15 @@ def test_every_built_key_has_an_effect_and_none_is_made_up() -> None:
 def test_the_manual_lists_what_needs_a_restart() -> None:
     """supervisord-py.unit(5) names every key of [service] that only a restart brings, and no other."""
     manual = (Path(__file__).parents[3] / "man" / "supervisord-py.unit.5").read_text()
-    told = re.search(r"holds until the next start:\n(.*?)and the table\n\.Ic limits", manual, re.DOTALL)
+    told = re.search(
+        r"holds until the next start:\n(.*?)and the tables\n\.Ic agent\nand\n\.Ic limits", manual, re.DOTALL
+    )
     assert told is not None
     words = {word for word in told[1].replace("\\-", "-").split() if word not in (".Ic", ",", "and")}
     keys = {key.removeprefix("service.") for key in BUILT if key.startswith("service.")}
     assert words == {key for key in keys if effect_of(f"service.{key}") is Effect.RESTART}
     others = [key for key in BUILT if not key.startswith("service.") and effect_of(key) is Effect.RESTART]
-    assert {key.partition(".")[0] for key in others} == {"limits"}
+    assert {key.partition(".")[0] for key in others} == {"agent", "limits"}
 
 
 def test_values_are_told_as_the_file_has_them() -> None:

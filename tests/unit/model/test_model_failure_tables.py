@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from unitset_rig import CONTEXT, KEY_TABLE, SLEEP, headlines, load_texts, service, unit_files
 
 from supervisord_py.model import hooks
@@ -19,7 +20,7 @@ from supervisord_py.model.specifiers import Specifiers
 from supervisord_py.model.states import Overrun, ProbeAction, ProbeKind, SupervisorMode, TimerFrom
 from supervisord_py.model.targets import Url, split_address, split_url
 from supervisord_py.model.unit import SECOND_NS, Command, PoolPlace, Probe, Quarantine, Timer, Unit
-from supervisord_py.model.unitset import LoadResult, build_unit_set, no_zones
+from supervisord_py.model.unitset import NOWHERE, LoadResult, build_unit_set, no_zones
 
 ONESHOT = '[service]\ntype = "oneshot"\nexec-start = ["/bin/true"]\n'
 OFTEN = '[timer]\nevery = "1h"\n'
@@ -243,7 +244,8 @@ def test_wrong_timers(text: str, key: str, message: str) -> None:
 def test_zones_come_from_the_machine() -> None:
     """Which there are is not for the model to know."""
     files = unit_files({"web": SLEEP + '[timer]\non-calendar = "daily Mars/Olympus"\n'})
-    result = build_unit_set(files, CONTEXT, key_table=KEY_TABLE, zones={"Mars/Olympus": UTC}.get)
+    machine = replace(NOWHERE, zones={"Mars/Olympus": UTC}.get)
+    result = build_unit_set(files, CONTEXT, key_table=KEY_TABLE, machine=machine)
     assert not result.problems
     timer = result.unit_set.units["web"].timer
     assert timer is not None

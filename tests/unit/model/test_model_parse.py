@@ -115,7 +115,6 @@ def test_unknown_keys_get_what_was_meant(line: str, hint: str) -> None:
             "'well' is not possible here",
             "possible are started, ready, healthy and exited",
         ),
-        ("[agent]\nclass = 'a:B'\n[service]\ntype = 'oneshot'\nexec-start = 'a'\n", "[agent] is not supported yet", ""),
     ],
 )
 def test_wrong_tables_and_what_is_not_built(text: str, message: str, hint: str) -> None:

@@ -154,7 +154,7 @@ def test_the_longest_pause_is_never_shorter_than_the_first() -> None:
     ("text", "key", "message"),
     [
         ("", "", None),
-        ("[unit]\n", "", "neither [service] nor [target]"),
+        ("[unit]\n", "", "neither [service], [agent] nor [target]"),
         (SLEEP + "[target]\n", "target", "not both"),
         (SLEEP + "[instances]\ncount = 2\n", "instances.count", "only a template"),
         ("[target]\n[limits]\nnice = 1\n", "limits", "no process"),
