@@ -99,6 +99,8 @@ class LastLife(Struct, frozen=True, omit_defaults=True):
     signal: str | None = None
     runtime_ms: int | None = None
     """None where nobody saw its end."""
+    message: str | None = None
+    """What was found of it, where its end alone does not tell."""
 
 
 class Monitor(Struct, frozen=True, omit_defaults=True):

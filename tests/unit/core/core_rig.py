@@ -119,6 +119,10 @@ def severity_of(record: Record) -> Severity | None:
             return Severity.WARNING if fields.get("reloaded") is False else Severity.INFO
         case "unit.exited" if "step" in fields:
             return Severity.WARNING
+        case "unit.stopped" if "stub" in fields:
+            return Severity.WARNING if "message" in fields else Severity.INFO
+        case "unit.watchdog" if "processes are stopped" in str(fields["message"]):
+            return Severity.WARNING
         case "job.finished" if fields["job"] is None:
             return Severity.ERROR
         case "job.finished":

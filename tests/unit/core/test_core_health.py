@@ -57,7 +57,10 @@ def test_a_unit_is_ready_when_its_readiness_checks_are_good() -> None:
     assert rig.shown("web") == "activating/start/success"
     answer(rig, False)
     why = view.why(rig.manager, "web")[0]
-    assert (why.kind, why.message) == ("probe", "its readiness check http failed once: connection refused")
+    assert (why.kind, why.message) == (
+        "probe",
+        "its readiness check http failed once (http http://localhost/): connection refused",
+    )
     assert [spawn.unit for spawn in rig.spawns] == ["web"]
     answer(rig, True)
     assert rig.shown("web") == "active/running/success"
