@@ -58,15 +58,17 @@ from supervisord_py.testing.kernel import Kernel
 from supervisord_py.testing.narrative import entry_lines, where_raised
 from supervisord_py.testing.observer import Observer
 from supervisord_py.testing.outcome import Outcome
-from supervisord_py.testing.population import draw_units, mutate_units, without_cycles_of_lives
+from supervisord_py.testing.population import draw_units, mutate_units, scale_units, without_cycles_of_lives
 from supervisord_py.testing.profile import Profile, draw_profile
 from supervisord_py.testing.releases import Releases
 from supervisord_py.testing.replay import FlightLog
+from supervisord_py.testing.settings import calm, draw_settings
 
 STEPS_MAX = 30_000
 """More events than any honest run needs: beyond it the world says that the core is not settling."""
 
 CALM_NS = 3 * 3600 * SECOND_NS
+RESUMED_NS = 60 * SECOND_NS
 SHUTDOWN_NS = 30 * SECOND_NS
 FAILURES_SHOWN = 10
 TAIL = 40
@@ -169,7 +171,7 @@ class World:
         self.agenda.after(self._gap_ns(), self._next_request)
         self._run_until(lambda: self._requests_left <= 0)
         if not self.kernel.exit_codes:
-            self.calm = self.hands.calm = self.releases.calm = True
+            self.calm = self.hands.calm = self.releases.calm = self.hands.freezing.calm = True
             self.kernel.cure()
             # what was said already is heard first: only then is it known what is there
             self._run_until(lambda: not self._inbox and self._down_until_ns is None)
@@ -211,8 +213,11 @@ class World:
     def _let_live(self) -> None:
         """An operator takes away what ends units although nothing is wrong; what has no file any more is stopped."""
         calmer = without_cycles_of_lives(self.releases.units)
-        if calmer != self.releases.units:
+        quiet = calm(self.releases.settings)
+        if calmer != self.releases.units or quiet != self.releases.settings:
+            self.releases.settings = quiet
             self.releases.load(calmer)
+        self.agenda.after(RESUMED_NS, self._resume)
         vanished = sorted(self.manager_units() - set(self.units.units) - set(self.units.bad))
         for job in self.jobs():
             # an irreversible start would have the stop refused
@@ -221,10 +226,16 @@ class World:
         for name in vanished:
             self.submit(self.clients.enter("stop", name))
 
+    def _resume(self) -> None:
+        """Nothing is left standing still."""
+        for name in sorted(self.manager_units()):
+            if unit_status(self.manager, name).sub_state == "paused":
+                self.submit(self.clients.enter("resume", name))
+
     def _mend(self) -> None:
         """An operator starts what has failed: whatever waits for it has to come back by itself."""
         for name in sorted(self.manager_units()):
-            if unit_status(self.manager, name).active_state == "failed":
+            if unit_status(self.manager, name).active_state in ("failed", "quarantined"):
                 self.submit(self.clients.enter("start", name))
 
     # people
@@ -277,6 +288,11 @@ class World:
         if self._chance("daemon_reload"):
             self._strike_all("daemon_reload")
             self.releases.load(mutate_units(self.rng, self.profile, self.releases.units), start_enabled=True)
+        if self._chance("scale"):
+            self.releases.load(scale_units(self.rng, self.releases.units), start_enabled=True)
+        if self._chance("new_settings"):
+            self.releases.settings = draw_settings(self.rng, self.profile)
+            self.releases.load(self.releases.units)
         if self._chance("wall_jump"):
             self._strike_all("wall_jump")
             self.clock.set_wall(self.rng.randint(-86_400, 86_400) * SECOND_NS)
@@ -347,7 +363,7 @@ class World:
         self._note(f"-- the manager dies {when}")
         self._inbox.clear()
         self.hands.drop()
-        self.releases.drop(self.units)
+        self.releases.drop(self.units, self.seen.settings)
         self._told = self.kernel.custody.acknowledged
         self._work_ns = self._deadline_ns = self._deadline_wake_ns = None
         downtime_ns = self.rng.choice((1, 50, 3000)) * MILLISECOND_NS
