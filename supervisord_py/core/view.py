@@ -77,7 +77,7 @@ def unit_status(manager: Manager, name: str) -> UnitStatus:
         active_state=active.value,
         sub_state=_sub_state(ledger, name, active).value,
         result=state.result.value,
-        pid=state.main.pid if state.main is not None else None,
+        pid=_shown_pid(state),
         invocation=state.invocation,
         since=timed.format_wall(state.since_wall_ns) if state.since_wall_ns else None,
         restarts=state.restarts,
@@ -95,6 +95,13 @@ def unit_status(manager: Manager, name: str) -> UnitStatus:
         next_elapse=_next_elapse(ledger, state),
         last_elapse=_last_elapse(state),
     )
+
+
+def _shown_pid(state: UnitState) -> int | None:
+    """The main process, or that of the stub: what runs under the name of the unit."""
+    if state.main is not None:
+        return state.main.pid
+    return state.control.pid if state.is_stub and state.control is not None else None
 
 
 def _next_elapse(ledger: Ledger, state: UnitState) -> str | None:

@@ -51,11 +51,12 @@ def explain(ledger: Ledger, name: str) -> list[WhyLine]:
 
 
 def in_a_sentence(ledger: Ledger, name: str) -> str | None:
-    """Return what ``status`` says; of a unit that runs only that it runs by a text that is no more, or is not well."""
+    """Return what ``status`` says; of a unit that runs only what is amiss: its text, its checks, whom it stands on."""
     lines = _reasons(ledger, name)
     if lines and lines[0].kind != "running":
         return lines[0].message
-    return next((line.message for line in lines if line.kind in ("bad-setting", "disabled", "probe")), None)
+    amiss = ("bad-setting", "disabled", "probe", "quarantine")
+    return next((line.message for line in lines if line.kind in amiss), None)
 
 
 def _reasons(ledger: Ledger, name: str) -> list[WhyLine]:
@@ -278,7 +279,11 @@ def _stood_in_for(ledger: Ledger, name: str) -> list[WhyLine]:
     """Name the units that this one needs and that are only there as stubs."""
     relations = ledger.graph[name]
     return [
-        WhyLine("quarantine", f"{each.unit}, which it needs, is quarantined: a stub runs in its place", unit=each.unit)
+        WhyLine(
+            "quarantine",
+            f"it is degraded: {each.unit}, which it needs, is quarantined, and a stub runs in its place",
+            unit=each.unit,
+        )
         for each in (*relations.requires, *relations.binds_to)
         if ledger.state(each.unit).is_stub
     ]

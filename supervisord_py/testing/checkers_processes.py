@@ -15,6 +15,7 @@ from supervisord_py.core.actions import (
 )
 from supervisord_py.core.events import CommandRequested, ProcessExited, SpawnFailed
 from supervisord_py.core.view import unit_status
+from supervisord_py.model.names import is_aux_owner
 from supervisord_py.model.states import JobState, JobType, KillMode, Role, ServiceType
 from supervisord_py.model.unit import Dependency, Unit
 from supervisord_py.model.values import format_signal
@@ -25,6 +26,7 @@ from supervisord_py.testing.observer import Life
 from supervisord_py.testing.processes import Process
 
 BEGINNING = frozenset({Role.CONDITION, Role.START_PRE, Role.START, Role.MAIN})
+FIRST = BEGINNING | {Role.STUB}
 
 
 class OneMain(Checker):
@@ -54,7 +56,7 @@ class NoOverlap(Checker):
     name = "no-overlap"
 
     def born(self, process: Process) -> None:
-        if process.spawn is None or process.spawn.role not in BEGINNING:
+        if process.spawn is None or process.spawn.role not in FIRST:
             return
         if self.world.seen.may_leave_processes(process.unit):
             return
@@ -83,7 +85,7 @@ class SpawnIds(Checker):
         for action in spawned:
             life = seen.lives.get(action.unit)
             is_first = life is None or life.invocation != action.invocation
-            if is_first and action.role in BEGINNING and action.spawn_id not in announced:
+            if is_first and action.role in FIRST and action.spawn_id not in announced:
                 self.fail(f"{action.unit}: #{action.spawn_id} begins a life without a unit.starting record")
         for spawn_id in announced:
             if spawn_id not in {action.spawn_id for action in spawned}:
@@ -207,7 +209,8 @@ class StopOrder(Checker):
         """Units whose job was queued when the stop of a unit had begun: a rollout goes on when it sees that stop."""
         events = [(record.event, record.unit) for record in step.effects.records]
         begun = events.index(("unit.stopping", name)) if ("unit.stopping", name) in events else len(events)
-        return frozenset(unit for event, unit in events[begun:] if event == "job.queued" and unit is not None)
+        kinds = ("job.queued", "job.changed")
+        return frozenset(unit for event, unit in events[begun:] if event in kinds and unit is not None)
 
     def _stops(self, action: AnyAction) -> str | None:
         """Name the unit whose stop begins with this action."""
@@ -255,6 +258,9 @@ class KillTimeout(Checker):
             if not isinstance(action, KillTree) and not self._is_kill_of_main(action):
                 continue
             assert isinstance(action, KillTree | SignalProcesses)
+            if is_aux_owner(action.unit):
+                # what is beside a life is killed at once
+                continue
             life = seen.lives.get(action.unit)
             service = life.unit.service if life else None
             if life is None or service is None:
@@ -323,12 +329,17 @@ class ExitRecorded(Checker):
         self._owed: dict[tuple[int, int], str] = {}
 
     def exited(self, process: Process, spawn_id: int | None) -> None:
-        if spawn_id is not None:
+        if spawn_id is not None and not is_aux_owner(process.unit):
             self._owed[spawn_id, process.pid] = process.unit
 
     def step(self, step: Step) -> None:
         records = [record for record in step.effects.records if record.event == "unit.exited"]
         event = step.event
+        if isinstance(event, SpawnFailed | ProcessExited) and is_aux_owner(
+            self.world.seen.spawned[event.spawn_id].unit
+        ):
+            # the law of those is another one
+            return
         if isinstance(event, SpawnFailed):
             if [(r.fields.get("spawn_id"), r.fields.get("code")) for r in records] != [(event.spawn_id, event.code)]:
                 self.fail(f"the process of #{event.spawn_id}, which never ran its program, has no record of its end")

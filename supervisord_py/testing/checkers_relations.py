@@ -240,6 +240,8 @@ class Hooks(Checker):
             return ()
         if record.event == "unit.failed":
             return unit.on_failure
+        if record.event == "unit.quarantined":
+            return unit.quarantine.on_quarantine
         if record.event == "job.finished" and record.fields.get("result") in ("timeout", "dependency"):
             return unit.on_failure
         if record.event == "unit.stopped":
@@ -420,7 +422,7 @@ class StopPostOnce(Checker):
             if record.event not in ("unit.stopped", "unit.failed", "unit.restart-scheduled") or life is None:
                 continue
             service = life.unit.service
-            if service is None or not service.exec_stop_post or life.changed_post:
+            if service is None or not service.exec_stop_post or life.changed_post or life.is_stub:
                 continue
             if self._ran.get(name) != life.invocation:
                 self.fail(f"a life of {name} is over, and exec-stop-post was never run")

@@ -18,6 +18,7 @@ follow it (``follow``); its pid file is written in time, late, never, or names s
 from collections.abc import Callable, Sequence
 from functools import partial
 from random import Random
+from typing import TypeVar
 
 from supervisord_py.core.actions import (
     AnyAction,
@@ -42,11 +43,17 @@ from supervisord_py.core.events import (
 )
 from supervisord_py.model.states import NotifyAccess, Role, ServiceType
 from supervisord_py.model.unit import Service
+from supervisord_py.testing.beside import CommandsBeside
 from supervisord_py.testing.clock import MILLISECOND_NS, Agenda, Clock
 from supervisord_py.testing.custody import Custody
+from supervisord_py.testing.daemons import Daemons
+from supervisord_py.testing.freezer import Freezer
 from supervisord_py.testing.population import SHORT_LIVED, is_broken_release
 from supervisord_py.testing.processes import CRASHES, FAILED_STEPS, NOTIFYING, Process, Spawn, Watcher
 from supervisord_py.testing.profile import Profile
+from supervisord_py.testing.speech import Speech
+
+T = TypeVar("T")
 
 SIGABRT, SIGKILL, SIGTERM, SIGCONT = 6, 9, 15, 18
 
@@ -78,6 +85,10 @@ class Kernel:
         self.trees: dict[str, dict[int, Process]] = {}
         self.strays: dict[int, int] = {}
         self.custody = Custody()
+        self.beside = CommandsBeside(self)
+        self._daemons = Daemons(self)
+        self.speech = Speech(self)
+        self.freezer = Freezer()
         self.exit_codes: list[int] = []
         self.pid_files: dict[str, int] = {}
         self.pid_file_written: Callable[[str], None] = lambda path: None
@@ -116,6 +127,7 @@ class Kernel:
                 case ReleaseUnit():
                     self.watcher.released(action.unit)
                     self._killing.pop(action.unit, None)
+                    self.freezer.thaw(action.unit)
                 case ExitSupervisor():
                     self._exit(action.code)
 
@@ -125,19 +137,20 @@ class Kernel:
         if action.spawn_id in self.spawns:
             return
         self._killing.pop(action.unit, None)
-        process = self._new_process(action.unit, action.invocation)
+        process = self.new_process(action.unit, action.invocation)
         spawn = Spawn(action.spawn_id, action.role, self._service_of(action), process)
         process.spawn = spawn
         self.spawns[action.spawn_id] = spawn
+        self.beside.note(action)
         self.watcher.born(process)
         exec_ns = self._rng.randint(1, 20) * MILLISECOND_NS
-        if self._fault("exec_slow"):
+        if self.fault("exec_slow"):
             exec_ns = self._rng.randint(100, 12_000) * MILLISECOND_NS
-        failed = self._rng.choice(FAILED_STEPS) if self._fault("spawn_failed") else None
+        failed = self._rng.choice(FAILED_STEPS) if self.fault("spawn_failed") else None
         self._agenda.after(exec_ns, lambda: self._exec(spawn, failed))
 
     def _exec(self, spawn: Spawn, failed: tuple[str, int, int] | None) -> None:
-        if not spawn.pending:
+        if not spawn.pending or self.freezer.holds(spawn.main, lambda: self._exec(spawn, failed)):
             return
         spawn.pending = False
         if failed:
@@ -229,13 +242,23 @@ class Kernel:
 
     # processes: how they live
 
-    def _fault(self, name: str) -> bool:
+    def fault(self, name: str) -> bool:
         return not self._calm and self._rng.random() < float(getattr(self._profile, name))
+
+    def later(self, least_ms: int, most_ms: int, callback: Callable[[], None]) -> None:
+        """Let something happen after a drawn time."""
+        self._agenda.after(self._milliseconds(least_ms, most_ms), callback)
+
+    def number(self, least: int, most: int) -> int:
+        return self._rng.randint(least, most)
+
+    def choice(self, options: Sequence[T]) -> T:
+        return self._rng.choice(options)
 
     def _milliseconds(self, least: int, most: int) -> int:
         return self._rng.randint(least, most) * MILLISECOND_NS
 
-    def _new_process(self, unit: str, invocation: str) -> Process:
+    def new_process(self, unit: str, invocation: str) -> Process:
         if self._profile.pid_reuse and self._next_pid > 1040:
             self._next_pid = 1000
         while any(self._next_pid in tree for tree in self.trees.values()):
@@ -243,26 +266,33 @@ class Kernel:
         process = Process(self._next_pid, unit, invocation, None, self._clock.mono_ns)
         self._next_pid += 1
         self.trees.setdefault(unit, {})[process.pid] = process
-        process.ignores_term = self._fault("ignore_term")
+        process.ignores_term = self.fault("ignore_term")
         process.term_delay_ns = self._milliseconds(0, 40)
-        if self._fault("slow_term"):
+        if self.fault("slow_term"):
             process.term_delay_ns = self._milliseconds(200, 7000)
         process.term_status = self._rng.choice((None, None, ExitStatus(code=0)))
-        if self._fault("bad_term_status"):
+        if self.fault("bad_term_status"):
             process.term_status = ExitStatus(code=self._rng.choice((1, 143)))
-        process.unkillable = self._fault("unkillable")
-        process.status_unknown = self._fault("unknown_status")
+        process.unkillable = self.fault("unkillable")
+        process.status_unknown = self.fault("unknown_status")
         return process
 
     def _begin(self, spawn: Spawn) -> None:
         if spawn.role in (Role.START, Role.MAIN) and is_broken_release(spawn.service) and not self._calm:
-            self._agenda.after(self._milliseconds(1, 8000), lambda: self._end(spawn.main, ExitStatus(code=78)))
-        if spawn.role is Role.START:
-            self._begin_start(spawn)
-            return
-        if spawn.role is not Role.MAIN:
-            self._begin_command(spawn)
-            return
+            self._agenda.after(self._milliseconds(1, 8000), lambda: self.end(spawn.main, ExitStatus(code=78)))
+        match spawn.role:
+            case Role.START:
+                self._daemons.begin(spawn)
+            case Role.MAIN:
+                self._begin_main(spawn)
+            case Role.STUB:
+                self._begin_stub(spawn)
+            case Role.PROBE | Role.HOOK:
+                self.beside.begin(spawn)
+            case _:
+                self._begin_command(spawn)
+
+    def _begin_main(self, spawn: Spawn) -> None:
         service = spawn.service
         oneshot = service is not None and service.type is ServiceType.ONESHOT
         if oneshot:
@@ -270,140 +300,96 @@ class Kernel:
         elif service is not None and service.type in NOTIFYING:
             self._begin_notify(spawn)
         if not oneshot:
-            self._draw_end(spawn.unit, lambda: spawn.main)
+            self.draw_end(spawn.unit, lambda: spawn.main)
         self._begin_daemon(spawn)
+
+    def _begin_stub(self, spawn: Spawn) -> None:
+        if self.fault("grandchild"):
+            self.later(0, 30, lambda: self.fork(spawn))
+        if self.fault("stub_ends"):
+            status = self.choice((ExitStatus(code=0), *CRASHES))
+            self.later(1, 20_000, lambda: self.end(spawn.main, status))
 
     def _begin_daemon(self, spawn: Spawn) -> None:
         """What a main process may do besides its work: fork, talk, hand its place over."""
-        if self._fault("grandchild"):
+        if self.fault("grandchild"):
             for _ in range(self._rng.randint(1, 2)):
-                self._agenda.after(self._milliseconds(0, 30), lambda: self._fork(spawn))
+                self._agenda.after(self._milliseconds(0, 30), lambda: self.fork(spawn))
         if spawn.service is not None and spawn.service.type is ServiceType.ONESHOT:
             return
-        for _ in range(self._rng.randint(1, 4) if self._fault("chatter") else 0):
-            self._agenda.after(self._milliseconds(1, 20_000), lambda: self._chat(spawn))
-        if self._fault("watchdog_trigger"):
-            self._agenda.after(self._milliseconds(50, 10_000), lambda: self._notify(spawn, {"WATCHDOG": "trigger"}))
-        if self._fault("main_pid"):
+        self.speech.begin(spawn)
+        if self.fault("main_pid"):
             self._agenda.after(self._milliseconds(5, 3000), lambda: self._hand_over(spawn))
 
-    def _begin_start(self, spawn: Spawn) -> None:
-        """The command of a forking unit: it leaves a daemon behind, or fails to."""
-        spawn.unfinished = lambda: self._daemonize(spawn)
-        if self._fault("command_hung"):
-            return
-        delay_ns = self._milliseconds(1, 800)
-        if self._fault("command_failed"):
-            status = self._rng.choice((ExitStatus(code=1), ExitStatus(signal=11, core_dumped=True)))
-            self._agenda.after(delay_ns, lambda: self._end(spawn.main, status))
-        else:
-            self._agenda.after(delay_ns, spawn.unfinished)
-
-    def _daemonize(self, spawn: Spawn) -> None:
-        if spawn.over or not spawn.main.alive or spawn.main.dying:
-            return
-        if not self._fault("no_daemon"):
-            daemon = self._fork_daemon(spawn)
-            if self._fault("two_daemons"):
-                self._fork_daemon(spawn)
-            path = spawn.service.pid_file if spawn.service is not None else None
-            if path is not None:
-                self._plan_pid_file(path, daemon)
-        self._end(spawn.main, ExitStatus(code=0))
-
-    def _fork_daemon(self, spawn: Spawn) -> Process:
-        daemon = self._new_process(spawn.unit, spawn.invocation)
-        daemon.parent, daemon.daemon_of, daemon.outlives_main = spawn.main, spawn, True
-        self.watcher.born(daemon)
-        self._catch_up(daemon)
-        self._draw_end(spawn.unit, lambda: daemon)
-        return daemon
-
-    def _plan_pid_file(self, path: str, daemon: Process) -> None:
-        """Decide when the daemon names itself in its pid file, and whether it gets that right."""
-        if self._fault("pid_file_never"):
-            return
-        pid = daemon.pid
-        if self._fault("pid_file_wrong"):
-            others = [each.pid for each in self.alive() if each is not daemon]
-            pid = self._rng.choice([4_000_000, *others])
-        if self._fault("pid_file_late"):
-            self._agenda.after(self._milliseconds(1, 8000), lambda: self._write_pid_file(path, daemon, pid))
-        else:
-            self._write_pid_file(path, daemon, pid)
-
-    def _write_pid_file(self, path: str, daemon: Process, pid: int) -> None:
-        if daemon.alive:
-            self.pid_files[path] = pid
-            self.pid_file_written(path)
-
     def _begin_command(self, spawn: Spawn) -> None:
-        code = self._rng.choice((1, 2, 100, 255)) if self._fault("command_failed") else 0
-        spawn.unfinished = lambda: self._end(spawn.main, ExitStatus(code=0))
-        if self._fault("command_hung"):
+        code = self._rng.choice((1, 2, 100, 255)) if self.fault("command_failed") else 0
+        spawn.unfinished = lambda: self.end(spawn.main, ExitStatus(code=0))
+        if self.fault("command_hung"):
             self.struck("command_hung", spawn.unit)
         else:
             delay_ns = self._milliseconds(1, 800)
-            self._agenda.after(delay_ns, lambda: self._end(spawn.main, ExitStatus(code=code)))
-        if self._fault("command_leaves"):
-            self._agenda.after(self._milliseconds(0, 2), lambda: self._fork(spawn))
+            self._agenda.after(delay_ns, lambda: self.end(spawn.main, ExitStatus(code=code)))
+        if self.fault("command_leaves"):
+            self._agenda.after(self._milliseconds(0, 2), lambda: self.fork(spawn))
         if spawn.role is Role.STOP and self._rng.random() < 0.5:
             for other in list(self.trees.get(spawn.unit, {}).values()):
                 if other.spawn is not None and other.spawn.role is Role.MAIN:
                     self._agenda.after(self._milliseconds(1, 100), partial(self._deliver, other, SIGTERM))
 
     def _begin_notify(self, spawn: Spawn) -> None:
-        if self._fault("exit_before_ready"):
+        if self.fault("exit_before_ready"):
             status = self._rng.choice((ExitStatus(code=0), ExitStatus(code=1), ExitStatus(signal=11, core_dumped=True)))
-            self._agenda.after(self._milliseconds(1, 500), lambda: self._end(spawn.main, status))
+            self._agenda.after(self._milliseconds(1, 500), lambda: self.end(spawn.main, status))
             return
-        spawn.unfinished = lambda: self._say_ready(spawn)
-        if self._fault("never_ready"):
+        spawn.unfinished = lambda: self.say_ready(spawn)
+        if self.fault("never_ready"):
             return
-        delay_ns = self._milliseconds(500, 12_000) if self._fault("ready_slow") else self._milliseconds(1, 300)
-        self._agenda.after(delay_ns, lambda: self._say_ready(spawn))
-        if self._fault("double_ready"):
-            self._agenda.after(delay_ns + self._milliseconds(0, 500), lambda: self._say_ready(spawn))
+        delay_ns = self._milliseconds(500, 12_000) if self.fault("ready_slow") else self._milliseconds(1, 300)
+        self._agenda.after(delay_ns, lambda: self.say_ready(spawn))
+        if self.fault("double_ready"):
+            self._agenda.after(delay_ns + self._milliseconds(0, 500), lambda: self.say_ready(spawn))
 
-    def _draw_end(self, unit: str, process: Callable[[], Process]) -> None:
+    def draw_end(self, unit: str, process: Callable[[], Process]) -> None:
         if unit in SHORT_LIVED:
-            self._agenda.after(self._milliseconds(100, 3000), lambda: self._end(process(), ExitStatus(code=0)))
+            self._agenda.after(self._milliseconds(100, 3000), lambda: self.end(process(), ExitStatus(code=0)))
             return
-        if self._fault("crash_at_once"):
+        if self.fault("crash_at_once"):
             status = self._rng.choice(CRASHES)
-            self._agenda.after(self._milliseconds(0, 60), lambda: self._end(process(), status))
-        elif self._fault("crash"):
+            self._agenda.after(self._milliseconds(0, 60), lambda: self.end(process(), status))
+        elif self.fault("crash"):
             status = self._rng.choice(CRASHES)
-            self._agenda.after(self._milliseconds(100, 30_000), lambda: self._end(process(), status))
-        elif self._fault("clean_exit"):
+            self._agenda.after(self._milliseconds(100, 30_000), lambda: self.end(process(), status))
+        elif self.fault("clean_exit"):
             status = self._rng.choice((ExitStatus(code=0), ExitStatus(signal=SIGTERM)))
-            self._agenda.after(self._milliseconds(100, 30_000), lambda: self._end(process(), status))
+            self._agenda.after(self._milliseconds(100, 30_000), lambda: self.end(process(), status))
 
-    def _fork(self, spawn: Spawn) -> None:
-        if spawn.over or not spawn.main.alive:
+    def fork(self, spawn: Spawn) -> None:
+        if spawn.over or not spawn.main.alive or self.freezer.holds(spawn.main, lambda: self.fork(spawn)):
             return
-        child = self._new_process(spawn.unit, spawn.invocation)
+        child = self.new_process(spawn.unit, spawn.invocation)
         self.struck("grandchild", spawn.unit)
         child.parent = spawn.main
         child.outlives_main = self._rng.random() < 0.6
-        child.ignores_term = self._fault("grandchild_ignores")
+        child.ignores_term = self.fault("grandchild_ignores")
         self.watcher.born(child)
-        self._catch_up(child)
+        self.catch_up(child)
         if self._rng.random() < 0.3:
-            self._agenda.after(self._milliseconds(10, 20_000), lambda: self._end(child, ExitStatus(code=0)))
+            self._agenda.after(self._milliseconds(10, 20_000), lambda: self.end(child, ExitStatus(code=0)))
 
-    def _catch_up(self, child: Process) -> None:
+    def catch_up(self, child: Process) -> None:
         """The keeper kills in rounds until nothing is left: what is forked meanwhile does not escape."""
         if (signal := self._killing.get(child.unit)) is not None:
             self._deliver(child, signal)
 
     def _hand_over(self, spawn: Spawn) -> None:
         """The main process makes another, names it with MAINPID= and goes (a daemon does); somebody has to hear it."""
-        is_heard = not self.is_lost and self._admits(spawn, spawn.main)
+        if self.freezer.holds(spawn.main, lambda: self._hand_over(spawn)):
+            return
+        is_heard = not self.is_lost and self.admits(spawn, spawn.main)
         if spawn.over or not spawn.main.alive or spawn.main.dying or not is_heard:
             return
         old = spawn.main
-        new = self._new_process(spawn.unit, spawn.invocation)
+        new = self.new_process(spawn.unit, spawn.invocation)
         new.spawn = spawn
         new.parent = old
         self.struck("main_pid", spawn.unit)
@@ -414,44 +400,23 @@ class Kernel:
         self.custody.tell(
             NotifyReceived(spawn.unit, spawn.spawn_id, old.pid, {"MAINPID": str(new.pid)}, main_pid=new.pid)
         )
-        self._agenda.after(self._milliseconds(0, 200), lambda: self._end(old, ExitStatus(code=0)))
+        self._agenda.after(self._milliseconds(0, 200), lambda: self.end(old, ExitStatus(code=0)))
 
-    def _chat(self, spawn: Spawn) -> None:
-        fields = self._rng.choice(
-            (
-                {"STATUS": f"doing {self._rng.randint(1, 99)} things"},
-                {"WATCHDOG": "1"},
-                {"X_ERROR": "no answer from upstream"},
-                {"X_OK": "1"},
-                {"X_PROGRESS": str(self._rng.randint(1, 999))},
-                {"EXTEND_TIMEOUT_USEC": str(self._rng.randint(0, 3) * 1_000_000)},
-                {"ERRNO": "5"},
-                {"STOPPING": "1"},
-                {"RELOADING": "1", "MONOTONIC_USEC": "1"},
-                {"X_UNHEARD_OF": "=\u00e4", "EXTEND_TIMEOUT_USEC": "-x", "ERRNO": "", "WATCHDOG": "9"},
-            )
-        )
-        self._notify(spawn, fields)
-        if "RELOADING" in fields:
-            spawn.unfinished = lambda: self._say_ready(spawn)
-            if not self._fault("never_ready"):
-                self._agenda.after(self._milliseconds(1, 2000), lambda: self._say_ready(spawn))
-        if "STOPPING" in fields:
-            spawn.unfinished = lambda: self._end(spawn.main, ExitStatus(code=0))
-            if not self._fault("never_ready"):
-                self._agenda.after(self._milliseconds(1, 3000), spawn.unfinished)
-
-    def _say_ready(self, spawn: Spawn) -> None:
-        if not spawn.over and not spawn.main.dying and self._admits(spawn, spawn.main):
+    def say_ready(self, spawn: Spawn) -> None:
+        if self.freezer.holds(spawn.main, lambda: self.say_ready(spawn)):
+            return
+        if not spawn.over and not spawn.main.dying and self.admits(spawn, spawn.main):
             spawn.ready_sent = True
-            self._notify(spawn, {"READY": "1", "STATUS": "ready"})
+            self.notify(spawn, {"READY": "1", "STATUS": "ready"})
 
-    def _notify(self, spawn: Spawn, fields: dict[str, str]) -> None:
-        if not spawn.over and spawn.main.alive and not spawn.pending and self._admits(spawn, spawn.main):
+    def notify(self, spawn: Spawn, fields: dict[str, str]) -> None:
+        if self.freezer.holds(spawn.main, lambda: self.notify(spawn, fields)):
+            return
+        if not spawn.over and spawn.main.alive and not spawn.pending and self.admits(spawn, spawn.main):
             self.struck("chatter", spawn.unit)
             self.custody.tell(NotifyReceived(spawn.unit, spawn.spawn_id, spawn.main.pid, fields))
 
-    def _admits(self, spawn: Spawn, process: Process) -> bool:
+    def admits(self, spawn: Spawn, process: Process) -> bool:
         service = spawn.service
         if service is None:
             return False
@@ -468,6 +433,8 @@ class Kernel:
         if not process.alive:
             return
         process.killed = process.killed or signal == SIGKILL
+        if self.freezer.holds(process, lambda: self._deliver(process, signal)):
+            return
         if process.spawn is not None and process.spawn.pending:
             process.spawn.held_signals.append(signal)
             if signal == SIGKILL and not process.unkillable:
@@ -491,7 +458,7 @@ class Kernel:
             if process.dying:
                 return
         process.dying = True
-        self._agenda.after(delay_ns, lambda: self._end(process, status))
+        self._agenda.after(delay_ns, lambda: self.end(process, status))
 
     def _reloads(self, process: Process, signal: int) -> bool:
         """Whether this signal asks a ``notify-reload`` service to read its settings again; it says what it does."""
@@ -508,21 +475,23 @@ class Kernel:
         if spawn.over or spawn.main is not process or process.dying:
             return
         spawn.unfinished = lambda: self._say_reloaded(spawn)
-        if self._fault("reload_deaf"):
+        if self.fault("reload_deaf"):
             return
         self._say_reloading(spawn)
-        if not self._fault("never_ready"):
-            self._agenda.after(self._milliseconds(1, 2000), lambda: self._say_ready(spawn))
+        if not self.fault("never_ready"):
+            self._agenda.after(self._milliseconds(1, 2000), lambda: self.say_ready(spawn))
 
     def _say_reloading(self, spawn: Spawn) -> None:
-        self._notify(spawn, {"RELOADING": "1", "MONOTONIC_USEC": str(self._clock.mono_ns // 1000)})
+        self.notify(spawn, {"RELOADING": "1", "MONOTONIC_USEC": str(self._clock.mono_ns // 1000)})
 
     def _say_reloaded(self, spawn: Spawn) -> None:
         self._say_reloading(spawn)
-        self._say_ready(spawn)
+        self.say_ready(spawn)
 
-    def _end(self, process: Process, status: ExitStatus) -> None:
+    def end(self, process: Process, status: ExitStatus) -> None:
         spawn = process.spawn
+        if self.freezer.holds(process, lambda: self.end(process, status)):
+            return
         if not process.alive or (spawn is not None and spawn.pending):
             return
         self._forget(process)
@@ -547,10 +516,10 @@ class Kernel:
                 spawn.spawn_id, process.pid, status, is_main, tree_empty=not tree, runtime_ms=runtime_ms, rusage=rusage
             )
         )
-        if is_main and spawn.role is Role.MAIN:
+        if is_main and spawn.role in (Role.MAIN, Role.STUB):
             for other in list(tree.values()):
                 if other.spawn is None and not other.outlives_main:
-                    self._agenda.after(self._milliseconds(0, 30), partial(self._end, other, ExitStatus(code=0)))
+                    self._agenda.after(self._milliseconds(0, 30), partial(self.end, other, ExitStatus(code=0)))
 
     def _forget(self, process: Process) -> None:
         process.alive = False
@@ -583,14 +552,14 @@ class Kernel:
             process.unkillable = False
             spawn = process.spawn
             if process.signalled or process.dying:
-                self._agenda.after(self._milliseconds(0, 50), partial(self._end, process, ExitStatus(signal=SIGTERM)))
+                self._agenda.after(self._milliseconds(0, 50), partial(self.end, process, ExitStatus(signal=SIGTERM)))
             elif spawn is not None and spawn.unfinished is not None and process is spawn.main:
                 self._agenda.after(self._milliseconds(0, 50), spawn.unfinished)
             elif spawn is None and process.daemon_of is not None and process.daemon_of.service is not None:
                 path = process.daemon_of.service.pid_file
                 if path is not None:
                     self._agenda.after(
-                        self._milliseconds(0, 50), partial(self._write_pid_file, path, process, process.pid)
+                        self._milliseconds(0, 50), partial(self._daemons.write_pid_file, path, process, process.pid)
                     )
 
     def alive(self) -> list[Process]:

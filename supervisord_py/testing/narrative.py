@@ -4,6 +4,7 @@ The words are for people who review a diff of a story: names instead of numbers 
 matters.
 """
 
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -54,6 +55,7 @@ from supervisord_py.core.events import (
 from supervisord_py.model.records import Record
 from supervisord_py.model.states import Severity
 from supervisord_py.model.values import format_signal
+from supervisord_py.testing.clock import SECOND_NS
 
 _TOLD = ("MONITOR_UNIT", "MONITOR_SERVICE_RESULT", "MONITOR_EXIT_CODE", "MONITOR_EXIT_STATUS")
 """What a process is told about another unit: a trace shows it, the rest of an environment is the same for all."""
@@ -210,3 +212,19 @@ def effect_lines(effects: Effects, causes: Sequence[str] = ()) -> list[str]:
         *(f"> {action_line(action)}" for action in effects.actions),
         *(f"< {reply_line(reply)}" for reply in effects.replies),
     ]
+
+
+def entry_lines(entry: str | tuple[int, Event] | Effects) -> list[str]:
+    """Say one entry of the tail in words: only what somebody will read is put into words."""
+    if isinstance(entry, str):
+        return [entry]
+    if isinstance(entry, tuple):
+        at_ns, event = entry
+        return [f"{at_ns / SECOND_NS:.3f} {event_line(event)}"]
+    return [f"    {line}" for line in effect_lines(entry)]
+
+
+def where_raised(bug: BaseException) -> str:
+    """Name the frames in which it was raised, the innermost first."""
+    frames = traceback.extract_tb(bug.__traceback__)
+    return " < ".join(f"{frame.name}:{frame.lineno}" for frame in reversed(frames[-4:]))

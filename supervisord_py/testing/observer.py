@@ -26,14 +26,16 @@ from supervisord_py.core.events import (
     UnitsLoaded,
 )
 from supervisord_py.model.changes import take_live
+from supervisord_py.model.names import is_aux_owner
 from supervisord_py.model.states import JobMode, KillMode, Role, ServiceType, Until
 from supervisord_py.model.unit import Dependency, Unit, UnitSet
 from supervisord_py.testing.clock import MILLISECOND_NS
 from supervisord_py.testing.processes import NOTIFYING
+from supervisord_py.testing.settings import Settings, settings_of
 
 IGNORING = frozenset({JobMode.IGNORE_DEPENDENCIES, JobMode.IGNORE_REQUIREMENTS})
 CLEAN_SIGNALS = frozenset({1, 2, 13, 15})
-STARTING_VERBS = frozenset({"start", "restart", "try-restart", "reload-or-restart"})
+STARTING_VERBS = frozenset({"start", "release", "restart", "try-restart", "reload-or-restart"})
 
 
 class Asked(Struct, frozen=True):
@@ -56,6 +58,8 @@ class Life:
         self.running: dict[int, Role] = {}
         self.leftovers = False
         self.mains = 0
+        self.is_stub = False
+        """It is that of a stub, in the place of the unit."""
         self.main_failed = False
         self.remained = False
         """Its main process has ended, and it was to remain up then: a reload takes nothing back of that."""
@@ -138,6 +142,8 @@ class Life:
     def fulfils(self, edge: Dependency) -> bool:
         """Whether the life has been as far as ``until`` asks, and (but for ``exited``) is still there."""
         match edge.until:
+            case _ if self.is_stub:
+                return Role.STUB in self.running.values()
             case Until.EXITED:
                 return self.main_gone and not self.main_exists
             case Until.STARTED:
@@ -160,6 +166,7 @@ class Observer:
     def __init__(self, text_of_core: Callable[[str], Unit | None] = lambda name: None) -> None:
         self.text_of_core = text_of_core
         self.units = UnitSet()
+        self.settings = Settings()
         self.texts: dict[str, Unit] = {}
         self.idling: set[str] = set()
         """Units that were of type idle before a reload, and may have begun then: nothing told it."""
@@ -217,7 +224,7 @@ class Observer:
                     for name, unit in self.texts.items()
                     if unit.service is not None and unit.service.type is ServiceType.IDLE
                 )
-                self.units = event.units
+                self.units, self.settings = event.units, settings_of(event)
                 self.texts.update(event.units.units)
                 self.targets.update(name for name, unit in event.units.units.items() if unit.service is None)
                 for life in self.lives.values():
@@ -324,6 +331,8 @@ class Observer:
             match action:
                 case SpawnProcess():
                     self.spawned[action.spawn_id] = Asked(action.unit, action.role, action.invocation)
+                    if is_aux_owner(action.unit):
+                        continue
                     life = self.lives.get(action.unit)
                     if life is None or life.invocation != action.invocation:
                         if self.may_leave_processes(action.unit):
@@ -332,6 +341,7 @@ class Observer:
                         self.skipped.discard(action.unit)
                         self.idling.discard(action.unit)
                         life.ignores_order = action.unit in self.ignoring
+                        life.is_stub = action.role is Role.STUB
                     life.pending[action.spawn_id] = action.role
                     life.mains += action.role is Role.MAIN
                     life.ending = life.ending or action.role in (Role.STOP, Role.STOP_POST)

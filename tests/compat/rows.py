@@ -121,7 +121,6 @@ WAITING: dict[str, tuple[str, ...]] = {
     "types/exec, missing EnvironmentFile with - prefix": ("EnvironmentFile",),
     "types/exec, StandardInput=file missing": ("StandardInput",),
     "types/exec, StandardOutput=append to missing dir": ("StandardOutput",),
-    "types/WATCHDOG_USEC=500000 sent by service": ("WatchdogSec",),
     "settings/UnsetEnvironment=PATH LANG": ("UnsetEnvironment",),
     "settings/StandardOutput=file": ("StandardOutput",),
     "settings/NoNewPrivileges=yes": ("NoNewPrivileges",),

@@ -13,6 +13,7 @@ from supervisord_py.core.actions import (
     CheckConditions,
     FollowMain,
     KillTree,
+    LookAtProcesses,
     Reply,
     SignalProcesses,
     SpawnProcess,
@@ -27,6 +28,7 @@ from supervisord_py.core.events import (
     ExitStatus,
     MainFollowed,
     NotifyReceived,
+    ProcessesSeen,
     ProcessExited,
     ProcessSpawned,
     SpawnFailed,
@@ -259,6 +261,9 @@ class Stage:
                         _first_broken("assert", action.asserts),
                     )
                 )
+            case LookAtProcesses():
+                # nobody in the rows is stopped by a signal
+                self._facts.append(ProcessesSeen(action.look_id, action.unit, stopped=False))
             case _:
                 pass
 

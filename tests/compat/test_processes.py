@@ -56,7 +56,7 @@ SYSTEMD_ALONE = ("JOURNAL_STREAM", "SYSTEMD_EXEC_PID")
 OURS_ALONE = re.compile("SUPERVISORD_PY_.*|HOME|USER|LOGNAME|SHELL")
 """What we add: systemd leaves out who the user is where no User= is written, and homes that do not exist."""
 
-SHAPES = {"INVOCATION_ID": "<32 hex>", "NOTIFY_SOCKET": "<path>"}
+SHAPES = {"INVOCATION_ID": "<32 hex>", "NOTIFY_SOCKET": "<path>", "WATCHDOG_PID": "<pid>"}
 OTHER_MACHINES_NOFILE = 20000
 NO_SYNC = '[journal]\nsync = "never"\n'
 

@@ -80,6 +80,7 @@ def test_a_hook_that_hangs_is_killed_as_a_tree() -> None:
     end(rig, hook, None, 9)
     exits = [record for record in rig.records if record.event == "unit.exited"]
     assert [(record.fields["role"], record.fields["signal"]) for record in exits] == [("hook", "SIGKILL")]
+    assert exits[0].fields["called_for"] == "unit.started"
     assert sum(record.event == "hook.failed" for record in rig.records) == 1
 
 

@@ -317,8 +317,8 @@ def test_what_is_not_said_means_that_nothing_is() -> None:
         "GlobalState.next_job": 1, "GlobalState.next_spawn": 1, "GlobalState.shutdown_timeout_ns": 90 * SECOND_NS,
         "RolloutUnit.step": RolloutStep.WAITING, "Rollout.phase": RolloutPhase.FORWARD, "ProcessExited.main": True,
         "ProcessExited.tree_empty": True, "CommandRequested.mode": JobMode.REPLACE, "CommandRequested.wait": True,
+        "GlobalState.limits": PoolLimits(), "GlobalState.next_look": 1, "UnitsLoaded.limits": PoolLimits(),
         "UnitsLoaded.shutdown_timeout_ns": 90 * SECOND_NS, "KillTree.signal": 9, "FollowMain.wait": True,
-        "GlobalState.next_look": 1, "GlobalState.limits": PoolLimits(), "UnitsLoaded.limits": PoolLimits(),
         "Goal.mode": JobMode.REPLACE, "CommandRequested.origin": Origin(), "ShutdownRequested.origin": Origin(),
     }  # fmt: skip
     seen = {}
