@@ -94,7 +94,8 @@ def _reasons(ledger: Ledger, name: str) -> list[WhyLine]:
     if state.sub is SubState.FAILED:
         return _failed(ledger, name)
     if state.awaits_health:
-        return _unhealthy(ledger, name) or [WhyLine("starting", "it is starting", seq=seq)]
+        lines = _unhealthy(ledger, name) or [WhyLine("starting", "it is starting", seq=seq)]
+        return lines + _time_out(ledger, state, "starting", "then its start has failed")
     if state.sub in STARTING:
         lines = [WhyLine("starting", _starting(ledger, name), seq=seq, advice=f"supctl logs -f {name}")]
         if state.monitor is not None or (state.order and state.order.by):
@@ -330,7 +331,9 @@ def _failed(ledger: Ledger, name: str) -> list[WhyLine]:
     if state.result is Result.DEPENDENCY:
         missing = _missing_dependencies(ledger, name, state)
         message = f"it failed ({state.result.value}){_what(state)}"
-        return [WhyLine("dependency", message, unit=missing[0].unit, seq=state.cause, advice=f"supctl start {name}")]
+        # The unit that is to blame says what to do; without one there is nothing left but to start this one.
+        first = missing[0]
+        return [WhyLine("dependency", message, unit=first.unit, seq=state.cause, advice=first.advice)]
     if state.result is Result.START_LIMIT_HIT:
         return [WhyLine("limit", f"it failed ({state.result.value}){_what(state)}", seq=state.cause, advice=advice)]
     left = "" if service is None else _not_restarted(state, service)
