@@ -96,8 +96,9 @@ class Checkers(Checker):
         from supervisord_py.testing.checkers_processes import PROCESS_CHECKERS
         from supervisord_py.testing.checkers_relations import RELATION_CHECKERS
         from supervisord_py.testing.checkers_rollouts import ROLLOUT_CHECKERS
+        from supervisord_py.testing.checkers_silence import SILENCE_CHECKERS
 
-        kinds = (*PROCESS_CHECKERS, *ANSWER_CHECKERS, *RELATION_CHECKERS, *ROLLOUT_CHECKERS)
+        kinds = (*SILENCE_CHECKERS, *PROCESS_CHECKERS, *ANSWER_CHECKERS, *RELATION_CHECKERS, *ROLLOUT_CHECKERS)
         self.all = [made(world) for made in kinds]
         self._step = [checker.step for checker in self.all if _listens(checker, "step")]
         self._committed = [checker.committed for checker in self.all if _listens(checker, "committed")]

@@ -9,8 +9,15 @@ the answer comes some time after the question and tells what was true when someb
 from collections.abc import Callable, Sequence
 from random import Random
 
-from supervisord_py.core.actions import AnyAction, CheckConditions, FollowMain, ReleaseUnit, StopFollowing
-from supervisord_py.core.events import ConditionsChecked, Event, MainFollowed
+from supervisord_py.core.actions import (
+    AnyAction,
+    CheckConditions,
+    FollowMain,
+    LookAtProcesses,
+    ReleaseUnit,
+    StopFollowing,
+)
+from supervisord_py.core.events import ConditionsChecked, Event, MainFollowed, ProcessesSeen
 from supervisord_py.model.unit import Condition, Unit
 from supervisord_py.testing.clock import MILLISECOND_NS, Agenda
 from supervisord_py.testing.kernel import Kernel
@@ -51,6 +58,8 @@ class Hands:
                     self._watched.pop(action.spawn_id, None)
                 case CheckConditions():
                     self._check(action)
+                case LookAtProcesses():
+                    self._look_at_processes(action)
                 case ReleaseUnit():
                     self._remove_pid_file(action.unit)
                 case _:
@@ -99,6 +108,15 @@ class Hands:
             delay_ns = self._rng.randint(100, 12_000) * MILLISECOND_NS
         manager = self._manager
         self._agenda.after(delay_ns, lambda: self._answer(action, manager))
+
+    def _look_at_processes(self, action: LookAtProcesses) -> None:
+        """Somebody looks at once, and tells it a moment later."""
+        seen = ProcessesSeen(action.look_id, action.unit, self._kernel.standstill.is_stopped(action.unit))
+        delay_ns = self._rng.randint(0, 5) * MILLISECOND_NS
+        if not self.calm and self._rng.random() < self._profile.look_slow:
+            delay_ns = self._rng.randint(10, 3000) * MILLISECOND_NS
+        manager = self._manager
+        self._agenda.after(delay_ns, lambda: self._submit(seen) if manager == self._manager else None)
 
     def _answer(self, action: CheckConditions, manager: int) -> None:
         if manager != self._manager:

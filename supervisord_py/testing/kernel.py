@@ -43,6 +43,7 @@ from supervisord_py.core.events import (
 )
 from supervisord_py.model.states import NotifyAccess, Role, ServiceType
 from supervisord_py.model.unit import Service
+from supervisord_py.testing.beats import Beats
 from supervisord_py.testing.beside import CommandsBeside
 from supervisord_py.testing.clock import MILLISECOND_NS, Agenda, Clock
 from supervisord_py.testing.custody import Custody
@@ -50,10 +51,11 @@ from supervisord_py.testing.daemons import Daemons
 from supervisord_py.testing.population import SHORT_LIVED, is_broken_release
 from supervisord_py.testing.processes import CRASHES, FAILED_STEPS, NOTIFYING, Process, Spawn, Watcher
 from supervisord_py.testing.profile import Profile
+from supervisord_py.testing.standstill import Standstill
 
 T = TypeVar("T")
 
-SIGABRT, SIGKILL, SIGTERM, SIGCONT = 6, 9, 15, 18
+SIGABRT, SIGKILL, SIGTERM, SIGCONT, SIGSTOP = 6, 9, 15, 18, 19
 
 KILL_ROUND_NS = 200 * MILLISECOND_NS
 
@@ -85,12 +87,18 @@ class Kernel:
         self.custody = Custody()
         self.beside = CommandsBeside(self)
         self._daemons = Daemons(self)
+        self._beats = Beats(self)
+        self.standstill = Standstill(self)
         self.exit_codes: list[int] = []
         self.pid_files: dict[str, int] = {}
         self.pid_file_written: Callable[[str], None] = lambda path: None
         """Told after each change of a pid file."""
         self.struck: Callable[[str, str], None] = lambda fault, unit: None
         """Told when a fault takes effect on a process of a unit."""
+
+    @property
+    def now_ns(self) -> int:
+        return self._clock.mono_ns
 
     @property
     def is_lost(self) -> bool:
@@ -244,6 +252,9 @@ class Kernel:
         """Let something happen after a drawn time."""
         self._agenda.after(self._milliseconds(least_ms, most_ms), callback)
 
+    def after(self, delay_ns: int, callback: Callable[[], None]) -> None:
+        self._agenda.after(delay_ns, callback)
+
     def choice(self, options: Sequence[T]) -> T:
         return self._rng.choice(options)
 
@@ -300,10 +311,11 @@ class Kernel:
                 self._agenda.after(self._milliseconds(0, 30), lambda: self.fork(spawn))
         if spawn.service is not None and spawn.service.type is ServiceType.ONESHOT:
             return
+        self._beats.begin(spawn)
         for _ in range(self._rng.randint(1, 4) if self.fault("chatter") else 0):
             self._agenda.after(self._milliseconds(1, 20_000), lambda: self._chat(spawn))
         if self.fault("watchdog_trigger"):
-            self._agenda.after(self._milliseconds(50, 10_000), lambda: self._notify(spawn, {"WATCHDOG": "trigger"}))
+            self._agenda.after(self._milliseconds(50, 10_000), lambda: self.notify(spawn, {"WATCHDOG": "trigger"}))
         if self.fault("main_pid"):
             self._agenda.after(self._milliseconds(5, 3000), lambda: self._hand_over(spawn))
 
@@ -350,7 +362,7 @@ class Kernel:
             self._agenda.after(self._milliseconds(100, 30_000), lambda: self.end(process(), status))
 
     def fork(self, spawn: Spawn) -> None:
-        if spawn.over or not spawn.main.alive:
+        if spawn.over or not spawn.main.alive or self.standstill.holds(spawn.main, lambda: self.fork(spawn)):
             return
         child = self.new_process(spawn.unit, spawn.invocation)
         self.struck("grandchild", spawn.unit)
@@ -369,7 +381,9 @@ class Kernel:
 
     def _hand_over(self, spawn: Spawn) -> None:
         """The main process makes another, names it with MAINPID= and goes (a daemon does); somebody has to hear it."""
-        is_heard = not self.is_lost and self._admits(spawn, spawn.main)
+        if self.standstill.holds(spawn.main, lambda: self._hand_over(spawn)):
+            return
+        is_heard = not self.is_lost and self.admits(spawn, spawn.main)
         if spawn.over or not spawn.main.alive or spawn.main.dying or not is_heard:
             return
         old = spawn.main
@@ -401,7 +415,7 @@ class Kernel:
                 {"X_UNHEARD_OF": "=\u00e4", "EXTEND_TIMEOUT_USEC": "-x", "ERRNO": "", "WATCHDOG": "9"},
             )
         )
-        self._notify(spawn, fields)
+        self.notify(spawn, fields)
         if "RELOADING" in fields:
             spawn.unfinished = lambda: self._say_ready(spawn)
             if not self.fault("never_ready"):
@@ -412,16 +426,24 @@ class Kernel:
                 self._agenda.after(self._milliseconds(1, 3000), spawn.unfinished)
 
     def _say_ready(self, spawn: Spawn) -> None:
-        if not spawn.over and not spawn.main.dying and self._admits(spawn, spawn.main):
+        if self.standstill.holds(spawn.main, lambda: self._say_ready(spawn)):
+            return
+        if not spawn.over and not spawn.main.dying and self.admits(spawn, spawn.main):
             spawn.ready_sent = True
-            self._notify(spawn, {"READY": "1", "STATUS": "ready"})
+            self.notify(spawn, {"READY": "1", "STATUS": "ready"})
 
-    def _notify(self, spawn: Spawn, fields: dict[str, str]) -> None:
-        if not spawn.over and spawn.main.alive and not spawn.pending and self._admits(spawn, spawn.main):
+    def notify(self, spawn: Spawn, fields: dict[str, str]) -> None:
+        """The main process says something, to whoever hears it."""
+        if self.standstill.holds(spawn.main, lambda: self.notify(spawn, fields)):
+            return
+        if not spawn.over and spawn.main.alive and not spawn.pending and self.admits(spawn, spawn.main):
             self.struck("chatter", spawn.unit)
             self.custody.tell(NotifyReceived(spawn.unit, spawn.spawn_id, spawn.main.pid, fields))
+            if not self.is_lost:
+                self._beats.note(spawn, fields)
 
-    def _admits(self, spawn: Spawn, process: Process) -> bool:
+    def admits(self, spawn: Spawn, process: Process) -> bool:
+        """Whether what the process says is let through."""
         service = spawn.service
         if service is None:
             return False
@@ -443,7 +465,12 @@ class Kernel:
             if signal == SIGKILL and not process.unkillable:
                 self._exec(process.spawn, None)
             return
-        if signal == SIGCONT or (signal != SIGKILL and self._reloads(process, signal)):
+        if signal in (SIGSTOP, SIGCONT):
+            (self.standstill.stop if signal == SIGSTOP else self.standstill.go_on)(process)
+            return
+        if signal != SIGKILL and self.standstill.holds(process, lambda: self._deliver(process, signal)):
+            return
+        if signal != SIGKILL and self._reloads(process, signal):
             return
         if signal != SIGKILL:
             process.signalled = True
@@ -485,7 +512,7 @@ class Kernel:
             self._agenda.after(self._milliseconds(1, 2000), lambda: self._say_ready(spawn))
 
     def _say_reloading(self, spawn: Spawn) -> None:
-        self._notify(spawn, {"RELOADING": "1", "MONOTONIC_USEC": str(self._clock.mono_ns // 1000)})
+        self.notify(spawn, {"RELOADING": "1", "MONOTONIC_USEC": str(self._clock.mono_ns // 1000)})
 
     def _say_reloaded(self, spawn: Spawn) -> None:
         self._say_reloading(spawn)
@@ -494,6 +521,8 @@ class Kernel:
     def end(self, process: Process, status: ExitStatus) -> None:
         spawn = process.spawn
         if not process.alive or (spawn is not None and spawn.pending):
+            return
+        if not process.killed and self.standstill.holds(process, lambda: self.end(process, status)):
             return
         self._forget(process)
         tree = self.trees.get(process.unit, {})
@@ -545,9 +574,18 @@ class Kernel:
             self.struck("killed", name)
             self._deliver(self._rng.choice(list(tree.values())), SIGKILL)
 
+    def stop_some(self, name: str) -> None:
+        """A debugger, or a colleague, stops the main process of the unit, or all of it."""
+        tree = list(self.trees.get(name, {}).values())
+        mains = [each for each in tree if each.spawn is not None and each.spawn.main is each]
+        for process in self._rng.choice((tree, mains, mains)):
+            self._deliver(process, SIGSTOP)
+
     def cure(self) -> None:
         """End all trouble: what hangs gets on, what was signalled in vain ends, and new processes behave."""
         self._calm = True
+        self.standstill.end()
+        self._beats.end()
         for process in self.alive():
             process.ignores_term = False
             process.unkillable = False

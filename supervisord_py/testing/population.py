@@ -36,6 +36,7 @@ from supervisord_py.model.unit import (
     UnitKind,
     UnitSet,
 )
+from supervisord_py.testing.clock import MILLISECOND_NS
 from supervisord_py.testing.profile import Profile
 
 ROW: tuple[str, ...] = (
@@ -120,7 +121,7 @@ def without_cycles_of_lives(old: UnitSet) -> UnitSet:
     passing = _passing(old)
     units = {}
     for name, unit in old.units.items():
-        service = unit.service and replace(unit.service, runtime_max_ns=None)
+        service = unit.service and replace(unit.service, runtime_max_ns=None, watchdog_ns=None, progress_ns=None)
         upholds = tuple(edge for edge in unit.upholds if edge.unit in old.units and edge.unit not in passing)
         on_success = () if _ends(unit) else unit.on_success
         on_failure = tuple(other for other in unit.on_failure if other not in passing)
@@ -270,6 +271,7 @@ def _draw_service(rng: Random, profile: Profile, name: str) -> Service:
     if rng.random() < profile.start_limit:
         limit = StartLimit(rng.choice((None, 0, 2 * SECOND_NS, 30 * SECOND_NS)), rng.randint(0, 4))
     has_statuses = rng.random() < profile.statuses
+    is_watched = not short and not oneshot and rng.random() < profile.watchdogs
     return Service(
         type=kind,
         exec_start=tuple(_command(name, "run", index) for index in range(rng.randint(1, 2) if oneshot else 1)),
@@ -305,12 +307,21 @@ def _draw_service(rng: Random, profile: Profile, name: str) -> Service:
         timeout_stop_ns=_draw_timeout(rng, profile, 5),
         timeout_abort_ns=_draw_timeout(rng, profile, 5),
         runtime_max_ns=rng.randint(1, 30) * SECOND_NS if rng.random() < profile.runtime_max else None,
+        watchdog_ns=_draw_watch(rng) if is_watched else None,
+        progress_ns=_draw_watch(rng) if is_watched and rng.random() < 0.4 else None,
         success=_draw_statuses(rng) if has_statuses else ExitStatuses(),
         pid_file=f"/run/{name}.pid" if kind is ServiceType.FORKING and rng.random() < 0.6 else None,
         guess_main_pid=rng.random() < 0.8,
         reload_signal=rng.choice((1, 12)),
         remain_after_exit=rng.random() < (0.5 if oneshot else 0.1),
-        notify_access=rng.choice((NotifyAccess.NONE, NotifyAccess.MAIN, NotifyAccess.EXEC, NotifyAccess.ALL)),
+        notify_access=rng.choice(
+            (
+                NotifyAccess.MAIN if is_watched else NotifyAccess.NONE,
+                NotifyAccess.MAIN,
+                NotifyAccess.EXEC,
+                NotifyAccess.ALL,
+            )
+        ),
     )
 
 
@@ -318,6 +329,10 @@ def _draw_statuses(rng: Random) -> ExitStatuses:
     return ExitStatuses(
         tuple(code for code in (1, 2, 255) if rng.random() < 0.3), tuple(n for n in (9, 11, 15) if rng.random() < 0.2)
     )
+
+
+def _draw_watch(rng: Random) -> int:
+    return rng.choice((2000, 6000, 20_000)) * MILLISECOND_NS
 
 
 def _draw_timeout(rng: Random, profile: Profile, seconds_max: int) -> int | None:

@@ -290,6 +290,8 @@ class World:
             self._clock_changed = True
         if self._chance("conditions_change"):
             self.hands.change()
+        if self._chance("stopped") and self.units.units:
+            self.kernel.stop_some(self.rng.choice(sorted(self.units.units)))
         if self._chance("stray"):
             self.kernel.add_stray()
         if self._chance("crash") and self.units.units:

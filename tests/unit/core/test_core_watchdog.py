@@ -186,3 +186,16 @@ def test_a_reload_is_watched_as_well() -> None:
     rig.ask("reload", "web")
     pass_silently(rig, 61)
     assert rig.status("web").result == "watchdog"
+
+
+def test_a_process_that_has_ended_while_exec_start_post_runs_is_not_blamed_for_its_silence() -> None:
+    """Its end is what the life fails by, and the command is waited for as without a watchdog."""
+    rig = Rig(notify("web", watchdog_ns=MINUTE_NS, exec_start_post=commands("/bin/post")))
+    rig.ask("start", "web")
+    rig.up("web")
+    rig.spawned("web")
+    rig.exited("web", code=1, role=Role.MAIN)
+    pass_silently(rig, 80)
+    assert looks(rig) == 0
+    assert rig.shown("web") == "activating/start-post/exit-code"
+    assert rig.events("web").count("unit.watchdog") == 0
