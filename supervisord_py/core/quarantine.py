@@ -105,7 +105,8 @@ def stub_over(ledger: Ledger, name: str) -> None:
     fields: dict[str, object] = {"stub": True}
     if state.stub_failed:
         fields["message"] = "its stub has ended; it stays quarantined without it"
-    ledger.record("unit.stopped", name, severity=Severity.WARNING, fields=fields)
+    severity = Severity.WARNING if state.stub_failed else Severity.INFO
+    ledger.record("unit.stopped", name, severity=severity, fields=fields)
     for other in ledger.graph[name].bound_by:
         ledger.intents.append(Task(Intent.STOP_BOUND, other, name, state.cause))
     ledger.set_sub(name, SubState.FAILED if state.quarantined else SubState.DEAD)

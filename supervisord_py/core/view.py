@@ -86,7 +86,7 @@ def unit_status(manager: Manager, name: str) -> UnitStatus:
         active_state=active.value,
         sub_state=_sub_state(ledger, name, active).value,
         result=state.result.value,
-        pid=state.main.pid if state.main is not None else None,
+        pid=_shown_pid(state),
         invocation=state.invocation,
         since=timed.format_wall(state.since_wall_ns) if state.since_wall_ns else None,
         restarts=state.restarts,
@@ -104,6 +104,13 @@ def unit_status(manager: Manager, name: str) -> UnitStatus:
         next_elapse=_next_elapse(ledger, state),
         last_elapse=_last_elapse(state),
     )
+
+
+def _shown_pid(state: UnitState) -> int | None:
+    """The main process, or that of the stub: what runs under the name of the unit."""
+    if state.main is not None:
+        return state.main.pid
+    return state.control.pid if state.is_stub and state.control is not None else None
 
 
 def _next_elapse(ledger: Ledger, state: UnitState) -> str | None:
@@ -318,10 +325,11 @@ def _exit(state: UnitState) -> Exit | None:
 
 
 def _sentence(lines: list[WhyLine]) -> str | None:
-    """Return what ``status`` says; of a unit that runs only that it runs by a text that is no more, or is not well."""
+    """Return what ``status`` says; of a unit that runs only what is amiss: its text, its checks, whom it stands on."""
     if lines and lines[0].kind != "running":
         return lines[0].message
-    return next((line.message for line in lines if line.kind in ("bad-setting", "disabled", "probe")), None)
+    amiss = ("bad-setting", "disabled", "probe", "quarantine")
+    return next((line.message for line in lines if line.kind in amiss), None)
 
 
 def _reasons(ledger: Ledger, name: str) -> list[WhyLine]:
@@ -498,7 +506,11 @@ def _stood_in_for(ledger: Ledger, name: str) -> list[WhyLine]:
     """Name the units that this one needs and that are only there as stubs."""
     relations = ledger.graph[name]
     return [
-        WhyLine("quarantine", f"{each.unit}, which it needs, is quarantined: a stub runs in its place", unit=each.unit)
+        WhyLine(
+            "quarantine",
+            f"it is degraded: {each.unit}, which it needs, is quarantined, and a stub runs in its place",
+            unit=each.unit,
+        )
         for each in (*relations.requires, *relations.binds_to)
         if ledger.state(each.unit).is_stub
     ]

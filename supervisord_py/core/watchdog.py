@@ -107,7 +107,7 @@ def _judge(ledger: Ledger, name: str, kind: WatchKind, watch: Watch, stopped: bo
         _change(ledger, name, kind, Watch(watch.period_ns, now_ns, now_ns + watch.period_ns // _EARLY, stopped=stopped))
         if not watch.stopped:
             message = f"its processes are stopped: {_NAMES[kind]} waits until they run again"
-            ledger.record("unit.watchdog", name, severity=Severity.WARNING, fields={"message": message}, chain=False)
+            ledger.record("unit.excused", name, severity=Severity.WARNING, fields={"message": message}, chain=False)
     elif watch.stopped:
         _arm(ledger, name, kind, watch.period_ns)
     elif now_ns >= watch.from_ns + watch.period_ns:

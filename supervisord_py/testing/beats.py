@@ -65,7 +65,7 @@ class Beats:
     def _beat(self, spawn: Spawn, field: str, pulse: Pulse, number: int) -> None:
         if spawn.over or pulse.silent or pulse.round != number:
             return
-        if self._kernel.standstill.holds(spawn.main, lambda: self._beat(spawn, field, pulse, number)):
+        if self._kernel.freezer.holds(spawn.main, lambda: self._beat(spawn, field, pulse, number)):
             return
         self._kernel.notify(spawn, {field: "1" if field == WATCHDOG else str(self._kernel.now_ns)})
         self._kernel.after(pulse.every_ns, lambda: self._beat(spawn, field, pulse, number))
@@ -79,7 +79,7 @@ class Beats:
         """The process changes the pause that it is allowed; it says so when somebody listens."""
         pulse = spawn.pulses[WATCHDOG]
         is_heard = not self._kernel.is_lost and not spawn.pending and spawn.main.alive
-        if spawn.over or pulse.silent or spawn.main.stopped or not is_heard:
+        if spawn.over or pulse.silent or self._kernel.freezer.is_still(spawn.main) or not is_heard:
             return
         pulse.period_ns = self._kernel.choice((0, 1500, 4000, 12_000)) * MILLISECOND_NS
         pulse.every_ns = self._draw_pause(pulse.period_ns)

@@ -74,7 +74,7 @@ class WatchdogBlame(Checker):
                     self.fail(f"{name} is silent ({field}) since {(now_ns - pulse.heard_ns) // MILLISECOND_NS} ms")
 
     def _is_overdue(self, spawn: Spawn, pulse: Pulse, since_ns: int, now_ns: int) -> bool:
-        if not pulse.period_ns or spawn.main.stopped:
+        if not pulse.period_ns or self.world.kernel.freezer.is_still(spawn.main):
             return False
         quiet_from_ns = max(pulse.heard_ns, since_ns, spawn.main.resumed_ns)
         return now_ns - quiet_from_ns > 2 * pulse.period_ns + pulse.period_ns // 2 + LATENESS_NS

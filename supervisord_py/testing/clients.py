@@ -138,6 +138,10 @@ class Clients:
             return "kill", units, {"signal": signal, "whom": self._rng.choice(("main", "all"))}
         if self._chance("reset_failed"):
             return "reset-failed", units, {}
+        if self._chance("pause"):
+            return self._rng.choice(("pause", "pause", "resume")), units, {}
+        if self._chance("release"):
+            return "release", units, {}
         if self._chance("reload"):
             return self._rng.choice(("reload", "reload-or-restart")), units, {}
         if self._chance("restart"):

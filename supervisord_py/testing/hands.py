@@ -13,13 +13,16 @@ from supervisord_py.core.actions import (
     AnyAction,
     CheckConditions,
     FollowMain,
+    FreezeUnit,
     LookAtProcesses,
     ReleaseUnit,
     StopFollowing,
+    ThawUnit,
 )
 from supervisord_py.core.events import ConditionsChecked, Event, MainFollowed, ProcessesSeen
 from supervisord_py.model.unit import Condition, Unit
 from supervisord_py.testing.clock import MILLISECOND_NS, Agenda
+from supervisord_py.testing.freezer import FreezingHand
 from supervisord_py.testing.kernel import Kernel
 from supervisord_py.testing.profile import Profile
 
@@ -44,6 +47,7 @@ class Hands:
         self._text_of = text_of
         self._watched: dict[int, FollowMain] = {}
         self._manager = 0
+        self.freezing = FreezingHand(rng, profile, agenda, kernel, submit)
         self._truths: dict[str, bool] = {}
         self.calm = False
         kernel.pid_file_written = self._file_written
@@ -56,6 +60,8 @@ class Hands:
                     self._look(action)
                 case StopFollowing():
                     self._watched.pop(action.spawn_id, None)
+                case FreezeUnit() | ThawUnit():
+                    self.freezing.apply(action)
                 case CheckConditions():
                     self._check(action)
                 case LookAtProcesses():
@@ -68,6 +74,7 @@ class Hands:
     def drop(self) -> None:
         """The manager is dead: nobody waits, and what was looked at is told to nobody."""
         self._watched.clear()
+        self.freezing.drop()
         self._manager += 1
 
     def change(self) -> None:
@@ -111,7 +118,7 @@ class Hands:
 
     def _look_at_processes(self, action: LookAtProcesses) -> None:
         """Somebody looks at once, and tells it a moment later."""
-        seen = ProcessesSeen(action.look_id, action.unit, self._kernel.standstill.is_stopped(action.unit))
+        seen = ProcessesSeen(action.look_id, action.unit, self._kernel.freezer.is_stopped(action.unit))
         delay_ns = self._rng.randint(0, 5) * MILLISECOND_NS
         if not self.calm and self._rng.random() < self._profile.look_slow:
             delay_ns = self._rng.randint(10, 3000) * MILLISECOND_NS

@@ -51,6 +51,7 @@ from supervisord_py.testing.daemons import Daemons
 from supervisord_py.testing.population import SHORT_LIVED, is_broken_release
 from supervisord_py.testing.processes import CRASHES, FAILED_STEPS, NOTIFYING, Process, Spawn, Watcher
 from supervisord_py.testing.profile import Profile
+from supervisord_py.testing.speech import Speech
 from supervisord_py.testing.standstill import Standstill
 
 T = TypeVar("T")
@@ -87,8 +88,9 @@ class Kernel:
         self.custody = Custody()
         self.beside = CommandsBeside(self)
         self._daemons = Daemons(self)
+        self.speech = Speech(self)
         self._beats = Beats(self)
-        self.standstill = Standstill(self)
+        self.freezer = Standstill(self)
         self.exit_codes: list[int] = []
         self.pid_files: dict[str, int] = {}
         self.pid_file_written: Callable[[str], None] = lambda path: None
@@ -131,6 +133,7 @@ class Kernel:
                 case ReleaseUnit():
                     self.watcher.released(action.unit)
                     self._killing.pop(action.unit, None)
+                    self.freezer.thaw(action.unit)
                 case ExitSupervisor():
                     self._exit(action.code)
 
@@ -153,7 +156,7 @@ class Kernel:
         self._agenda.after(exec_ns, lambda: self._exec(spawn, failed))
 
     def _exec(self, spawn: Spawn, failed: tuple[str, int, int] | None) -> None:
-        if not spawn.pending:
+        if not spawn.pending or self.freezer.holds(spawn.main, lambda: self._exec(spawn, failed)):
             return
         spawn.pending = False
         if failed:
@@ -255,6 +258,9 @@ class Kernel:
     def after(self, delay_ns: int, callback: Callable[[], None]) -> None:
         self._agenda.after(delay_ns, callback)
 
+    def number(self, least: int, most: int) -> int:
+        return self._rng.randint(least, most)
+
     def choice(self, options: Sequence[T]) -> T:
         return self._rng.choice(options)
 
@@ -288,6 +294,8 @@ class Kernel:
                 self._daemons.begin(spawn)
             case Role.MAIN:
                 self._begin_main(spawn)
+            case Role.STUB:
+                self._begin_stub(spawn)
             case Role.PROBE | Role.HOOK:
                 self.beside.begin(spawn)
             case _:
@@ -304,6 +312,13 @@ class Kernel:
             self.draw_end(spawn.unit, lambda: spawn.main)
         self._begin_daemon(spawn)
 
+    def _begin_stub(self, spawn: Spawn) -> None:
+        if self.fault("grandchild"):
+            self.later(0, 30, lambda: self.fork(spawn))
+        if self.fault("stub_ends"):
+            status = self.choice((ExitStatus(code=0), *CRASHES))
+            self.later(1, 20_000, lambda: self.end(spawn.main, status))
+
     def _begin_daemon(self, spawn: Spawn) -> None:
         """What a main process may do besides its work: fork, talk, hand its place over."""
         if self.fault("grandchild"):
@@ -312,10 +327,7 @@ class Kernel:
         if spawn.service is not None and spawn.service.type is ServiceType.ONESHOT:
             return
         self._beats.begin(spawn)
-        for _ in range(self._rng.randint(1, 4) if self.fault("chatter") else 0):
-            self._agenda.after(self._milliseconds(1, 20_000), lambda: self._chat(spawn))
-        if self.fault("watchdog_trigger"):
-            self._agenda.after(self._milliseconds(50, 10_000), lambda: self.notify(spawn, {"WATCHDOG": "trigger"}))
+        self.speech.begin(spawn)
         if self.fault("main_pid"):
             self._agenda.after(self._milliseconds(5, 3000), lambda: self._hand_over(spawn))
 
@@ -339,13 +351,13 @@ class Kernel:
             status = self._rng.choice((ExitStatus(code=0), ExitStatus(code=1), ExitStatus(signal=11, core_dumped=True)))
             self._agenda.after(self._milliseconds(1, 500), lambda: self.end(spawn.main, status))
             return
-        spawn.unfinished = lambda: self._say_ready(spawn)
+        spawn.unfinished = lambda: self.say_ready(spawn)
         if self.fault("never_ready"):
             return
         delay_ns = self._milliseconds(500, 12_000) if self.fault("ready_slow") else self._milliseconds(1, 300)
-        self._agenda.after(delay_ns, lambda: self._say_ready(spawn))
+        self._agenda.after(delay_ns, lambda: self.say_ready(spawn))
         if self.fault("double_ready"):
-            self._agenda.after(delay_ns + self._milliseconds(0, 500), lambda: self._say_ready(spawn))
+            self._agenda.after(delay_ns + self._milliseconds(0, 500), lambda: self.say_ready(spawn))
 
     def draw_end(self, unit: str, process: Callable[[], Process]) -> None:
         if unit in SHORT_LIVED:
@@ -362,7 +374,7 @@ class Kernel:
             self._agenda.after(self._milliseconds(100, 30_000), lambda: self.end(process(), status))
 
     def fork(self, spawn: Spawn) -> None:
-        if spawn.over or not spawn.main.alive or self.standstill.holds(spawn.main, lambda: self.fork(spawn)):
+        if spawn.over or not spawn.main.alive or self.freezer.holds(spawn.main, lambda: self.fork(spawn)):
             return
         child = self.new_process(spawn.unit, spawn.invocation)
         self.struck("grandchild", spawn.unit)
@@ -381,7 +393,7 @@ class Kernel:
 
     def _hand_over(self, spawn: Spawn) -> None:
         """The main process makes another, names it with MAINPID= and goes (a daemon does); somebody has to hear it."""
-        if self.standstill.holds(spawn.main, lambda: self._hand_over(spawn)):
+        if self.freezer.holds(spawn.main, lambda: self._hand_over(spawn)):
             return
         is_heard = not self.is_lost and self.admits(spawn, spawn.main)
         if spawn.over or not spawn.main.alive or spawn.main.dying or not is_heard:
@@ -400,41 +412,15 @@ class Kernel:
         )
         self._agenda.after(self._milliseconds(0, 200), lambda: self.end(old, ExitStatus(code=0)))
 
-    def _chat(self, spawn: Spawn) -> None:
-        fields = self._rng.choice(
-            (
-                {"STATUS": f"doing {self._rng.randint(1, 99)} things"},
-                {"WATCHDOG": "1"},
-                {"X_ERROR": "no answer from upstream"},
-                {"X_OK": "1"},
-                {"X_PROGRESS": str(self._rng.randint(1, 999))},
-                {"EXTEND_TIMEOUT_USEC": str(self._rng.randint(0, 3) * 1_000_000)},
-                {"ERRNO": "5"},
-                {"STOPPING": "1"},
-                {"RELOADING": "1", "MONOTONIC_USEC": "1"},
-                {"X_UNHEARD_OF": "=\u00e4", "EXTEND_TIMEOUT_USEC": "-x", "ERRNO": "", "WATCHDOG": "9"},
-            )
-        )
-        self.notify(spawn, fields)
-        if "RELOADING" in fields:
-            spawn.unfinished = lambda: self._say_ready(spawn)
-            if not self.fault("never_ready"):
-                self._agenda.after(self._milliseconds(1, 2000), lambda: self._say_ready(spawn))
-        if "STOPPING" in fields:
-            spawn.unfinished = lambda: self.end(spawn.main, ExitStatus(code=0))
-            if not self.fault("never_ready"):
-                self._agenda.after(self._milliseconds(1, 3000), spawn.unfinished)
-
-    def _say_ready(self, spawn: Spawn) -> None:
-        if self.standstill.holds(spawn.main, lambda: self._say_ready(spawn)):
+    def say_ready(self, spawn: Spawn) -> None:
+        if self.freezer.holds(spawn.main, lambda: self.say_ready(spawn)):
             return
         if not spawn.over and not spawn.main.dying and self.admits(spawn, spawn.main):
             spawn.ready_sent = True
             self.notify(spawn, {"READY": "1", "STATUS": "ready"})
 
     def notify(self, spawn: Spawn, fields: dict[str, str]) -> None:
-        """The main process says something, to whoever hears it."""
-        if self.standstill.holds(spawn.main, lambda: self.notify(spawn, fields)):
+        if self.freezer.holds(spawn.main, lambda: self.notify(spawn, fields)):
             return
         if not spawn.over and spawn.main.alive and not spawn.pending and self.admits(spawn, spawn.main):
             self.struck("chatter", spawn.unit)
@@ -443,7 +429,6 @@ class Kernel:
                 self._beats.note(spawn, fields)
 
     def admits(self, spawn: Spawn, process: Process) -> bool:
-        """Whether what the process says is let through."""
         service = spawn.service
         if service is None:
             return False
@@ -460,15 +445,18 @@ class Kernel:
         if not process.alive:
             return
         process.killed = process.killed or signal == SIGKILL
+        if signal == SIGCONT and not (process.spawn is not None and process.spawn.pending):
+            self.freezer.go_on(process)
+            return
+        if self.freezer.holds(process, lambda: self._deliver(process, signal)):
+            return
         if process.spawn is not None and process.spawn.pending:
             process.spawn.held_signals.append(signal)
             if signal == SIGKILL and not process.unkillable:
                 self._exec(process.spawn, None)
             return
-        if signal in (SIGSTOP, SIGCONT):
-            (self.standstill.stop if signal == SIGSTOP else self.standstill.go_on)(process)
-            return
-        if signal != SIGKILL and self.standstill.holds(process, lambda: self._deliver(process, signal)):
+        if signal == SIGSTOP:
+            self.freezer.stop(process)
             return
         if signal != SIGKILL and self._reloads(process, signal):
             return
@@ -509,20 +497,20 @@ class Kernel:
             return
         self._say_reloading(spawn)
         if not self.fault("never_ready"):
-            self._agenda.after(self._milliseconds(1, 2000), lambda: self._say_ready(spawn))
+            self._agenda.after(self._milliseconds(1, 2000), lambda: self.say_ready(spawn))
 
     def _say_reloading(self, spawn: Spawn) -> None:
         self.notify(spawn, {"RELOADING": "1", "MONOTONIC_USEC": str(self._clock.mono_ns // 1000)})
 
     def _say_reloaded(self, spawn: Spawn) -> None:
         self._say_reloading(spawn)
-        self._say_ready(spawn)
+        self.say_ready(spawn)
 
     def end(self, process: Process, status: ExitStatus) -> None:
         spawn = process.spawn
-        if not process.alive or (spawn is not None and spawn.pending):
+        if self.freezer.holds(process, lambda: self.end(process, status)):
             return
-        if not process.killed and self.standstill.holds(process, lambda: self.end(process, status)):
+        if not process.alive or (spawn is not None and spawn.pending):
             return
         self._forget(process)
         tree = self.trees.get(process.unit, {})
@@ -584,7 +572,7 @@ class Kernel:
     def cure(self) -> None:
         """End all trouble: what hangs gets on, what was signalled in vain ends, and new processes behave."""
         self._calm = True
-        self.standstill.end()
+        self.freezer.end()
         self._beats.end()
         for process in self.alive():
             process.ignores_term = False

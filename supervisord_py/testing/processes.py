@@ -45,14 +45,8 @@ class Process:
         self.dying = False
         self.signalled = False
         self.status_unknown = False
-        self.stopped_by: frozenset[str] = frozenset()
-        """Why it stands still; see ``standstill``."""
         self.resumed_ns = born_ns
-        """Since when it can run."""
-
-    @property
-    def stopped(self) -> bool:
-        return bool(self.stopped_by)
+        """Since when it can run: it was stopped before."""
 
 
 class Pulse:

@@ -98,7 +98,7 @@ def untrue(manager: Manager) -> Iterator[str]:
 GRAVE = {
     "unit.failed": Severity.ERROR, "unit.stuck": Severity.ERROR, "unit.watchdog": Severity.ERROR,
     "unit.rejected": Severity.ERROR, "unit.error": Severity.WARNING, "rollout.failed": Severity.ERROR,
-    "keeper.lost": Severity.ERROR, "keeper.reexec-failed": Severity.ERROR,
+    "keeper.lost": Severity.ERROR, "unit.excused": Severity.WARNING, "keeper.reexec-failed": Severity.ERROR,
 }  # fmt: skip
 NEVER_GRAVE = (
     "unit.starting", "unit.started", "unit.stopping", "unit.stopped", "unit.queued", "unit.skipped", "unit.reloading",
@@ -125,6 +125,8 @@ def severity_of(record: Record) -> Severity | None:
             return Severity.INFO if fields["result"] in ("done", "skipped", "canceled") else Severity.WARNING
         case "rollout.finished":
             return Severity.INFO if fields["result"] == "done" else Severity.WARNING
+        case "unit.stopped" if fields.get("stub"):
+            return Severity.WARNING if "message" in fields else Severity.INFO
         case "daemon.stopping":
             return Severity.WARNING if fields.get("forced") else Severity.INFO
         case event:

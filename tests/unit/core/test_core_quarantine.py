@@ -124,8 +124,10 @@ def test_a_stub_takes_its_place() -> None:
     assert dict(stub.environment)["SUPERVISORD_PY_STUB"] == "1"
     assert dict(stub.environment)["SUPERVISORD_PY_UNIT"] == "web"
     assert rig.shown("web") == "quarantined/stub/exit-code"
+    assert rig.status("web").pid is None
     rig.spawned("web")
     assert events(rig)[-1] == "unit.stub-started"
+    assert rig.status("web").pid == rig.records[-1].fields["pid"]
     exit_of_the_unit = rig.status("web").exit
     assert exit_of_the_unit is not None
     assert exit_of_the_unit.code == 3, "how the unit itself ended stays known"
@@ -142,6 +144,7 @@ def test_dependents_are_content_with_a_stub_once_it_runs() -> None:
     assert rig.outcome(request)["app"] == "done"
     degraded = [line for line in view.why(rig.manager, "app") if line.kind == "quarantine"]
     assert [line.unit for line in degraded if line.unit] == ["web"]
+    assert "degraded: web" in (rig.status("app").why or "")
 
 
 def test_a_bound_unit_goes_with_its_stub() -> None:

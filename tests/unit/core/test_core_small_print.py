@@ -26,6 +26,7 @@ from supervisord_py.core.events import (
 from supervisord_py.core.jobs import collapse
 from supervisord_py.core.manager import Manager
 from supervisord_py.core.state import Ending, RolloutPhase, RolloutStep
+from supervisord_py.model.pools import PoolLimits
 from supervisord_py.model.states import (
     ActiveState,
     JobMode,
@@ -272,7 +273,7 @@ def test_what_is_needed_and_has_failed_for_good_meanwhile_is_not_started() -> No
     rig.crash("web")
     rig.later(1)
     rig.emptied("db")
-    assert rig.shown("db") == "failed/failed/exit-code"
+    assert rig.shown("db") == "quarantined/failed/exit-code"
     assert "has failed 1 times" in rig.record("job.finished", "db").fields["message"]
     assert rig.status("web").sub_state == "dependency"
 
@@ -316,6 +317,7 @@ def test_what_is_not_said_means_that_nothing_is() -> None:
         "GlobalState.next_job": 1, "GlobalState.next_spawn": 1, "GlobalState.shutdown_timeout_ns": 90 * SECOND_NS,
         "RolloutUnit.step": RolloutStep.WAITING, "Rollout.phase": RolloutPhase.FORWARD, "ProcessExited.main": True,
         "ProcessExited.tree_empty": True, "CommandRequested.mode": JobMode.REPLACE, "CommandRequested.wait": True,
+        "GlobalState.limits": PoolLimits(), "GlobalState.next_look": 1, "UnitsLoaded.limits": PoolLimits(),
         "UnitsLoaded.shutdown_timeout_ns": 90 * SECOND_NS, "KillTree.signal": 9, "FollowMain.wait": True,
         "Goal.mode": JobMode.REPLACE, "CommandRequested.origin": Origin(), "ShutdownRequested.origin": Origin(),
     }  # fmt: skip
