@@ -81,7 +81,7 @@ class Beats:
         is_heard = not self._kernel.is_lost and not spawn.pending and spawn.main.alive
         if spawn.over or pulse.silent or self._kernel.freezer.is_still(spawn.main) or not is_heard:
             return
-        pulse.period_ns = self._kernel.choice((0, 1500, 4000, 12_000)) * MILLISECOND_NS
+        pulse.period_ns = self._kernel.choice((0, 2500, 8000, 30_000)) * MILLISECOND_NS
         pulse.every_ns = self._draw_pause(pulse.period_ns)
         pulse.round += 1
         fields = {"WATCHDOG_USEC": str(pulse.period_ns // 1000), WATCHDOG: "1"}

@@ -373,7 +373,7 @@ def _draw_statuses(rng: Random) -> ExitStatuses:
 
 
 def _draw_watch(rng: Random) -> int:
-    return rng.choice((2000, 6000, 20_000)) * MILLISECOND_NS
+    return rng.choice((4000, 15_000, 60_000)) * MILLISECOND_NS
 
 
 def _draw_timeout(rng: Random, profile: Profile, seconds_max: int) -> int | None:

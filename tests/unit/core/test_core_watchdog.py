@@ -3,7 +3,7 @@
 from core_rig import Rig, commands, notify, service
 
 from supervisord_py.core.actions import LookAtProcesses, SignalProcesses
-from supervisord_py.core.events import DeadlineReached
+from supervisord_py.core.events import DeadlineReached, KeeperLost
 from supervisord_py.model.states import Role
 from supervisord_py.model.unit import SECOND_NS
 
@@ -199,3 +199,14 @@ def test_a_process_that_has_ended_while_exec_start_post_runs_is_not_blamed_for_i
     assert looks(rig) == 0
     assert rig.shown("web") == "activating/start-post/exit-code"
     assert rig.events("web").count("unit.watchdog") == 0
+
+
+def test_what_was_said_while_no_keeper_listened_is_not_held_against_a_unit() -> None:
+    """The keeper was killed: the heartbeats of that time went nowhere, and the watch begins anew."""
+    rig = watched()
+    pass_silently(rig, 58)
+    rig.happen(KeeperLost({}))
+    pass_silently(rig, 58)
+    assert rig.shown("web") == "active/running/success"
+    pass_silently(rig, 4)
+    assert rig.status("web").result == "watchdog"
