@@ -38,6 +38,7 @@ from supervisord_py.model.unit import (
     UnitKind,
     UnitSet,
 )
+from supervisord_py.testing.checks import draw_probes
 from supervisord_py.testing.clock import MILLISECOND_NS
 from supervisord_py.testing.profile import Profile
 from supervisord_py.testing.settings import POOLS
@@ -135,6 +136,7 @@ def without_cycles_of_lives(old: UnitSet) -> UnitSet:
         units[name] = replace(
             unit,
             service=service,
+            health=(),
             upholds=upholds,
             on_success=on_success,
             on_failure=on_failure,
@@ -179,7 +181,8 @@ def _tweak(rng: Random, profile: Profile, unit: Unit) -> Unit:
     service = replace(unit.service, **{key: getattr(drawn, key) for key in keys})
     if service.restart.limit is None and "failures" not in keys and rng.random() < 0.3:
         service = replace(service, restart=replace(service.restart, failures=rng.choice((0, 1, 4))))
-    return replace(unit, service=service)
+    health = draw_probes(rng, profile, unit.name) if unit.health and rng.random() < 0.3 else unit.health
+    return replace(unit, service=service, health=health)
 
 
 _TWEAKED = (
@@ -215,10 +218,13 @@ def draw_unit(rng: Random, profile: Profile, name: str, row: list[str]) -> Unit:
     upholds = [other for other in others if rng.random() < profile.upholds / 3]
     pulled.update(requisite, upholds)
     conflicts = tuple(other for other in earlier if other not in pulled and rng.random() < profile.conflicts / 2)
+    service = None if is_target else _draw_service(rng, profile, name)
+    is_daemon = service is not None and name not in SHORT_LIVED and service.type is not ServiceType.ONESHOT
     return Unit(
         name=name,
         kind=UnitKind.TARGET if is_target else UnitKind.SERVICE,
-        service=None if is_target else _draw_service(rng, profile, name),
+        service=service,
+        health=draw_probes(rng, profile, name) if is_daemon else (),
         description=f"the {name} of seed {rng.randint(0, 9999)}",
         requires=tuple(relations["requires"]),
         wants=tuple(relations["wants"]),
@@ -286,7 +292,7 @@ def _draw_conditions(rng: Random, profile: Profile, name: str, table: str) -> tu
 
 
 def _draw_edge(rng: Random, other: str, kind: str) -> Dependency:
-    choices = [Until.READY, Until.READY, Until.STARTED]
+    choices = [Until.READY, Until.READY, Until.STARTED, Until.HEALTHY]
     if other in SHORT_LIVED and kind != "binds_to":
         choices.append(Until.EXITED)
     return Dependency(other, until=rng.choice(choices), ordered=kind == "after" or rng.random() < 0.85)
