@@ -67,7 +67,11 @@ class Probes(Checker):
             self._forget_what_changes(event)
         told = {(r.unit or "", str(r.fields["probe"])): r for r in step.effects.records if r.event == "unit.health"}
         killed = [action.unit for action in step.effects.actions if isinstance(action, KillTree)]
+        ending = {r.unit or "" for r in step.effects.records if r.event == "unit.stopping"}
         for unit, name, ok in self._answers(event, killed):
+            if isinstance(event, DeadlineReached) and unit in ending:
+                # it is killed because its unit ends
+                continue
             self._count(unit, name, ok, told)
         for unit, name in told:
             if (found := self._checks(unit).get(name)) is None or found.is_known:
@@ -84,6 +88,10 @@ class Probes(Checker):
                 self._asked(unit, name, action.spawn_id)
             elif isinstance(action, SpawnProcess) and action.role in BEGINNING:
                 self._begins(action)
+        for unit in ending:
+            # what was asked in the same breath is not waited for
+            for found in self._found.get(unit, {}).values():
+                found.asked = None
 
     def _note_end(self, event: Event) -> None:
         """A life that has lost its main process may go on in ways that only the core can tell."""

@@ -27,7 +27,7 @@ def draw_probes(rng: Random, profile: Profile, unit: str) -> tuple[Probe, ...]:
 
 def _draw_probe(rng: Random, unit: str, name: str) -> Probe:
     kind = rng.choice(tuple(ProbeKind))
-    actions = (ProbeAction.NONE,)
+    actions: tuple[ProbeAction, ...] = (ProbeAction.NONE,)
     if kind is not ProbeKind.READINESS:
         actions = (ProbeAction.RESTART, ProbeAction.RESTART, ProbeAction.STOP, ProbeAction.KILL)
     probe = Probe(
@@ -57,7 +57,7 @@ def _draw_probe(rng: Random, unit: str, name: str) -> Probe:
 
 def _with(probe: Probe, **what: object) -> Probe:
     known = {field: getattr(probe, field) for field in Probe.__struct_fields__}
-    return Probe(**{**known, **what})  # type: ignore[arg-type]
+    return Probe(**{**known, **what})
 
 
 class CheckingHand:

@@ -17,6 +17,7 @@ from supervisord_py.core import (
     demand,
     engine,
     graph,
+    health,
     ledger,
     life,
     processes,
@@ -635,4 +636,32 @@ def blames_nobody() -> Iterator[type[Manager]]:
         return deadline
 
     with swapped(watchdog, "deadline", made) as manager:
+        yield manager
+
+
+# health
+
+
+@mutant("a check is bad one answer too early", "probes", needs="unwell")
+def counts_one_too_many() -> Iterator[type[Manager]]:
+    def made(original: Any) -> Any:
+        def probe(book: ledger.Ledger, name: str, probe_name: str) -> Any:
+            found = original(book, name, probe_name)
+            return found and replace(found, failure_threshold=max(1, found.failure_threshold - 1))
+
+        return probe
+
+    with swapped(health, "_probe", made) as manager:
+        yield manager
+
+
+@mutant("a start does not wait for its checks", "probes", needs="probes")
+def is_ready_unchecked() -> Iterator[type[Manager]]:
+    with swapped(health, "gates", lambda _: lambda book, name: False) as manager:
+        yield manager
+
+
+@mutant("a unit that ends is checked on", "probes", needs="probes")
+def checks_what_ends() -> Iterator[type[Manager]]:
+    with swapped(health, "end", lambda _: lambda book, name: None) as manager:
         yield manager
