@@ -433,6 +433,9 @@ class Recovers(Checker):
                 # it has had its turn
                 self._waiting.pop(name, None)
             is_bound_stop = record.event == "unit.stopped"
+            if record.fields.get("type") == "verify-active":
+                # to ask whether a unit is there never starts it
+                continue
             if (record.event == "job.finished" or is_bound_stop) and record.fields.get("result") == "dependency":
                 self._waiting[name] = is_bound_stop or record.fields.get("job") is not None
 

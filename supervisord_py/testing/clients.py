@@ -87,6 +87,7 @@ class Clients:
 
     def enter(self, verb: str, *units: str, **fields: Any) -> CommandRequested:
         """Ask something definite."""
+        fields = {"origin": Origin(uid=1000, user="ada"), **fields}
         return self._enter(CommandRequested(request_id=0, verb=verb, units=units, **fields))
 
     def see(self, request: Request, reply: Reply) -> None:

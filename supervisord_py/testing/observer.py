@@ -26,6 +26,7 @@ from supervisord_py.core.events import (
     UnitsLoaded,
 )
 from supervisord_py.model.changes import take_live
+from supervisord_py.model.hooks import Hook
 from supervisord_py.model.names import is_aux_owner
 from supervisord_py.model.states import JobMode, KillMode, Role, ServiceType, Until
 from supervisord_py.model.unit import Dependency, Unit, UnitSet
@@ -167,6 +168,8 @@ class Observer:
         self.text_of_core = text_of_core
         self.units = UnitSet()
         self.settings = Settings()
+        self.hooks_seen: dict[Hook, None] = {}
+        """Every hook that there ever was: calls that wait outlive a load."""
         self.texts: dict[str, Unit] = {}
         self.idling: set[str] = set()
         """Units that were of type idle before a reload, and may have begun then: nothing told it."""
@@ -225,6 +228,7 @@ class Observer:
                     if unit.service is not None and unit.service.type is ServiceType.IDLE
                 )
                 self.units, self.settings = event.units, settings_of(event)
+                self.hooks_seen |= dict.fromkeys(event.hooks)
                 self.texts.update(event.units.units)
                 self.targets.update(name for name, unit in event.units.units.items() if unit.service is None)
                 for life in self.lives.values():

@@ -71,6 +71,11 @@ class Releases:
         self.units = without_cycles_of_lives(units) if self.calm else units
         self._submit(self._loaded(reverts=True))
 
+    def boot(self, units: UnitSet) -> UnitsLoaded:
+        """What the next supervisor loads first."""
+        self.units = units
+        return self._loaded(start_enabled=True)
+
     def _loaded(self, *, start_enabled: bool = False, reverts: bool = False) -> UnitsLoaded:
         now = self.settings
         return UnitsLoaded(

@@ -138,7 +138,7 @@ class World:
         self._deadline_ns: int | None = None
         self._deadline_wake_ns: int | None = None
         self._clock_changed = False
-        self._loaded = False
+        self.loaded = False
         self._forced = False
         self._stopping: ShutdownRequested | None = None
         self._requests_left = self.profile.requests
@@ -172,7 +172,8 @@ class World:
         self.agenda.after(self._gap_ns(), self._next_request)
         self._run_until(lambda: self._requests_left <= 0)
         if not self.kernel.exit_codes:
-            self.calm = self.hands.calm = self.releases.calm = self.hands.freezing.calm = True
+            self.calm = self.releases.calm = True
+            self.hands.become_calm()
             self.kernel.cure()
             # what was said already is heard first: only then is it known what is there
             self._run_until(lambda: not self._inbox and self._down_until_ns is None)
@@ -270,7 +271,7 @@ class World:
             self._strike_all("wall_jump")
             self.clock.set_wall(self.rng.randint(-86_400, 86_400) * SECOND_NS)
             self._clock_changed = True
-        if self._chance("keeper_lost") and self._loaded and self.seen.shutdown is None and self._down_until_ns is None:
+        if self._chance("keeper_lost") and self.loaded and self.seen.shutdown is None and self._down_until_ns is None:
             self._lose_keeper()
             return
         if self._chance("suspend"):
@@ -279,6 +280,8 @@ class World:
             self._clock_changed = True
         if self._chance("conditions_change"):
             self.hands.change()
+        if self._chance("stopped") and self.units.units:
+            self.kernel.stop_some(self.rng.choice(sorted(self.units.units)))
         if self._chance("stray"):
             self.kernel.add_stray()
         if self._chance("crash") and self.units.units:
@@ -307,7 +310,7 @@ class World:
         self._down_until_ns = None
         if self.kernel.is_lost:
             self.kernel.adopt()
-        if self._loaded:
+        if self.loaded:
             self.manager = self.manager_type.restore(dict(self.state), self.units)
             if self._flight is not None:
                 self._flight.restored(self.state, self.units)
@@ -468,7 +471,7 @@ class World:
             self.next_seq = batch.seq
         if batch.units is not None:
             self.units = batch.units
-            self._loaded = True
+            self.loaded = True
         self.kernel.custody.acknowledge(batch.ack)
         actions = [
             a for a in batch.effects.actions if not (isinstance(a, SpawnProcess) and a.spawn_id in batch.refused)
