@@ -185,7 +185,7 @@ class FailureCount(Checker):
                 self._failures.pop(life.unit.name, None)
         for action in step.effects.actions:
             # a start that was asked for begins the count anew; only what the core restarts by itself goes on counting
-            if not isinstance(action, SpawnProcess) or self._is_same_life(action):
+            if not isinstance(action, SpawnProcess) or self._is_same_life(action) or action.role not in BEGINNING:
                 continue
             if self._restarted.pop(action.unit, None) is None:
                 self._failures.pop(action.unit, None)
@@ -257,9 +257,13 @@ class StopWins(Checker):
             self._stopped &= old & self._files
         for record in step.effects.records:
             name, kind = record.unit or "", record.fields.get("type")
-            if record.event in ("unit.failed", "unit.stopped", "job.finished") and name in seen.texts:
+            if (
+                record.event in ("unit.failed", "unit.quarantined", "unit.stopped", "job.finished")
+                and name in seen.texts
+            ):
                 # what a unit names for its end is started by it; that may change a job that was there
-                for hook in (*seen.texts[name].on_failure, *seen.texts[name].on_success):
+                text = seen.texts[name]
+                for hook in (*text.on_failure, *text.on_success, *text.quarantine.on_quarantine):
                     if hook in {job.unit for job in self.world.jobs()}:
                         self._forgive({hook} | self._pulled_by(hook))
             if record.event == "job.queued" and kind in ("start", "restart"):
@@ -393,6 +397,8 @@ class Settled(Checker):
             may_be_stuck = unit.service is not None and not unit.service.kill.send_sigkill
             if status.sub_state == "stuck" and may_be_stuck:
                 continue
+            if status.sub_state == "stub" and len(rest := world.kernel.trees.get(name, {})):
+                continue
             if not is_up and status.sub_state not in ("dead", "failed", "dependency", "exited"):
                 self.fail(f"{name} is left in {status.active_state}/{status.sub_state} for ever")
             rest = world.kernel.trees.get(name, {})
@@ -427,6 +433,9 @@ class Recovers(Checker):
                 # it has had its turn
                 self._waiting.pop(name, None)
             is_bound_stop = record.event == "unit.stopped"
+            if record.fields.get("type") == "verify-active":
+                # to ask whether a unit is there never starts it
+                continue
             if (record.event == "job.finished" or is_bound_stop) and record.fields.get("result") == "dependency":
                 self._waiting[name] = is_bound_stop or record.fields.get("job") is not None
 

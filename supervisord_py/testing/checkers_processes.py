@@ -209,7 +209,8 @@ class StopOrder(Checker):
         """Units whose job was queued when the stop of a unit had begun: a rollout goes on when it sees that stop."""
         events = [(record.event, record.unit) for record in step.effects.records]
         begun = events.index(("unit.stopping", name)) if ("unit.stopping", name) in events else len(events)
-        return frozenset(unit for event, unit in events[begun:] if event == "job.queued" and unit is not None)
+        kinds = ("job.queued", "job.changed")
+        return frozenset(unit for event, unit in events[begun:] if event in kinds and unit is not None)
 
     def _stops(self, action: AnyAction) -> str | None:
         """Name the unit whose stop begins with this action."""

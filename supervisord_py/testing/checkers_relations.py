@@ -240,6 +240,8 @@ class Hooks(Checker):
             return ()
         if record.event == "unit.failed":
             return unit.on_failure
+        if record.event == "unit.quarantined":
+            return unit.quarantine.on_quarantine
         if record.event == "job.finished" and record.fields.get("result") in ("timeout", "dependency"):
             return unit.on_failure
         if record.event == "unit.stopped":

@@ -42,6 +42,8 @@ class Taken:
         self.job = job
         self.result: str | None = None
         self.done_ns = 0
+        self.left = False
+        """Somebody has stopped it since: what it does now is not the rollout's."""
 
 
 class Rollout:
@@ -157,6 +159,9 @@ class RolloutEnds(Checker):
                     law.finished(step, rollout, record)
             case "job.queued" | "job.changed" if record.fields.get("type") in ("start", "restart"):
                 self._see_job(step, rollout, record)
+            case "job.queued" | "job.changed" if record.fields.get("type") == "stop":
+                if name in rollout.taken and record.cause not in rollout.causes:
+                    rollout.taken[name].left = True
             case "job.finished":
                 taken = rollout.taken.get(name)
                 if taken is not None and taken.job == record.fields.get("job"):
@@ -243,7 +248,7 @@ class RolloutBound(RolloutLaw):
         taken = rollout.taken[name]
         if taken.result is None:
             return True
-        if taken.result != "done" or rollout.is_back:
+        if taken.result != "done" or rollout.is_back or taken.left:
             return False
         if step.now.mono_ns < taken.done_ns + rollout.probation_ns and not self.world.seen.ends_by_itself(name):
             return name in rollout.up or taken.done_ns == step.now.mono_ns
@@ -307,9 +312,11 @@ class RolloutBack(RolloutLaw):
     def finished(self, step: Step, rollout: Rollout, record: Record) -> None:
         if not rollout.is_back or record.fields["result"] != "failed" or rollout.loads:
             return
+        stopped = {job.unit for job in self.world.jobs() if job.type == "stop"}
         for name in rollout.units:
             life, older = self.world.seen.lives.get(name), rollout.older.get(name)
-            if life is None or older is None or not life.main_running or life.ending or name in rollout.asked:
+            is_left = name in rollout.asked or name in stopped
+            if life is None or older is None or not life.main_running or life.ending or is_left:
                 continue
             fate = record.fields["units"][name]
             if fate == "failed" and name not in rollout.taken:
@@ -329,8 +336,9 @@ class RolloutWords(RolloutLaw):
         result = str(record.fields["result"])
         expected = {"failed" if rollout.failed is not None else "done"}
         if self._is_called_off(step):
-            # what is cancelled may be one of its jobs, and not the whole of it
-            expected = {"canceled", *expected} if isinstance(step.event, CommandRequested) else {"canceled"}
+            # what is cancelled may be one of its jobs, and not the whole of it; an empty supervisor ends after that
+            may_be_both = isinstance(step.event, CommandRequested) or self.world.seen.settings.until_empty
+            expected = {"canceled", *expected} if may_be_both else {"canceled"}
         if result not in expected:
             self.fail(f"the rollout is said to be {result}, and what has failed is {rollout.failed}")
         for name, fate in fates.items():
@@ -432,7 +440,11 @@ class ExitCode(Checker):
         for record in step.effects.records:
             if record.event == "daemon.stopping" and not self._is_begun:
                 self._is_begun = True
-                if not isinstance(event, ShutdownRequested | ShutdownForced):
+                is_empty = record.unit is None and seen.settings.until_empty
+                if is_empty:
+                    # whether it was, and with which code, is the law of another checker
+                    self._codes = set(range(256))
+                elif not isinstance(event, ShutdownRequested | ShutdownForced):
                     self._begin(record.unit or "", ends)
         if not self._is_begun:
             self._check_missed(step, ends)

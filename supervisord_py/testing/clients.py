@@ -87,6 +87,7 @@ class Clients:
 
     def enter(self, verb: str, *units: str, **fields: Any) -> CommandRequested:
         """Ask something definite."""
+        fields = {"origin": Origin(uid=1000, user="ada"), **fields}
         return self._enter(CommandRequested(request_id=0, verb=verb, units=units, **fields))
 
     def see(self, request: Request, reply: Reply) -> None:
@@ -138,6 +139,10 @@ class Clients:
             return "kill", units, {"signal": signal, "whom": self._rng.choice(("main", "all"))}
         if self._chance("reset_failed"):
             return "reset-failed", units, {}
+        if self._chance("pause"):
+            return self._rng.choice(("pause", "pause", "resume")), units, {}
+        if self._chance("release"):
+            return "release", units, {}
         if self._chance("reload"):
             return self._rng.choice(("reload", "reload-or-restart")), units, {}
         if self._chance("restart"):

@@ -9,10 +9,19 @@ the answer comes some time after the question and tells what was true when someb
 from collections.abc import Callable, Sequence
 from random import Random
 
-from supervisord_py.core.actions import AnyAction, CheckConditions, FollowMain, ReleaseUnit, StopFollowing
+from supervisord_py.core.actions import (
+    AnyAction,
+    CheckConditions,
+    FollowMain,
+    FreezeUnit,
+    ReleaseUnit,
+    StopFollowing,
+    ThawUnit,
+)
 from supervisord_py.core.events import ConditionsChecked, Event, MainFollowed
 from supervisord_py.model.unit import Condition, Unit
 from supervisord_py.testing.clock import MILLISECOND_NS, Agenda
+from supervisord_py.testing.freezer import FreezingHand
 from supervisord_py.testing.kernel import Kernel
 from supervisord_py.testing.profile import Profile
 
@@ -37,6 +46,7 @@ class Hands:
         self._text_of = text_of
         self._watched: dict[int, FollowMain] = {}
         self._manager = 0
+        self.freezing = FreezingHand(rng, profile, agenda, kernel, submit)
         self._truths: dict[str, bool] = {}
         self.calm = False
         kernel.pid_file_written = self._file_written
@@ -49,6 +59,8 @@ class Hands:
                     self._look(action)
                 case StopFollowing():
                     self._watched.pop(action.spawn_id, None)
+                case FreezeUnit() | ThawUnit():
+                    self.freezing.apply(action)
                 case CheckConditions():
                     self._check(action)
                 case ReleaseUnit():
@@ -59,6 +71,7 @@ class Hands:
     def drop(self) -> None:
         """The manager is dead: nobody waits, and what was looked at is told to nobody."""
         self._watched.clear()
+        self.freezing.drop()
         self._manager += 1
 
     def change(self) -> None:

@@ -47,9 +47,11 @@ from supervisord_py.testing.beside import CommandsBeside
 from supervisord_py.testing.clock import MILLISECOND_NS, Agenda, Clock
 from supervisord_py.testing.custody import Custody
 from supervisord_py.testing.daemons import Daemons
+from supervisord_py.testing.freezer import Freezer
 from supervisord_py.testing.population import SHORT_LIVED, is_broken_release
 from supervisord_py.testing.processes import CRASHES, FAILED_STEPS, NOTIFYING, Process, Spawn, Watcher
 from supervisord_py.testing.profile import Profile
+from supervisord_py.testing.speech import Speech
 
 T = TypeVar("T")
 
@@ -85,6 +87,8 @@ class Kernel:
         self.custody = Custody()
         self.beside = CommandsBeside(self)
         self._daemons = Daemons(self)
+        self.speech = Speech(self)
+        self.freezer = Freezer()
         self.exit_codes: list[int] = []
         self.pid_files: dict[str, int] = {}
         self.pid_file_written: Callable[[str], None] = lambda path: None
@@ -123,6 +127,7 @@ class Kernel:
                 case ReleaseUnit():
                     self.watcher.released(action.unit)
                     self._killing.pop(action.unit, None)
+                    self.freezer.thaw(action.unit)
                 case ExitSupervisor():
                     self._exit(action.code)
 
@@ -145,7 +150,7 @@ class Kernel:
         self._agenda.after(exec_ns, lambda: self._exec(spawn, failed))
 
     def _exec(self, spawn: Spawn, failed: tuple[str, int, int] | None) -> None:
-        if not spawn.pending:
+        if not spawn.pending or self.freezer.holds(spawn.main, lambda: self._exec(spawn, failed)):
             return
         spawn.pending = False
         if failed:
@@ -244,6 +249,9 @@ class Kernel:
         """Let something happen after a drawn time."""
         self._agenda.after(self._milliseconds(least_ms, most_ms), callback)
 
+    def number(self, least: int, most: int) -> int:
+        return self._rng.randint(least, most)
+
     def choice(self, options: Sequence[T]) -> T:
         return self._rng.choice(options)
 
@@ -277,6 +285,8 @@ class Kernel:
                 self._daemons.begin(spawn)
             case Role.MAIN:
                 self._begin_main(spawn)
+            case Role.STUB:
+                self._begin_stub(spawn)
             case Role.PROBE | Role.HOOK:
                 self.beside.begin(spawn)
             case _:
@@ -293,6 +303,13 @@ class Kernel:
             self.draw_end(spawn.unit, lambda: spawn.main)
         self._begin_daemon(spawn)
 
+    def _begin_stub(self, spawn: Spawn) -> None:
+        if self.fault("grandchild"):
+            self.later(0, 30, lambda: self.fork(spawn))
+        if self.fault("stub_ends"):
+            status = self.choice((ExitStatus(code=0), *CRASHES))
+            self.later(1, 20_000, lambda: self.end(spawn.main, status))
+
     def _begin_daemon(self, spawn: Spawn) -> None:
         """What a main process may do besides its work: fork, talk, hand its place over."""
         if self.fault("grandchild"):
@@ -300,10 +317,7 @@ class Kernel:
                 self._agenda.after(self._milliseconds(0, 30), lambda: self.fork(spawn))
         if spawn.service is not None and spawn.service.type is ServiceType.ONESHOT:
             return
-        for _ in range(self._rng.randint(1, 4) if self.fault("chatter") else 0):
-            self._agenda.after(self._milliseconds(1, 20_000), lambda: self._chat(spawn))
-        if self.fault("watchdog_trigger"):
-            self._agenda.after(self._milliseconds(50, 10_000), lambda: self._notify(spawn, {"WATCHDOG": "trigger"}))
+        self.speech.begin(spawn)
         if self.fault("main_pid"):
             self._agenda.after(self._milliseconds(5, 3000), lambda: self._hand_over(spawn))
 
@@ -327,13 +341,13 @@ class Kernel:
             status = self._rng.choice((ExitStatus(code=0), ExitStatus(code=1), ExitStatus(signal=11, core_dumped=True)))
             self._agenda.after(self._milliseconds(1, 500), lambda: self.end(spawn.main, status))
             return
-        spawn.unfinished = lambda: self._say_ready(spawn)
+        spawn.unfinished = lambda: self.say_ready(spawn)
         if self.fault("never_ready"):
             return
         delay_ns = self._milliseconds(500, 12_000) if self.fault("ready_slow") else self._milliseconds(1, 300)
-        self._agenda.after(delay_ns, lambda: self._say_ready(spawn))
+        self._agenda.after(delay_ns, lambda: self.say_ready(spawn))
         if self.fault("double_ready"):
-            self._agenda.after(delay_ns + self._milliseconds(0, 500), lambda: self._say_ready(spawn))
+            self._agenda.after(delay_ns + self._milliseconds(0, 500), lambda: self.say_ready(spawn))
 
     def draw_end(self, unit: str, process: Callable[[], Process]) -> None:
         if unit in SHORT_LIVED:
@@ -350,7 +364,7 @@ class Kernel:
             self._agenda.after(self._milliseconds(100, 30_000), lambda: self.end(process(), status))
 
     def fork(self, spawn: Spawn) -> None:
-        if spawn.over or not spawn.main.alive:
+        if spawn.over or not spawn.main.alive or self.freezer.holds(spawn.main, lambda: self.fork(spawn)):
             return
         child = self.new_process(spawn.unit, spawn.invocation)
         self.struck("grandchild", spawn.unit)
@@ -369,7 +383,9 @@ class Kernel:
 
     def _hand_over(self, spawn: Spawn) -> None:
         """The main process makes another, names it with MAINPID= and goes (a daemon does); somebody has to hear it."""
-        is_heard = not self.is_lost and self._admits(spawn, spawn.main)
+        if self.freezer.holds(spawn.main, lambda: self._hand_over(spawn)):
+            return
+        is_heard = not self.is_lost and self.admits(spawn, spawn.main)
         if spawn.over or not spawn.main.alive or spawn.main.dying or not is_heard:
             return
         old = spawn.main
@@ -386,42 +402,21 @@ class Kernel:
         )
         self._agenda.after(self._milliseconds(0, 200), lambda: self.end(old, ExitStatus(code=0)))
 
-    def _chat(self, spawn: Spawn) -> None:
-        fields = self._rng.choice(
-            (
-                {"STATUS": f"doing {self._rng.randint(1, 99)} things"},
-                {"WATCHDOG": "1"},
-                {"X_ERROR": "no answer from upstream"},
-                {"X_OK": "1"},
-                {"X_PROGRESS": str(self._rng.randint(1, 999))},
-                {"EXTEND_TIMEOUT_USEC": str(self._rng.randint(0, 3) * 1_000_000)},
-                {"ERRNO": "5"},
-                {"STOPPING": "1"},
-                {"RELOADING": "1", "MONOTONIC_USEC": "1"},
-                {"X_UNHEARD_OF": "=\u00e4", "EXTEND_TIMEOUT_USEC": "-x", "ERRNO": "", "WATCHDOG": "9"},
-            )
-        )
-        self._notify(spawn, fields)
-        if "RELOADING" in fields:
-            spawn.unfinished = lambda: self._say_ready(spawn)
-            if not self.fault("never_ready"):
-                self._agenda.after(self._milliseconds(1, 2000), lambda: self._say_ready(spawn))
-        if "STOPPING" in fields:
-            spawn.unfinished = lambda: self.end(spawn.main, ExitStatus(code=0))
-            if not self.fault("never_ready"):
-                self._agenda.after(self._milliseconds(1, 3000), spawn.unfinished)
-
-    def _say_ready(self, spawn: Spawn) -> None:
-        if not spawn.over and not spawn.main.dying and self._admits(spawn, spawn.main):
+    def say_ready(self, spawn: Spawn) -> None:
+        if self.freezer.holds(spawn.main, lambda: self.say_ready(spawn)):
+            return
+        if not spawn.over and not spawn.main.dying and self.admits(spawn, spawn.main):
             spawn.ready_sent = True
-            self._notify(spawn, {"READY": "1", "STATUS": "ready"})
+            self.notify(spawn, {"READY": "1", "STATUS": "ready"})
 
-    def _notify(self, spawn: Spawn, fields: dict[str, str]) -> None:
-        if not spawn.over and spawn.main.alive and not spawn.pending and self._admits(spawn, spawn.main):
+    def notify(self, spawn: Spawn, fields: dict[str, str]) -> None:
+        if self.freezer.holds(spawn.main, lambda: self.notify(spawn, fields)):
+            return
+        if not spawn.over and spawn.main.alive and not spawn.pending and self.admits(spawn, spawn.main):
             self.struck("chatter", spawn.unit)
             self.custody.tell(NotifyReceived(spawn.unit, spawn.spawn_id, spawn.main.pid, fields))
 
-    def _admits(self, spawn: Spawn, process: Process) -> bool:
+    def admits(self, spawn: Spawn, process: Process) -> bool:
         service = spawn.service
         if service is None:
             return False
@@ -438,6 +433,8 @@ class Kernel:
         if not process.alive:
             return
         process.killed = process.killed or signal == SIGKILL
+        if self.freezer.holds(process, lambda: self._deliver(process, signal)):
+            return
         if process.spawn is not None and process.spawn.pending:
             process.spawn.held_signals.append(signal)
             if signal == SIGKILL and not process.unkillable:
@@ -482,17 +479,19 @@ class Kernel:
             return
         self._say_reloading(spawn)
         if not self.fault("never_ready"):
-            self._agenda.after(self._milliseconds(1, 2000), lambda: self._say_ready(spawn))
+            self._agenda.after(self._milliseconds(1, 2000), lambda: self.say_ready(spawn))
 
     def _say_reloading(self, spawn: Spawn) -> None:
-        self._notify(spawn, {"RELOADING": "1", "MONOTONIC_USEC": str(self._clock.mono_ns // 1000)})
+        self.notify(spawn, {"RELOADING": "1", "MONOTONIC_USEC": str(self._clock.mono_ns // 1000)})
 
     def _say_reloaded(self, spawn: Spawn) -> None:
         self._say_reloading(spawn)
-        self._say_ready(spawn)
+        self.say_ready(spawn)
 
     def end(self, process: Process, status: ExitStatus) -> None:
         spawn = process.spawn
+        if self.freezer.holds(process, lambda: self.end(process, status)):
+            return
         if not process.alive or (spawn is not None and spawn.pending):
             return
         self._forget(process)

@@ -29,6 +29,8 @@ from supervisord_py.model.unit import (
     ExitStatuses,
     KillPolicy,
     LoadedFrom,
+    PoolPlace,
+    Quarantine,
     RestartPolicy,
     Service,
     StartLimit,
@@ -37,12 +39,16 @@ from supervisord_py.model.unit import (
     UnitSet,
 )
 from supervisord_py.testing.profile import Profile
+from supervisord_py.testing.settings import POOLS
 
 ROW: tuple[str, ...] = (
-    "db", "setup", "cache", "net", "queue", "auth", "api", "worker@1", "worker@2", "web", "mail", "edge", "report",
-    "all",
+    "db", "setup", "cache", "net", "queue", "auth", "api", "worker@1", "worker@2", "worker@3", "web", "mail", "edge",
+    "report", "all",
 )  # fmt: skip
 """The names, in the order in which units may depend on each other."""
+
+INSTANCES = ("worker@1", "worker@2", "worker@3")
+"""What ``scale`` adds and takes away."""
 
 SHORT_LIVED = frozenset({"setup", "report"})
 """Units whose main process ends by itself: the only ones that others wait for with ``until = "exited"``."""
@@ -124,12 +130,14 @@ def without_cycles_of_lives(old: UnitSet) -> UnitSet:
         upholds = tuple(edge for edge in unit.upholds if edge.unit in old.units and edge.unit not in passing)
         on_success = () if _ends(unit) else unit.on_success
         on_failure = tuple(other for other in unit.on_failure if other not in passing)
+        on_quarantine = tuple(other for other in unit.quarantine.on_quarantine if other not in passing)
         units[name] = replace(
             unit,
             service=service,
             upholds=upholds,
             on_success=on_success,
             on_failure=on_failure,
+            quarantine=replace(unit.quarantine, on_quarantine=on_quarantine),
             exit_supervisor_on=None,
         )
     return replace(old, units=units)
@@ -176,7 +184,7 @@ def _tweak(rng: Random, profile: Profile, unit: Unit) -> Unit:
 _TWEAKED = (
     "exec_start_pre", "exec_start_post", "exec_condition", "exec_reload", "exec_stop", "exec_stop_post", "restart",
     "kill", "timeout_start_ns", "timeout_stop_ns", "timeout_abort_ns", "runtime_max_ns", "success", "notify_access",
-    "remain_after_exit", "reload_signal",
+    "remain_after_exit", "reload_signal", "error_threshold",
 )  # fmt: skip
 
 
@@ -231,8 +239,40 @@ def draw_unit(rng: Random, profile: Profile, name: str, row: list[str]) -> Unit:
             (OnDependencyFailure.WAIT, OnDependencyFailure.WAIT, OnDependencyFailure.FAIL)
         ),
         exit_supervisor_on=rng.choice(tuple(ExitSupervisorOn)) if rng.random() < profile.exits_supervisor else None,
+        pool=_draw_pool(rng, profile),
+        quarantine=_draw_quarantine(rng, profile, name, others),
         source=LoadedFrom(f"units/{name}.toml"),
     )
+
+
+def _draw_pool(rng: Random, profile: Profile) -> PoolPlace:
+    if rng.random() >= profile.pools * 2:
+        return PoolPlace()
+    return PoolPlace(rng.choice(("", *POOLS)), rng.choice((0, 0, 1, -3, 10)))
+
+
+def _draw_quarantine(rng: Random, profile: Profile, name: str, others: list[str]) -> Quarantine:
+    if rng.random() >= profile.quarantine * 2:
+        return Quarantine()
+    return Quarantine(
+        stub=_command(name, "stub", 0) if rng.random() < 0.5 else None,
+        retry_after_ns=rng.choice((None, None, SECOND_NS, 10 * SECOND_NS, 60 * SECOND_NS)),
+        on_quarantine=tuple(other for other in others if rng.random() < 0.1),
+    )
+
+
+def scale_units(rng: Random, old: UnitSet) -> UnitSet:
+    """Draw another number of instances of the template that there is."""
+    first = old.units.get(INSTANCES[0])
+    if first is None:
+        return old
+    count = rng.randint(1, len(INSTANCES))
+    units = {name: unit for name, unit in old.units.items() if name not in INSTANCES[count:]}
+    for name in INSTANCES[1:count]:
+        units.setdefault(name, replace(first, name=name, conflicts=(), upholds=()))
+    row = [name for name in ROW if name in units]
+    ordered = {name: _without_vanished(units[name], row) for name in row}
+    return as_unit_set(_without_contradictions(ordered), with_bad=BROKEN in old.bad)
 
 
 def _draw_conditions(rng: Random, profile: Profile, name: str, table: str) -> tuple[Condition, ...]:
@@ -304,6 +344,7 @@ def _draw_service(rng: Random, profile: Profile, name: str) -> Service:
         timeout_start_ns=_draw_timeout(rng, profile, 10),
         timeout_stop_ns=_draw_timeout(rng, profile, 5),
         timeout_abort_ns=_draw_timeout(rng, profile, 5),
+        error_threshold=rng.choice((0, 1, 3, 3)),
         runtime_max_ns=rng.randint(1, 30) * SECOND_NS if rng.random() < profile.runtime_max else None,
         success=_draw_statuses(rng) if has_statuses else ExitStatuses(),
         pid_file=f"/run/{name}.pid" if kind is ServiceType.FORKING and rng.random() < 0.6 else None,

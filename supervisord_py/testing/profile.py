@@ -61,6 +61,10 @@ class Profile(Struct, frozen=True):
     beside_slow: float = 0.0
     beside_hangs: float = 0.0
     beside_leaves: float = 0.0
+    stub_ends: float = 0.0
+    reports_errors: float = 0.0
+    freeze_slow: float = 0.0
+    freeze_fails: float = 0.0
 
     # clients
     no_wait: float = 0.0
@@ -80,6 +84,10 @@ class Profile(Struct, frozen=True):
     apply: float = 0.0
     rolling: float = 0.0
     cancel_rollout: float = 0.0
+    pause: float = 0.0
+    release: float = 0.0
+    scale: float = 0.0
+    new_settings: float = 0.0
 
     # manager
     death_in_batch: float = 0.0
@@ -127,6 +135,11 @@ class Profile(Struct, frozen=True):
     job_timeout: float = 0.0
     bad_release: float = 0.0
     exits_supervisor: float = 0.0
+    limits: float = 0.0
+    pools: float = 0.0
+    quarantine: float = 0.0
+    event_hooks: float = 0.0
+    until_empty: float = 0.0
     targets: float = 0.1
     tiny_set: float = 0.0
 

@@ -311,3 +311,18 @@ def test_a_shutdown_is_heard_in_the_mode_until_empty() -> None:
     rig.shut_down(90)
     rig.exited("a", signal=15)
     assert ended_with(rig) == 0
+
+
+def test_who_waits_for_another_unit_again_waits_for_no_slot() -> None:
+    """It was shown in the queue still, and its going let nobody else in."""
+    rig = Rig()
+    rig.load(worker("db"), service("web", relations=needs("db")), worker("z"), limits=PoolLimits(2))
+    for name in ("db", "z"):
+        rig.ask("start", name)
+        rig.spawned(name)
+    rig.ask("start", "web", wait=False)
+    assert queued(rig) == ["web"]
+    rig.ask("restart", "db", wait=False)
+    assert queued(rig) == []
+    job = next(job for job in view.jobs(rig.manager) if job.unit == "web")
+    assert (job.waiting_for, job.limit, job.position) == (("db",), None, None)
