@@ -85,9 +85,9 @@ def _ended(ledger: Ledger, spawn_id: int, ok: bool | None, detail: str, status: 
 
 def spawned(ledger: Ledger, event: ProcessSpawned) -> None:
     beside = ledger.edit_beside(event.spawn_id)
-    beside.pid = event.pid
-    if not beside.told and not beside.overdue:
+    if beside.pid is None and not beside.told and not beside.overdue:
         ledger.arm_beside(event.spawn_id, ledger.now.mono_ns + beside.timeout_ns)
+    beside.pid = event.pid
 
 
 def spawn_failed(ledger: Ledger, event: SpawnFailed) -> Ended | None:
