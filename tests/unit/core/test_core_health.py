@@ -455,3 +455,19 @@ def test_a_check_whose_end_nobody_saw_says_nothing() -> None:
     assert rig.manager.ledger.state("web").probes["cmd"].good is None
     rig.later(12)
     assert check_of(rig) is not spawn
+
+
+def test_a_unit_that_is_bound_to_a_healthy_one_does_not_start_while_that_is_ill() -> None:
+    """Bound or required: ``until = "healthy"`` means the same. One that is up already stays so."""
+    bound = {"binds_to": (Dependency("web", until=Until.HEALTHY),)}
+    rig = Rig(checked(probe("http", ProbeKind.READINESS, failure_threshold=1)), service("app", relations=bound))
+    rig.ask("start", "web")
+    rig.spawned("web")
+    answer(rig, True)
+    answer(rig, False)
+    rig.ask("start", "app")
+    assert rig.shown("app") == "inactive/dependency/dependency"
+    answer(rig, True)
+    rig.up("app")
+    answer(rig, False)
+    assert rig.shown("app") == "active/running/success"
