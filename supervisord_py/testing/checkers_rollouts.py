@@ -15,6 +15,7 @@ from supervisord_py.core.events import (
     ProcessExited,
     ShutdownForced,
     ShutdownRequested,
+    SpawnFailed,
     UnitsLoaded,
 )
 from supervisord_py.core.view import unit_status
@@ -420,10 +421,12 @@ class ExitCode(Checker):
 
     def step(self, step: Step) -> None:
         seen, event = self.world.seen, step.event
-        if isinstance(event, ProcessExited) and event.main and event.spawn_id in seen.spawned:
+        if isinstance(event, ProcessExited | SpawnFailed) and event.spawn_id in seen.spawned:
             asked = seen.spawned[event.spawn_id]
-            if asked.role is Role.MAIN:
-                self._ends[asked.unit] = asked.invocation, event.status
+            if asked.role is Role.MAIN and (isinstance(event, SpawnFailed) or event.main):
+                # A later command that never ran has the code of the step that failed, as in the journal.
+                status = event.status if isinstance(event, ProcessExited) else ExitStatus(code=event.code)
+                self._ends[asked.unit] = asked.invocation, status
         ends = {
             record.unit: (record.event, str(record.fields.get("result")))
             for record in step.effects.records
