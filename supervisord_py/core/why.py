@@ -251,8 +251,10 @@ def _running(ledger: Ledger, state: UnitState, name: str) -> list[WhyLine]:
     """A unit that somebody or something started is explained by that, one that runs again after a failure by the life
     before.
     """
-    lines = [WhyLine("running", "it is running", seq=state.cause), *_source(state)]
+    lines, source = [WhyLine("running", "it is running", seq=state.cause)], _source(state)
+    is_past = state.order is not None and state.order.past
     before = state.last_life
+    lines += [] if is_past else source
     if state.restarts and before is not None:
         after = "" if before.runtime_ms is None else f" after {before.runtime_ms / 1000:.1f}s"
         message = (
@@ -260,6 +262,7 @@ def _running(ledger: Ledger, state: UnitState, name: str) -> list[WhyLine]:
             f"automatic restarts: {state.restarts}, failures counted: {state.failures}"
         )
         lines.append(WhyLine(_kind(before.result), message, advice=f"supctl lives {name}"))
+    lines += source if is_past else []
     for kind, watch in state.watches.items():
         if watch.stopped:
             message = f"its processes are stopped (by a signal, or a debugger): {kind.value}-sec waits until they go on"
@@ -273,7 +276,8 @@ def _source(state: UnitState) -> list[WhyLine]:
     if order is None or order.verb == "stopped" or not (order.by or order.note or order.reason):
         return []
     source = state.monitor.unit if state.monitor is not None else None
-    return [WhyLine("operator", f"it was {describe(order)}", unit=source)]
+    which = "an earlier life" if order.past else "it"
+    return [WhyLine("operator", f"{which} was {describe(order)}", unit=source)]
 
 
 def _stood_in_for(ledger: Ledger, name: str) -> list[WhyLine]:
@@ -292,8 +296,9 @@ def _stood_in_for(ledger: Ledger, name: str) -> list[WhyLine]:
 
 def _stopping(state: UnitState) -> str:
     """Say why a unit is stopping: an order, a bond, or how its life ended."""
-    if state.ending is not Ending.ITSELF and state.order is not None and state.order.verb != "started":
-        return f"it is stopping: it was {describe(state.order)}"
+    order = state.order
+    if state.ending is not Ending.ITSELF and order is not None and order.verb != "started" and not order.past:
+        return f"it is stopping: it was {describe(order)}"
     return "it is stopping" + _what(state)
 
 
