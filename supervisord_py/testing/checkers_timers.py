@@ -40,6 +40,8 @@ class Armed(Struct):
     ended: Now | None = None
     is_known: bool = True
     """False after a reload has changed the timer, until it has fired once more."""
+    is_spent: bool = False
+    """It has fired, and its run has not begun."""
     runs_again: bool = False
     """Somebody has triggered it in a run."""
 
@@ -59,6 +61,7 @@ class Timers(Checker):
         self._fired_ns: dict[str, int] = {}
         self._began_ns: dict[str, int] = {}
         self._ended: dict[str, Now] = {}
+        self._running: set[str] = set()
         self._startup_ns: int | None = None
 
     def step(self, step: Step) -> None:
@@ -93,14 +96,16 @@ class Timers(Checker):
                 self._fired(name, step)
             case "unit.starting" if armed is not None or name in self.world.seen.texts:
                 self._began_ns[name] = self._began_ns.get(name, now.mono_ns) if self._goes_on(record) else now.mono_ns
+                self._running.add(name)
                 if armed is not None:
                     armed.began_ns = self._began_ns[name]
-            case "job.finished" if armed is not None:
-                armed.planned, armed.by_clock = now, False
-            case event if event in _ENDS:
+            case "job.finished" if armed is not None and armed.is_spent:
+                armed.planned, armed.by_clock, armed.is_spent = now, False, False
+            case event if event in _ENDS and name in self._running:
+                self._running.discard(name)
                 self._ended[name] = now
                 if armed is not None:
-                    armed.ended, armed.planned, armed.by_clock = now, now, False
+                    armed.ended, armed.planned, armed.by_clock, armed.is_spent = now, now, False, False
             case _:
                 pass
 
@@ -133,7 +138,7 @@ class Timers(Checker):
             self.fail(f"{name} is run by its timer, and is not due for {early}")
         if armed.timer.persistent and not any(isinstance(action, KeepState) for action in step.effects.actions):
             self.fail(f"{name} is run by a persistent timer, and that is not kept")
-        armed.fired, armed.is_known, armed.runs_again = now, True, False
+        armed.fired, armed.is_known, armed.is_spent, armed.runs_again = now, True, True, False
         self._stamps[name], self._fired_ns[name] = now.wall_ns, now.mono_ns
         present = {r.unit for r in step.effects.records if r.event in ("job.queued", "job.finished", "job.changed")}
         is_over = self.world.seen.shutdown is not None or self.world.seen.forced
