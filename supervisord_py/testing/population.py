@@ -142,7 +142,12 @@ def without_cycles_of_lives(old: UnitSet) -> UnitSet:
             upholds=upholds,
             on_success=on_success,
             on_failure=on_failure,
-            quarantine=replace(unit.quarantine, on_quarantine=on_quarantine),
+            quarantine=replace(
+                unit.quarantine,
+                on_quarantine=on_quarantine,
+                # what cannot be started is not tried each second for hours
+                retry_after_ns=unit.quarantine.retry_after_ns and 600 * SECOND_NS,
+            ),
             exit_supervisor_on=None,
         )
     return replace(old, units=units)
