@@ -40,8 +40,9 @@ from supervisord_py.core.events import (
 )
 from supervisord_py.core.jobs import STOP_LIKE
 from supervisord_py.core.manager import Manager
+from supervisord_py.core.rollout_state import RolloutStep
 from supervisord_py.core.service import TRANSITIONS, Input
-from supervisord_py.core.state import Ending, RolloutStep
+from supervisord_py.core.state import Ending
 from supervisord_py.model.states import Role, SubState
 from supervisord_py.model.unit import ExitStatuses
 
