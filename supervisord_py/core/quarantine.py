@@ -83,6 +83,12 @@ def stand_in(ledger: Ledger, name: str) -> None:
     ledger.spawn(name, process, action)
 
 
+def has_stub(ledger: Ledger, name: str) -> bool:
+    """Tell whether a stub can take the place of a unit, if that is quarantined."""
+    unit = ledger.set.units.get(name) or ledger.unit(name)
+    return unit is not None and unit.quarantine.stub is not None and not ledger.state(name).stub_failed
+
+
 def stub_started(ledger: Ledger, name: str) -> None:
     """Its program runs: what needs the unit may go on."""
     state = ledger.state(name)

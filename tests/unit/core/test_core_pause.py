@@ -184,3 +184,13 @@ def test_a_shutdown_ends_what_is_paused() -> None:
     rig = paused()
     rig.shut_down(90)
     assert [type(action) for action in rig.last.actions] == [ThawUnit, SignalProcesses]
+
+
+def test_a_thaw_that_died_with_its_manager_is_asked_for_again() -> None:
+    """What stood still heard no signal, until it was killed for not ending."""
+    rig = paused()
+    rig.ask("stop", "web", wait=False)
+    assert ThawUnit in last_actions(rig)
+    assert Manager.restore(rig.state, rig.units).pending_actions() == [ThawUnit("web")]
+    frozen(rig, False)
+    assert Manager.restore(rig.state, rig.units).pending_actions() == []

@@ -344,3 +344,23 @@ def test_a_clean_oneshot_after_a_retry_is_released_at_once() -> None:
     rig.spawned("job")
     rig.exited("job", 0)
     assert "unit.released" in events(rig, "job")
+
+
+def test_a_stub_that_comes_later_waits_for_a_slot() -> None:
+    """A start that brought a stub back let it in beyond the limit."""
+    rig = Rig()
+    units = (fragile(quarantine={"stub": STUB}), service("other"), service("shop", relations=needs("web")))
+    rig.load(*units, limits=PoolLimits(1))
+    rig.ask("start", "web")
+    rig.spawned("web")
+    rig.crash("web")
+    rig.spawned("web")
+    rig.ask("stop", "web")
+    rig.exited("web", signal=15)
+    rig.ask("start", "other")
+    rig.spawned("other")
+    rig.ask("start", "shop", wait=False)
+    assert [job.unit for job in view.jobs(rig.manager) if job.limit is not None] == ["web"]
+    rig.ask("stop", "other")
+    rig.exited("other", signal=15)
+    assert rig.status("web").sub_state == "stub"
