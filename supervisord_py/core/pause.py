@@ -33,6 +33,8 @@ def ask(ledger: Ledger, event: CommandRequested, name: str) -> Outcome:
         raise RefusedError(Refusal("ShuttingDown", "cannot pause: the supervisor is shutting down"))
     if state.freeze is not None:
         if state.freeze.pauses is pauses:
+            if event.plan:
+                return Outcome(name, 0, event.verb, _QUEUED)
             return Outcome(name, state.freeze.job, event.verb)
         message = f"{name} is being {'paused' if state.freeze.pauses else 'resumed'} at the moment; ask again"
         return Outcome(name, 0, event.verb, JobResult.CANCELED.value, message)

@@ -143,7 +143,7 @@ class QuarantineHolds(Checker):
     def settled(self) -> None:
         now_ns = self.world.clock.mono_ns
         for name in self.since:
-            if name not in self.world.manager_units():
+            if name not in self.world.manager_units() or name in self.world.seen.targets:
                 continue
             status, life = unit_status(self.world.manager, name), self.world.seen.lives.get(name)
             if name not in self.tried and status.active_state not in ("quarantined", "inactive", "activating"):
@@ -182,7 +182,9 @@ class Stubs(Checker):
             if record.event != "unit.quarantined" or name not in held.since or name in busy | stubs:
                 continue
             text = seen.units.units.get(name)
-            if text is not None and text.quarantine.stub is not None and seen.shutdown is None and not seen.forced:
+            if text is None or text.quarantine.stub is None or text.exit_supervisor_on is not None:
+                continue
+            if seen.shutdown is None and not seen.forced:
                 self.fail(f"{name} is quarantined, and its stub does not begin")
 
 
@@ -200,8 +202,10 @@ class Degraded(Checker):
         }
         if not stubs:
             return
+        busy = {job.unit for job in self.world.jobs()}
         for name, life in seen.lives.items():
-            if life.is_stub or not life.main_running or name not in self.world.manager_units():
+            is_busy = name in busy or name not in self.world.manager_units()
+            if life.is_stub or not life.main_running or is_busy:
                 continue
             status = unit_status(manager, name)
             for edge in life.unit.requires:

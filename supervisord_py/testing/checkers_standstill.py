@@ -187,11 +187,16 @@ class UntilEmpty(Checker):
 
     def step(self, step: Step) -> None:
         seen = self.world.seen
+        scheduled: set[str] = set()
         for record in step.effects.records:
             name = record.unit or ""
             if record.event == "unit.restart-scheduled":
                 self._scheduled.add(name)
-            elif record.event in ("unit.starting", "unit.stopped", "unit.failed", "unit.removed", "job.finished"):
+                scheduled.add(name)
+            elif record.event == "job.finished" and name not in scheduled:
+                # what it waited for may not come
+                self._scheduled.discard(name)
+            elif record.event in ("unit.starting", "unit.stopped", "unit.failed", "unit.removed"):
                 self._scheduled.discard(name)
             if record.event != "daemon.stopping" or self._is_begun:
                 continue

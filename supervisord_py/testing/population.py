@@ -137,7 +137,7 @@ def without_cycles_of_lives(old: UnitSet) -> UnitSet:
             upholds=upholds,
             on_success=on_success,
             on_failure=on_failure,
-            quarantine=replace(unit.quarantine, on_quarantine=on_quarantine),
+            quarantine=replace(unit.quarantine, on_quarantine=on_quarantine, retry_after_ns=None),
             exit_supervisor_on=None,
         )
     return replace(old, units=units)

@@ -51,7 +51,7 @@ class Mutant(Struct, frozen=True):
     plant: Callable[[], Any]
     """A context manager that plants it; what it gives is the manager class to test."""
     needs: str = ""
-    """The class of faults or features without which no world can notice it."""
+    """The classes of faults or features, with spaces between, without which no world can notice it."""
 
 
 MUTANTS: dict[str, Mutant] = {}

@@ -62,9 +62,17 @@ def lets_in_the_last() -> Iterator[type[Manager]]:
         yield manager
 
 
-@mutant("a new manager does not know who waits for a slot", "pool-order", "fold", "twin", needs="limits")
+@mutant("a new manager does not know who waits for a slot", "pool-order", "pool-idle", "fold", "twin", "settled", needs="limits")
 def forgets_the_queue() -> Iterator[type[Manager]]:
-    with swapped(pool, "restore", lambda _: lambda book: None) as manager:
+    def made(original: Any) -> Any:
+        def restore(book: ledger.Ledger) -> None:
+            original(book)
+            book.waiting.clear()
+            book.places.clear()
+
+        return restore
+
+    with swapped(pool, "restore", made) as manager:
         yield manager
 
 
@@ -114,7 +122,7 @@ def has_no_stub() -> Iterator[type[Manager]]:
         yield manager
 
 
-@mutant("nobody says that it stands on a stub", "degraded", needs="quarantine")
+@mutant("nobody says that it stands on a stub", "degraded", needs="quarantine crash")
 def hides_stubs() -> Iterator[type[Manager]]:
     with swapped(view, "_stood_in_for", lambda _: lambda book, name: []) as manager:
         yield manager
@@ -154,7 +162,7 @@ def overlooks_errors() -> Iterator[type[Manager]]:
 # pauses
 
 
-@mutant("a unit that could not be frozen is said to be paused", "pause", needs="freeze_fails")
+@mutant("a unit that could not be frozen is said to be paused", "pause", needs="freeze_fails pause")
 def says_paused_of_what_runs() -> Iterator[type[Manager]]:
     class Credulous(Manager):
         def handle(self, event: Event, now: Now) -> Effects:
@@ -166,7 +174,7 @@ def says_paused_of_what_runs() -> Iterator[type[Manager]]:
     yield Credulous
 
 
-@mutant("the time of a pause counts for the longest run", "pause", needs="runtime_max")
+@mutant("the time of a pause counts for the longest run", "pause", needs="runtime_max pause")
 def counts_pauses() -> Iterator[type[Manager]]:
     def made(original: Any) -> Any:
         def leave(book: ledger.Ledger, name: str, order: Any) -> None:

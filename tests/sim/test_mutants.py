@@ -4,11 +4,15 @@ from random import Random
 
 import pytest
 from mutants import MUTANTS
+from mutants_scheduling import mutant as _
 
 from supervisord_py.testing.checkers_answers import ANSWER_CHECKERS
+from supervisord_py.testing.checkers_pools import POOL_CHECKERS
 from supervisord_py.testing.checkers_processes import PROCESS_CHECKERS
+from supervisord_py.testing.checkers_quarantine import QUARANTINE_CHECKERS
 from supervisord_py.testing.checkers_relations import RELATION_CHECKERS
 from supervisord_py.testing.checkers_rollouts import ROLLOUT_CHECKERS
+from supervisord_py.testing.checkers_standstill import STANDSTILL_CHECKERS
 from supervisord_py.testing.profile import draw_profile
 from supervisord_py.testing.world import World
 
@@ -24,7 +28,8 @@ def test_the_planted_bug_is_found(name: str) -> None:
     planted = MUTANTS[name]
     with planted.plant() as manager_type:
         for seed in range(SEEDS):
-            if planted.needs and not getattr(draw_profile(Random(seed)), planted.needs):
+            profile = draw_profile(Random(seed))
+            if not all(getattr(profile, need) for need in planted.needs.split()):
                 continue
             outcome = World(seed, manager_type=manager_type).run()
             if outcome.checker is not None:
@@ -37,7 +42,8 @@ def test_the_planted_bug_is_found(name: str) -> None:
 def test_every_checker_has_found_a_bug() -> None:
     """No checker is decoration: each is the one that has to find at least one planted bug."""
     named = {planted.checkers[0] for planted in MUTANTS.values()}
-    kinds = (*PROCESS_CHECKERS, *ANSWER_CHECKERS, *RELATION_CHECKERS, *ROLLOUT_CHECKERS)
+    of_the_engine = (*PROCESS_CHECKERS, *ANSWER_CHECKERS, *RELATION_CHECKERS, *ROLLOUT_CHECKERS)
+    kinds = (*of_the_engine, *POOL_CHECKERS, *QUARANTINE_CHECKERS, *STANDSTILL_CHECKERS)
     assert {checker.name for checker in kinds} <= named
 
 
