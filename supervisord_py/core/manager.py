@@ -180,6 +180,7 @@ class Manager:
                 ledger.record("stray.exited", fields=_stray_fields(event))
             case KeeperLost():
                 ledger.record("keeper.lost", severity=Severity.ERROR, fields=event.fields)
+                watchdog.was_unheard(ledger)
             case KeeperReplaced() if event.refused is None:
                 ledger.record("keeper.reexecuted", fields={"old": event.old, "new": event.new})
             case KeeperReplaced():

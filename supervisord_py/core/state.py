@@ -99,6 +99,8 @@ class LastLife(Struct, frozen=True, omit_defaults=True):
     signal: str | None = None
     runtime_ms: int | None = None
     """None where nobody saw its end."""
+    message: str | None = None
+    """What was found of it, where its end alone does not tell."""
 
 
 class Monitor(Struct, frozen=True, omit_defaults=True):
@@ -144,6 +146,10 @@ class Beside(Struct, omit_defaults=True):
     """Its result is known, or not wanted any more."""
     ended: bool = False
     """Its main process has ended; what is left of its tree is being killed."""
+    overdue: bool = False
+    """Its time is over: it is being killed."""
+    held_up: bool = False
+    """The keeper had not made it by then: its end says nothing."""
 
 
 class HookCall(Struct, frozen=True, omit_defaults=True):
@@ -173,14 +179,18 @@ class ProbeState(Struct, omit_defaults=True):
     spawn_id: int | None = None
     """The command that has not ended."""
     look_id: int | None = None
-    """The processes are being looked at, before its action is taken."""
+    """The processes are being looked at, before a bad answer counts."""
+    bad: str = ""
+    """The bad answer that does not count yet."""
+    stopped: bool = False
+    """The processes were stopped when they were looked at last."""
     detail: str = ""
     checked_wall_ns: int = 0
 
     @property
     def is_asked(self) -> bool:
         """Whether an answer will come, or it will be asked."""
-        return self.at_ns is not None or self.probe_id is not None or self.spawn_id is not None
+        return any(each is not None for each in (self.at_ns, self.probe_id, self.spawn_id, self.look_id))
 
 
 class Freeze(Struct, frozen=True, omit_defaults=True):

@@ -198,6 +198,9 @@ def main_ended_in_post(ledger: Ledger, name: str, ended: Ended) -> None:
         return
     if processes.has_no_known_main(ledger, name):
         return
+    # What is gone is not silent, nor unwell.
+    watchdog.end(ledger, name)
+    health.end(ledger, name)
     stopping.fail(ledger, name, ended.result, ended.message)
 
 

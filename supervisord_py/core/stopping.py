@@ -32,6 +32,9 @@ from supervisord_py.model.unit import RestartPolicy, Service, Unit
 
 SIGHUP = 1
 
+_TOLD_BY_THE_END = frozenset({Result.SUCCESS, Result.EXIT_CODE, Result.SIGNAL, Result.CORE_DUMP, Result.UNKNOWN})
+"""Results whose message says nothing but how the main process ended."""
+
 
 def fail(ledger: Ledger, name: str, result: Result, message: str) -> None:
     """Note a failure of the life; the first one stays."""
@@ -272,6 +275,7 @@ def end(ledger: Ledger, name: str) -> None:
         state.exit_code if state.main_ended else None,
         state.exit_signal if state.main_ended else None,
         None if state.unseen else max(0, ledger.now.mono_ns - state.began_ns) // 1_000_000,
+        None if state.result in _TOLD_BY_THE_END else state.message,
     )
     for other in ledger.graph[name].bound_by:
         ledger.intents.append(Task(Intent.STOP_BOUND, other, name, state.cause))

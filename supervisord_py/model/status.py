@@ -83,8 +83,8 @@ class WhyLine(Struct, frozen=True):
     """One cause in the chain that ``why`` prints, nearest first.
 
     ``kind`` is one of ``dependency backoff failed quarantine operator limit disabled conflict condition starting
-    running bad-setting stuck pool probe timer``; ``unit`` names the other unit, ``seq`` the journal record that tells
-    more, ``advice`` the next command to type.
+    running bad-setting stuck pool probe timer watchdog``; ``unit`` names the other unit that it points at, ``seq`` the
+    journal record that tells more, ``advice`` the next command to type, ``about`` the unit whose state it explains.
     """
 
     kind: str
@@ -92,3 +92,4 @@ class WhyLine(Struct, frozen=True):
     unit: str | None = None
     seq: int | None = None
     advice: str | None = None
+    about: str | None = None

@@ -13,10 +13,10 @@ from supervisord_py.core.actions import (
     SpawnProcess,
     Whom,
 )
-from supervisord_py.core.events import CommandRequested, ProcessExited, SpawnFailed
+from supervisord_py.core.events import CommandRequested, ProcessesSeen, ProcessExited, SpawnFailed
 from supervisord_py.core.view import unit_status
 from supervisord_py.model.names import is_aux_owner
-from supervisord_py.model.states import JobState, JobType, KillMode, Role, ServiceType
+from supervisord_py.model.states import JobState, JobType, KillMode, ProbeAction, Role, ServiceType
 from supervisord_py.model.unit import Dependency, Unit
 from supervisord_py.model.values import format_signal
 from supervisord_py.testing.checkers import Checker, Step, ordered_units
@@ -266,6 +266,11 @@ class KillTimeout(Checker):
             if life is None or service is None:
                 self.fail(f"{action.unit}: a kill without a life")
                 return
+            if any(each.action is ProbeAction.KILL for each in life.unit.health) and isinstance(
+                step.event, ProcessesSeen
+            ):
+                # that is how it wants to be ended when it is unwell
+                continue
             if life.was_stuck and action.unit in ordered:
                 # a stuck unit that a rollout stops once more is signalled as strongly as it allows now
                 continue

@@ -5,8 +5,8 @@ errors that a process reports itself.
 from typing import TYPE_CHECKING
 
 from supervisord_py.core.actions import SpawnProcess
-from supervisord_py.core.events import CommandRequested, NotifyReceived, Now
-from supervisord_py.core.view import unit_status
+from supervisord_py.core.events import CommandRequested, NotifyReceived, Now, UnitsLoaded
+from supervisord_py.core.view import rollout_units, unit_status
 from supervisord_py.model.records import Record
 from supervisord_py.model.states import Role, ServiceType
 from supervisord_py.testing.checkers import Checker, Step
@@ -42,9 +42,11 @@ class QuarantineCount(Checker):
 
     def step(self, step: Step) -> None:
         seen, event = self.world.seen, step.event
-        if isinstance(event, CommandRequested) and event.verb in PARDONING and not event.plan:
-            for name in event.units or tuple(self._counts):
-                self._count(name).least = 0
+        is_request = isinstance(event, CommandRequested) and event.verb in PARDONING and not event.plan
+        if is_request or isinstance(event, UnitsLoaded) or rollout_units(self.world.manager):
+            # whom a request, a load or a rollout pulls in is pardoned too, also by a job that was there
+            for count in self._counts.values():
+                count.least = 0
         quarantined = {record.unit for record in step.effects.records if record.event == "unit.quarantined"}
         for record in step.effects.records:
             name = record.unit or ""

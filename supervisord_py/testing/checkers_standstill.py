@@ -4,7 +4,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from supervisord_py.core.actions import KillTree, SpawnProcess, StopFollowing, ThawUnit
-from supervisord_py.core.events import DeadlineReached, ProcessExited, SpawnFailed
+from supervisord_py.core.events import DeadlineReached, ProcessExited, ProcessSpawned, SpawnFailed
 from supervisord_py.core.view import rollout_units, unit_status
 from supervisord_py.model.hooks import CALLING
 from supervisord_py.model.names import base_unit
@@ -99,7 +99,9 @@ class HookCalls(Checker):
         self._owed: dict[tuple[str, tuple[str, ...], str], int] = {}
         """How many calls are owed: by unit, command and event."""
         self._running: dict[int, int] = {}
-        """By spawn: when its time is over."""
+        """By spawn: when its time is over, which counts from its start."""
+        self._spans_ns: dict[int, int] = {}
+        """By spawn that has not started yet: how long it has."""
         self._killed: set[int] = set()
         self._dropped = False
 
@@ -119,6 +121,8 @@ class HookCalls(Checker):
                 self._note_call(action, now_ns)
             if isinstance(action, KillTree):
                 self._killed.add(int(action.unit.partition("!")[2] or 0))
+        if isinstance(step.event, ProcessSpawned) and step.event.spawn_id in self._spans_ns:
+            self._running[step.event.spawn_id] = now_ns + self._spans_ns.pop(step.event.spawn_id)
         if len(self._running) > RUNNING_MAX:
             self.fail(f"{len(self._running)} hooks run at a time")
         if isinstance(step.event, DeadlineReached):
@@ -134,7 +138,8 @@ class HookCalls(Checker):
                 f"the hook {' '.join(action.command.words)} is called for {event} of {key[0]}, which nobody wrote"
             )
         self._owed[key] -= 1
-        self._running[action.spawn_id] = now_ns + self._timeout_ns(action)
+        self._spans_ns[action.spawn_id] = self._timeout_ns(action)
+        self._running[action.spawn_id] = now_ns + self._spans_ns[action.spawn_id]
 
     def _timeout_ns(self, action: SpawnProcess) -> int:
         """The longest that any hook of this command was ever given."""
@@ -209,7 +214,13 @@ class UntilEmpty(Checker):
                 self.fail(f"the supervisor ends because nothing is left to do, and there is {left}")
 
     def committed(self) -> None:
-        seen = self.world.seen
+        seen, known = self.world.seen, self.world.manager_units()
+        # one that has to wait for another unit after all leaves its back-off without a word
+        self._scheduled = {
+            name
+            for name in self._scheduled
+            if name in known and unit_status(self.world.manager, name).sub_state.startswith("auto-restart")
+        }
         is_over = self._is_begun or seen.shutdown is not None or seen.forced
         if is_over or not seen.settings.until_empty or not (seen.units.units or seen.units.bad):
             return

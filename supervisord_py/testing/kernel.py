@@ -43,19 +43,20 @@ from supervisord_py.core.events import (
 )
 from supervisord_py.model.states import NotifyAccess, Role, ServiceType
 from supervisord_py.model.unit import Service
+from supervisord_py.testing.beats import Beats
 from supervisord_py.testing.beside import CommandsBeside
 from supervisord_py.testing.clock import MILLISECOND_NS, Agenda, Clock
 from supervisord_py.testing.custody import Custody
 from supervisord_py.testing.daemons import Daemons
-from supervisord_py.testing.freezer import Freezer
 from supervisord_py.testing.population import SHORT_LIVED, is_broken_release
 from supervisord_py.testing.processes import CRASHES, FAILED_STEPS, NOTIFYING, Process, Spawn, Watcher
 from supervisord_py.testing.profile import Profile
 from supervisord_py.testing.speech import Speech
+from supervisord_py.testing.standstill import Standstill
 
 T = TypeVar("T")
 
-SIGABRT, SIGKILL, SIGTERM, SIGCONT = 6, 9, 15, 18
+SIGABRT, SIGKILL, SIGTERM, SIGCONT, SIGSTOP = 6, 9, 15, 18, 19
 
 KILL_ROUND_NS = 200 * MILLISECOND_NS
 
@@ -88,13 +89,18 @@ class Kernel:
         self.beside = CommandsBeside(self)
         self._daemons = Daemons(self)
         self.speech = Speech(self)
-        self.freezer = Freezer()
+        self._beats = Beats(self)
+        self.freezer = Standstill(self)
         self.exit_codes: list[int] = []
         self.pid_files: dict[str, int] = {}
         self.pid_file_written: Callable[[str], None] = lambda path: None
         """Told after each change of a pid file."""
         self.struck: Callable[[str, str], None] = lambda fault, unit: None
         """Told when a fault takes effect on a process of a unit."""
+
+    @property
+    def now_ns(self) -> int:
+        return self._clock.mono_ns
 
     @property
     def is_lost(self) -> bool:
@@ -177,7 +183,8 @@ class Kernel:
         """
         known = self.spawns.get(spawn_id)
         if known is not None:
-            self.custody.tell(MainFollowed(unit, spawn_id, known.followed_pid))
+            if not known.over:
+                self.custody.tell(MainFollowed(unit, spawn_id, known.followed_pid))
             return True
         tree = self.trees.get(unit, {})
         if pid is None:
@@ -249,6 +256,9 @@ class Kernel:
         """Let something happen after a drawn time."""
         self._agenda.after(self._milliseconds(least_ms, most_ms), callback)
 
+    def after(self, delay_ns: int, callback: Callable[[], None]) -> None:
+        self._agenda.after(delay_ns, callback)
+
     def number(self, least: int, most: int) -> int:
         return self._rng.randint(least, most)
 
@@ -317,6 +327,7 @@ class Kernel:
                 self._agenda.after(self._milliseconds(0, 30), lambda: self.fork(spawn))
         if spawn.service is not None and spawn.service.type is ServiceType.ONESHOT:
             return
+        self._beats.begin(spawn)
         self.speech.begin(spawn)
         if self.fault("main_pid"):
             self._agenda.after(self._milliseconds(5, 3000), lambda: self._hand_over(spawn))
@@ -415,6 +426,8 @@ class Kernel:
         if not spawn.over and spawn.main.alive and not spawn.pending and self.admits(spawn, spawn.main):
             self.struck("chatter", spawn.unit)
             self.custody.tell(NotifyReceived(spawn.unit, spawn.spawn_id, spawn.main.pid, fields))
+            if not self.is_lost:
+                self._beats.note(spawn, fields)
 
     def admits(self, spawn: Spawn, process: Process) -> bool:
         service = spawn.service
@@ -433,6 +446,9 @@ class Kernel:
         if not process.alive:
             return
         process.killed = process.killed or signal == SIGKILL
+        if signal == SIGCONT and not (process.spawn is not None and process.spawn.pending):
+            self.freezer.go_on(process)
+            return
         if self.freezer.holds(process, lambda: self._deliver(process, signal)):
             return
         if process.spawn is not None and process.spawn.pending:
@@ -440,7 +456,10 @@ class Kernel:
             if signal == SIGKILL and not process.unkillable:
                 self._exec(process.spawn, None)
             return
-        if signal == SIGCONT or (signal != SIGKILL and self._reloads(process, signal)):
+        if signal == SIGSTOP:
+            self.freezer.stop(process)
+            return
+        if signal != SIGKILL and self._reloads(process, signal):
             return
         if signal != SIGKILL:
             process.signalled = True
@@ -544,9 +563,18 @@ class Kernel:
             self.struck("killed", name)
             self._deliver(self._rng.choice(list(tree.values())), SIGKILL)
 
+    def stop_some(self, name: str) -> None:
+        """A debugger, or a colleague, stops the main process of the unit, or all of it."""
+        tree = list(self.trees.get(name, {}).values())
+        mains = [each for each in tree if each.spawn is not None and each.spawn.main is each]
+        for process in self._rng.choice((tree, mains, mains)):
+            self._deliver(process, SIGSTOP)
+
     def cure(self) -> None:
         """End all trouble: what hangs gets on, what was signalled in vain ends, and new processes behave."""
         self._calm = True
+        self.freezer.end()
+        self._beats.end()
         for process in self.alive():
             process.ignores_term = False
             process.unkillable = False

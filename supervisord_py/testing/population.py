@@ -38,6 +38,8 @@ from supervisord_py.model.unit import (
     UnitKind,
     UnitSet,
 )
+from supervisord_py.testing.checks import draw_probes
+from supervisord_py.testing.clock import MILLISECOND_NS
 from supervisord_py.testing.profile import Profile
 from supervisord_py.testing.settings import POOLS
 
@@ -126,7 +128,7 @@ def without_cycles_of_lives(old: UnitSet) -> UnitSet:
     passing = _passing(old)
     units = {}
     for name, unit in old.units.items():
-        service = unit.service and replace(unit.service, runtime_max_ns=None)
+        service = unit.service and replace(unit.service, runtime_max_ns=None, watchdog_ns=None, progress_ns=None)
         upholds = tuple(edge for edge in unit.upholds if edge.unit in old.units and edge.unit not in passing)
         on_success = () if _ends(unit) else unit.on_success
         on_failure = tuple(other for other in unit.on_failure if other not in passing)
@@ -134,6 +136,7 @@ def without_cycles_of_lives(old: UnitSet) -> UnitSet:
         units[name] = replace(
             unit,
             service=service,
+            health=(),
             upholds=upholds,
             on_success=on_success,
             on_failure=on_failure,
@@ -178,7 +181,8 @@ def _tweak(rng: Random, profile: Profile, unit: Unit) -> Unit:
     service = replace(unit.service, **{key: getattr(drawn, key) for key in keys})
     if service.restart.limit is None and "failures" not in keys and rng.random() < 0.3:
         service = replace(service, restart=replace(service.restart, failures=rng.choice((0, 1, 4))))
-    return replace(unit, service=service)
+    health = draw_probes(rng, profile, unit.name) if unit.health and rng.random() < 0.3 else unit.health
+    return replace(unit, service=service, health=health)
 
 
 _TWEAKED = (
@@ -214,10 +218,13 @@ def draw_unit(rng: Random, profile: Profile, name: str, row: list[str]) -> Unit:
     upholds = [other for other in others if rng.random() < profile.upholds / 3]
     pulled.update(requisite, upholds)
     conflicts = tuple(other for other in earlier if other not in pulled and rng.random() < profile.conflicts / 2)
+    service = None if is_target else _draw_service(rng, profile, name)
+    is_daemon = service is not None and name not in SHORT_LIVED and service.type is not ServiceType.ONESHOT
     return Unit(
         name=name,
         kind=UnitKind.TARGET if is_target else UnitKind.SERVICE,
-        service=None if is_target else _draw_service(rng, profile, name),
+        service=service,
+        health=draw_probes(rng, profile, name) if is_daemon else (),
         description=f"the {name} of seed {rng.randint(0, 9999)}",
         requires=tuple(relations["requires"]),
         wants=tuple(relations["wants"]),
@@ -303,7 +310,7 @@ def _draw_conditions(rng: Random, profile: Profile, name: str, table: str) -> tu
 
 
 def _draw_edge(rng: Random, other: str, kind: str) -> Dependency:
-    choices = [Until.READY, Until.READY, Until.STARTED]
+    choices = [Until.READY, Until.READY, Until.STARTED, Until.HEALTHY]
     if other in SHORT_LIVED and kind != "binds_to":
         choices.append(Until.EXITED)
     return Dependency(other, until=rng.choice(choices), ordered=kind == "after" or rng.random() < 0.85)
@@ -328,6 +335,7 @@ def _draw_service(rng: Random, profile: Profile, name: str) -> Service:
     if rng.random() < profile.start_limit:
         limit = StartLimit(rng.choice((None, 0, 2 * SECOND_NS, 30 * SECOND_NS)), rng.randint(0, 4))
     has_statuses = rng.random() < profile.statuses
+    is_watched = not short and not oneshot and rng.random() < profile.watchdogs
     return Service(
         type=kind,
         exec_start=tuple(_command(name, "run", index) for index in range(rng.randint(1, 2) if oneshot else 1)),
@@ -364,12 +372,21 @@ def _draw_service(rng: Random, profile: Profile, name: str) -> Service:
         timeout_abort_ns=_draw_timeout(rng, profile, 5),
         error_threshold=rng.choice((0, 1, 3, 3)),
         runtime_max_ns=rng.randint(1, 30) * SECOND_NS if rng.random() < profile.runtime_max else None,
+        watchdog_ns=_draw_watch(rng) if is_watched else None,
+        progress_ns=_draw_watch(rng) if is_watched and rng.random() < 0.4 else None,
         success=_draw_statuses(rng) if has_statuses else ExitStatuses(),
         pid_file=f"/run/{name}.pid" if kind is ServiceType.FORKING and rng.random() < 0.6 else None,
         guess_main_pid=rng.random() < 0.8,
         reload_signal=rng.choice((1, 12)),
         remain_after_exit=rng.random() < (0.5 if oneshot else 0.1),
-        notify_access=rng.choice((NotifyAccess.NONE, NotifyAccess.MAIN, NotifyAccess.EXEC, NotifyAccess.ALL)),
+        notify_access=rng.choice(
+            (
+                NotifyAccess.MAIN if is_watched else NotifyAccess.NONE,
+                NotifyAccess.MAIN,
+                NotifyAccess.EXEC,
+                NotifyAccess.ALL,
+            )
+        ),
     )
 
 
@@ -377,6 +394,10 @@ def _draw_statuses(rng: Random) -> ExitStatuses:
     return ExitStatuses(
         tuple(code for code in (1, 2, 255) if rng.random() < 0.3), tuple(n for n in (9, 11, 15) if rng.random() < 0.2)
     )
+
+
+def _draw_watch(rng: Random) -> int:
+    return rng.choice((4000, 15_000, 60_000)) * MILLISECOND_NS
 
 
 def _draw_timeout(rng: Random, profile: Profile, seconds_max: int) -> int | None:

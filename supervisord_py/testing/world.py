@@ -172,7 +172,8 @@ class World:
         self.agenda.after(self._gap_ns(), self._next_request)
         self._run_until(lambda: self._requests_left <= 0)
         if not self.kernel.exit_codes:
-            self.calm = self.hands.calm = self.releases.calm = self.hands.freezing.calm = True
+            self.calm = self.releases.calm = True
+            self.hands.become_calm()
             self.kernel.cure()
             # what was said already is heard first: only then is it known what is there
             self._run_until(lambda: not self._inbox and self._down_until_ns is None)
@@ -281,6 +282,8 @@ class World:
             self._clock_changed = True
         if self._chance("conditions_change"):
             self.hands.change()
+        if self._chance("stopped") and self.units.units:
+            self.kernel.stop_some(self.rng.choice(sorted(self.units.units)))
         if self._chance("stray"):
             self.kernel.add_stray()
         if self._chance("crash") and self.units.units:

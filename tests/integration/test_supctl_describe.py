@@ -76,9 +76,23 @@ def test_deps_is_a_tree(supctl: Supctl) -> None:
 def test_why_prints_the_chain_and_the_next_command(supctl: Supctl) -> None:
     """Causes nearest first, each a step further in, with the record that tells more; advice once."""
     causes = [
-        {"kind": "dependency", "message": "it waits for db", "unit": "db", "seq": None, "advice": None},
-        {"kind": "bad_setting", "message": "its file is wrong", "unit": "db", "seq": 9, "advice": "supctl cat db"},
-        {"kind": "bad_setting", "message": "line 3", "unit": "db", "seq": None, "advice": "supctl cat db"},
+        {"kind": "dependency", "message": "it waits for db", "unit": "db", "seq": None, "advice": None, "about": "web"},
+        {
+            "kind": "bad_setting",
+            "message": "its file is wrong",
+            "unit": None,
+            "seq": 9,
+            "advice": "supctl cat db",
+            "about": "db",
+        },
+        {
+            "kind": "bad_setting",
+            "message": "line 3",
+            "unit": None,
+            "seq": None,
+            "advice": "supctl cat db",
+            "about": "db",
+        },
     ]
     supctl.fake.on("Why", {"unit": unit("web", "inactive", "dependency"), "causes": causes})
     assert supctl("why", "web").lines == [

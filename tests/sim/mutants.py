@@ -17,6 +17,7 @@ from supervisord_py.core import (
     demand,
     engine,
     graph,
+    health,
     ledger,
     life,
     processes,
@@ -24,6 +25,7 @@ from supervisord_py.core import (
     shutdown,
     stopping,
     transaction,
+    watchdog,
 )
 from supervisord_py.core.actions import Effects, ExitSupervisor, KillTree, ReleaseUnit, SignalProcesses, SpawnProcess
 from supervisord_py.core.events import (
@@ -33,6 +35,7 @@ from supervisord_py.core.events import (
     Event,
     KeeperLost,
     Now,
+    ProcessesSeen,
     ShutdownRequested,
 )
 from supervisord_py.core.jobs import STOP_LIKE
@@ -598,4 +601,67 @@ def ends_with_success() -> Iterator[type[Manager]]:
 @mutant("a unit that has failed ends nothing", "exit-code", needs="exits_supervisor")
 def ends_nothing() -> Iterator[type[Manager]]:
     with swapped(shutdown, "end_for_unit", lambda _: lambda book, name, cause: None) as manager:
+        yield manager
+
+
+# silence
+
+
+@mutant("who is stopped by a signal is blamed for its silence", "watchdog-blame", needs="watchdogs")
+def blames_who_is_stopped() -> Iterator[type[Manager]]:
+    class Impatient(Manager):
+        def handle(self, event: Event, now: Now) -> Effects:
+            if isinstance(event, ProcessesSeen):
+                event = replace(event, stopped=False)
+            return super().handle(event, now)
+
+    yield Impatient
+
+
+@mutant("a silence is held against a unit after half of its time", "watchdog-blame", needs="watchdogs")
+def blames_too_soon() -> Iterator[type[Manager]]:
+    def made(original: Any) -> Any:
+        return lambda book, name, kind, period_ns: original(book, name, kind, period_ns and period_ns // 2)
+
+    with swapped(watchdog, "_arm", made) as manager:
+        yield manager
+
+
+@mutant("nobody looks at who is silent", "watchdog-blame", needs="watchdogs")
+def blames_nobody() -> Iterator[type[Manager]]:
+    def made(_: Any) -> Any:
+        def deadline(book: ledger.Ledger, name: str, kind: Any) -> None:
+            watchdog._arm(book, name, kind, book.state(name).watches[kind].period_ns)
+
+        return deadline
+
+    with swapped(watchdog, "deadline", made) as manager:
+        yield manager
+
+
+# health
+
+
+@mutant("a check is bad one answer too early", "probes", needs="unwell")
+def counts_one_too_many() -> Iterator[type[Manager]]:
+    def made(original: Any) -> Any:
+        def probe(book: ledger.Ledger, name: str, probe_name: str) -> Any:
+            found = original(book, name, probe_name)
+            return found and replace(found, failure_threshold=max(1, found.failure_threshold - 1))
+
+        return probe
+
+    with swapped(health, "_probe", made) as manager:
+        yield manager
+
+
+@mutant("a start does not wait for its checks", "probes", needs="probes")
+def is_ready_unchecked() -> Iterator[type[Manager]]:
+    with swapped(health, "gates", lambda _: lambda book, name: False) as manager:
+        yield manager
+
+
+@mutant("a unit that ends is checked on", "probes", needs="probes")
+def checks_what_ends() -> Iterator[type[Manager]]:
+    with swapped(health, "end", lambda _: lambda book, name: None) as manager:
         yield manager

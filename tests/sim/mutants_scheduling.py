@@ -1,10 +1,10 @@
-"""Planted bugs in pools, quarantine, pauses, hooks and the end of an empty supervisor (``mutants`` says what they are)."""
+"""Planted bugs in pools, quarantine, pauses, hooks and the end of an empty supervisor (``mutants`` tells how)."""
 
 from collections.abc import Iterator
 from typing import Any
 
 from msgspec.structs import replace
-from mutants import mutant, swapped
+from mutants import MUTANTS, mutant, swapped
 
 from supervisord_py.core import (
     beside,
@@ -26,6 +26,9 @@ from supervisord_py.core.manager import Manager
 from supervisord_py.core.state import STOPPING
 from supervisord_py.model.names import is_aux_owner
 from supervisord_py.model.states import SubState
+
+PLANTED = MUTANTS
+"""All planted bugs: these and those of ``mutants``."""
 
 # pools
 
@@ -62,7 +65,15 @@ def lets_in_the_last() -> Iterator[type[Manager]]:
         yield manager
 
 
-@mutant("a new manager does not know who waits for a slot", "pool-order", "pool-idle", "fold", "twin", "settled", needs="limits")
+@mutant(
+    "a new manager does not know who waits for a slot",
+    "pool-order",
+    "pool-idle",
+    "fold",
+    "twin",
+    "settled",
+    needs="limits",
+)
 def forgets_the_queue() -> Iterator[type[Manager]]:
     def made(original: Any) -> Any:
         def restore(book: ledger.Ledger) -> None:
@@ -217,7 +228,9 @@ def lets_leftovers_of_hooks_be() -> Iterator[type[Manager]]:
         def handle(self, event: Event, now: Now) -> Effects:
             effects = super().handle(event, now)
             if isinstance(event, ProcessExited):
-                kept = (each for each in effects.actions if not isinstance(each, KillTree) or not is_aux_owner(each.unit))
+                kept = (
+                    each for each in effects.actions if not isinstance(each, KillTree) or not is_aux_owner(each.unit)
+                )
                 effects.actions = list(kept)
             return effects
 

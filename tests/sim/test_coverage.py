@@ -31,7 +31,8 @@ LESS = {
     "check_slow": 0.1, "records_lost": 0.05, "missing": 0.02, "bad_unit": 0.02, "part_of": 0.05, "upholds": 0.1,
     "hooks": 0.1, "requisite": 0.1, "tiny_set": 0.1, "late": 0.1, "crash_at_once": 0.1, "never_ready": 0.1,
     "exit_before_ready": 0.1, "apply": 0.05, "rolling": 0.05, "cancel_rollout": 0.05, "bad_release": 0.1,
-    "exits_supervisor": 0.01,
+    "exits_supervisor": 0.01, "stopped": 0.1, "look_slow": 0.1, "unwell": 0.1, "probe_slow": 0.1,
+    "probe_impossible": 0.1,
 }  # fmt: skip
 """What would keep a world from getting far if it came as often as everything else."""
 
@@ -82,6 +83,12 @@ PHASES: dict[str, tuple[tuple[SubState, ...], str]] = {
                     "signals are sent in these phases, and by people in any: the rest is left to chance"),
     "unkillable": ((SubState.STOP_SIGKILL, SubState.FINAL_SIGKILL, SubState.STUCK),
                    "SIGKILL is sent in these phases, and by people in any: the rest is left to chance"),
+    "silent": ((SubState.RUNNING,), "a watched process falls silent when it is up; elsewhere that is left to chance"),
+    "stopped": ((SubState.CONDITION, SubState.START_PRE, SubState.START, SubState.START_POST, SubState.RUNNING,
+                 SubState.RELOAD, SubState.STOP, SubState.STOP_SIGTERM, SubState.STOP_POST),
+                "in the other phases nothing lives, or for a moment only"),
+    "unwell": ((SubState.START, SubState.START_POST, SubState.RUNNING, SubState.RELOAD),
+               "a unit is checked in these phases"),
     "unknown_status": (tuple(sub for sub in LIVE if sub is not SubState.EXITED), "nothing that could end is there"),
     "killed": (tuple(sub for sub in LIVE if sub not in (SubState.EXITED, SubState.STOP_WATCHDOG)),
                "nothing lives there (what kill-mode process leaves apart), or for a moment only"),

@@ -3,16 +3,8 @@
 from random import Random
 
 import pytest
-from mutants import MUTANTS
-from mutants_scheduling import mutant as _
+from mutants_scheduling import PLANTED as MUTANTS
 
-from supervisord_py.testing.checkers_answers import ANSWER_CHECKERS
-from supervisord_py.testing.checkers_pools import POOL_CHECKERS
-from supervisord_py.testing.checkers_processes import PROCESS_CHECKERS
-from supervisord_py.testing.checkers_quarantine import QUARANTINE_CHECKERS
-from supervisord_py.testing.checkers_relations import RELATION_CHECKERS
-from supervisord_py.testing.checkers_rollouts import ROLLOUT_CHECKERS
-from supervisord_py.testing.checkers_standstill import STANDSTILL_CHECKERS
 from supervisord_py.testing.profile import draw_profile
 from supervisord_py.testing.world import World
 
@@ -42,9 +34,7 @@ def test_the_planted_bug_is_found(name: str) -> None:
 def test_every_checker_has_found_a_bug() -> None:
     """No checker is decoration: each is the one that has to find at least one planted bug."""
     named = {planted.checkers[0] for planted in MUTANTS.values()}
-    of_the_engine = (*PROCESS_CHECKERS, *ANSWER_CHECKERS, *RELATION_CHECKERS, *ROLLOUT_CHECKERS)
-    kinds = (*of_the_engine, *POOL_CHECKERS, *QUARANTINE_CHECKERS, *STANDSTILL_CHECKERS)
-    assert {checker.name for checker in kinds} <= named
+    assert {checker.name for checker in World(0).checkers.all} <= named
 
 
 def test_planting_leaves_no_trace() -> None:

@@ -76,10 +76,11 @@ def test_a_hook_that_hangs_is_killed_as_a_tree() -> None:
     rig.happen(ProcessSpawned(hook.spawn_id, 900))
     rig.later(5)
     assert rig.actions[-1] == KillTree(hook.unit)
-    assert "did not end within 5s" in rig.record("hook.failed").fields["message"]
     end(rig, hook, None, 9)
+    assert "did not end within 5s" in rig.record("hook.failed").fields["message"]
     exits = [record for record in rig.records if record.event == "unit.exited"]
     assert [(record.fields["role"], record.fields["signal"]) for record in exits] == [("hook", "SIGKILL")]
+    assert exits[0].fields["called_for"] == "unit.started"
     assert sum(record.event == "hook.failed" for record in rig.records) == 1
 
 

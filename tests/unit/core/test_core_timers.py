@@ -802,7 +802,7 @@ def test_why_and_status_say_when() -> None:
     """What waits says until when; after a trigger also who did that."""
     rig = armed(job(calendar="daily"))
     line = view.why(rig.manager, "job")[0]
-    at_wall = rig.status("job").next_elapse
+    at_wall = f"{(rig.status('job').next_elapse or '')[:19].replace('T', ' ')} UTC"
     assert (line.kind, line.message, line.advice) == ("timer", f"it is not due until {at_wall}", "supctl trigger job")
     assert rig.status("job").why == line.message
     assert rig.status("job").last_elapse is None

@@ -3,7 +3,7 @@
 from core_rig import Rig, commands, notify, service
 
 from supervisord_py.core.actions import LookAtProcesses, SignalProcesses
-from supervisord_py.core.events import DeadlineReached
+from supervisord_py.core.events import DeadlineReached, KeeperLost
 from supervisord_py.model.states import Role
 from supervisord_py.model.unit import SECOND_NS
 
@@ -185,4 +185,28 @@ def test_a_reload_is_watched_as_well() -> None:
     rig = watched(exec_reload=commands("/bin/reload"), timeout_start_ns=10 * MINUTE_NS)
     rig.ask("reload", "web")
     pass_silently(rig, 61)
+    assert rig.status("web").result == "watchdog"
+
+
+def test_a_process_that_has_ended_while_exec_start_post_runs_is_not_blamed_for_its_silence() -> None:
+    """Its end is what the life fails by, and the command is waited for as without a watchdog."""
+    rig = Rig(notify("web", watchdog_ns=MINUTE_NS, exec_start_post=commands("/bin/post")))
+    rig.ask("start", "web")
+    rig.up("web")
+    rig.spawned("web")
+    rig.exited("web", code=1, role=Role.MAIN)
+    pass_silently(rig, 80)
+    assert looks(rig) == 0
+    assert rig.shown("web") == "activating/start-post/exit-code"
+    assert rig.events("web").count("unit.watchdog") == 0
+
+
+def test_what_was_said_while_no_keeper_listened_is_not_held_against_a_unit() -> None:
+    """The keeper was killed: the heartbeats of that time went nowhere, and the watch begins anew."""
+    rig = watched()
+    pass_silently(rig, 58)
+    rig.happen(KeeperLost({}))
+    pass_silently(rig, 58)
+    assert rig.shown("web") == "active/running/success"
+    pass_silently(rig, 4)
     assert rig.status("web").result == "watchdog"
