@@ -59,8 +59,9 @@ def stand_in(ledger: Ledger, name: str) -> None:
         ledger.arm_retry(name, unit.quarantine.retry_after_ns)
     job = ledger.job_of.get(name)
     is_wanted = job is not None and job.state is JobState.WAITING and job.named
-    if unit.quarantine.stub is None or state.stub_failed or is_wanted:
+    if is_wanted or not has_stub(ledger, name):
         return
+    assert unit.quarantine.stub is not None
     ledger.keep_text(name, unit)
     edited = ledger.set_sub(name, SubState.STUB)
     edited.is_stub, edited.stopped = True, False
@@ -82,6 +83,15 @@ def stand_in(ledger: Ledger, name: str) -> None:
         environment=(*processes.environment(ledger, name, Role.STUB), ("SUPERVISORD_PY_STUB", "1")),
     )
     ledger.spawn(name, process, action)
+
+
+def has_stub(ledger: Ledger, name: str) -> bool:
+    """Tell whether a stub can take the place of a unit, if that is quarantined."""
+    unit = ledger.set.units.get(name) or ledger.unit(name)
+    if unit is None or unit.quarantine.stub is None or ledger.state(name).stub_failed:
+        return False
+    # The failure of such a unit is the end of the supervisor: nothing takes its place.
+    return unit.exit_supervisor_on is None
 
 
 def stub_started(ledger: Ledger, name: str) -> None:

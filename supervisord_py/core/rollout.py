@@ -36,7 +36,7 @@ from supervisord_py.core.rollout_state import Rollout, RolloutPhase, RolloutStep
 from supervisord_py.core.state import (
     REST,
     STARTING,
-    UP,
+    THERE,
     Ending,
     Job,
     JobOrigin,
@@ -201,7 +201,7 @@ def reverted(ledger: Ledger) -> None:
     for name, unit in rollout.units.items():
         state = ledger.state(name)
         # One that waits for its turn may have begun a life by the new text all the same, with one that it needs.
-        is_down = unit.step is not RolloutStep.WAITING and state.sub not in UP
+        is_down = unit.step is not RolloutStep.WAITING and state.sub not in THERE
         is_left = unit.step is RolloutStep.LEFT_OUT or state.stopped
         if not is_left and (is_down or _needs_restart(ledger, name)):
             unit.step = RolloutStep.WAITING
@@ -251,7 +251,7 @@ def deadline(ledger: Ledger, name: str) -> None:
     rollout = ledger.edit_rollout()
     unit = rollout.units[name]
     unit.good_at_ns = None
-    if ledger.state(name).sub in UP:
+    if ledger.state(name).sub in THERE:
         unit.step = RolloutStep.DONE
 
 
@@ -268,7 +268,7 @@ def _watch(ledger: Ledger, rollout: Rollout, name: str, unit: RolloutUnit) -> No
     """The unit is up again: from now on it has to stay so."""
     state = ledger.state(name)
     unit.invocation = state.invocation
-    if rollout.phase is RolloutPhase.FORWARD and rollout.probation_ns and state.sub in UP:
+    if rollout.phase is RolloutPhase.FORWARD and rollout.probation_ns and state.sub in THERE:
         _put_on_probation(ledger, rollout, name, unit)
     else:
         unit.step = RolloutStep.DONE
@@ -288,7 +288,7 @@ def _first_failure(ledger: Ledger, rollout: Rollout) -> str | None:
         state = ledger.state(name)
         if unit.step not in _WATCHED and not _is_broken_before_its_turn(ledger, rollout, name, unit):
             continue
-        if state.sub in UP:
+        if state.sub in THERE:
             if unit.invocation != state.invocation:
                 ledger.edit_rollout()
                 unit.invocation = state.invocation
@@ -318,7 +318,7 @@ def _is_broken_before_its_turn(ledger: Ledger, rollout: Rollout, name: str, unit
         rollout.verb == "apply"
         and unit.step is RolloutStep.WAITING
         and state.invocation != unit.before
-        and state.sub not in UP | STARTING
+        and state.sub not in THERE | STARTING
         and name in ledger.texts
         and not _needs_restart(ledger, name)
     )
@@ -363,7 +363,7 @@ def _take_up_restarted(ledger: Ledger, rollout: Rollout) -> None:
     """Watch from now on what was restarted before its turn, with a unit that it requires or by somebody."""
     for name, unit in rollout.units.items():
         state = ledger.state(name)
-        if unit.step is not RolloutStep.WAITING or state.invocation == unit.before or state.sub not in UP:
+        if unit.step is not RolloutStep.WAITING or state.invocation == unit.before or state.sub not in THERE:
             continue
         if not _needs_restart(ledger, name):
             ledger.edit_rollout()
@@ -375,7 +375,7 @@ def _unavailable(ledger: Ledger, rollout: Rollout) -> int:
     return sum(
         unit.step in _IN_HAND
         or (unit.step is RolloutStep.WAITING and _is_taken_along(ledger, name))
-        or (unit.step is RolloutStep.DONE and ledger.state(name).sub not in UP and not _is_at_rest(ledger, name))
+        or (unit.step is RolloutStep.DONE and ledger.state(name).sub not in THERE and not _is_at_rest(ledger, name))
         for name, unit in rollout.units.items()
     )
 
@@ -383,7 +383,7 @@ def _unavailable(ledger: Ledger, rollout: Rollout) -> int:
 def _is_taken_along(ledger: Ledger, name: str) -> bool:
     """Tell whether a unit is being restarted because of another one."""
     job = ledger.job_of.get(name)
-    return job is not None and job.origin is JobOrigin.COMMAND and ledger.state(name).sub not in UP
+    return job is not None and job.origin is JobOrigin.COMMAND and ledger.state(name).sub not in THERE
 
 
 def _is_at_rest(ledger: Ledger, name: str) -> bool:
@@ -480,9 +480,8 @@ def _job_type(ledger: Ledger, rollout: Rollout, name: str) -> JobType:
     if state.sub in REST:
         return JobType.START
     is_new = rollout.phase is RolloutPhase.FORWARD and state.invocation != rollout.units[name].before
-    return (
-        JobType.START if is_new and state.sub in UP | STARTING and not _needs_restart(ledger, name) else JobType.RESTART
-    )
+    is_done = is_new and state.sub in THERE | STARTING and not _needs_restart(ledger, name)
+    return JobType.START if is_done else JobType.RESTART
 
 
 def _needs_restart(ledger: Ledger, name: str) -> bool:
@@ -518,8 +517,8 @@ def _go_back(ledger: Ledger, rollout: Rollout) -> bool:
     if waiting and not rollout.max_unavailable:
         return _restart_together(ledger, rollout, waiting)
     # What is down is brought up first: that takes nothing down.
-    for name in sorted(waiting, key=lambda name: ledger.state(name).sub in UP):
-        if ledger.state(name).sub not in UP or in_flight < rollout.max_unavailable:
+    for name in sorted(waiting, key=lambda name: ledger.state(name).sub in THERE):
+        if ledger.state(name).sub not in THERE or in_flight < rollout.max_unavailable:
             _restart_one(ledger, rollout, name)
             return True
     return False

@@ -377,6 +377,8 @@ class UnitState(Struct, omit_defaults=True):
     """Its start is done but for its health checks."""
     freeze: Freeze | None = None
     """It is being paused or resumed."""
+    thawing: bool = False
+    """It is to go on, whatever it was paused for, and nobody has said yet that it does."""
     paused_ns: int | None = None
     """Since when it stands still."""
     paused_by: Freeze | None = None

@@ -64,6 +64,7 @@ from supervisord_py.testing.profile import Profile, draw_profile
 from supervisord_py.testing.releases import Releases
 from supervisord_py.testing.replay import FlightLog
 from supervisord_py.testing.settings import draw_settings
+from supervisord_py.testing.timers import zone_of
 
 STEPS_MAX = 30_000
 """More events than any honest run needs: beyond it the world says that the core is not settling."""
@@ -179,21 +180,21 @@ class World:
             self._run_until(lambda: not self._inbox and self._down_until_ns is None)
             self.operator.let_live()
             limit_ns = self.clock.mono_ns + CALM_NS
-            self._run_until(lambda: self.clock.mono_ns >= limit_ns)
+            self._run_until(lambda: self.clock.mono_ns >= limit_ns, limit_ns)
         if not self.kernel.exit_codes and not self._stopping:
             self.checkers.settled()
             self.operator.mend()
-            self._run_until(lambda: self.clock.mono_ns >= limit_ns)
+            self._run_until(lambda: self.clock.mono_ns >= limit_ns, limit_ns)
             self.checkers.settled()
             self.order_stop(ShutdownRequested(SHUTDOWN_NS))
             limit_ns = self.clock.mono_ns + CALM_NS
-            self._run_until(lambda: self.clock.mono_ns >= limit_ns)
+            self._run_until(lambda: self.clock.mono_ns >= limit_ns, limit_ns)
         self.checkers.ended()
 
-    def _run_until(self, is_over: Callable[[], bool]) -> None:
+    def _run_until(self, is_over: Callable[[], bool], limit_ns: int | None = None) -> None:
         while not self.kernel.exit_codes and not is_over():
             next_ns = self._next_ns()
-            if next_ns is None:
+            if next_ns is None or (limit_ns is not None and next_ns > limit_ns):
                 return
             self.clock.advance_to(max(next_ns, self.clock.mono_ns))
             self.agenda.run_due()
@@ -239,6 +240,8 @@ class World:
         if event.verb == "apply" and not event.plan and (not rollout_units(self.manager) or self.rng.random() < 0.1):
             self.releases.apply()
         self.submit(event)
+        if event.verb == "pause" and self.rng.random() < 0.7:
+            self.agenda.after(2 * self._gap_ns(), lambda: self.submit(self.clients.enter("resume", *event.units)))
         if self._chance("client_gone"):
             self.agenda.after(self._gap_ns(), lambda: self._hang_up(event))
 
@@ -269,7 +272,8 @@ class World:
             self.releases.load(self.releases.units)
         if self._chance("wall_jump"):
             self._strike_all("wall_jump")
-            self.clock.set_wall(self.rng.randint(-86_400, 86_400) * SECOND_NS)
+            most_s = self.rng.choice((90, 3600, 86_400))
+            self.clock.set_wall(self.rng.randint(-most_s, most_s) * SECOND_NS)
             self._clock_changed = True
         if self._chance("keeper_lost") and self.loaded and self.seen.shutdown is None and self._down_until_ns is None:
             self._lose_keeper()
@@ -304,7 +308,9 @@ class World:
     def _new_manager(self) -> Manager:
         if self._flight is not None:
             self._flight.began(self.seed)
-        return self.manager_type(self.seed)
+        manager = self.manager_type(self.seed)
+        manager.use_zones(zone_of)
+        return manager
 
     def _start_manager(self) -> None:
         self._down_until_ns = None
@@ -312,6 +318,7 @@ class World:
             self.kernel.adopt()
         if self.loaded:
             self.manager = self.manager_type.restore(dict(self.state), self.units)
+            self.manager.use_zones(zone_of)
             if self._flight is not None:
                 self._flight.restored(self.state, self.units)
             self._carry_out(self.manager.pending_actions())

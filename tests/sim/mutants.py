@@ -24,10 +24,19 @@ from supervisord_py.core import (
     rollout,
     shutdown,
     stopping,
+    timed,
     transaction,
     watchdog,
 )
-from supervisord_py.core.actions import Effects, ExitSupervisor, KillTree, ReleaseUnit, SignalProcesses, SpawnProcess
+from supervisord_py.core.actions import (
+    Effects,
+    ExitSupervisor,
+    KeepState,
+    KillTree,
+    ReleaseUnit,
+    SignalProcesses,
+    SpawnProcess,
+)
 from supervisord_py.core.events import (
     CommandRequested,
     ConditionsChecked,
@@ -55,7 +64,7 @@ class Mutant(Struct, frozen=True):
     plant: Callable[[], Any]
     """A context manager that plants it; what it gives is the manager class to test."""
     needs: str = ""
-    """The class of faults or features without which no world can notice it."""
+    """The classes of faults or features, with spaces between, without which no world can notice it."""
 
 
 MUTANTS: dict[str, Mutant] = {}
@@ -608,7 +617,7 @@ def ends_nothing() -> Iterator[type[Manager]]:
 # silence
 
 
-@mutant("who is stopped by a signal is blamed for its silence", "watchdog-blame", needs="watchdogs")
+@mutant("who is stopped by a signal is blamed for its silence", "watchdog-blame", "probes", needs="watchdogs")
 def blames_who_is_stopped() -> Iterator[type[Manager]]:
     class Impatient(Manager):
         def handle(self, event: Event, now: Now) -> Effects:
@@ -656,6 +665,15 @@ def counts_one_too_many() -> Iterator[type[Manager]]:
         yield manager
 
 
+@mutant("what a stopped unit does not answer counts", "probes", needs="stopped")
+def counts_what_is_stopped() -> Iterator[type[Manager]]:
+    def made(original: Any) -> Any:
+        return lambda book, event: original(book, replace(event, stopped=False))
+
+    with swapped(health, "seen", made) as manager:
+        yield manager
+
+
 @mutant("a start does not wait for its checks", "probes", needs="probes")
 def is_ready_unchecked() -> Iterator[type[Manager]]:
     with swapped(health, "gates", lambda _: lambda book, name: False) as manager:
@@ -666,3 +684,52 @@ def is_ready_unchecked() -> Iterator[type[Manager]]:
 def checks_what_ends() -> Iterator[type[Manager]]:
     with swapped(health, "end", lambda _: lambda book, name: None) as manager:
         yield manager
+
+
+# timers
+
+
+@mutant("a timer fires a tenth of its span too early", "timers", needs="timers")
+def fires_early() -> Iterator[type[Manager]]:
+    def made(original: Any) -> Any:
+        def plan_timer(timer: Any, *more: Any, **how: Any) -> Any:
+            shorter = replace(
+                timer,
+                every_ns=timer.every_ns and timer.every_ns * 9 // 10,
+                on_active_ns=tuple(span * 9 // 10 for span in timer.on_active_ns),
+            )
+            return original(shorter, *more, **how)
+
+        return plan_timer
+
+    with swapped(timed, "plan_timer", made) as manager:
+        yield manager
+
+
+@mutant("a clock that is set is not noticed", "timers", needs="timers")
+def overlooks_the_clock() -> Iterator[type[Manager]]:
+    def made(_: Any) -> Any:
+        return lambda book: None
+
+    with swapped(timed, "clock_changed", made) as manager:
+        yield manager
+
+
+@mutant("calendars are read in UTC, whatever the zone", "timers", needs="timers")
+def knows_no_zones() -> Iterator[type[Manager]]:
+    class Zoneless(Manager):
+        def use_zones(self, zone_of: Any) -> None:
+            pass
+
+    yield Zoneless
+
+
+@mutant("what fires a persistent timer is not kept", "timers", needs="timers")
+def keeps_no_stamp() -> Iterator[type[Manager]]:
+    class Careless(Manager):
+        def handle(self, event: Event, now: Now) -> Effects:
+            effects = super().handle(event, now)
+            effects.actions = [action for action in effects.actions if not isinstance(action, KeepState)]
+            return effects
+
+    yield Careless
