@@ -308,6 +308,9 @@ def _leave_quarantined(ledger: Ledger, job: Job) -> None:
     """A start that does not end the quarantine: the stub has to do, if there is one."""
     name = job.unit
     if ledger.state(name).sub in REST:
+        if quarantine.has_stub(ledger, name) and not pool.ask(ledger, job):
+            # A stub takes a slot as the unit itself does.
+            return
         quarantine.stand_in(ledger, name)
     state = ledger.state(name)
     if state.sub is SubState.STUB:

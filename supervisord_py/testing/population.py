@@ -142,12 +142,7 @@ def without_cycles_of_lives(old: UnitSet) -> UnitSet:
             upholds=upholds,
             on_success=on_success,
             on_failure=on_failure,
-            quarantine=replace(
-                unit.quarantine,
-                on_quarantine=on_quarantine,
-                # what cannot be started is not tried each second for hours
-                retry_after_ns=unit.quarantine.retry_after_ns and 600 * SECOND_NS,
-            ),
+            quarantine=replace(unit.quarantine, on_quarantine=on_quarantine, retry_after_ns=None),
             exit_supervisor_on=None,
         )
     return replace(old, units=units)
@@ -284,10 +279,28 @@ def scale_units(rng: Random, old: UnitSet) -> UnitSet:
     count = rng.randint(1, len(INSTANCES))
     units = {name: unit for name, unit in old.units.items() if name not in INSTANCES[count:]}
     for name in INSTANCES[1:count]:
-        units.setdefault(name, replace(first, name=name, conflicts=(), upholds=()))
+        units.setdefault(name, _instance(first, name))
     row = [name for name in ROW if name in units]
     ordered = {name: _without_vanished(units[name], row) for name in row}
     return as_unit_set(_without_contradictions(ordered), with_bad=BROKEN in old.bad)
+
+
+def _instance(first: Unit, name: str) -> Unit:
+    """Another instance of the same template: it names whatever the first one does, but never itself."""
+
+    def others(names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(other for other in names if other != name)
+
+    return replace(
+        first,
+        name=name,
+        conflicts=(),
+        upholds=(),
+        part_of=others(first.part_of),
+        on_failure=others(first.on_failure),
+        on_success=others(first.on_success),
+        quarantine=replace(first.quarantine, on_quarantine=others(first.quarantine.on_quarantine)),
+    )
 
 
 def _draw_conditions(rng: Random, profile: Profile, name: str, table: str) -> tuple[Condition, ...]:

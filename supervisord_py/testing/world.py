@@ -241,6 +241,8 @@ class World:
         if event.verb == "apply" and not event.plan and (not rollout_units(self.manager) or self.rng.random() < 0.1):
             self.releases.apply()
         self.submit(event)
+        if event.verb == "pause" and self.rng.random() < 0.7:
+            self.agenda.after(2 * self._gap_ns(), lambda: self.submit(self.clients.enter("resume", *event.units)))
         if self._chance("client_gone"):
             self.agenda.after(self._gap_ns(), lambda: self._hang_up(event))
 

@@ -184,3 +184,33 @@ def test_a_shutdown_ends_what_is_paused() -> None:
     rig = paused()
     rig.shut_down(90)
     assert [type(action) for action in rig.last.actions] == [ThawUnit, SignalProcesses]
+
+
+def test_a_thaw_that_died_with_its_manager_is_asked_for_again() -> None:
+    """What stood still heard no signal, until it was killed for not ending."""
+    rig = paused()
+    rig.ask("stop", "web", wait=False)
+    assert ThawUnit in last_actions(rig)
+    assert Manager.restore(rig.state, rig.units).pending_actions() == [ThawUnit("web")]
+    frozen(rig, False)
+    assert Manager.restore(rig.state, rig.units).pending_actions() == []
+
+
+def test_the_plan_of_a_pause_that_is_under_way_is_answered_at_once() -> None:
+    """It waited for the pause itself, like an order."""
+    rig = running()
+    rig.ask("pause", "web", wait=False)
+    request = rig.ask("pause", "web", plan=True)
+    assert rig.outcome(request) == {"web": "queued"}
+
+
+def test_a_pause_of_a_unit_that_goes_away_is_answered() -> None:
+    """Its file was gone and it ended before it stood still: the unit was forgotten, and who waited for it too."""
+    rig = running(restart=RestartPolicy(restart=Restart.NO))
+    request = rig.ask("pause", "web")
+    rig.load(service("other"))
+    rig.exited("web", 0)
+    assert "web" in rig.manager.ledger.states
+    frozen(rig, False, "no process of it is left")
+    assert rig.outcome(request) == {"web": "failed"}
+    assert "web" not in rig.manager.ledger.states
