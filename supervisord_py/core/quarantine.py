@@ -3,8 +3,9 @@
 Theory of operation
 -------------------
 ``stopping.end`` counts failures and brings a unit here when the count reaches ``[quarantine] failures``. From then on
-nothing automatic starts it (``UnitState.quarantined``). Three ways lead out: somebody releases it (``release``,
-``start`` or ``restart`` by name, ``reset-failed``), ``retry-after`` has passed, or its file allows more failures.
+nothing automatic starts it (``UnitState.quarantined``). Two ways lead out: somebody releases it (``release``,
+``start`` or ``restart`` by name, ``reset-failed``), or ``retry-after`` has passed. That its file allows more failures
+is no release: whoever wants the unit back says so.
 
 A retry is *half-open*: one more life with the count where it stands, so the next failure brings the unit back at once;
 only ``restart-reset-sec`` of health forgets the count and writes ``unit.released``.

@@ -32,6 +32,7 @@ from supervisord_py.core.graph import Graph
 from supervisord_py.core.installing import apply
 from supervisord_py.core.ledger import Ledger
 from supervisord_py.core.orders import who
+from supervisord_py.core.rollout_state import Rollout, RolloutPhase, RolloutStep, RolloutUnit
 from supervisord_py.core.state import (
     REST,
     STARTING,
@@ -40,10 +41,6 @@ from supervisord_py.core.state import (
     Job,
     JobOrigin,
     Outcome,
-    Rollout,
-    RolloutPhase,
-    RolloutStep,
-    RolloutUnit,
     UnitState,
 )
 from supervisord_py.core.timers import DeadlineKind

@@ -49,8 +49,9 @@ from supervisord_py.core.events import (
 )
 from supervisord_py.core.jobs import STOP_LIKE
 from supervisord_py.core.manager import Manager
+from supervisord_py.core.rollout_state import RolloutStep
 from supervisord_py.core.service import TRANSITIONS, Input
-from supervisord_py.core.state import Ending, RolloutStep
+from supervisord_py.core.state import Ending
 from supervisord_py.model.states import Role, SubState
 from supervisord_py.model.unit import ExitStatuses
 
@@ -616,7 +617,7 @@ def ends_nothing() -> Iterator[type[Manager]]:
 # silence
 
 
-@mutant("who is stopped by a signal is blamed for its silence", "watchdog-blame", needs="watchdogs")
+@mutant("who is stopped by a signal is blamed for its silence", "watchdog-blame", "probes", needs="watchdogs")
 def blames_who_is_stopped() -> Iterator[type[Manager]]:
     class Impatient(Manager):
         def handle(self, event: Event, now: Now) -> Effects:
@@ -661,6 +662,15 @@ def counts_one_too_many() -> Iterator[type[Manager]]:
         return probe
 
     with swapped(health, "_probe", made) as manager:
+        yield manager
+
+
+@mutant("what a stopped unit does not answer counts", "probes", needs="stopped")
+def counts_what_is_stopped() -> Iterator[type[Manager]]:
+    def made(original: Any) -> Any:
+        return lambda book, event: original(book, replace(event, stopped=False))
+
+    with swapped(health, "seen", made) as manager:
         yield manager
 
 

@@ -318,6 +318,21 @@ def test_a_shutdown_ends_the_stub_and_tries_nothing_again() -> None:
     assert [spawn.role for spawn in rig.spawns] == [Role.MAIN, Role.STUB]
 
 
+def test_a_release_of_a_unit_on_trial_ends_the_trial() -> None:
+    """It runs, so no start follows: who trusts it is told, and its next failure is the first. It counted on."""
+    rig = quarantined(retry_after_ns=60 * SECOND_NS)
+    rig.later(60)
+    rig.spawned("web")
+    assert (rig.shown("web"), rig.status("web").failures) == ("active/running/success", 1)
+    rig.ask("release", "web", origin=ALICE, plan=True)
+    assert rig.status("web").failures == 1
+    rig.ask("release", "web", origin=ALICE, reason="it was the disk")
+    assert rig.status("web").failures == 0
+    fields = rig.record("unit.released").fields
+    assert (fields["by"], fields["reason"]) == ("alice (uid 1000)", "it was the disk")
+    assert rig.status("web").pid is not None
+
+
 def test_a_stub_holds_the_slot_of_its_unit() -> None:
     rig = Rig()
     rig.load(fragile(quarantine={"stub": STUB}), service("z"), start=True, limits=PoolLimits(1))
