@@ -33,8 +33,9 @@ LESS = {
     "exit_before_ready": 0.1, "apply": 0.05, "rolling": 0.05, "cancel_rollout": 0.05, "bad_release": 0.1,
     "exits_supervisor": 0.01, "stopped": 0.1, "look_slow": 0.1, "unwell": 0.1, "probe_slow": 0.1,
     "probe_impossible": 0.1, "until_empty": 0.01, "limits": 0.1, "pools": 0.1, "quarantine": 0.15, "event_hooks": 0.03,
-    "reports_errors": 0.1, "pause": 0.15, "release": 0.1, "scale": 0.03, "new_settings": 0.03, "freeze_slow": 0.1,
-    "freeze_fails": 0.1, "stub_ends": 0.1,
+    "reports_errors": 0.05, "pause": 0.3, "cancel": 0.1, "kill": 0.15, "reset_failed": 0.1, "silent": 0.05,
+    "watchdogs": 0.15, "probes": 0.15, "timers": 0.1, "release": 0.1, "scale": 0.03, "new_settings": 0.03,
+    "freeze_slow": 0.1,    "freeze_fails": 0.1, "stub_ends": 0.1,
 }  # fmt: skip
 """What would keep a world from getting far if it came as often as everything else."""
 
@@ -48,10 +49,15 @@ MACHINE = (
     "death_after_the_replies", "death_with_the_keeper",
 )  # fmt: skip
 
-SHORT = frozenset({
-    SubState.FINAL_SIGTERM, SubState.FINAL_SIGKILL, SubState.RELOAD, SubState.STOP_WATCHDOG,
-    SubState.AUTO_RESTART_QUEUED,
-})
+SHORT = frozenset(
+    {
+        SubState.FINAL_SIGTERM,
+        SubState.FINAL_SIGKILL,
+        SubState.RELOAD,
+        SubState.STOP_WATCHDOG,
+        SubState.AUTO_RESTART_QUEUED,
+    }
+)
 RARE = SHORT | {SubState.STUB, SubState.PAUSED, SubState.WAITING, SubState.EXITED}  # fmt: skip
 
 PHASES: dict[str, tuple[tuple[SubState, ...], str]] = {
