@@ -184,6 +184,7 @@ class World:
         if not self.kernel.exit_codes and not self._stopping:
             self.checkers.settled()
             self.operator.mend()
+            limit_ns = self.clock.mono_ns + CALM_NS
             self._run_until(lambda: self.clock.mono_ns >= limit_ns, limit_ns)
             self.checkers.settled()
             self.order_stop(ShutdownRequested(SHUTDOWN_NS))
