@@ -245,8 +245,6 @@ class World:
         if event.verb == "apply" and not event.plan and (not rollout_units(self.manager) or self.rng.random() < 0.1):
             self.releases.apply()
         self.submit(event)
-        if event.verb == "pause" and self.rng.random() < 0.7:
-            self.agenda.after(2 * self._gap_ns(), lambda: self.submit(self.clients.enter("resume", *event.units)))
         if self._chance("client_gone"):
             self.agenda.after(self._gap_ns(), lambda: self._hang_up(event))
 
@@ -272,6 +270,8 @@ class World:
             self.releases.load(mutate_units(self.rng, self.profile, self.releases.units), start_enabled=True)
         if self._chance("scale"):
             self.releases.load(scale_units(self.rng, self.releases.units), start_enabled=True)
+        if self._chance("pause"):
+            self.operator.pause()
         if self._chance("new_settings"):
             self.releases.settings = draw_settings(self.rng, self.profile)
             self.releases.load(self.releases.units)
@@ -529,6 +529,11 @@ class World:
     def rollout_jobs(self) -> list[JobStatus]:
         """The numbers that a rollout has given out and that have not ended."""
         return [job for job in jobs(self.manager) if job.type == "rollout"]
+
+    @property
+    def is_up(self) -> bool:
+        """There is a manager that could be asked for something."""
+        return self._down_until_ns is None
 
     def manager_units(self) -> frozenset[str]:
         """The names that the core knows now."""

@@ -214,3 +214,12 @@ def test_a_pause_of_a_unit_that_goes_away_is_answered() -> None:
     frozen(rig, False, "no process of it is left")
     assert rig.outcome(request) == {"web": "failed"}
     assert "web" not in rig.manager.ledger.states
+
+
+def test_a_pause_that_the_end_of_the_supervisor_overtakes_is_answered() -> None:
+    """Nobody told who waited for it."""
+    rig = running()
+    request = rig.ask("pause", "web")
+    rig.shut_down(90)
+    rig.exited("web", signal=15)
+    assert rig.outcome(request) == {"web": "canceled"}
