@@ -118,7 +118,10 @@ class World:
         self.state: dict[str, str] = {}
         self.units = UnitSet()
         self.calm = False
+        self.calm_seq: int | None = None
+        """The number of the first record after the faults."""
         self.steps = 0
+        self.steps_max = STEPS_MAX
         self.strikes: Counter[tuple[str, SubState]] = Counter()
         """How often each fault took effect on a unit in each state: what the coverage of faults is printed from."""
         self.kernel.struck = self._strike
@@ -174,6 +177,7 @@ class World:
         self._run_until(lambda: self._requests_left <= 0)
         if not self.kernel.exit_codes:
             self.calm = self.releases.calm = True
+            self.calm_seq = self.next_seq
             self.hands.become_calm()
             self.kernel.cure()
             # what was said already is heard first: only then is it known what is there
@@ -424,8 +428,8 @@ class World:
     def _take(self, batch: Batch, event: Event) -> None:
         """Let the core decide one event of a batch."""
         self.steps += 1
-        if self.steps > STEPS_MAX:
-            raise Violation("settles", f"{STEPS_MAX} events and no end")
+        if self.steps > self.steps_max:
+            raise Violation("settles", f"{self.steps_max} events and no end")
         batch.handled += 1
         now = self.clock.now(batch.seq)
         self._show((now.mono_ns, event))
