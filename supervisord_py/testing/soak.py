@@ -11,6 +11,7 @@ printed, so that every run looks at other worlds and any of them can be run agai
 
 import argparse
 import os
+import re
 import secrets
 import sys
 import time
@@ -82,7 +83,8 @@ def run_day(seed: int, profile: Profile = DAY, manager_type: type[Manager] = Man
 def _is_blame(record: Record) -> bool:
     if record.event in ("unit.watchdog", "unit.progress-stalled"):
         return record.severity is Severity.ERROR
-    return record.event == "unit.stopping" and " check " in str(record.fields.get("reason"))
+    is_stop = record.event == "unit.stopping"
+    return is_stop and re.match("its .* check ", str(record.fields.get("reason"))) is not None
 
 
 def run_chunk(start: int) -> tuple[int, int, str | None]:

@@ -330,6 +330,8 @@ class World:
         else:
             self.manager = self._new_manager()
             self.releases.load(draw_units(self.rng, self.profile), start_enabled=True)
+        # a new manager does not know how the clocks were
+        self._clock_changed = True
         self._note("-- a new manager")
         self.journal += self._custody
         self._custody = []
