@@ -74,6 +74,14 @@ def frozen(ledger: Ledger, event: UnitFrozen) -> None:
     _answer(ledger, name, order, JobResult.DONE)
 
 
+def give_up(ledger: Ledger, message: str) -> None:
+    """Nothing is frozen or thawed any more: whoever waits for that is told."""
+    for name in sorted(name for name, state in ledger.states.items() if state.freeze is not None):
+        edited = ledger.edit(name)
+        order, edited.freeze = edited.freeze, None
+        _answer(ledger, name, order, JobResult.CANCELED, message)
+
+
 def pending(ledger: Ledger, name: str) -> list[FreezeUnit | ThawUnit]:
     """Return what was asked of the host and not answered: a new manager asks again."""
     state = ledger.state(name)

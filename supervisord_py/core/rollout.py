@@ -15,6 +15,8 @@ An operator is stronger: a unit that is stopped meanwhile is left out, and ``can
 where it is. What was restarted stays so, nothing goes back.
 
 For those who wait a unit of a rollout has a job number of its own; the jobs that restart it (one, or two) have others.
+A unit with a timer is up from the moment when it is armed, in a run as between two, and fails by a run that fails.
+
 There is one rollout at a time. All of it is state, so a new manager goes on with it.
 
 Laws: never more than ``max_unavailable`` units are taken down by the rollout at a time, but for what their own
@@ -26,6 +28,7 @@ Source: Kubernetes, rolling update of a Deployment (maxUnavailable, minReadySeco
 import re
 from collections.abc import Iterable, Mapping
 
+from supervisord_py.core import timed
 from supervisord_py.core.actions import Refusal, RevertUnits
 from supervisord_py.core.events import CommandRequested
 from supervisord_py.core.graph import Graph
@@ -37,6 +40,7 @@ from supervisord_py.core.state import (
     REST,
     STARTING,
     THERE,
+    UP,
     Ending,
     Job,
     JobOrigin,
@@ -46,7 +50,7 @@ from supervisord_py.core.state import (
 from supervisord_py.core.timers import DeadlineKind
 from supervisord_py.core.transaction import Goal, RefusedError, build
 from supervisord_py.model.changes import restart_keys
-from supervisord_py.model.states import JobResult, JobType, ServiceType, Severity
+from supervisord_py.model.states import JobResult, JobType, Result, ServiceType, Severity
 from supervisord_py.model.unit import Unit, UnitSet
 
 QUEUED = "queued"
@@ -251,7 +255,7 @@ def deadline(ledger: Ledger, name: str) -> None:
     rollout = ledger.edit_rollout()
     unit = rollout.units[name]
     unit.good_at_ns = None
-    if ledger.state(name).sub in THERE:
+    if _is_there(ledger.state(name)):
         unit.step = RolloutStep.DONE
 
 
@@ -288,11 +292,12 @@ def _first_failure(ledger: Ledger, rollout: Rollout) -> str | None:
         state = ledger.state(name)
         if unit.step not in _WATCHED and not _is_broken_before_its_turn(ledger, rollout, name, unit):
             continue
-        if state.sub in THERE:
+        if state.sub in THERE and not _has_failed_a_run(state):
             if unit.invocation != state.invocation:
                 ledger.edit_rollout()
                 unit.invocation = state.invocation
-                if unit.step is RolloutStep.PROBATION:
+                # A run of a unit with a timer is no new beginning of that unit.
+                if unit.step is RolloutStep.PROBATION and not timed.is_armed(state):
                     _put_on_probation(ledger, rollout, name, unit)
         elif _has_ended_by_itself(ledger, name, state):
             ledger.edit_rollout()
@@ -330,8 +335,20 @@ def _has_ended_by_itself(ledger: Ledger, name: str, state: UnitState) -> bool:
         return False
     if state.ending is Ending.ORDER or name in ledger.set.masked:
         return False
+    if timed.is_armed(state):
+        return _has_failed_a_run(state)
     own = ledger.service(name)
     return own is None or own.type is not ServiceType.ONESHOT or not state.succeeded
+
+
+def _is_there(state: UnitState) -> bool:
+    return state.sub in THERE or timed.is_armed(state)
+
+
+def _has_failed_a_run(state: UnitState) -> bool:
+    """Tell whether a unit with a timer has been run since it was armed, and that failed."""
+    is_good = state.result in (Result.SUCCESS, Result.EXEC_CONDITION)
+    return timed.is_armed(state) and not is_good and state.sub not in UP | STARTING
 
 
 def _go_forward(ledger: Ledger, rollout: Rollout) -> bool:
@@ -375,7 +392,7 @@ def _unavailable(ledger: Ledger, rollout: Rollout) -> int:
     return sum(
         unit.step in _IN_HAND
         or (unit.step is RolloutStep.WAITING and _is_taken_along(ledger, name))
-        or (unit.step is RolloutStep.DONE and ledger.state(name).sub not in THERE and not _is_at_rest(ledger, name))
+        or (unit.step is RolloutStep.DONE and not _is_there(ledger.state(name)) and not _is_at_rest(ledger, name))
         for name, unit in rollout.units.items()
     )
 

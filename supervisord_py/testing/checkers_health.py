@@ -1,5 +1,6 @@
 """Laws about health checks: when they are made, what is counted, and what follows from it."""
 
+import re
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -259,7 +260,7 @@ class Probes(Checker):
         blamed = {
             record.unit or "": record
             for record in step.effects.records
-            if record.event == "unit.stopping" and " check " in str(record.fields.get("reason"))
+            if record.event == "unit.stopping" and re.match("its .* check ", str(record.fields.get("reason")))
         }
         if not blamed:
             return

@@ -118,7 +118,10 @@ class World:
         self.state: dict[str, str] = {}
         self.units = UnitSet()
         self.calm = False
+        self.calm_seq: int | None = None
+        """The number of the first record after the faults."""
         self.steps = 0
+        self.steps_max = STEPS_MAX
         self.strikes: Counter[tuple[str, SubState]] = Counter()
         """How often each fault took effect on a unit in each state: what the coverage of faults is printed from."""
         self.kernel.struck = self._strike
@@ -174,6 +177,7 @@ class World:
         self._run_until(lambda: self._requests_left <= 0)
         if not self.kernel.exit_codes:
             self.calm = self.releases.calm = True
+            self.calm_seq = self.next_seq
             self.hands.become_calm()
             self.kernel.cure()
             # what was said already is heard first: only then is it known what is there
@@ -241,8 +245,6 @@ class World:
         if event.verb == "apply" and not event.plan and (not rollout_units(self.manager) or self.rng.random() < 0.1):
             self.releases.apply()
         self.submit(event)
-        if event.verb == "pause" and self.rng.random() < 0.7:
-            self.agenda.after(2 * self._gap_ns(), lambda: self.submit(self.clients.enter("resume", *event.units)))
         if self._chance("client_gone"):
             self.agenda.after(self._gap_ns(), lambda: self._hang_up(event))
 
@@ -268,6 +270,8 @@ class World:
             self.releases.load(mutate_units(self.rng, self.profile, self.releases.units), start_enabled=True)
         if self._chance("scale"):
             self.releases.load(scale_units(self.rng, self.releases.units), start_enabled=True)
+        if self._chance("pause"):
+            self.operator.pause()
         if self._chance("new_settings"):
             self.releases.settings = draw_settings(self.rng, self.profile)
             self.releases.load(self.releases.units)
@@ -326,6 +330,8 @@ class World:
         else:
             self.manager = self._new_manager()
             self.releases.load(draw_units(self.rng, self.profile), start_enabled=True)
+        # a new manager does not know how the clocks were
+        self._clock_changed = True
         self._note("-- a new manager")
         self.journal += self._custody
         self._custody = []
@@ -424,8 +430,8 @@ class World:
     def _take(self, batch: Batch, event: Event) -> None:
         """Let the core decide one event of a batch."""
         self.steps += 1
-        if self.steps > STEPS_MAX:
-            raise Violation("settles", f"{STEPS_MAX} events and no end")
+        if self.steps > self.steps_max:
+            raise Violation("settles", f"{self.steps_max} events and no end")
         batch.handled += 1
         now = self.clock.now(batch.seq)
         self._show((now.mono_ns, event))
@@ -525,6 +531,11 @@ class World:
     def rollout_jobs(self) -> list[JobStatus]:
         """The numbers that a rollout has given out and that have not ended."""
         return [job for job in jobs(self.manager) if job.type == "rollout"]
+
+    @property
+    def is_up(self) -> bool:
+        """There is a manager that could be asked for something."""
+        return self._down_until_ns is None
 
     def manager_units(self) -> frozenset[str]:
         """The names that the core knows now."""

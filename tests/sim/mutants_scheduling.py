@@ -18,7 +18,7 @@ from supervisord_py.core import (
     shutdown,
     snapshot,
     stopping,
-    view,
+    why,
 )
 from supervisord_py.core.actions import Effects, KillTree
 from supervisord_py.core.events import Event, NotifyReceived, Now, ProcessExited, UnitFrozen
@@ -65,21 +65,12 @@ def lets_in_the_last() -> Iterator[type[Manager]]:
         yield manager
 
 
-@mutant(
-    "a new manager does not know who waits for a slot",
-    "pool-order",
-    "pool-idle",
-    "fold",
-    "twin",
-    "settled",
-    needs="limits",
-)
-def forgets_the_queue() -> Iterator[type[Manager]]:
+@mutant("a new manager turns the queue round", "pool-order", "twin", needs="limits")
+def turns_the_queue_round() -> Iterator[type[Manager]]:
     def made(original: Any) -> Any:
         def restore(book: ledger.Ledger) -> None:
             original(book)
-            book.waiting.clear()
-            book.places.clear()
+            book.places = {job: (count + 1 - place, count) for job, (place, count) in book.places.items()}
 
         return restore
 
@@ -135,7 +126,7 @@ def has_no_stub() -> Iterator[type[Manager]]:
 
 @mutant("nobody says that it stands on a stub", "degraded", needs="quarantine crash")
 def hides_stubs() -> Iterator[type[Manager]]:
-    with swapped(view, "_stood_in_for", lambda _: lambda book, name: []) as manager:
+    with swapped(why, "_stood_in_for", lambda _: lambda book, name: []) as manager:
         yield manager
 
 

@@ -66,7 +66,7 @@ def test_a_loop_is_quarantined_at_its_fifth_failure(pause: int, name: str) -> No
     assert len(rig.spawns) == before, "nothing starts it again"
 
 
-def test_a_threshold_of_consecutive_errors_is_a_failure() -> None:
+def test_b_af_1_a_threshold_of_consecutive_errors_is_a_failure() -> None:
     """The older system counted three errors in a lifetime; here X_OK between them begins anew (B-AF-1)."""
     rig = Rig(notify("web", restart=policy(5), error_threshold=3))
     rig.ask("start", "web")
@@ -180,6 +180,8 @@ def test_the_stub_ends_before_the_unit_begins() -> None:
     rig.spawned("web")
     request = rig.ask("release", "web")
     assert rig.shown("web").startswith("quarantined/stop-sigterm")
+    assert rig.record("unit.queued").fields["message"] == "its stub ends first", "it waits for no other unit"
+    assert "waiting_for" not in rig.record("unit.queued").fields
     assert len(rig.spawns) == 2
     rig.exited("web", signal=15, role=Role.STUB)
     assert rig.spawns[-1].role is Role.MAIN
