@@ -310,6 +310,9 @@ def _leave_quarantined(ledger: Ledger, job: Job) -> None:
     """A start that does not end the quarantine: the stub has to do, if there is one."""
     name = job.unit
     if ledger.state(name).sub in REST:
+        if quarantine.has_stub(ledger, name) and not pool.ask(ledger, job):
+            # A stub takes a slot as the unit itself does.
+            return
         quarantine.stand_in(ledger, name)
     state = ledger.state(name)
     if state.sub is SubState.STUB:
@@ -487,8 +490,19 @@ def _tell_queued(ledger: Ledger, job: Job) -> None:
     if job.told or job.type not in _STARTS:
         return
     ledger.edit_job(job).told = True
-    fields = {"job": job.id, "waiting_for": demand.blockers(ledger, job)}
+    fields: dict[str, object] = {"job": job.id}
+    if blockers := demand.blockers(ledger, job):
+        fields["waiting_for"] = blockers
+    else:
+        fields["message"] = _waits_for_itself(ledger.state(job.unit))
     ledger.record("unit.queued", job.unit, cause=job.cause, fields=fields, chain=False)
+
+
+def _waits_for_itself(state: UnitState) -> str:
+    """Say what of the unit itself comes before its start."""
+    if state.sub is SubState.STUB or state.is_stub:
+        return "its stub ends first"
+    return "its back-off is not over" if state.sub in BETWEEN_LIVES else "its life before ends first"
 
 
 def job_timed_out(ledger: Ledger, name: str) -> None:

@@ -23,6 +23,7 @@ from supervisord_py.core.actions import AnyAction, Effects, Reply, SpawnProcess
 from supervisord_py.core.events import Now
 from supervisord_py.core.graph import Graph
 from supervisord_py.core.restart import next_random
+from supervisord_py.core.rollout_state import Rollout
 from supervisord_py.core.state import (
     ACTIVE_STATES,
     BETWEEN_LIVES,
@@ -34,7 +35,6 @@ from supervisord_py.core.state import (
     Job,
     JobEnd,
     Process,
-    Rollout,
     TimerState,
     TokenEntry,
     UnitState,

@@ -252,7 +252,7 @@ def forget_if_vanished(ledger: Ledger, name: str) -> None:
     if name not in ledger.globals.vanished or name in ledger.job_of:
         return
     state = ledger.state(name)
-    if state.sub not in REST or state.leftover or state.held or state.former:
+    if state.sub not in REST or state.leftover or state.held or state.former or state.freeze is not None:
         return
     ledger.edit_globals().vanished.pop(name)
     ledger.drop_text(name)

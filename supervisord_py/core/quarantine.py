@@ -3,8 +3,9 @@
 Theory of operation
 -------------------
 ``stopping.end`` counts failures and brings a unit here when the count reaches ``[quarantine] failures``. From then on
-nothing automatic starts it (``UnitState.quarantined``). Three ways lead out: somebody releases it (``release``,
-``start`` or ``restart`` by name, ``reset-failed``), ``retry-after`` has passed, or its file allows more failures.
+nothing automatic starts it (``UnitState.quarantined``). Two ways lead out: somebody releases it (``release``,
+``start`` or ``restart`` by name, ``reset-failed``), or ``retry-after`` has passed. That its file allows more failures
+is no release: whoever wants the unit back says so.
 
 A retry is *half-open*: one more life with the count where it stands, so the next failure brings the unit back at once;
 only ``restart-reset-sec`` of health forgets the count and writes ``unit.released``.
@@ -58,8 +59,9 @@ def stand_in(ledger: Ledger, name: str) -> None:
         ledger.arm_retry(name, unit.quarantine.retry_after_ns)
     job = ledger.job_of.get(name)
     is_wanted = job is not None and job.state is JobState.WAITING and job.named
-    if unit.quarantine.stub is None or state.stub_failed or is_wanted:
+    if is_wanted or not has_stub(ledger, name):
         return
+    assert unit.quarantine.stub is not None
     ledger.keep_text(name, unit)
     edited = ledger.set_sub(name, SubState.STUB)
     edited.is_stub, edited.stopped = True, False
@@ -81,6 +83,15 @@ def stand_in(ledger: Ledger, name: str) -> None:
         environment=(*processes.environment(ledger, name, Role.STUB), ("SUPERVISORD_PY_STUB", "1")),
     )
     ledger.spawn(name, process, action)
+
+
+def has_stub(ledger: Ledger, name: str) -> bool:
+    """Tell whether a stub can take the place of a unit, if that is quarantined."""
+    unit = ledger.set.units.get(name) or ledger.unit(name)
+    if unit is None or unit.quarantine.stub is None or ledger.state(name).stub_failed:
+        return False
+    # The failure of such a unit is the end of the supervisor: nothing takes its place.
+    return unit.exit_supervisor_on is None
 
 
 def stub_started(ledger: Ledger, name: str) -> None:

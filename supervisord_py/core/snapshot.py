@@ -20,6 +20,7 @@ from supervisord_py.core import pool
 from supervisord_py.core.ledger import Ledger
 from supervisord_py.core.loading import rebuild_graph
 from supervisord_py.core.processes import is_idling
+from supervisord_py.core.rollout_state import Rollout
 from supervisord_py.core.state import (
     FORMAT,
     REST,
@@ -28,7 +29,6 @@ from supervisord_py.core.state import (
     Job,
     JobEnd,
     LastLife,
-    Rollout,
     TimerState,
     TokenEntry,
     UnitState,

@@ -64,6 +64,7 @@ def thaw(ledger: Ledger, name: str) -> None:
     """A paused unit is paused no longer; what is frozen hears no signal."""
     state = ledger.edit(name)
     ledger.act(ThawUnit(name))
+    state.thawing = True
     state.paused_ns = state.healthy_left_ns = state.paused_by = None
 
 

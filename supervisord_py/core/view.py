@@ -8,10 +8,10 @@ from supervisord_py.core.ledger import Ledger
 from supervisord_py.core.loading import plan_of, restart_needed
 from supervisord_py.core.manager import Manager
 from supervisord_py.core.rollout import in_order, needing_restart
+from supervisord_py.core.rollout_state import RolloutStep
 from supervisord_py.core.shutdown import code_of_life
 from supervisord_py.core.state import (
     ProbeState,
-    RolloutStep,
     UnitState,
 )
 from supervisord_py.core.why import explain, in_a_sentence

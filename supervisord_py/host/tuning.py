@@ -5,8 +5,9 @@ Theory of operation
 Both are drop-ins that are written for the user, so the one loader reads, checks and merges them, and ``cat --origin``
 shows where a value comes from: ``scale`` writes ``TEMPLATE.toml.d/50-count.toml`` into the control folder, ``set`` a
 ``95-set.toml`` there (``persist``) or a ``96-set.toml`` into the folder ``set`` of the runtime folder, which the next
-supervisor empties. What would be read is built and looked at first; a value that the loader refuses, that another file
-overrules, or that only a restart could bring, changes nothing.
+supervisor empties. Those of an instance have other names (97, 98): a file of the same name would take the place of its
+template's, and take back with it what was set for all. What would be read is built and looked at first; a value that
+the loader refuses, that another file overrules, or that only a restart could bring, changes nothing.
 
 Limits of a running unit are set on its processes before the new text is loaded: where the kernel refuses one, the text
 is not loaded either.
@@ -48,6 +49,8 @@ INSTANCES_MAX = 1000
 COUNT_DROP_IN = "50-count.toml"
 KEPT_DROP_IN = "95-set.toml"
 PASSING_DROP_IN = "96-set.toml"
+KEPT_OF_INSTANCE = "97-set.toml"
+PASSING_OF_INSTANCE = "98-set.toml"
 
 _PATH = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_:@-]+)+")
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
@@ -241,8 +244,9 @@ class Tuning:
 
     def _plan_set(self, unit: str, wanted: Mapping[tuple[str, ...], Any], persist: bool) -> _Planned:
         sources = self._host.sources
-        kept = self._path(self._places.control, unit, KEPT_DROP_IN)
-        passing = self._path(self._places.set, unit, PASSING_DROP_IN)
+        is_instance = parse_unit_name(unit).is_instance
+        kept = self._path(self._places.control, unit, KEPT_OF_INSTANCE if is_instance else KEPT_DROP_IN)
+        passing = self._path(self._places.set, unit, PASSING_OF_INSTANCE if is_instance else PASSING_DROP_IN)
         texts = {path: _text_of(sources, path) for path in (kept, passing)}
         places: dict[str, str] = {}
         for keys, value in wanted.items():

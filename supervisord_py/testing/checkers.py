@@ -101,6 +101,7 @@ class Checkers(Checker):
         from supervisord_py.testing.checkers_rollouts import ROLLOUT_CHECKERS
         from supervisord_py.testing.checkers_silence import SILENCE_CHECKERS
         from supervisord_py.testing.checkers_standstill import STANDSTILL_CHECKERS
+        from supervisord_py.testing.checkers_timers import TIMER_CHECKERS
 
         kinds = (
             *PROCESS_CHECKERS,
@@ -112,6 +113,7 @@ class Checkers(Checker):
             *STANDSTILL_CHECKERS,
             *SILENCE_CHECKERS,
             *HEALTH_CHECKERS,
+            *TIMER_CHECKERS,
         )
         self.all = [made(world) for made in kinds]
         self._step = [checker.step for checker in self.all if _listens(checker, "step")]

@@ -14,6 +14,7 @@ from supervisord_py.testing.checkers_processes import BEGINNING
 from supervisord_py.testing.clock import MILLISECOND_NS
 from supervisord_py.testing.observer import STARTING_VERBS
 from supervisord_py.testing.processes import NOTIFYING
+from supervisord_py.testing.timers import zone_of
 
 if TYPE_CHECKING:
     from supervisord_py.testing.world import World
@@ -399,7 +400,7 @@ class Settled(Checker):
                 continue
             if status.sub_state == "stub" and len(rest := world.kernel.trees.get(name, {})):
                 continue
-            if not is_up and status.sub_state not in ("dead", "failed", "dependency", "exited"):
+            if not is_up and status.sub_state not in ("dead", "failed", "dependency", "exited", "waiting"):
                 self.fail(f"{name} is left in {status.active_state}/{status.sub_state} for ever")
             rest = world.kernel.trees.get(name, {})
             if rest and not mains and status.sub_state != "exited" and not world.seen.may_leave_processes(name):
@@ -459,6 +460,9 @@ class Recovers(Checker):
             if unit_status(manager, edge.unit).active_state != "active":
                 return False
             life = seen.lives.get(edge.unit)
+            if seen.texts[edge.unit].timer is not None:
+                # it is there as long as it is armed
+                continue
             if seen.texts[edge.unit].service is not None and (life is None or not life.fulfils(edge)):
                 return False
         return True
@@ -550,6 +554,7 @@ class Twin(Checker):
         world = self.world
         if world.seed % TWIN_SEEDS == 0 and self._commits % TWIN_EVERY == TWIN_EVERY // 8:
             self._twin = world.manager_type.restore(world.manager.snapshot(), world.units)
+            self._twin.use_zones(zone_of)
             self._known = frozenset(world.clients.waiting)
 
     def manager_started(self) -> None:

@@ -1,10 +1,12 @@
 """Laws about health checks: when they are made, what is counted, and what follows from it."""
 
+import re
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from supervisord_py.core.actions import KillTree, RunProbe, SpawnProcess
+from supervisord_py.core.actions import KillTree, LookAtProcesses, RunProbe, SpawnProcess
+from supervisord_py.core.beside import KILL_NS
 from supervisord_py.core.events import (
     DeadlineReached,
     Event,
@@ -12,6 +14,7 @@ from supervisord_py.core.events import (
     ProbeFinished,
     ProcessesSeen,
     ProcessExited,
+    ProcessSpawned,
     SpawnFailed,
     UnitsLoaded,
 )
@@ -34,6 +37,10 @@ class Found(Struct):
     probe: Probe
     asked: int | None = None
     """The question, or the process, that is not answered."""
+    look: int | None = None
+    """The answer was bad, and the processes are being looked at before it counts."""
+    stopped: bool = False
+    """The processes were stopped when they were looked at last."""
     ok: bool | None = None
     row: int = 0
     good: bool | None = None
@@ -44,7 +51,8 @@ class Found(Struct):
 class Probes(Checker):
     """Each check is made one at a time and only while its unit can answer; ``failure-threshold`` bad answers in a row
     make it bad and nothing less does, and as many good ones good; a start waits for its checks, the others wait for
-    those of the startup; an action follows from a bad check that is bad still, and from nothing else.
+    those of the startup; an action follows from a bad check that is bad still, and from nothing else. A bad answer of
+    processes that are stopped, or of a command that the keeper had no time to make, is none.
     """
 
     name = "probes"
@@ -56,6 +64,10 @@ class Probes(Checker):
         self._life: dict[str, str] = {}
         self._check_of: dict[int, tuple[str, str]] = {}
         """By spawn id: which check a command is."""
+        self._made: set[int] = set()
+        """Commands that run, or have run."""
+        self._overdue: dict[int, tuple[int, bool]] = {}
+        """By spawn id: when its time was over and it was killed, and whether it had been made by then."""
         self._paused: set[str] = set()
         self._ready: set[str] = set()
         """The lives that have been ready once: what the start waited for may be bad later."""
@@ -68,11 +80,15 @@ class Probes(Checker):
         told = {(r.unit or "", str(r.fields["probe"])): r for r in step.effects.records if r.event == "unit.health"}
         killed = [action.unit for action in step.effects.actions if isinstance(action, KillTree)]
         ending = {r.unit or "" for r in step.effects.records if r.event == "unit.stopping"}
-        for unit, name, ok in self._answers(event, killed):
-            if isinstance(event, DeadlineReached) and unit in ending:
-                # it is killed because its unit ends
-                continue
-            self._count(unit, name, ok, told)
+        if isinstance(event, ProcessesSeen):
+            self._note_look(event, told)
+        for unit, name, ok in self._answers(step, killed, ending):
+            asked = self._found[unit][name]
+            may_act = asked.probe.kind is not ProbeKind.READINESS and asked.probe.action is not ProbeAction.NONE
+            if ok is False and may_act:
+                self._expect_look(unit, asked, step)
+            else:
+                self._count(unit, name, ok, told)
         for unit, name in told:
             if (found := self._checks(unit).get(name)) is None or found.is_known:
                 self.fail(f"{unit}: its check {name} turns, and nothing was found that would turn it")
@@ -91,7 +107,7 @@ class Probes(Checker):
         for unit in ending:
             # what was asked in the same breath is not waited for
             for found in self._found.get(unit, {}).values():
-                found.asked = None
+                found.asked = found.look = None
 
     def _note_end(self, event: Event) -> None:
         """A life that has lost its main process may go on in ways that only the core can tell."""
@@ -113,7 +129,7 @@ class Probes(Checker):
         if found is None:
             self.fail(f"{unit}: there is no check {name}")
             return
-        if found.asked is not None and found.is_known:
+        if (found.asked is not None or found.look is not None) and found.is_known:
             self.fail(f"{unit}: its check {name} is made while it is being made")
         is_early = found.probe.kind is not ProbeKind.STARTUP and any(
             other.probe.kind is ProbeKind.STARTUP and other.good is not True and other.is_known
@@ -158,20 +174,63 @@ class Probes(Checker):
 
     # what is answered
 
-    def _answers(self, event: Event, killed: list[str]) -> list[tuple[str, str, bool | None]]:
+    def _expect_look(self, unit: str, found: Found, step: Step) -> None:
+        looks = [each for each in step.effects.actions if isinstance(each, LookAtProcesses) and each.unit == unit]
+        found.asked = None
+        if not looks and not found.is_known:
+            # what follows from it was changed meanwhile
+            return
+        if not looks:
+            self.fail(f"{unit}: its check {found.probe.name} is bad, and nobody looks at the processes")
+        elif len(looks) > 1:
+            # a silence is looked at in the same breath: which is whose only the core knows
+            found.is_known = False
+        else:
+            found.look = looks[0].look_id
+
+    def _note_look(self, event: ProcessesSeen, told: dict[tuple[str, str], Record]) -> None:
+        for name, found in self._found.get(event.unit, {}).items():
+            if found.look == event.look_id:
+                excused = event.stopped or found.stopped
+                found.look, found.stopped = None, event.stopped
+                self._count(event.unit, name, None if excused else False, told)
+
+    def _answers(self, step: Step, killed: list[str], ending: set[str]) -> list[tuple[str, str, bool | None]]:
+        event, now_ns = step.event, step.now.mono_ns
         match event:
+            case ProcessSpawned():
+                self._made.add(event.spawn_id)
             case ProbeFinished() if self._is_awaited(event.unit, event.name, event.probe_id):
                 return [(event.unit, event.name, event.ok)]
             case ProcessExited() | SpawnFailed() if event.spawn_id in self._check_of:
                 unit, name = self._check_of[event.spawn_id]
                 if self._is_awaited(unit, name, event.spawn_id):
-                    return [(unit, name, _is_good(event.status) if isinstance(event, ProcessExited) else False)]
+                    return [(unit, name, self._result(event))]
             case DeadlineReached():
-                late = [each for number, each in self._check_of.items() if f"{each[0]}!{number}" in killed]
-                return [(unit, name, False) for unit, name in late if self._checks(unit)[name].asked is not None]
+                late = [
+                    (number, unit, name)
+                    for number, (unit, name) in self._check_of.items()
+                    if unit not in ending and self._is_awaited(unit, name, number)
+                ]
+                unkillable = [
+                    (unit, name, False if self._overdue[number][1] else None)
+                    for number, unit, name in late
+                    if number in self._overdue and now_ns >= self._overdue[number][0] + KILL_NS
+                ]
+                for number, unit, _ in late:
+                    if f"{unit}!{number}" in killed:
+                        self._overdue.setdefault(number, (now_ns, number in self._made))
+                return unkillable
             case _:
                 pass
         return []
+
+    def _result(self, event: ProcessExited | SpawnFailed) -> bool | None:
+        if isinstance(event, SpawnFailed):
+            return False
+        if event.spawn_id in self._overdue and event.status.code is None:
+            return False if self._overdue[event.spawn_id][1] and event.status.signal is not None else None
+        return _is_good(event.status)
 
     def _is_awaited(self, unit: str, name: str, number: int) -> bool:
         found = self._found.get(unit, {}).get(name)
@@ -181,6 +240,7 @@ class Probes(Checker):
         found = self._found[unit][name]
         found.asked = None
         if ok is not None:
+            found.stopped = False
             found.row = found.row + 1 if found.ok is ok else 1
             found.ok = ok
         threshold = found.probe.success_threshold if found.ok else found.probe.failure_threshold
@@ -200,7 +260,7 @@ class Probes(Checker):
         blamed = {
             record.unit or "": record
             for record in step.effects.records
-            if record.event == "unit.stopping" and " check " in str(record.fields.get("reason"))
+            if record.event == "unit.stopping" and re.match("its .* check ", str(record.fields.get("reason")))
         }
         if not blamed:
             return
@@ -218,7 +278,7 @@ class Probes(Checker):
             if record.event == "unit.paused":
                 self._paused.add(unit)
             for found in self._found.get(unit, {}).values():
-                found.asked = None
+                found.asked = found.look = None
         elif record.event == "unit.resumed" or record.event == "unit.starting":
             self._paused.discard(unit)
         elif record.event == "unit.ready" and not record.fields.get("armed"):

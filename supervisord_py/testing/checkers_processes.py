@@ -151,6 +151,9 @@ class StartOrder(Checker):
             return False
         if life is not None and life.fulfils(edge):
             return True
+        if text.timer is not None:
+            # what is run by its timer is there, in a run and between two
+            return unit_status(self.world.manager, edge.unit).active_state not in ("inactive", "failed", "quarantined")
         if text.service is None or (edge.unit in seen.targets and not (life and life.alive)):
             # a target runs no process: only the core can say whether it is up
             return unit_status(self.world.manager, edge.unit).active_state == "active"

@@ -5,8 +5,8 @@ errors that a process reports itself.
 from typing import TYPE_CHECKING
 
 from supervisord_py.core.actions import SpawnProcess
-from supervisord_py.core.events import CommandRequested, NotifyReceived, Now
-from supervisord_py.core.view import unit_status
+from supervisord_py.core.events import CommandRequested, NotifyReceived, Now, UnitsLoaded
+from supervisord_py.core.view import rollout_units, unit_status
 from supervisord_py.model.records import Record
 from supervisord_py.model.states import Role, ServiceType
 from supervisord_py.testing.checkers import Checker, Step
@@ -42,9 +42,11 @@ class QuarantineCount(Checker):
 
     def step(self, step: Step) -> None:
         seen, event = self.world.seen, step.event
-        if isinstance(event, CommandRequested) and event.verb in PARDONING and not event.plan:
-            for name in event.units or tuple(self._counts):
-                self._count(name).least = 0
+        is_request = isinstance(event, CommandRequested) and event.verb in PARDONING and not event.plan
+        if is_request or isinstance(event, UnitsLoaded) or rollout_units(self.world.manager):
+            # whom a request, a load or a rollout pulls in is pardoned too, also by a job that was there
+            for count in self._counts.values():
+                count.least = 0
         quarantined = {record.unit for record in step.effects.records if record.event == "unit.quarantined"}
         for record in step.effects.records:
             name = record.unit or ""
@@ -122,6 +124,8 @@ class QuarantineHolds(Checker):
                     self.fail(f"{name} is released, and it was not quarantined")
                 self.tried.discard(name)
                 is_asked = isinstance(event, CommandRequested) and name in event.units and not is_refused(step, event)
+                # (a stop may find that it has been healthy for long enough)
+                is_asked = is_asked and isinstance(event, CommandRequested) and event.verb != "stop"
                 if is_asked and not record.fields.get("by"):
                     self.fail(f"{name} is released, and nobody has done it")
             elif record.event == "unit.removed":
@@ -143,7 +147,7 @@ class QuarantineHolds(Checker):
     def settled(self) -> None:
         now_ns = self.world.clock.mono_ns
         for name in self.since:
-            if name not in self.world.manager_units():
+            if name not in self.world.manager_units() or name in self.world.seen.targets:
                 continue
             status, life = unit_status(self.world.manager, name), self.world.seen.lives.get(name)
             if name not in self.tried and status.active_state not in ("quarantined", "inactive", "activating"):
@@ -182,7 +186,9 @@ class Stubs(Checker):
             if record.event != "unit.quarantined" or name not in held.since or name in busy | stubs:
                 continue
             text = seen.units.units.get(name)
-            if text is not None and text.quarantine.stub is not None and seen.shutdown is None and not seen.forced:
+            if text is None or text.quarantine.stub is None or text.exit_supervisor_on is not None:
+                continue
+            if seen.shutdown is None and not seen.forced:
                 self.fail(f"{name} is quarantined, and its stub does not begin")
 
 
@@ -200,8 +206,10 @@ class Degraded(Checker):
         }
         if not stubs:
             return
+        busy = {job.unit for job in self.world.jobs()}
         for name, life in seen.lives.items():
-            if life.is_stub or not life.main_running or name not in self.world.manager_units():
+            is_busy = name in busy or name not in self.world.manager_units()
+            if life.is_stub or not life.main_running or is_busy:
                 continue
             status = unit_status(manager, name)
             for edge in life.unit.requires:

@@ -337,6 +337,9 @@ class RestartRules(Checker):
         seen = self.world.seen
         life, service = seen.lives[name], seen.lives[name].unit.service
         assert service is not None
+        if life.oneshot and life.succeeded:
+            # one that did its work is never repeated
+            return True
         has_limit = service.restart.failures > 0 or service.restart.limit is not None
         # the first process of this life that failed decides too, and a forced restart needs the main process's end last
         is_told = life.ending or seen.shutdown is not None or seen.forced or has_limit or life.ordered

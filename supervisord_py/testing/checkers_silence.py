@@ -43,7 +43,10 @@ class WatchdogBlame(Checker):
 
     def _judge(self, step: Step, record: Record, field: str) -> None:
         name = record.unit or ""
-        spawn = self._main(name)
+        spawn, life = self._main(name), self.world.seen.lives.get(name)
+        if spawn is None and life is not None and life.is_forking:
+            # nobody knows its main process, so nobody hears it
+            return
         pulse = spawn.pulses.get(field) if spawn is not None else None
         if spawn is None or pulse is None:
             self.fail(f"{name} is ended for a silence ({field}), and nothing was expected of it")

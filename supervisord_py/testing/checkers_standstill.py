@@ -192,11 +192,16 @@ class UntilEmpty(Checker):
 
     def step(self, step: Step) -> None:
         seen = self.world.seen
+        scheduled: set[str] = set()
         for record in step.effects.records:
             name = record.unit or ""
             if record.event == "unit.restart-scheduled":
                 self._scheduled.add(name)
-            elif record.event in ("unit.starting", "unit.stopped", "unit.failed", "unit.removed", "job.finished"):
+                scheduled.add(name)
+            elif record.event == "job.finished" and name not in scheduled:
+                # what it waited for may not come
+                self._scheduled.discard(name)
+            elif record.event in ("unit.starting", "unit.stopped", "unit.failed", "unit.removed"):
                 self._scheduled.discard(name)
             if record.event != "daemon.stopping" or self._is_begun:
                 continue
@@ -209,7 +214,13 @@ class UntilEmpty(Checker):
                 self.fail(f"the supervisor ends because nothing is left to do, and there is {left}")
 
     def committed(self) -> None:
-        seen = self.world.seen
+        seen, known = self.world.seen, self.world.manager_units()
+        # one that has to wait for another unit after all leaves its back-off without a word
+        self._scheduled = {
+            name
+            for name in self._scheduled
+            if name in known and unit_status(self.world.manager, name).sub_state.startswith("auto-restart")
+        }
         is_over = self._is_begun or seen.shutdown is not None or seen.forced
         if is_over or not seen.settings.until_empty or not (seen.units.units or seen.units.bad):
             return

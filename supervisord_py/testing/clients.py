@@ -17,6 +17,7 @@ from supervisord_py.model.states import JobMode
 from supervisord_py.testing.clock import SECOND_NS
 from supervisord_py.testing.population import BROKEN
 from supervisord_py.testing.profile import Profile
+from supervisord_py.testing.timers import TIMED
 
 
 class Request:
@@ -137,6 +138,9 @@ class Clients:
         if self._chance("kill"):
             signal = self._rng.choice((1, 9, 10, 15, 19))
             return "kill", units, {"signal": signal, "whom": self._rng.choice(("main", "all"))}
+        if self._chance("trigger"):
+            timed = tuple(name for name in names if name in TIMED)
+            return "trigger", timed or units, {}
         if self._chance("reset_failed"):
             return "reset-failed", units, {}
         if self._chance("pause"):

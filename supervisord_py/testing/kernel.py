@@ -183,7 +183,8 @@ class Kernel:
         """
         known = self.spawns.get(spawn_id)
         if known is not None:
-            self.custody.tell(MainFollowed(unit, spawn_id, known.followed_pid))
+            if not known.over:
+                self.custody.tell(MainFollowed(unit, spawn_id, known.followed_pid))
             return True
         tree = self.trees.get(unit, {})
         if pid is None:

@@ -37,6 +37,19 @@ class Operator:
         for name in vanished:
             world.submit(world.clients.enter("stop", name))
 
+    def pause(self) -> None:
+        """Let something that runs stand still for a while."""
+        world = self._world
+        running = [name for name, life in world.seen.lives.items() if life.main_running and not life.ending]
+        if running and world.is_up:
+            name = world.rng.choice(running)
+            world.submit(world.clients.enter("pause", name))
+            world.agenda.after(world.rng.randint(0, 30) * SECOND_NS, lambda: self._end_pause(name))
+
+    def _end_pause(self, name: str) -> None:
+        if self._world.is_up:
+            self._world.submit(self._world.clients.enter("resume", name))
+
     def _resume(self) -> None:
         """Nothing is left standing still."""
         world = self._world

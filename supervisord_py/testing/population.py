@@ -42,10 +42,11 @@ from supervisord_py.testing.checks import draw_probes
 from supervisord_py.testing.clock import MILLISECOND_NS
 from supervisord_py.testing.profile import Profile
 from supervisord_py.testing.settings import POOLS
+from supervisord_py.testing.timers import TIMED, draw_timer, quieted
 
 ROW: tuple[str, ...] = (
     "db", "setup", "cache", "net", "queue", "auth", "api", "worker@1", "worker@2", "worker@3", "web", "mail", "edge",
-    "report", "all",
+    "backup", "rotate", "report", "all",
 )  # fmt: skip
 """The names, in the order in which units may depend on each other."""
 
@@ -137,10 +138,11 @@ def without_cycles_of_lives(old: UnitSet) -> UnitSet:
             unit,
             service=service,
             health=(),
+            timer=quieted(unit),
             upholds=upholds,
             on_success=on_success,
             on_failure=on_failure,
-            quarantine=replace(unit.quarantine, on_quarantine=on_quarantine),
+            quarantine=replace(unit.quarantine, on_quarantine=on_quarantine, retry_after_ns=None),
             exit_supervisor_on=None,
         )
     return replace(old, units=units)
@@ -201,7 +203,7 @@ def draw_unit(rng: Random, profile: Profile, name: str, row: list[str]) -> Unit:
     """Draw one unit that stands at its place in ``row``."""
     place = row.index(name)
     earlier, later = row[:place], row[place + 1 :]
-    is_target = name == "all" or (name not in SHORT_LIVED and rng.random() < profile.targets)
+    is_target = name == "all" or (name not in SHORT_LIVED | TIMED and rng.random() < profile.targets)
     relations: dict[str, list[Dependency]] = {"requires": [], "wants": [], "binds_to": [], "after": []}
     for other in earlier:
         if rng.random() < profile.relations:
@@ -224,6 +226,7 @@ def draw_unit(rng: Random, profile: Profile, name: str, row: list[str]) -> Unit:
         name=name,
         kind=UnitKind.TARGET if is_target else UnitKind.SERVICE,
         service=service,
+        timer=draw_timer(rng, profile, name),
         health=draw_probes(rng, profile, name) if is_daemon else (),
         description=f"the {name} of seed {rng.randint(0, 9999)}",
         requires=tuple(relations["requires"]),
@@ -276,10 +279,28 @@ def scale_units(rng: Random, old: UnitSet) -> UnitSet:
     count = rng.randint(1, len(INSTANCES))
     units = {name: unit for name, unit in old.units.items() if name not in INSTANCES[count:]}
     for name in INSTANCES[1:count]:
-        units.setdefault(name, replace(first, name=name, conflicts=(), upholds=()))
+        units.setdefault(name, _instance(first, name))
     row = [name for name in ROW if name in units]
     ordered = {name: _without_vanished(units[name], row) for name in row}
     return as_unit_set(_without_contradictions(ordered), with_bad=BROKEN in old.bad)
+
+
+def _instance(first: Unit, name: str) -> Unit:
+    """Another instance of the same template: it names whatever the first one does, but never itself."""
+
+    def others(names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(other for other in names if other != name)
+
+    return replace(
+        first,
+        name=name,
+        conflicts=(),
+        upholds=(),
+        part_of=others(first.part_of),
+        on_failure=others(first.on_failure),
+        on_success=others(first.on_success),
+        quarantine=replace(first.quarantine, on_quarantine=others(first.quarantine.on_quarantine)),
+    )
 
 
 def _draw_conditions(rng: Random, profile: Profile, name: str, table: str) -> tuple[Condition, ...]:
@@ -302,7 +323,9 @@ def _draw_service(rng: Random, profile: Profile, name: str) -> Service:
     short = name in SHORT_LIVED
     types = (ServiceType.SIMPLE, ServiceType.EXEC, ServiceType.NOTIFY, ServiceType.NOTIFY, ServiceType.ONESHOT)
     kind = rng.choice((ServiceType.ONESHOT, ServiceType.ONESHOT, ServiceType.SIMPLE) if short else types)
-    if not short:
+    if name in TIMED:
+        kind = ServiceType.ONESHOT
+    if not short and name not in TIMED:
         rarer = ((profile.forking, ServiceType.FORKING), (profile.notify_reload, ServiceType.NOTIFY_RELOAD))
         for share, other in (*rarer, (profile.idle, ServiceType.IDLE)):
             kind = other if rng.random() < share else kind

@@ -26,9 +26,9 @@ class Speech:
             kernel.later(50, 10_000, lambda: kernel.notify(spawn, {"WATCHDOG": "trigger"}))
         if kernel.fault("reports_errors"):
             at_ms = kernel.number(1, 5000)
-            for _ in range(kernel.number(1, 6)):
-                at_ms += kernel.number(1, 1500)
-                word = kernel.choice(("X_ERROR", "X_ERROR", "X_ERROR", "X_ERROR", "X_OK"))
+            for _ in range(kernel.number(1, 8)):
+                at_ms += kernel.number(1, 500)
+                word = kernel.choice(("X_ERROR", "X_ERROR", "X_OK"))
                 kernel.later(at_ms, at_ms, partial(kernel.notify, spawn, {word: "as the profile wants it"}))
 
     def _chat(self, spawn: Spawn) -> None:

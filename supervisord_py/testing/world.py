@@ -64,6 +64,7 @@ from supervisord_py.testing.profile import Profile, draw_profile
 from supervisord_py.testing.releases import Releases
 from supervisord_py.testing.replay import FlightLog
 from supervisord_py.testing.settings import draw_settings
+from supervisord_py.testing.timers import zone_of
 
 STEPS_MAX = 30_000
 """More events than any honest run needs: beyond it the world says that the core is not settling."""
@@ -117,7 +118,10 @@ class World:
         self.state: dict[str, str] = {}
         self.units = UnitSet()
         self.calm = False
+        self.calm_seq: int | None = None
+        """The number of the first record after the faults."""
         self.steps = 0
+        self.steps_max = STEPS_MAX
         self.strikes: Counter[tuple[str, SubState]] = Counter()
         """How often each fault took effect on a unit in each state: what the coverage of faults is printed from."""
         self.kernel.struck = self._strike
@@ -173,27 +177,29 @@ class World:
         self._run_until(lambda: self._requests_left <= 0)
         if not self.kernel.exit_codes:
             self.calm = self.releases.calm = True
+            self.calm_seq = self.next_seq
             self.hands.become_calm()
             self.kernel.cure()
             # what was said already is heard first: only then is it known what is there
             self._run_until(lambda: not self._inbox and self._down_until_ns is None)
             self.operator.let_live()
             limit_ns = self.clock.mono_ns + CALM_NS
-            self._run_until(lambda: self.clock.mono_ns >= limit_ns)
+            self._run_until(lambda: self.clock.mono_ns >= limit_ns, limit_ns)
         if not self.kernel.exit_codes and not self._stopping:
             self.checkers.settled()
             self.operator.mend()
-            self._run_until(lambda: self.clock.mono_ns >= limit_ns)
+            limit_ns = self.clock.mono_ns + CALM_NS
+            self._run_until(lambda: self.clock.mono_ns >= limit_ns, limit_ns)
             self.checkers.settled()
             self.order_stop(ShutdownRequested(SHUTDOWN_NS))
             limit_ns = self.clock.mono_ns + CALM_NS
-            self._run_until(lambda: self.clock.mono_ns >= limit_ns)
+            self._run_until(lambda: self.clock.mono_ns >= limit_ns, limit_ns)
         self.checkers.ended()
 
-    def _run_until(self, is_over: Callable[[], bool]) -> None:
+    def _run_until(self, is_over: Callable[[], bool], limit_ns: int | None = None) -> None:
         while not self.kernel.exit_codes and not is_over():
             next_ns = self._next_ns()
-            if next_ns is None:
+            if next_ns is None or (limit_ns is not None and next_ns > limit_ns):
                 return
             self.clock.advance_to(max(next_ns, self.clock.mono_ns))
             self.agenda.run_due()
@@ -264,12 +270,15 @@ class World:
             self.releases.load(mutate_units(self.rng, self.profile, self.releases.units), start_enabled=True)
         if self._chance("scale"):
             self.releases.load(scale_units(self.rng, self.releases.units), start_enabled=True)
+        if self._chance("pause"):
+            self.operator.pause()
         if self._chance("new_settings"):
             self.releases.settings = draw_settings(self.rng, self.profile)
             self.releases.load(self.releases.units)
         if self._chance("wall_jump"):
             self._strike_all("wall_jump")
-            self.clock.set_wall(self.rng.randint(-86_400, 86_400) * SECOND_NS)
+            most_s = self.rng.choice((90, 3600, 86_400))
+            self.clock.set_wall(self.rng.randint(-most_s, most_s) * SECOND_NS)
             self._clock_changed = True
         if self._chance("keeper_lost") and self.loaded and self.seen.shutdown is None and self._down_until_ns is None:
             self._lose_keeper()
@@ -304,7 +313,9 @@ class World:
     def _new_manager(self) -> Manager:
         if self._flight is not None:
             self._flight.began(self.seed)
-        return self.manager_type(self.seed)
+        manager = self.manager_type(self.seed)
+        manager.use_zones(zone_of)
+        return manager
 
     def _start_manager(self) -> None:
         self._down_until_ns = None
@@ -312,12 +323,15 @@ class World:
             self.kernel.adopt()
         if self.loaded:
             self.manager = self.manager_type.restore(dict(self.state), self.units)
+            self.manager.use_zones(zone_of)
             if self._flight is not None:
                 self._flight.restored(self.state, self.units)
             self._carry_out(self.manager.pending_actions())
         else:
             self.manager = self._new_manager()
             self.releases.load(draw_units(self.rng, self.profile), start_enabled=True)
+        # a new manager does not know how the clocks were
+        self._clock_changed = True
         self._note("-- a new manager")
         self.journal += self._custody
         self._custody = []
@@ -416,8 +430,8 @@ class World:
     def _take(self, batch: Batch, event: Event) -> None:
         """Let the core decide one event of a batch."""
         self.steps += 1
-        if self.steps > STEPS_MAX:
-            raise Violation("settles", f"{STEPS_MAX} events and no end")
+        if self.steps > self.steps_max:
+            raise Violation("settles", f"{self.steps_max} events and no end")
         batch.handled += 1
         now = self.clock.now(batch.seq)
         self._show((now.mono_ns, event))
@@ -517,6 +531,11 @@ class World:
     def rollout_jobs(self) -> list[JobStatus]:
         """The numbers that a rollout has given out and that have not ended."""
         return [job for job in jobs(self.manager) if job.type == "rollout"]
+
+    @property
+    def is_up(self) -> bool:
+        """There is a manager that could be asked for something."""
+        return self._down_until_ns is None
 
     def manager_units(self) -> frozenset[str]:
         """The names that the core knows now."""

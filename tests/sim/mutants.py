@@ -24,10 +24,19 @@ from supervisord_py.core import (
     rollout,
     shutdown,
     stopping,
+    timed,
     transaction,
     watchdog,
 )
-from supervisord_py.core.actions import Effects, ExitSupervisor, KillTree, ReleaseUnit, SignalProcesses, SpawnProcess
+from supervisord_py.core.actions import (
+    Effects,
+    ExitSupervisor,
+    KeepState,
+    KillTree,
+    ReleaseUnit,
+    SignalProcesses,
+    SpawnProcess,
+)
 from supervisord_py.core.events import (
     CommandRequested,
     ConditionsChecked,
@@ -41,8 +50,9 @@ from supervisord_py.core.events import (
 from supervisord_py.core.jobs import STOP_LIKE
 from supervisord_py.core.ledger import Ledger
 from supervisord_py.core.manager import Manager
+from supervisord_py.core.rollout_state import RolloutPhase, RolloutStep
 from supervisord_py.core.service import TRANSITIONS, Input
-from supervisord_py.core.state import REST, Ending, RolloutPhase, RolloutStep
+from supervisord_py.core.state import REST, Ending
 from supervisord_py.model.states import Role, SubState
 from supervisord_py.model.unit import ExitStatuses
 
@@ -55,7 +65,7 @@ class Mutant(Struct, frozen=True):
     plant: Callable[[], Any]
     """A context manager that plants it; what it gives is the manager class to test."""
     needs: str = ""
-    """The class of faults or features without which no world can notice it."""
+    """The classes of faults or features, with spaces between, without which no world can notice it."""
 
 
 MUTANTS: dict[str, Mutant] = {}
@@ -623,7 +633,7 @@ def ends_nothing() -> Iterator[type[Manager]]:
 # silence
 
 
-@mutant("who is stopped by a signal is blamed for its silence", "watchdog-blame", needs="watchdogs")
+@mutant("who is stopped by a signal is blamed for its silence", "watchdog-blame", "probes", needs="watchdogs")
 def blames_who_is_stopped() -> Iterator[type[Manager]]:
     class Impatient(Manager):
         def handle(self, event: Event, now: Now) -> Effects:
@@ -671,6 +681,15 @@ def counts_one_too_many() -> Iterator[type[Manager]]:
         yield manager
 
 
+@mutant("what a stopped unit does not answer counts", "probes", needs="stopped")
+def counts_what_is_stopped() -> Iterator[type[Manager]]:
+    def made(original: Any) -> Any:
+        return lambda book, event: original(book, replace(event, stopped=False))
+
+    with swapped(health, "seen", made) as manager:
+        yield manager
+
+
 @mutant("a start does not wait for its checks", "probes", needs="probes")
 def is_ready_unchecked() -> Iterator[type[Manager]]:
     with swapped(health, "gates", lambda _: lambda book, name: False) as manager:
@@ -681,3 +700,52 @@ def is_ready_unchecked() -> Iterator[type[Manager]]:
 def checks_what_ends() -> Iterator[type[Manager]]:
     with swapped(health, "end", lambda _: lambda book, name: None) as manager:
         yield manager
+
+
+# timers
+
+
+@mutant("a timer fires a tenth of its span too early", "timers", needs="timers")
+def fires_early() -> Iterator[type[Manager]]:
+    def made(original: Any) -> Any:
+        def plan_timer(timer: Any, *more: Any, **how: Any) -> Any:
+            shorter = replace(
+                timer,
+                every_ns=timer.every_ns and timer.every_ns * 9 // 10,
+                on_active_ns=tuple(span * 9 // 10 for span in timer.on_active_ns),
+            )
+            return original(shorter, *more, **how)
+
+        return plan_timer
+
+    with swapped(timed, "plan_timer", made) as manager:
+        yield manager
+
+
+@mutant("a clock that is set is not noticed", "timers", needs="timers")
+def overlooks_the_clock() -> Iterator[type[Manager]]:
+    def made(_: Any) -> Any:
+        return lambda book: None
+
+    with swapped(timed, "clock_changed", made) as manager:
+        yield manager
+
+
+@mutant("calendars are read in UTC, whatever the zone", "timers", needs="timers")
+def knows_no_zones() -> Iterator[type[Manager]]:
+    class Zoneless(Manager):
+        def use_zones(self, zone_of: Any) -> None:
+            pass
+
+    yield Zoneless
+
+
+@mutant("what fires a persistent timer is not kept", "timers", needs="timers")
+def keeps_no_stamp() -> Iterator[type[Manager]]:
+    class Careless(Manager):
+        def handle(self, event: Event, now: Now) -> Effects:
+            effects = super().handle(event, now)
+            effects.actions = [action for action in effects.actions if not isinstance(action, KeepState)]
+            return effects
+
+    yield Careless

@@ -10,7 +10,7 @@ from random import Random
 import pytest
 
 from supervisord_py.core.service import NOT_ENTERED, TRANSITIONS, Handler, Input
-from supervisord_py.core.state import BETWEEN_LIVES, REST
+from supervisord_py.core.state import ARMED, BETWEEN_LIVES, REST
 from supervisord_py.model.states import SubState
 from supervisord_py.testing.profile import FAULTS, Profile
 from supervisord_py.testing.script import run_script
@@ -32,12 +32,15 @@ LESS = {
     "hooks": 0.1, "requisite": 0.1, "tiny_set": 0.1, "late": 0.1, "crash_at_once": 0.1, "never_ready": 0.1,
     "exit_before_ready": 0.1, "apply": 0.05, "rolling": 0.05, "cancel_rollout": 0.05, "bad_release": 0.1,
     "exits_supervisor": 0.01, "stopped": 0.1, "look_slow": 0.1, "unwell": 0.1, "probe_slow": 0.1,
-    "probe_impossible": 0.1,
+    "probe_impossible": 0.1, "until_empty": 0.01, "limits": 0.1, "pools": 0.1, "quarantine": 0.15, "event_hooks": 0.03,
+    "reports_errors": 0.05, "pause": 0.3, "cancel": 0.1, "kill": 0.15, "reset_failed": 0.1, "silent": 0.05,
+    "watchdogs": 0.15, "probes": 0.15, "timers": 0.1, "release": 0.1, "scale": 0.03, "new_settings": 0.03,
+    "freeze_slow": 0.1,    "freeze_fails": 0.1, "stub_ends": 0.1,
 }  # fmt: skip
 """What would keep a world from getting far if it came as often as everything else."""
 
 ENTERED = tuple(sub for sub in SubState if sub not in NOT_ENTERED)
-NO_PROCESS = REST | BETWEEN_LIVES
+NO_PROCESS = REST | BETWEEN_LIVES | ARMED
 LIVE = tuple(sub for sub in ENTERED if sub not in NO_PROCESS)
 
 MACHINE = (
@@ -46,15 +49,21 @@ MACHINE = (
     "death_after_the_replies", "death_with_the_keeper",
 )  # fmt: skip
 
-SHORT = frozenset({
-    SubState.FINAL_SIGTERM, SubState.FINAL_SIGKILL, SubState.RELOAD, SubState.STOP_WATCHDOG,
-    SubState.AUTO_RESTART_QUEUED,
-})  # fmt: skip
+SHORT = frozenset(
+    {
+        SubState.FINAL_SIGTERM,
+        SubState.FINAL_SIGKILL,
+        SubState.RELOAD,
+        SubState.STOP_WATCHDOG,
+        SubState.AUTO_RESTART_QUEUED,
+    }
+)
+RARE = SHORT | {SubState.STUB, SubState.PAUSED, SubState.WAITING, SubState.EXITED}  # fmt: skip
 
 PHASES: dict[str, tuple[tuple[SubState, ...], str]] = {
     **dict.fromkeys(MACHINE, (ENTERED, "")),
-    "shutdown": (tuple(sub for sub in ENTERED if sub not in SHORT),
-                 "an order is given once a world: the shortest phases are left to chance"),
+    "shutdown": (tuple(sub for sub in ENTERED if sub not in RARE),
+                 "an order is given once a world: the shortest and rarest phases are left to chance"),
     "forced": ((SubState.START, SubState.RUNNING, SubState.STOP_SIGTERM, SubState.STOP_POST, SubState.STOP,
                 SubState.STUCK, SubState.DEAD, SubState.FAILED, SubState.CONDITION),
                "it follows a shutdown, in which little else goes on"),
@@ -87,8 +96,8 @@ PHASES: dict[str, tuple[tuple[SubState, ...], str]] = {
     "stopped": ((SubState.CONDITION, SubState.START_PRE, SubState.START, SubState.START_POST, SubState.RUNNING,
                  SubState.RELOAD, SubState.STOP, SubState.STOP_SIGTERM, SubState.STOP_POST),
                 "in the other phases nothing lives, or for a moment only"),
-    "unwell": ((SubState.START, SubState.START_POST, SubState.RUNNING, SubState.RELOAD),
-               "a unit is checked in these phases"),
+    "unwell": ((SubState.START, SubState.RUNNING),
+               "a unit is checked in these phases; in those that are shorter that is left to chance"),
     "unknown_status": (tuple(sub for sub in LIVE if sub is not SubState.EXITED), "nothing that could end is there"),
     "killed": (tuple(sub for sub in LIVE if sub not in (SubState.EXITED, SubState.STOP_WATCHDOG)),
                "nothing lives there (what kill-mode process leaves apart), or for a moment only"),

@@ -3,7 +3,7 @@
 from random import Random
 
 import pytest
-from mutants import MUTANTS
+from mutants_scheduling import PLANTED as MUTANTS
 
 from supervisord_py.testing.profile import draw_profile
 from supervisord_py.testing.world import World
@@ -20,7 +20,8 @@ def test_the_planted_bug_is_found(name: str) -> None:
     planted = MUTANTS[name]
     with planted.plant() as manager_type:
         for seed in range(SEEDS):
-            if planted.needs and not getattr(draw_profile(Random(seed)), planted.needs):
+            profile = draw_profile(Random(seed))
+            if not all(getattr(profile, need) for need in planted.needs.split()):
                 continue
             outcome = World(seed, manager_type=manager_type).run()
             if outcome.checker is not None:

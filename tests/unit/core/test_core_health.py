@@ -360,7 +360,7 @@ def test_a_command_is_a_process_beside_the_life() -> None:
     assert rig.manager.ledger.beside == {}
 
 
-def test_a_command_that_hangs_is_killed_as_a_tree_and_has_failed() -> None:
+def test_b_af_5_a_command_that_hangs_is_killed_as_a_tree_and_has_failed() -> None:
     rig = up(command(failure_threshold=1, action=ProbeAction.NONE, timeout_ns=2 * SECOND_NS))
     rig.later(0)
     spawn = check_of(rig)

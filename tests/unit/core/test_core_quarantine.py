@@ -7,11 +7,11 @@ import pytest
 from core_rig import Rig, commands, needs, notify, service
 
 from supervisord_py.core import view
-from supervisord_py.core.actions import SpawnProcess
+from supervisord_py.core.actions import ExitSupervisor, SpawnProcess
 from supervisord_py.core.events import Origin
 from supervisord_py.core.manager import Manager
 from supervisord_py.model.pools import PoolLimits
-from supervisord_py.model.states import Restart, Role, ServiceType
+from supervisord_py.model.states import ExitSupervisorOn, Restart, Role, ServiceType
 from supervisord_py.model.unit import SECOND_NS, Command, Dependency, Quarantine, RestartPolicy, Unit
 
 STUB = Command(("/bin/stub",))
@@ -66,7 +66,7 @@ def test_a_loop_is_quarantined_at_its_fifth_failure(pause: int, name: str) -> No
     assert len(rig.spawns) == before, "nothing starts it again"
 
 
-def test_a_threshold_of_consecutive_errors_is_a_failure() -> None:
+def test_b_af_1_a_threshold_of_consecutive_errors_is_a_failure() -> None:
     """The older system counted three errors in a lifetime; here X_OK between them begins anew (B-AF-1)."""
     rig = Rig(notify("web", restart=policy(5), error_threshold=3))
     rig.ask("start", "web")
@@ -180,6 +180,8 @@ def test_the_stub_ends_before_the_unit_begins() -> None:
     rig.spawned("web")
     request = rig.ask("release", "web")
     assert rig.shown("web").startswith("quarantined/stop-sigterm")
+    assert rig.record("unit.queued").fields["message"] == "its stub ends first", "it waits for no other unit"
+    assert "waiting_for" not in rig.record("unit.queued").fields
     assert len(rig.spawns) == 2
     rig.exited("web", signal=15, role=Role.STUB)
     assert rig.spawns[-1].role is Role.MAIN
@@ -318,6 +320,21 @@ def test_a_shutdown_ends_the_stub_and_tries_nothing_again() -> None:
     assert [spawn.role for spawn in rig.spawns] == [Role.MAIN, Role.STUB]
 
 
+def test_a_release_of_a_unit_on_trial_ends_the_trial() -> None:
+    """It runs, so no start follows: who trusts it is told, and its next failure is the first. It counted on."""
+    rig = quarantined(retry_after_ns=60 * SECOND_NS)
+    rig.later(60)
+    rig.spawned("web")
+    assert (rig.shown("web"), rig.status("web").failures) == ("active/running/success", 1)
+    rig.ask("release", "web", origin=ALICE, plan=True)
+    assert rig.status("web").failures == 1
+    rig.ask("release", "web", origin=ALICE, reason="it was the disk")
+    assert rig.status("web").failures == 0
+    fields = rig.record("unit.released").fields
+    assert (fields["by"], fields["reason"]) == ("alice (uid 1000)", "it was the disk")
+    assert rig.status("web").pid is not None
+
+
 def test_a_stub_holds_the_slot_of_its_unit() -> None:
     rig = Rig()
     rig.load(fragile(quarantine={"stub": STUB}), service("z"), start=True, limits=PoolLimits(1))
@@ -344,3 +361,33 @@ def test_a_clean_oneshot_after_a_retry_is_released_at_once() -> None:
     rig.spawned("job")
     rig.exited("job", 0)
     assert "unit.released" in events(rig, "job")
+
+
+def test_a_stub_that_comes_later_waits_for_a_slot() -> None:
+    """A start that brought a stub back let it in beyond the limit."""
+    rig = Rig()
+    units = (fragile(quarantine={"stub": STUB}), service("other"), service("shop", relations=needs("web")))
+    rig.load(*units, limits=PoolLimits(1))
+    rig.ask("start", "web")
+    rig.spawned("web")
+    rig.crash("web")
+    rig.spawned("web")
+    rig.ask("stop", "web")
+    rig.exited("web", signal=15)
+    rig.ask("start", "other")
+    rig.spawned("other")
+    rig.ask("start", "shop", wait=False)
+    assert [job.unit for job in view.jobs(rig.manager) if job.limit is not None] == ["web"]
+    rig.ask("stop", "other")
+    rig.exited("other", signal=15)
+    assert rig.status("web").sub_state == "stub"
+
+
+def test_a_unit_that_ends_the_supervisor_has_no_stub() -> None:
+    """A stub took the place of its failure, which was to be the end of everything: the supervisor went on."""
+    rig = Rig(fragile(relations={"exit_supervisor_on": ExitSupervisorOn.FAILURE}, quarantine={"stub": STUB}))
+    rig.ask("start", "web")
+    rig.spawned("web")
+    rig.crash("web", 3)
+    assert [spawn for spawn in rig.spawns if spawn.role is Role.STUB] == []
+    assert rig.did(ExitSupervisor) == [ExitSupervisor(3)]

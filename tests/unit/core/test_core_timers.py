@@ -807,3 +807,14 @@ def test_why_and_status_say_when() -> None:
     assert rig.status("job").why == line.message
     assert rig.status("job").last_elapse is None
     assert UnitState().timer is None
+
+
+def test_a_rolling_restart_of_a_unit_that_waits_for_its_time_is_done_when_it_is_armed_anew() -> None:
+    """Between two runs a unit is up without a process: that is no failure of the rollout."""
+    rig = armed(job(on_active=(60,)), job("other", on_active=(60,)))
+    rig.ask("start", "other")
+    request = rig.ask("restart", "job", "other", arguments={"max_unavailable": 1, "probation_ns": SECOND_NS})
+    rig.later(5)
+    assert rig.outcome(request) == {"job": "done", "other": "done"}
+    assert rig.record("rollout.finished").fields["result"] == "done"
+    assert rig.shown("job") == "active/waiting/success"

@@ -32,7 +32,7 @@ def pass_silently(rig: Rig, seconds: float, *, stopped: bool = False) -> None:
             rig.looked("web", stopped=stopped)
 
 
-def test_a_unit_without_heartbeats_is_ended_and_restarted() -> None:
+def test_b_po_3_a_unit_without_heartbeats_is_ended_and_restarted() -> None:
     rig = watched()
     assert dict(rig.spawns[0].environment)["WATCHDOG_USEC"] == "60000000"
     pass_silently(rig, 59)
@@ -57,7 +57,7 @@ def test_a_heartbeat_begins_the_time_anew() -> None:
     assert rig.shown("web") == "active/running/success"
 
 
-def test_the_watch_begins_when_the_start_is_done() -> None:
+def test_b_af_2_the_watch_begins_when_the_start_is_done() -> None:
     """A long start has a time-out of its own (B-AF-2: the old counters restarted healthy agents for ever)."""
     rig = Rig(notify("web", watchdog_ns=SECOND_NS, timeout_start_ns=MINUTE_NS))
     rig.ask("start", "web")
@@ -144,7 +144,7 @@ def test_the_process_may_ask_for_another_pause() -> None:
     assert rig.shown("web") == "active/running/success"
 
 
-def test_a_unit_that_beats_and_does_nothing_is_stuck_too() -> None:
+def test_b_po_16_a_unit_that_beats_and_does_nothing_is_stuck_too() -> None:
     """A heartbeat from a side thread proves nothing about the work (B-PO-16)."""
     rig = watched(progress_ns=2 * MINUTE_NS)
     rig.says("web", X_PROGRESS="1")
