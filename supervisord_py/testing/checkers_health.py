@@ -16,6 +16,7 @@ from supervisord_py.core.events import (
     ProcessExited,
     ProcessSpawned,
     SpawnFailed,
+    TreeEmptied,
     UnitsLoaded,
 )
 from supervisord_py.core.view import unit_status
@@ -117,7 +118,10 @@ class Probes(Checker):
                 found.asked = found.look = None
 
     def _note_end(self, event: Event) -> None:
-        """A life that has lost its main process may go on in ways that only the core can tell."""
+        """A life that has lost its main process, or all, may go on in ways that only the core can tell."""
+        if isinstance(event, TreeEmptied):
+            for found in self._found.get(event.unit, {}).values():
+                found.asked, found.is_known = None, False
         if not isinstance(event, ProcessExited | SpawnFailed) or event.spawn_id in self._check_of:
             return
         asked = self.world.seen.spawned.get(event.spawn_id)

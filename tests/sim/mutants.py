@@ -72,6 +72,12 @@ class Mutant(Struct, frozen=True):
 
 MUTANTS: dict[str, Mutant] = {}
 
+TIMED = {
+    "units_max": 14, "requests": 120, "gap_max_ms": 4000, "relations": 0, "timers": 0.5, "shutdown": 0, "conditions": 0,
+    "daemon_reload": 0, "apply": 0, "rolling": 0, "exits_supervisor": 0,
+}  # fmt: skip
+"""Worlds in which timers fire for a while."""
+
 
 def mutant(
     what: str, *checkers: str, needs: str = "", **more: float
@@ -724,7 +730,7 @@ def checks_what_ends() -> Iterator[type[Manager]]:
 # timers
 
 
-@mutant("a timer fires a tenth of its span too early", "timers", timers=0.4)
+@mutant("a timer fires a tenth of its span too early", "timers", **TIMED)
 def fires_early() -> Iterator[type[Manager]]:
     def made(original: Any) -> Any:
         def plan_timer(timer: Any, *more: Any, **how: Any) -> Any:
@@ -741,7 +747,7 @@ def fires_early() -> Iterator[type[Manager]]:
         yield manager
 
 
-@mutant("a clock that is set is not noticed", "timers", timers=0.4, wall_jump=0.2)
+@mutant("a clock that is set is not noticed", "timers", **{**TIMED, "wall_jump": 0.2})
 def overlooks_the_clock() -> Iterator[type[Manager]]:
     def made(_: Any) -> Any:
         return lambda book: None
@@ -750,7 +756,7 @@ def overlooks_the_clock() -> Iterator[type[Manager]]:
         yield manager
 
 
-@mutant("calendars are read in UTC, whatever the zone", "timers", timers=0.4)
+@mutant("calendars are read in UTC, whatever the zone", "timers", **{**TIMED, "gap_max_ms": 12_000, "wall_jump": 0.4})
 def knows_no_zones() -> Iterator[type[Manager]]:
     class Zoneless(Manager):
         def use_zones(self, zone_of: Any) -> None:
@@ -759,7 +765,7 @@ def knows_no_zones() -> Iterator[type[Manager]]:
     yield Zoneless
 
 
-@mutant("what fires a persistent timer is not kept", "timers", timers=0.4)
+@mutant("what fires a persistent timer is not kept", "timers", **TIMED)
 def keeps_no_stamp() -> Iterator[type[Manager]]:
     class Careless(Manager):
         def handle(self, event: Event, now: Now) -> Effects:
