@@ -592,12 +592,8 @@ class Kernel:
                 self._agenda.after(self._milliseconds(0, 50), partial(self.end, process, ExitStatus(signal=SIGTERM)))
             elif spawn is not None and spawn.unfinished is not None and process is spawn.main:
                 self._agenda.after(self._milliseconds(0, 50), spawn.unfinished)
-            elif spawn is None and process.daemon_of is not None and process.daemon_of.service is not None:
-                path = process.daemon_of.service.pid_file
-                if path is not None:
-                    self._agenda.after(
-                        self._milliseconds(0, 50), partial(self._daemons.write_pid_file, path, process, process.pid)
-                    )
+            elif spawn is None:
+                self._daemons.cure(process)
 
     def alive(self) -> list[Process]:
         return [process for tree in self.trees.values() for process in tree.values()]
