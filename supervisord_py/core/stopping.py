@@ -307,7 +307,7 @@ def _schedule_restart(ledger: Ledger, name: str, state: UnitState, service: Serv
 def next_delay_ns(ledger: Ledger, policy: RestartPolicy, attempt: int) -> int:
     """Return how long a unit pauses before the next life that nobody asked for, jitter included [ns]."""
     delay_ns = restart_delay_ns(policy, attempt)
-    return delay_ns + (jitter_ns(policy, delay_ns, ledger.draw()) if policy.jitter > 0 else 0)
+    return delay_ns + jitter_ns(policy, delay_ns, ledger.draw())
 
 
 def _rest(ledger: Ledger, name: str, unit: Unit, state: UnitState) -> None:

@@ -1,9 +1,9 @@
 """A hand-driven world for one manager: the test says what happens, the rig keeps the time, the numbers and the laws.
 
-After every event seven laws are checked: the folded changes are the snapshot, a manager restored from the changes
+After every event eight laws are checked: the folded changes are the snapshot, a manager restored from the changes
 before the event decides the same and finds everything where the other one does, nothing is decided without a record
-for each spawn, each record is as grave as its event is, a life ends once, and what is only said of a unit leads to
-nothing.
+for each spawn, each record is as grave as its event is, a life ends once, what is only said of a unit leads to
+nothing, and whoever looks at every unit and job once more finds nothing that could go on.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,6 +12,7 @@ from typing import Any
 from supervisord_py.core import view
 from supervisord_py.core.actions import CheckConditions, Effects, FollowMain, Reply, SpawnProcess
 from supervisord_py.core.events import (
+    ClockChanged,
     CommandRequested,
     ConditionsChecked,
     DeadlineReached,
@@ -66,6 +67,7 @@ def untrue(manager: Manager) -> Iterator[str]:
             "the text of a life is kept": rests or name in ledger.texts,
             "one command at a time": state.control is None or state.index == state.control.index,
             "what ended well is over": not state.accomplished or state.succeeded,
+            "what is shown is so": state.active is ledger.shown_active(name),
         }
         yield from (f"{name}: {law}" for law, holds in laws.items() if not holds)
     for job in ledger.jobs.values():
@@ -75,6 +77,13 @@ def untrue(manager: Manager) -> Iterator[str]:
             "what is named was asked for": not job.named or job.origin is JobOrigin.COMMAND,
         }
         yield from (f"job {job.id} of {job.unit}: {law}" for law, holds in laws.items() if not holds)
+
+
+def unfinished(manager: Manager, now: Now) -> Effects:
+    """Have everything looked at once more, and return what comes of that."""
+    manager.ledger.changed = dict.fromkeys(sorted(manager.ledger.states))
+    manager.ledger.runnable = dict.fromkeys(manager.ledger.jobs)
+    return manager.handle(ClockChanged(), now)
 
 
 GRAVE = {
@@ -202,6 +211,9 @@ class Rig:
         assert twin.deadline_ns() == self.manager.deadline_ns()
         self._fold()
         assert self.state == self.manager.snapshot() == twin.snapshot()
+        again = unfinished(twin, now)
+        assert (again.records, again.actions) == ([], []), "nothing is left that could be done"
+        assert twin.snapshot() == self.state, "nothing is left that could be done"
         self._check_records(effects)
         self.records += effects.records
         self.actions += effects.actions
