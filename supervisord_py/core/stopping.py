@@ -40,7 +40,7 @@ def fail(ledger: Ledger, name: str, result: Result, message: str) -> None:
         state.result, state.message = result, message
 
 
-def _begin_stopping(ledger: Ledger, name: str, reason: str, quiet: bool) -> None:
+def _begin_stopping(ledger: Ledger, name: str, reason: str, *, quiet: bool = False) -> None:
     """Write ``unit.stopping`` once a life, unless the life ended by itself and nothing is left to stop."""
     state = ledger.edit(name)
     state.sweeping = False
@@ -57,7 +57,7 @@ def enter_stop(ledger: Ledger, name: str, reason: str, *, quiet: bool = False) -
     """Stop a unit that was fully started: exec-stop first, then signals."""
     service = processes.service_of(ledger, name)
     if ledger.state(name).was_up and service.exec_stop and not _is_forced(ledger):
-        _begin_stopping(ledger, name, reason, quiet=False)
+        _begin_stopping(ledger, name, reason)
         processes.run_command(ledger, name, SubState.STOP, Role.STOP, 0)
     else:
         enter_signal(ledger, name, reason, quiet=quiet)
@@ -65,7 +65,7 @@ def enter_stop(ledger: Ledger, name: str, reason: str, *, quiet: bool = False) -
 
 def enter_signal(ledger: Ledger, name: str, reason: str, *, quiet: bool = False) -> None:
     """Ask what is left of the life to end."""
-    _begin_stopping(ledger, name, reason, quiet)
+    _begin_stopping(ledger, name, reason, quiet=quiet)
     _signal_phase(ledger, name, SubState.STOP_SIGTERM)
 
 
@@ -93,7 +93,7 @@ def enter_watchdog(ledger: Ledger, name: str, message: str) -> None:
     service = processes.service_of(ledger, name)
     fail(ledger, name, Result.WATCHDOG, message)
     ledger.record("unit.watchdog", name, severity=Severity.ERROR, fields={"message": message})
-    _begin_stopping(ledger, name, message, quiet=False)
+    _begin_stopping(ledger, name, message)
     ledger.set_sub(name, SubState.STOP_WATCHDOG)
     ledger.arm_phase(name, processes.stop_timeout_ns(ledger, service.timeout_abort_ns))
     _signal(ledger, name, service.kill.watchdog_signal)
@@ -101,7 +101,7 @@ def enter_watchdog(ledger: Ledger, name: str, message: str) -> None:
 
 def enter_stopping_itself(ledger: Ledger, name: str) -> None:
     """The process says that it is ending: wait for it as after a signal, without one."""
-    _begin_stopping(ledger, name, "it said STOPPING=1", quiet=False)
+    _begin_stopping(ledger, name, "it said STOPPING=1")
     ledger.set_sub(name, SubState.STOP_SIGTERM)
     ledger.arm_phase(name, processes.stop_timeout_ns(ledger, processes.service_of(ledger, name).timeout_stop_ns))
 
@@ -229,7 +229,7 @@ def kill_now(ledger: Ledger, name: str) -> None:
     if ledger.service(name) is None:
         end(ledger, name)
         return
-    _begin_stopping(ledger, name, "the shutdown was forced", quiet=False)
+    _begin_stopping(ledger, name, "the shutdown was forced")
     if processes.is_gone(ledger, name):
         over(ledger, name)
     else:

@@ -6,7 +6,7 @@ from test_core_rollout_fates import Roll
 
 from supervisord_py.core import view
 from supervisord_py.core.actions import CheckConditions
-from supervisord_py.core.events import NotifyReceived
+from supervisord_py.core.events import ExitStatus, NotifyReceived, ProcessExited
 from supervisord_py.core.manager import Manager
 from supervisord_py.model.states import JobMode, Restart, Severity
 from supervisord_py.model.unit import SECOND_NS, Condition, Dependency, RestartPolicy, UnitSet
@@ -155,6 +155,51 @@ def test_nothing_of_a_unit_whose_file_went_with_the_manager_is_left() -> None:
     assert view.list_units(rig.manager) == ["web"]
 
 
+def test_a_request_that_was_done_at_once_is_answered_at_once_when_it_comes_again() -> None:
+    """Its answer is remembered with its token: nobody waits for a job that has ended."""
+    rig = Rig(service("web"))
+    rig.ask("start", "web")
+    rig.spawned("web")
+    first, again = rig.ask("start", "web", token="t"), rig.ask("start", "web", token="t")
+    assert rig.replies[again].outcomes == rig.replies[first].outcomes
+    assert rig.outcome(again) == {"web": "done"}
+
+
+def test_a_look_whose_turn_comes_when_all_is_well_is_over() -> None:
+    """web has to find db active; the look waits for slow, as db would, and db is up before that."""
+    rig = Rig(
+        notify("slow"),
+        notify("db", relations={"after": (Dependency("slow"),)}),
+        service("web", relations={"requisite": (Dependency("db"),)}),
+    )
+    rig.ask("start", "db", mode=JobMode.IGNORE_DEPENDENCIES, wait=False)
+    rig.ask("cancel", arguments={"job": rig.manager.ledger.job_of["db"].id})
+    rig.spawned("db")
+    rig.ask("start", "slow", wait=False)
+    request = rig.ask("start", "web")
+    rig.says("db", READY="1")
+    rig.up("slow")
+    rig.spawned("web")
+    assert rig.outcome(request) == {"web": "done"}
+
+
+def test_what_is_upheld_does_not_start_what_somebody_stopped() -> None:
+    """boss upholds web, which needs db; db was stopped by hand, and stays so: web waits for it."""
+    rig = Rig(
+        service("boss", relations={"upholds": (Dependency("web"),)}),
+        service("web", relations=needs("db")),
+        service("db"),
+    )
+    rig.ask("start", "db")
+    rig.spawned("db")
+    rig.ask("stop", "db")
+    rig.exited("db", signal=15)
+    rig.ask("start", "boss", mode=JobMode.IGNORE_DEPENDENCIES)
+    rig.spawned("boss")
+    assert rig.launched() == ["db", "boss"]
+    assert rig.status("web").sub_state == "dependency"
+
+
 # words of processes
 
 
@@ -191,6 +236,26 @@ def test_what_is_repeated_is_written_once_in_its_time(said: dict[str, str], even
         written.append([record.event for record in rig.last.records])
         rig.later(seconds / 4)
     assert written == [[event], [], [], []] * 3
+
+
+def test_a_process_that_handed_its_place_over_before_it_was_known_ends_without_a_word() -> None:
+    """MAINPID= came before the spawn was told; the end of the first process is written and decides nothing."""
+    rig = Rig(notify("web"))
+    rig.ask("start", "web")
+    spawn_id = rig.spawn_of("web").spawn_id
+    rig.happen(NotifyReceived("web", spawn_id, 101, {"READY": "1"}, main_pid=300))
+    rig.happen(ProcessExited(spawn_id, 101, ExitStatus(code=0), main=False, tree_empty=False))
+    assert rig.record("unit.exited").fields["handed_over"] is True
+    assert rig.shown("web") == "active/running/success"
+
+
+def test_what_ends_well_before_its_spawn_is_told_may_remain() -> None:
+    """A program that is through at once: its end can be the first that is heard of it."""
+    rig = Rig(service("web", remain_after_exit=True))
+    request = rig.ask("start", "web")
+    rig.exited("web", 0)
+    assert rig.shown("web") == "active/exited/success"
+    assert rig.outcome(request) == {"web": "done"}
 
 
 # rollouts
