@@ -15,6 +15,8 @@ Source: systemd, core/job.c and unit.c (unit_notify); model-codebases 3.1 (the h
 dinit, service.cc (process_queues).
 """
 
+from msgspec.structs import replace
+
 from supervisord_py.core import demand, life, processes, service, stopping
 from supervisord_py.core.actions import CheckConditions
 from supervisord_py.core.consequences import carry_out
@@ -253,8 +255,8 @@ def _note_order(state: UnitState, job: Job) -> None:
     """Remember who or what begins the life."""
     if job.origin is not JobOrigin.AUTOMATIC:
         state.order = Order("restarted" if job.halfway else "started", job.by, job.note, job.reason)
-    elif state.order is not None and state.order.verb == "stopped":
-        state.order = None
+    elif state.order is not None:
+        state.order = None if state.order.verb == "stopped" else replace(state.order, past=True)
     if len(job.monitors) == 1:
         state.monitor = job.monitors[0]
     elif state.sub not in BETWEEN_LIVES:

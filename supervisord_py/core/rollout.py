@@ -203,6 +203,8 @@ def reverted(ledger: Ledger) -> None:
     ledger.record("rollout.reverted", cause=rollout.cause, fields={"units": list(rollout.units)})
     for name, unit in rollout.units.items():
         state = ledger.state(name)
+        # A probation ends nothing any more: it was that of the new text.
+        unit.good_at_ns = None
         # One that waits for its turn may have begun a life by the new text all the same, with one that it needs.
         is_down = unit.step is not RolloutStep.WAITING and state.sub not in UP
         is_left = unit.step is RolloutStep.LEFT_OUT or state.stopped
@@ -254,7 +256,7 @@ def deadline(ledger: Ledger, name: str) -> None:
     rollout = ledger.edit_rollout()
     unit = rollout.units[name]
     unit.good_at_ns = None
-    if ledger.state(name).sub in UP:
+    if unit.step is RolloutStep.PROBATION and ledger.state(name).sub in UP:
         unit.step = RolloutStep.DONE
 
 
@@ -403,7 +405,8 @@ def _left_out(ledger: Ledger, rollout: Rollout, name: str) -> str | None:
     is_stopped = ledger.state(name).stopped and not rollout.units[name].was_stopped
     if is_stopped or _is_being_stopped(ledger, name):
         return f"{name} was stopped meanwhile"
-    if rollout.verb != "apply":
+    if rollout.verb != "apply" or rollout.phase is RolloutPhase.BACK:
+        # What is down on the way back is down because of the text that failed.
         return None
     if _is_at_rest(ledger, name):
         return f"{name} does not run any more"
@@ -520,11 +523,13 @@ def _go_back(ledger: Ledger, rollout: Rollout) -> bool:
         return False
     if waiting and not rollout.max_unavailable:
         return _restart_together(ledger, rollout, waiting)
-    # What is down is brought up first: that takes nothing down.
-    for name in sorted(waiting, key=lambda name: ledger.state(name).sub in UP):
-        if ledger.state(name).sub not in UP or in_flight < rollout.max_unavailable:
-            _restart_one(ledger, rollout, name)
-            return True
+    # What is down is brought up first, which takes nothing down: together, for a start that is called off ends after
+    # what comes after it.
+    if down := [name for name in waiting if ledger.state(name).sub not in UP]:
+        return _restart_together(ledger, rollout, down)
+    if waiting and in_flight < rollout.max_unavailable:
+        _restart_one(ledger, rollout, waiting[0])
+        return True
     return False
 
 

@@ -112,6 +112,8 @@ class Order(Struct, frozen=True, omit_defaults=True):
     """The reason that was given."""
     reason: str = ""
     """What it followed from, where the unit itself was not named."""
+    past: bool = False
+    """Its policy has begun another life since."""
 
 
 class Ending(Enum):

@@ -333,7 +333,7 @@ def _running(state: UnitState, name: str) -> list[WhyLine]:
     """A unit that somebody or something started is explained by that, one that runs again after a failure by the life
     before.
     """
-    lines = [WhyLine("running", "it is running", seq=state.cause), *_source(state)]
+    lines = [WhyLine("running", "it is running", seq=state.cause)]
     before = state.last_life
     if state.restarts and before is not None:
         after = "" if before.runtime_ms is None else f" after {before.runtime_ms / 1000:.1f}s"
@@ -342,7 +342,8 @@ def _running(state: UnitState, name: str) -> list[WhyLine]:
             f"automatic restarts: {state.restarts}, failures counted: {state.failures}"
         )
         lines.append(WhyLine("failed", message, advice=f"supctl lives {name}"))
-    return lines
+    source = _source(state)
+    return [*lines, *source] if state.order is not None and state.order.past else [lines[0], *source, *lines[1:]]
 
 
 def _source(state: UnitState) -> list[WhyLine]:
@@ -351,13 +352,15 @@ def _source(state: UnitState) -> list[WhyLine]:
     if order is None or order.verb == "stopped" or not (order.by or order.note or order.reason):
         return []
     source = state.monitor.unit if state.monitor is not None else None
-    return [WhyLine("operator", f"it was {describe(order)}", unit=source)]
+    which = "an earlier life" if order.past else "it"
+    return [WhyLine("operator", f"{which} was {describe(order)}", unit=source)]
 
 
 def _stopping(state: UnitState) -> str:
     """Say why a unit is stopping: an order, a bond, or how its life ended."""
-    if state.ending is not Ending.ITSELF and state.order is not None and state.order.verb != "started":
-        return f"it is stopping: it was {describe(state.order)}"
+    order = state.order
+    if state.ending is not Ending.ITSELF and order is not None and order.verb != "started" and not order.past:
+        return f"it is stopping: it was {describe(order)}"
     return f"it is stopping: {state.message}" if state.message else "it is stopping"
 
 
@@ -372,7 +375,7 @@ def _failed(state: UnitState, unit: Unit, name: str) -> WhyLine:
     limited = state.ending is Ending.ITSELF and state.result is not Result.DEPENDENCY and unit.service is not None
     if limited and unit.service is not None and is_limit_hit(unit.service.restart, state.failures):
         message = f"it has failed {state.failures} times and is not restarted any more ({state.result.value}){ended}"
-        return WhyLine("failed", message, seq=state.cause, advice=f"supctl start {name}")
+        return WhyLine("failed", message, seq=state.cause, advice=f"supctl lives {name}")
     message = f"it failed ({state.result.value}){ended}"
     return WhyLine("failed", message, seq=state.cause, advice=f"supctl logs {name}")
 

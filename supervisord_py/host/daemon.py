@@ -53,7 +53,7 @@ from supervisord_py.host.facade import (
     reload_report,
 )
 from supervisord_py.host.hands import ManagerHands
-from supervisord_py.host.journal_file import LOSS_KEY, Journal
+from supervisord_py.host.journal_file import GIVEN_UP_KEY, LOSS_KEY, Journal
 from supervisord_py.host.keeper_client import KeeperClient, Welcome
 from supervisord_py.host.last_good import LAST_GOOD_KEY, LastGood
 from supervisord_py.host.live import describe_process
@@ -109,7 +109,7 @@ class Daemon:
         self._journal = Journal(
             places.journal, self._settings.journal, boot_id=boot_id(), loop=self._loop, group_id=gid
         )
-        recovery = self._journal.open(welcome.lines, welcome.state.get(LOSS_KEY))
+        recovery = self._journal.open(welcome.lines, welcome.state.get(LOSS_KEY), welcome.state.get(GIVEN_UP_KEY))
         self._lost = welcome.lost if is_first else None
         units = self._loaded.unit_set
         self._manager = first_manager(places.snapshot, self._lost) if is_first else next_manager(welcome.state, units)

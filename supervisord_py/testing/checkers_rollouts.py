@@ -15,6 +15,7 @@ from supervisord_py.core.events import (
     ProcessExited,
     ShutdownForced,
     ShutdownRequested,
+    SpawnFailed,
     UnitsLoaded,
 )
 from supervisord_py.core.view import unit_status
@@ -247,8 +248,10 @@ class RolloutBound(RolloutLaw):
             return False
         if step.now.mono_ns < taken.done_ns + rollout.probation_ns and not self.world.seen.ends_by_itself(name):
             return name in rollout.up or taken.done_ns == step.now.mono_ns
-        # what goes down in this step may do so because of the one that is taken
-        return name in rollout.stirring and taken.done_ns < step.now.mono_ns and self._is_stirring(name)
+        # what goes down, or comes to rest and begins anew, in this step may do so because of the one that is taken
+        has_rested = any(each.event == "unit.stopped" and each.unit == name for each in step.effects.records)
+        is_older = name in rollout.stirring and taken.done_ns < step.now.mono_ns and not has_rested
+        return is_older and self._is_stirring(name)
 
     def _is_stirring(self, name: str) -> bool:
         known = self.world.manager_units()
@@ -300,20 +303,29 @@ class RolloutProbation(RolloutLaw):
 
 
 class RolloutBack(RolloutLaw):
-    """After a rollout has gone back nothing runs by a text that it has taken back, unless somebody asked for that."""
+    """After a rollout has gone back nothing runs by a text that it has taken back, and what was the reason to go back
+    is not left where it fell, unless somebody asked for that.
+    """
 
     name = "rollout-back"
 
     def finished(self, step: Step, rollout: Rollout, record: Record) -> None:
         if not rollout.is_back or record.fields["result"] != "failed" or rollout.loads:
             return
+        failed = rollout.failed
+        if failed is not None and record.fields["units"][failed] == "left-out":
+            life, excused = self.world.seen.lives.get(failed), {*rollout.asked, *self.world.seen.units.masked}
+            if failed not in excused and life is not None and life.main_gone and not life.ordered:
+                self.fail(f"{failed} has failed, and nothing was done to bring it back")
         for name in rollout.units:
             life, older = self.world.seen.lives.get(name), rollout.older.get(name)
             if life is None or older is None or not life.main_running or life.ending or name in rollout.asked:
                 continue
             fate = record.fields["units"][name]
-            if fate == "failed" and name not in rollout.taken:
-                # what was loaded contradicts itself: its restart was refused, and that is told
+            taken = rollout.taken.get(name)
+            if fate == "failed" and (taken is None or taken.result == "timeout"):
+                # what was loaded contradicts itself, so that its restart was refused, or the restart did not get its
+                # turn within its job time-out; that is told
                 continue
             if keys := restart_keys(life.unit, older):
                 self.fail(f"{name} ({fate}) runs by the text that was taken back ({', '.join(keys)})")
@@ -420,10 +432,12 @@ class ExitCode(Checker):
 
     def step(self, step: Step) -> None:
         seen, event = self.world.seen, step.event
-        if isinstance(event, ProcessExited) and event.main and event.spawn_id in seen.spawned:
+        if isinstance(event, ProcessExited | SpawnFailed) and event.spawn_id in seen.spawned:
             asked = seen.spawned[event.spawn_id]
-            if asked.role is Role.MAIN:
-                self._ends[asked.unit] = asked.invocation, event.status
+            if asked.role is Role.MAIN and (isinstance(event, SpawnFailed) or event.main):
+                # A later command that never ran has the code of the step that failed, as in the journal.
+                status = event.status if isinstance(event, ProcessExited) else ExitStatus(code=event.code)
+                self._ends[asked.unit] = asked.invocation, status
         ends = {
             record.unit: (record.event, str(record.fields.get("result")))
             for record in step.effects.records

@@ -328,7 +328,7 @@ def test_a_manager_killed_while_the_disk_fails_leaves_a_journal_to_go_on_with(tm
         custody = [(line.seq, line.data[:-1].decode()) for line in lines if line.seq > log.written]
         disk.on_step = None
         plan = plan_recovery(disk, custody)
-        again = SegmentLog(disk, SETTINGS, boot="boot", at=plan.at, start=plan.start)
+        again = SegmentLog(disk, SETTINGS, boot="boot", at=plan.at, start=plan.start, written=plan.written)
         again.add(plan.missing)
         write(again, Source(plan.chain).lines(1))
         assert (again.failing, again.durable) == (None, lines_before + 4)

@@ -36,9 +36,10 @@ from supervisord_py.core.events import (
     ShutdownRequested,
 )
 from supervisord_py.core.jobs import STOP_LIKE
+from supervisord_py.core.ledger import Ledger
 from supervisord_py.core.manager import Manager
 from supervisord_py.core.service import TRANSITIONS, Input
-from supervisord_py.core.state import Ending, RolloutStep
+from supervisord_py.core.state import REST, Ending, RolloutPhase, RolloutStep
 from supervisord_py.model.states import Role, SubState
 from supervisord_py.model.unit import ExitStatuses
 
@@ -572,6 +573,21 @@ def goes_back_in_words_only() -> Iterator[type[Manager]]:
         return reverted
 
     with swapped(rollout, "reverted", made) as manager:
+        yield manager
+
+
+@mutant("what was the reason to go back is left down", "rollout-back", needs="apply")
+def leaves_down() -> Iterator[type[Manager]]:
+    def made(real: Any) -> Any:
+        def left_out(book: Ledger, roll: Any, name: str) -> str | None:
+            if roll.phase is RolloutPhase.BACK and book.state(name).sub in REST:
+                return f"{name} does not run any more"
+            told: str | None = real(book, roll, name)
+            return told
+
+        return left_out
+
+    with swapped(rollout, "_left_out", made) as manager:
         yield manager
 
 

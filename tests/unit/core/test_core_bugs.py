@@ -298,7 +298,7 @@ def test_008_why_tells_the_whole_truth() -> None:
         rig.later(5)
     line = view.why(rig.manager, "web")[0]
     assert line.message.startswith("it has failed 5 times and is not restarted any more")
-    assert line.advice == "supctl start web"
+    assert line.advice == "supctl lives web"
 
 
 def test_waiting_for_more_is_not_needing_more() -> None:
