@@ -288,3 +288,17 @@ def test_what_failed_for_good_by_the_new_text_is_brought_back() -> None:
     roll.release(1, reverts=True)
     roll.up("a")
     assert roll.fates == {"a": "reverted", "b": "left-out"}
+
+
+def test_what_happens_to_others_does_not_lengthen_a_probation() -> None:
+    """Somebody restarts a in its probation: that begins anew with the new life, and once only."""
+    roll = Roll(notify("a"), notify("b"))
+    roll.rolling("a", "b", probation_s=5)
+    roll.cycled("a")
+    roll.ask("restart", "a", wait=False)
+    roll.cycled("a")
+    roll.later(3)
+    roll.says("b", STATUS="busy")
+    assert roll.steps["a"] == "probation"
+    roll.later(2)
+    assert roll.steps == {"a": "done", "b": "restarting"}
