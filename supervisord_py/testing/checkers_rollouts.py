@@ -240,7 +240,8 @@ class RolloutBound(RolloutLaw):
             self.fail(f"{name} is restarted twice")
         in_hand = [other for other in rollout.taken if other != name and self._is_in_hand(step, rollout, other)]
         # on the way back what is down comes up first, also what went down by itself just now
-        has_ended = any(record.event == "unit.exited" and record.unit == name for record in step.effects.records)
+        ends = ("unit.exited", "unit.watchdog", "unit.progress-stalled")
+        has_ended = any(record.event in ends and record.unit == name for record in step.effects.records)
         is_down = rollout.is_back and (name not in rollout.up or has_ended)
         if len(in_hand) >= rollout.max_unavailable and not is_down:
             self.fail(f"{name} is taken down while {in_hand} are, and {rollout.max_unavailable} may be")
