@@ -370,7 +370,7 @@ def _rest(ledger: Ledger, name: str, unit: Unit, state: UnitState) -> None:
     if state.errno is not None:
         fields["errno"] = state.errno
     if state.sub is SubState.WAITING:
-        fields |= timed.told_next(ledger, name)
+        fields |= {"armed": True} | timed.told_next(ledger, name)
     if not has_failed:
         ledger.record("unit.stopped", name, fields=fields)
         return

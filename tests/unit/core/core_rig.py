@@ -97,7 +97,8 @@ def untrue(manager: Manager) -> Iterator[str]:
             "what waits for no other unit waits for its own": job.state is not JobState.WAITING
             or bool(blockers(ledger, job))
             or ledger.state(job.unit).sub in STOPPING | BETWEEN_LIVES | {SubState.RELOAD}
-            or looks_for_successor(ledger, job.unit),
+            or looks_for_successor(ledger, job.unit)
+            or job.pool is not None,
             "it is blocked by one of its blockers": first_blocker(ledger, job) in (blockers(ledger, job) or [None]),
         }
         yield from (f"job {job.id} of {job.unit}: {law}" for law, holds in laws.items() if not holds)
@@ -125,10 +126,14 @@ def told_by(record: Record) -> str | None:
     """Return the active state that a record says its unit is in from then on, None where it says nothing of that."""
     match record.event:
         case "unit.starting":
-            role = record.fields["role"]
-            return (
-                "deactivating" if role in ("stop", "stop-post") else "reloading" if role == "reload" else "activating"
-            )
+            by_role = {"stop": "deactivating", "stop-post": "deactivating", "reload": "reloading", "stub": "quarantined"}
+            return by_role.get(record.fields["role"], "activating")
+        case "unit.quarantined":
+            return "quarantined"
+        case "unit.stopped" | "unit.failed" if record.fields.get("armed"):
+            return "active"
+        case "unit.stopped" if record.fields.get("stub"):
+            return "quarantined" if "message" in record.fields else "without a stub"
         case "unit.stopping" | "unit.watchdog" | "unit.stuck":
             return "deactivating"
         case "unit.restart-scheduled":
@@ -152,11 +157,17 @@ class Told:
         pardons = isinstance(event, CommandRequested) and event.verb == "reset-failed"
         for record in effects.records:
             if record.unit is not None and (said := told_by(record)) is not None:
-                self._active[record.unit] = said
+                # The end of a stub is not that of a quarantine.
+                is_stubs = said == "deactivating" and self._active.get(record.unit) == "quarantined"
+                self._active[record.unit] = "quarantined" if is_stubs else said
         for name, said in self._active.items():
             status = view.unit_status(manager, name)
+            if said == "without a stub":
+                # It was released, or only its stub was stopped.
+                self._active[name] = said = status.active_state
+                assert said in ("inactive", "quarantined", "queued")
             if status.active_state == "inactive" and (
-                status.sub_state == "dependency" or (pardons and said == "failed")
+                status.sub_state == "dependency" or (pardons and said in ("failed", "quarantined"))
             ):
                 # The end of its job says so, or whoever has its failure forgotten.
                 self._active[name] = said = "inactive"

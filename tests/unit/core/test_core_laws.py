@@ -11,6 +11,7 @@ from msgspec import Struct, inspect, json, structs
 
 from supervisord_py.core import view
 from supervisord_py.core.manager import Manager
+from supervisord_py.core.rollout_state import Rollout
 from supervisord_py.core.state import (
     ACTIVE_STATES,
     FORMAT,
@@ -19,7 +20,6 @@ from supervisord_py.core.state import (
     Job,
     JobEnd,
     LastLife,
-    Rollout,
     TokenEntry,
     UnitState,
 )

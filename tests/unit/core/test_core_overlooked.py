@@ -226,7 +226,7 @@ def test_a_process_that_reloads_for_ever_is_called_up_again() -> None:
 )
 def test_what_is_repeated_is_written_once_in_its_time(said: dict[str, str], event: str, seconds: int) -> None:
     """Said four times as often, each is written at the first word and then once in that time, no less."""
-    rig = Rig(notify("web"))
+    rig = Rig(notify("web", error_threshold=0))
     rig.ask("start", "web")
     rig.up("web")
     fields = {key: word for key, word in said.items() if key.isupper()}
