@@ -16,7 +16,6 @@ where it is. What was restarted stays so, nothing goes back.
 
 For those who wait a unit of a rollout has a job number of its own; the jobs that restart it (one, or two) have others.
 A unit with a timer is up from the moment when it is armed, in a run as between two, and fails by a run that fails.
-
 There is one rollout at a time. All of it is state, so a new manager goes on with it.
 
 Laws: never more than ``max_unavailable`` units are taken down by the rollout at a time, but for what their own

@@ -96,6 +96,9 @@ class Timers(Checker):
                 self._arm(name, now)
             case "timer.elapsed":
                 self._fired(name, step)
+            case "unit.starting" | "unit.stopped" if "stub" in (record.fields.get("role"), *record.fields):
+                # what stands in for a unit is no run of it
+                pass
             case "unit.starting" if armed is not None or name in self.world.seen.texts:
                 goes_on = self._goes_on(record)
                 if name not in self._timed and (goes_on or self.world.seen.text(name).timer is None):

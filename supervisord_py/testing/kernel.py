@@ -45,7 +45,7 @@ from supervisord_py.model.states import NotifyAccess, Role, ServiceType
 from supervisord_py.model.unit import Service
 from supervisord_py.testing.beats import Beats
 from supervisord_py.testing.beside import CommandsBeside
-from supervisord_py.testing.clock import MILLISECOND_NS, Agenda, Clock
+from supervisord_py.testing.clock import MILLISECOND_NS, SECOND_NS, Agenda, Clock
 from supervisord_py.testing.custody import Custody
 from supervisord_py.testing.daemons import Daemons
 from supervisord_py.testing.population import SHORT_LIVED, is_broken_release
@@ -427,6 +427,10 @@ class Kernel:
     def notify(self, spawn: Spawn, fields: dict[str, str]) -> None:
         if self.freezer.holds(spawn.main, lambda: self.notify(spawn, fields)):
             return
+        if self.is_lost and self._calm:
+            # in the calm nobody speaks before there is somebody to hear it
+            self._agenda.after(SECOND_NS, lambda: self.notify(spawn, fields))
+            return
         if not spawn.over and spawn.main.alive and not spawn.pending and self.admits(spawn, spawn.main):
             self.struck("chatter", spawn.unit)
             self.custody.tell(NotifyReceived(spawn.unit, spawn.spawn_id, spawn.main.pid, fields))
@@ -588,12 +592,8 @@ class Kernel:
                 self._agenda.after(self._milliseconds(0, 50), partial(self.end, process, ExitStatus(signal=SIGTERM)))
             elif spawn is not None and spawn.unfinished is not None and process is spawn.main:
                 self._agenda.after(self._milliseconds(0, 50), spawn.unfinished)
-            elif spawn is None and process.daemon_of is not None and process.daemon_of.service is not None:
-                path = process.daemon_of.service.pid_file
-                if path is not None:
-                    self._agenda.after(
-                        self._milliseconds(0, 50), partial(self._daemons.write_pid_file, path, process, process.pid)
-                    )
+            elif spawn is None:
+                self._daemons.cure(process)
 
     def alive(self) -> list[Process]:
         return [process for tree in self.trees.values() for process in tree.values()]
