@@ -89,6 +89,7 @@ def unit_status(manager: Manager, name: str) -> UnitStatus:
         condition_result=state.unmet is None if state.checked_wall_ns else None,
         condition_at=_rfc3339(state.checked_wall_ns) if state.checked_wall_ns else None,
         condition_unmet=state.unmet,
+        has_run=state.started or state.invocation is None,
     )
 
 

@@ -44,6 +44,7 @@ class UnitReply(TypedDict, total=False):
     condition_result: bool | None
     condition_at: str | None
     condition_unmet: str | None
+    has_run: bool
     restart_keys: list[str] | None
 
 
@@ -91,6 +92,7 @@ def unit_from_wire(raw: dict[str, Any]) -> UnitReply:
     unit["exit"] = exit_from_wire(raw.get("exit"))
     # An older supervisor does not say.
     unit["needs_restart"], unit["needs_reload"] = bool(raw.get("needs_restart")), bool(raw.get("needs_reload"))
+    unit["has_run"] = bool(raw.get("has_run", True))
     return unit
 
 

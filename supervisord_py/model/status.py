@@ -18,6 +18,7 @@ class UnitStatus(Struct, frozen=True):
     keeps the unit from being plainly active. ``needs_restart``: its life runs by another text than the loaded one, in a
     key that only a restart brings; ``needs_reload`` (the host's): its files are others than those that were loaded;
     ``refused`` (the host's) why apply has gone back from those.
+    ``has_run`` says whether the main program of its present or last life has begun, so that ``exit`` is its end.
     ``condition_result`` says whether its conditions and assertions held when they were looked at last (None: never),
     ``condition_at`` when that was, ``condition_unmet`` which did not hold.
     """
@@ -47,6 +48,7 @@ class UnitStatus(Struct, frozen=True):
     condition_result: bool | None = None
     condition_at: str | None = None
     condition_unmet: str | None = None
+    has_run: bool = True
 
 
 class JobStatus(Struct, frozen=True):

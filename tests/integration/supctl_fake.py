@@ -234,6 +234,7 @@ def unit(name: str, state: str = "active", sub: str = "running", **fields: Any) 
         "condition_result": None,
         "condition_at": None,
         "condition_unmet": None,
+        "has_run": True,
     } | fields
 
 
