@@ -25,7 +25,16 @@ from supervisord_py.core.actions import Refusal, Reply, RevertUnits
 from supervisord_py.core.events import CommandRequested, Origin, ShutdownForced, ShutdownRequested, UnitsLoaded
 from supervisord_py.core.manager import Manager
 from supervisord_py.core.snapshot import NewerFormatError
-from supervisord_py.core.view import active_states, exit_code, is_over, lives, reload_plan, rollout_units, unit_status
+from supervisord_py.core.view import (
+    active_states,
+    exit_code,
+    is_over,
+    is_stopping,
+    lives,
+    reload_plan,
+    rollout_units,
+    unit_status,
+)
 from supervisord_py.host.accounts import Accounts
 from supervisord_py.host.cgroups import UnitGroups, find_place
 from supervisord_py.host.clock import Clock
@@ -486,13 +495,22 @@ class Daemon:
             case "kill":
                 self._driver.submit(ShutdownForced())
             case "reload":
-                self._spawn_task(self.reload(self._signaller()))
+                if self._is_stopping or is_stopping(self._manager):
+                    self._refuse_reload(self._signaller())
+                else:
+                    self._spawn_task(self.reload(self._signaller()))
             case "reopen":
                 self._output.reopen()
             case "replace":
                 self._spawn_task(self.restart_manager(self._signaller()))
             case _:
                 raise AssertionError(f"internal error: unknown order {order}")
+
+    def _refuse_reload(self, peer: Peer) -> None:
+        """Everything is being stopped: what a reload would bring could not start, and nobody waits for an answer."""
+        message = "cannot daemon-reload: the supervisor is shutting down"
+        record = with_fields(command_record("daemon-reload", (), peer, ""), result="ShuttingDown", message=message)
+        self._driver.note([msgspec.structs.replace(record, severity=Severity.WARNING)])
 
     def _signaller(self) -> Peer:
         return Peer(uid=os.getuid(), gid=os.getgid(), pid=self._keeper.pid, user=ORIGIN_SIGNAL.user)
