@@ -45,6 +45,7 @@ class UnitReply(TypedDict, total=False):
     condition_at: str | None
     condition_unmet: str | None
     has_run: bool
+    lowered_limits: list[str]
     restart_keys: list[str] | None
 
 
@@ -60,6 +61,7 @@ STATUS_FIELDS = (
     "name", "description", "load_state", "active_state", "sub_state", "result", "pid", "invocation", "since",
     "restarts", "failures", "exit", "memory_bytes", "cpu_ns", "tasks", "status_text", "path", "enabled", "why",
     "needs_restart", "needs_reload", "refused", "condition_result", "condition_at", "condition_unmet",
+    "lowered_limits",
 )  # fmt: skip
 """The fields of ``status --json``, exactly, those of the contract in its order."""
 
@@ -92,6 +94,7 @@ def unit_from_wire(raw: dict[str, Any]) -> UnitReply:
     unit["exit"] = exit_from_wire(raw.get("exit"))
     # An older supervisor does not say.
     unit["needs_restart"], unit["needs_reload"] = bool(raw.get("needs_restart")), bool(raw.get("needs_reload"))
+    unit["lowered_limits"] = list(raw.get("lowered_limits") or ())
     unit["has_run"] = bool(raw.get("has_run", True))
     return unit
 

@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from supervisord_py.host.facade import Peer
 from supervisord_py.model.records import Record
+from supervisord_py.model.states import Severity
 from supervisord_py.store.redact import redact_text
 
 
@@ -32,3 +33,12 @@ def command_record(verb: str, units: Sequence[str], peer: Peer, reason: str) -> 
 
 def with_fields(record: Record, **fields: Any) -> Record:
     return replace(record, fields={**record.fields, **fields})
+
+
+def reload_in_shutdown(peer: Peer) -> Record:
+    """SIGHUP while everything is being stopped: what a reload would bring could not start, and nobody waits for an
+    answer.
+    """
+    message = "cannot daemon-reload: the supervisor is shutting down"
+    record = with_fields(command_record("daemon-reload", (), peer, ""), result="ShuttingDown", message=message)
+    return replace(record, severity=Severity.WARNING)

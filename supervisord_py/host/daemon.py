@@ -21,24 +21,16 @@ from typing import Any
 import msgspec
 
 from supervisord_py import __version__
+from supervisord_py.core import view
 from supervisord_py.core.actions import Refusal, Reply, RevertUnits
 from supervisord_py.core.events import CommandRequested, Origin, ShutdownForced, ShutdownRequested, UnitsLoaded
 from supervisord_py.core.manager import Manager
 from supervisord_py.core.snapshot import NewerFormatError
-from supervisord_py.core.view import (
-    active_states,
-    exit_code,
-    is_over,
-    is_stopping,
-    lives,
-    reload_plan,
-    rollout_units,
-    unit_status,
-)
+from supervisord_py.core.view import active_states, exit_code, is_over, lives, reload_plan, rollout_units, unit_status
 from supervisord_py.host.accounts import Accounts
 from supervisord_py.host.cgroups import UnitGroups, find_place
 from supervisord_py.host.clock import Clock
-from supervisord_py.host.command_records import command_record, with_fields
+from supervisord_py.host.command_records import command_record, reload_in_shutdown, with_fields
 from supervisord_py.host.container import (
     ECHO_TIMEOUT_S,
     console_of,
@@ -449,13 +441,9 @@ class Daemon:
     ) -> None:
         """Take over what a reload read (the files of the units ``read``, None: all); the core gets its part as an
         event."""
+        rolled = rollout_units(self._manager)
         self._changes.last_good.note_load(
-            self._loaded,
-            loaded,
-            lives(self._manager),
-            read=read,
-            in_rollout=rollout_units(self._manager),
-            applied=applied,
+            self._loaded, loaded, lives(self._manager), read=read, in_rollout=rolled, applied=applied
         )
         self._settings, self._loaded, self._sources = settings, loaded, sources
         self._watch.loaded(seen)
@@ -494,23 +482,16 @@ class Daemon:
                 self._shut_down(ORIGIN_SIGNAL, "", None)
             case "kill":
                 self._driver.submit(ShutdownForced())
+            case "reload" if self._is_stopping or view.is_stopping(self._manager):
+                self._driver.note([reload_in_shutdown(self._signaller())])
             case "reload":
-                if self._is_stopping or is_stopping(self._manager):
-                    self._refuse_reload(self._signaller())
-                else:
-                    self._spawn_task(self.reload(self._signaller()))
+                self._spawn_task(self.reload(self._signaller()))
             case "reopen":
                 self._output.reopen()
             case "replace":
                 self._spawn_task(self.restart_manager(self._signaller()))
             case _:
                 raise AssertionError(f"internal error: unknown order {order}")
-
-    def _refuse_reload(self, peer: Peer) -> None:
-        """Everything is being stopped: what a reload would bring could not start, and nobody waits for an answer."""
-        message = "cannot daemon-reload: the supervisor is shutting down"
-        record = with_fields(command_record("daemon-reload", (), peer, ""), result="ShuttingDown", message=message)
-        self._driver.note([msgspec.structs.replace(record, severity=Severity.WARNING)])
 
     def _signaller(self) -> Peer:
         return Peer(uid=os.getuid(), gid=os.getgid(), pid=self._keeper.pid, user=ORIGIN_SIGNAL.user)

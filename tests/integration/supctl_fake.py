@@ -235,6 +235,7 @@ def unit(name: str, state: str = "active", sub: str = "running", **fields: Any) 
         "condition_at": None,
         "condition_unmet": None,
         "has_run": True,
+        "lowered_limits": [],
     } | fields
 
 
