@@ -5,7 +5,7 @@ from core_rig import Rig, commands, needs, notify, service, target
 from test_core_rollout_fates import Roll
 
 from supervisord_py.core import view
-from supervisord_py.core.actions import CheckConditions
+from supervisord_py.core.actions import CheckConditions, SignalProcesses
 from supervisord_py.core.events import ExitStatus, NotifyReceived, ProcessExited
 from supervisord_py.core.manager import Manager
 from supervisord_py.model.states import JobMode, Restart, Severity
@@ -288,3 +288,62 @@ def test_what_failed_for_good_by_the_new_text_is_brought_back() -> None:
     roll.release(1, reverts=True)
     roll.up("a")
     assert roll.fates == {"a": "reverted", "b": "left-out"}
+
+
+def test_what_happens_to_others_does_not_lengthen_a_probation() -> None:
+    """Somebody restarts a in its probation: that begins anew with the new life, and once only."""
+    roll = Roll(notify("a"), notify("b"))
+    roll.rolling("a", "b", probation_s=5)
+    roll.cycled("a")
+    roll.ask("restart", "a", wait=False)
+    roll.cycled("a")
+    roll.later(3)
+    roll.says("b", STATUS="busy")
+    assert roll.steps["a"] == "probation"
+    roll.later(2)
+    assert roll.steps == {"a": "done", "b": "restarting"}
+
+
+# of the sample with seed 22
+
+
+def test_every_command_after_the_stop_is_waited_for() -> None:
+    """The second one of exec-stop-post runs as long as it needs: nothing is signalled meanwhile."""
+    rig = Rig(service("web", exec_stop_post=commands("/bin/one", "/bin/two"), restart=NEVER))
+    rig.ask("start", "web")
+    rig.spawned("web")
+    rig.crash("web")
+    rig.spawned("web")
+    rig.exited("web", 0)
+    assert rig.status("web").sub_state == "stop-post"
+    assert rig.did(SignalProcesses) == []
+    rig.spawned("web")
+    rig.exited("web", 0)
+    assert rig.shown("web") == "failed/failed/exit-code"
+
+
+def test_a_signal_goes_to_all_of_a_unit_whose_main_process_is_gone() -> None:
+    """What is left of it can be signalled, its main process cannot."""
+    rig = Rig(service("web", timeout_stop_ns=60 * SECOND_NS))
+    rig.ask("start", "web")
+    rig.spawned("web")
+    rig.exited("web", 0, empty=False)
+    told = [rig.ask("kill", "web", arguments={"signal": 10, "whom": whom}) for whom in ("all", "main")]
+    assert [rig.outcome(each)["web"] for each in told] == ["done", "invalid"]
+
+
+def test_what_goes_down_with_a_unit_is_among_its_relations() -> None:
+    """deps names it, as systemctl list-dependencies names what stops are propagated to."""
+    rig = Rig(service("web", relations={"propagates_stop_to": ("log",)}), service("log"))
+    assert view.deps(rig.manager, "web") == [("log", "propagates-stop-to", None, "inactive", 1)]
+
+
+def test_a_restart_of_what_does_not_end_has_failed() -> None:
+    """Its old life is stuck: the restart is over, and that is no dependency's fault."""
+    rig = Rig(service("web", timeout_stop_ns=SECOND_NS))
+    rig.ask("start", "web")
+    rig.spawned("web")
+    request = rig.ask("restart", "web")
+    rig.later(5)
+    assert rig.status("web").sub_state == "stuck"
+    assert rig.outcome(request) == {"web": "failed"}
