@@ -61,7 +61,7 @@ STATUS_FIELDS = (
     "name", "description", "load_state", "active_state", "sub_state", "result", "pid", "invocation", "since",
     "restarts", "failures", "exit", "memory_bytes", "cpu_ns", "tasks", "status_text", "path", "enabled", "why",
     "needs_restart", "needs_reload", "refused", "condition_result", "condition_at", "condition_unmet",
-    "lowered_limits",
+    "has_run", "lowered_limits",
 )  # fmt: skip
 """The fields of ``status --json``, exactly, those of the contract in its order."""
 

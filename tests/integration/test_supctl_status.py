@@ -34,7 +34,7 @@ def test_status_json_has_exactly_the_fields_of_the_contract(supctl: Supctl) -> N
     ran = supctl("status", "--json")
     assert ran.code == 0
     added = ["needs_restart", "needs_reload", "refused", "condition_result", "condition_at", "condition_unmet"]
-    added += ["lowered_limits"]
+    added += ["has_run", "lowered_limits"]
     assert [list(found) for found in ran.document["units"]] == [[*CONTRACT_FIELDS, *added]]
 
 
