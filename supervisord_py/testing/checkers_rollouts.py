@@ -321,7 +321,9 @@ class RolloutBack(RolloutLaw):
         stopped = {job.unit for job in self.world.jobs() if job.type == "stop"}
         failed = rollout.failed
         if failed is not None and record.fields["units"][failed] == "left-out":
-            life, excused = self.world.seen.lives.get(failed), {*rollout.asked, *self.world.seen.units.masked}
+            life = self.world.seen.lives.get(failed)
+            # what was never touched, because its restart was refused, may be up without a main process
+            excused = {*rollout.asked, *rollout.up, *self.world.seen.units.masked}
             if failed not in excused and life is not None and life.main_gone and not life.ordered:
                 self.fail(f"{failed} has failed, and nothing was done to bring it back")
         for name in rollout.units:

@@ -126,8 +126,8 @@ def told_by(record: Record) -> str | None:
     """Return the active state that a record says its unit is in from then on, None where it says nothing of that."""
     match record.event:
         case "unit.starting":
-            by_role = {"stop": "deactivating", "stop-post": "deactivating", "reload": "reloading", "stub": "quarantined"}
-            return by_role.get(record.fields["role"], "activating")
+            by_role = {"stop": "deactivating", "stop-post": "deactivating", "reload": "reloading"}
+            return {**by_role, "stub": "quarantined"}.get(record.fields["role"], "activating")
         case "unit.quarantined":
             return "quarantined"
         case "unit.stopped" | "unit.failed" if record.fields.get("armed"):

@@ -92,7 +92,7 @@ OUTLIVES_THE_SUPERVISOR = {"failures", "backoff", "restarts", "exit_code", "exit
 OF_A_FAILURE = {"sub", "active", "since_wall_ns", "result", "message"}
 
 
-@pytest.mark.parametrize("sub", list(ACTIVE_STATES))
+@pytest.mark.parametrize("sub", [sub for sub in SubState if sub in ACTIVE_STATES])
 def test_the_end_of_the_supervisor_is_survived_by_counters_and_ends_alone(sub: SubState) -> None:
     """Processes, jobs, deadlines and orders are over; what had failed is still failed, anything else is down. How a
     life ended that was going on then is not known.
