@@ -494,11 +494,11 @@ def _goal(rollout: Rollout, anchors: tuple[tuple[str, JobType], ...]) -> Goal:
 
 def _job_type(ledger: Ledger, rollout: Rollout, name: str) -> JobType:
     """Return what brings a unit a life by the loaded text: a start is enough where such a life has begun, with a unit
-    that it requires, or where there is none."""
+    that it requires or by somebody, or where there is none."""
     state = ledger.state(name)
     if state.sub in REST:
         return JobType.START
-    is_new = rollout.phase is RolloutPhase.FORWARD and state.invocation != rollout.units[name].before
+    is_new = rollout.phase is RolloutPhase.BACK or state.invocation != rollout.units[name].before
     is_done = is_new and state.sub in THERE | STARTING and not _needs_restart(ledger, name)
     return JobType.START if is_done else JobType.RESTART
 

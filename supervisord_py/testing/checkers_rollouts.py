@@ -240,8 +240,9 @@ class RolloutBound(RolloutLaw):
             self.fail(f"{name} is restarted twice")
         in_hand = [other for other in rollout.taken if other != name and self._is_in_hand(step, rollout, other)]
         # on the way back what is down comes up first, also what went down by itself just now
+        ends = ("unit.exited", "unit.watchdog", "unit.progress-stalled")
         has_ended = any(
-            record.unit == name and (record.event == "unit.exited" or "pulled_in_by" in record.fields)
+            record.unit == name and (record.event in ends or "pulled_in_by" in record.fields)
             for record in step.effects.records
         )
         is_down = rollout.is_back and (name not in rollout.up or has_ended)
@@ -326,7 +327,9 @@ class RolloutBack(RolloutLaw):
         stopped = {job.unit for job in self.world.jobs() if job.type == "stop"}
         failed = rollout.failed
         if failed is not None and record.fields["units"][failed] == "left-out":
-            life, excused = self.world.seen.lives.get(failed), {*rollout.asked, *self.world.seen.units.masked}
+            life = self.world.seen.lives.get(failed)
+            # what was never touched, because its restart was refused, may be up without a main process
+            excused = {*rollout.asked, *rollout.up, *self.world.seen.units.masked}
             if failed not in excused and life is not None and life.main_gone and not life.ordered:
                 self.fail(f"{failed} has failed, and nothing was done to bring it back")
         for name in rollout.units:
