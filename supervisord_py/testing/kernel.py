@@ -449,7 +449,7 @@ class Kernel:
         if signal == SIGCONT and not (process.spawn is not None and process.spawn.pending):
             self.freezer.go_on(process)
             return
-        if self.freezer.holds(process, lambda: self._deliver(process, signal)):
+        if self.freezer.holds(process, lambda: self._deliver(process, signal), is_signal=True):
             return
         if process.spawn is not None and process.spawn.pending:
             process.spawn.held_signals.append(signal)
