@@ -482,7 +482,9 @@ class Kernel:
     def _reloads(self, process: Process, signal: int) -> bool:
         """Whether this signal asks a ``notify-reload`` service to read its settings again; it says what it does."""
         spawn = process.spawn
-        service = spawn.service if spawn is not None and spawn.main is process else None
+        # only the service itself knows that signal: it ends a command of the unit
+        is_main = spawn is not None and spawn.role is Role.MAIN and spawn.main is process
+        service = spawn.service if spawn is not None and is_main else None
         if spawn is None or service is None or service.type is not ServiceType.NOTIFY_RELOAD:
             return False
         if signal != service.reload_signal:
