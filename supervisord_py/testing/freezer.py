@@ -2,8 +2,8 @@
 again.
 
 A frozen process does nothing: what it would have done is kept and done when it goes on. SIGKILL ends it all the same;
-any other signal waits, and reaches it before it does anything. The hand that freezes is the manager's and dies with it, perhaps when it has done its work and
-told nobody.
+any other signal waits, and reaches it before it does anything. The hand that freezes is the manager's and dies with
+it, perhaps when it has done its work and told nobody.
 """
 
 from collections.abc import Callable
