@@ -321,6 +321,8 @@ class RolloutBack(RolloutLaw):
         failed = rollout.failed
         if failed is not None and record.fields["units"][failed] == "left-out":
             life, excused = self.world.seen.lives.get(failed), {*rollout.asked, *self.world.seen.units.masked}
+            # what is up without a main process was never taken down: its restart was refused
+            excused.update(name for name in self.world.manager_units() & {failed} if self._is_up(name))
             if failed not in excused and life is not None and life.main_gone and not life.ordered:
                 self.fail(f"{failed} has failed, and nothing was done to bring it back")
         for name in rollout.units:
@@ -336,6 +338,9 @@ class RolloutBack(RolloutLaw):
                 continue
             if keys := restart_keys(life.unit, older):
                 self.fail(f"{name} ({fate}) runs by the text that was taken back ({', '.join(keys)})")
+
+    def _is_up(self, name: str) -> bool:
+        return unit_status(self.world.manager, name).active_state in ("active", "reloading")
 
 
 class RolloutWords(RolloutLaw):
