@@ -241,8 +241,8 @@ class Hooks(Checker):
         if record.event == "unit.failed":
             return unit.on_failure
         if record.event == "unit.quarantined":
-            # a life whose service has become one of another type keeps the quarantine that it began with
-            life = self.world.seen.lives.get(record.unit or "")
+            # a key that a running life does not take over from a new text
+            life = self.world.seen.lives.get(unit.name)
             return (life.unit if life is not None else unit).quarantine.on_quarantine
         if record.event == "job.finished" and record.fields.get("result") in ("timeout", "dependency"):
             return unit.on_failure

@@ -375,7 +375,8 @@ class RolloutWords(RolloutLaw):
             allowed = _FATES["back"]
         if fate not in allowed:
             self.fail(f"the rollout is {result}, and {name} is {fate}")
-        if name in seen.targets or (loaded is not None and loaded.timer is not None):
+        text = seen.texts.get(name)
+        if name in seen.targets or (text is not None and text.timer is not None):
             # to restart what waits for its time is to arm it anew: that is no life
             return
         if fate in ("done", "probation") and (life is None or life.invocation == rollout.before.get(name)):

@@ -62,6 +62,8 @@ class Timers(Checker):
         self._began_ns: dict[str, int] = {}
         self._ended: dict[str, Now] = {}
         self._running: set[str] = set()
+        self._timed: set[str] = set()
+        """Units that have had a timer when a life began, or were armed: of all others nobody notes when they ran."""
         self._startup_ns: int | None = None
 
     def step(self, step: Step) -> None:
@@ -98,7 +100,11 @@ class Timers(Checker):
                 # what stands in its place is no run of the unit
                 pass
             case "unit.starting" if armed is not None or name in self.world.seen.texts:
-                self._began_ns[name] = self._began_ns.get(name, now.mono_ns) if self._goes_on(record) else now.mono_ns
+                goes_on = self._goes_on(record)
+                if name not in self._timed and (goes_on or self.world.seen.text(name).timer is None):
+                    return
+                self._timed.add(name)
+                self._began_ns[name] = self._began_ns.get(name, now.mono_ns) if goes_on else now.mono_ns
                 self._running.add(name)
                 if armed is not None:
                     armed.began_ns = self._began_ns[name]
@@ -122,6 +128,7 @@ class Timers(Checker):
         if timer is None:
             self.fail(f"{name} is armed, and has no timer")
             return
+        self._timed.add(name)
         stamp_ns = self._stamps.get(name) if timer.persistent else None
         if timer.persistent and stamp_ns is None:
             self._stamps[name] = now.wall_ns

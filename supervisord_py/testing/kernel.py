@@ -82,6 +82,8 @@ class Kernel:
         self._next_pid = 1000
         self._calm = False
         self._killing: dict[str, int] = {}
+        self._ending: set[str] = set()
+        """Units whose every process was told to end: one that was made a moment later has not heard it."""
         self.spawns: dict[int, Spawn] = {}
         self.trees: dict[str, dict[int, Process]] = {}
         self.strays: dict[int, int] = {}
@@ -220,6 +222,8 @@ class Kernel:
     def _signal(self, action: SignalProcesses) -> None:
         if action.whom is Whom.ALL:
             targets = list(self.trees.get(action.unit, {}).values())
+            if targets and action.then_continue:
+                self._ending.add(action.unit)
         else:
             spawn = self.spawns.get(action.spawn_id) if action.spawn_id is not None else None
             targets = [spawn.main] if spawn and not spawn.over else []
@@ -548,6 +552,7 @@ class Kernel:
         tree.pop(process.pid, None)
         if not tree:
             self.trees.pop(process.unit, None)
+            self._ending.discard(process.unit)
 
     # trouble from outside, and its end
 
@@ -581,7 +586,7 @@ class Kernel:
             process.ignores_term = False
             process.unkillable = False
             spawn = process.spawn
-            if process.signalled or process.dying:
+            if process.signalled or process.dying or process.unit in self._ending:
                 self._agenda.after(self._milliseconds(0, 50), partial(self.end, process, ExitStatus(signal=SIGTERM)))
             elif spawn is not None and spawn.unfinished is not None and process is spawn.main:
                 self._agenda.after(self._milliseconds(0, 50), spawn.unfinished)

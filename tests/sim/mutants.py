@@ -166,7 +166,7 @@ def says_ready_too_early() -> Iterator[type[Manager]]:
         yield manager
 
 
-@mutant("the exits of commands that are not main are not recorded", "exit-recorded")
+@mutant("the exits of commands that are not main are not recorded", "exit-recorded", "hook-calls")
 def forgets_control_exits() -> Iterator[type[Manager]]:
     class Forgetful(Manager):
         def handle(self, event: Event, now: Now) -> Effects:

@@ -105,7 +105,7 @@ def test_times_that_fall_into_a_stop_of_the_supervisor_are_made_up_for_once(stor
 
 def test_what_grows_is_noticed() -> None:
     steady = [Sample("keeper", 1, at_s, 10_000, 60) for at_s in range(100)]
-    growing = [Sample("manager", 2, at_s, 10_000 + 100 * at_s, 40 + at_s // 20) for at_s in range(100)]
+    growing = [Sample("manager", 2, at_s, 10_000 + 100 * at_s, 40 + at_s // 10) for at_s in range(100)]
     told, wrong = growth([*steady, *growing])
     assert len(told) == 2
     assert [line.split(" grow")[0] for line in wrong] == ["the memory of the manager", "the descriptors of the manager"]
