@@ -16,8 +16,10 @@ from supervisord_py.core.events import (
     ProcessExited,
     ProcessSpawned,
     SpawnFailed,
+    TreeEmptied,
     UnitsLoaded,
 )
+from supervisord_py.core.view import unit_status
 from supervisord_py.model.names import base_unit
 from supervisord_py.model.records import Record
 from supervisord_py.model.states import ProbeAction, ProbeKind, Role, ServiceType, Until
@@ -44,15 +46,18 @@ class Found(Struct):
     ok: bool | None = None
     row: int = 0
     good: bool | None = None
+    since_ns: int = 0
+    """When it was answered last."""
     is_known: bool = True
     """False after a reload has changed the check: what is counted then is the core's to say, until the next life."""
 
 
 class Probes(Checker):
-    """Each check is made one at a time and only while its unit can answer; ``failure-threshold`` bad answers in a row
-    make it bad and nothing less does, and as many good ones good; a start waits for its checks, the others wait for
-    those of the startup; an action follows from a bad check that is bad still, and from nothing else. A bad answer of
-    processes that are stopped, or of a command that the keeper had no time to make, is none.
+    """Each check is made when its time has come, one at a time and only while its unit can answer;
+    ``failure-threshold`` bad answers in a row make it bad and nothing less does, and as many good ones good; a start
+    waits for its checks, the others wait for those of the startup; an action follows from a bad check that is bad
+    still, and from nothing else. A bad answer of processes that are stopped, or of a command that the keeper had no
+    time to make, is none.
     """
 
     name = "probes"
@@ -69,6 +74,8 @@ class Probes(Checker):
         self._overdue: dict[int, tuple[int, bool]] = {}
         """By spawn id: when its time was over and it was killed, and whether it had been made by then."""
         self._paused: set[str] = set()
+        self._stirred_ns: dict[str, int] = {}
+        """By unit: when anything was written about it last."""
         self._ready: set[str] = set()
         """The lives that have been ready once: what the start waited for may be bad later."""
 
@@ -94,6 +101,7 @@ class Probes(Checker):
                 self.fail(f"{unit}: its check {name} turns, and nothing was found that would turn it")
         self._judge_action(step)
         for record in step.effects.records:
+            self._stirred_ns[record.unit or ""] = step.now.mono_ns
             self._follow(record)
         for action in step.effects.actions:
             if isinstance(action, RunProbe):
@@ -110,7 +118,10 @@ class Probes(Checker):
                 found.asked = found.look = None
 
     def _note_end(self, event: Event) -> None:
-        """A life that has lost its main process may go on in ways that only the core can tell."""
+        """A life that has lost its main process, or all, may go on in ways that only the core can tell."""
+        if isinstance(event, TreeEmptied):
+            for found in self._found.get(event.unit, {}).values():
+                found.asked, found.is_known = None, False
         if not isinstance(event, ProcessExited | SpawnFailed) or event.spawn_id in self._check_of:
             return
         asked = self.world.seen.spawned.get(event.spawn_id)
@@ -138,6 +149,30 @@ class Probes(Checker):
         if is_early:
             self.fail(f"{unit}: its check {name} is made before those of the startup are good")
         found.asked = number
+
+    def committed(self) -> None:
+        deadline_ns = self.world.manager.deadline_ns()
+        for unit, checks in self._found.items():
+            life = self.world.seen.lives.get(unit)
+            is_asked = life is not None and life.main_running and not life.ending and unit not in self._paused
+            if not is_asked or life is None or self._life.get(unit) != life.invocation:
+                continue
+            startup_is_over = all(each.good is True for each in checks.values() if each.probe.kind is ProbeKind.STARTUP)
+            for name, found in checks.items():
+                probe, is_startup = found.probe, found.probe.kind is ProbeKind.STARTUP
+                is_over = found.good is True and (is_startup or probe.log is not None)
+                is_its_turn = found.is_known and not is_over and (is_startup or startup_is_over)
+                if not is_its_turn or found.asked is not None or found.look is not None:
+                    continue
+                since_ns = max(found.since_ns, self._stirred_ns.get(unit, 0))
+                latest_ns = since_ns + probe.initial_delay_ns + probe.interval_ns * 11 // 10
+                if (deadline_ns is None or deadline_ns > latest_ns) and self._is_up(unit):
+                    self.fail(f"{unit}: its check {name} is not made any more")
+
+    def _is_up(self, unit: str) -> bool:
+        if unit not in self.world.manager_units():
+            return False
+        return unit_status(self.world.manager, unit).sub_state in ("running", "reload")
 
     def _begins(self, action: SpawnProcess) -> None:
         """Whoever waits for a healthy unit is not started before."""
@@ -238,7 +273,7 @@ class Probes(Checker):
 
     def _count(self, unit: str, name: str, ok: bool | None, told: dict[tuple[str, str], Record]) -> None:
         found = self._found[unit][name]
-        found.asked = None
+        found.asked, found.since_ns = None, self.world.clock.mono_ns
         if ok is not None:
             found.stopped = False
             found.row = found.row + 1 if found.ok is ok else 1

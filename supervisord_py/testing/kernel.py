@@ -45,7 +45,7 @@ from supervisord_py.model.states import NotifyAccess, Role, ServiceType
 from supervisord_py.model.unit import Service
 from supervisord_py.testing.beats import Beats
 from supervisord_py.testing.beside import CommandsBeside
-from supervisord_py.testing.clock import MILLISECOND_NS, Agenda, Clock
+from supervisord_py.testing.clock import MILLISECOND_NS, SECOND_NS, Agenda, Clock
 from supervisord_py.testing.custody import Custody
 from supervisord_py.testing.daemons import Daemons
 from supervisord_py.testing.population import SHORT_LIVED, is_broken_release
@@ -426,6 +426,10 @@ class Kernel:
 
     def notify(self, spawn: Spawn, fields: dict[str, str]) -> None:
         if self.freezer.holds(spawn.main, lambda: self.notify(spawn, fields)):
+            return
+        if self.is_lost and self._calm:
+            # in the calm nobody speaks before there is somebody to hear it
+            self._agenda.after(SECOND_NS, lambda: self.notify(spawn, fields))
             return
         if not spawn.over and spawn.main.alive and not spawn.pending and self.admits(spawn, spawn.main):
             self.struck("chatter", spawn.unit)

@@ -253,8 +253,8 @@ class Observer:
             return
         old, life.unit = life.unit, take_live(life.unit, loaded)
         if old.service is not None and life.unit.service is not None:
-            if life.ending:
-                # an end that is under way goes on as it began
+            if life.ending or not (life.running or life.pending or life.is_up_without_main):
+                # an end that is under way goes on as it began; one that is over has left what it left
                 kill = replace(life.unit.service.kill, mode=old.service.kill.mode)
                 life.unit = replace(life.unit, service=replace(life.unit.service, kill=kill))
             post = life.unit.service.exec_stop_post if life.unit.service is not None else ()

@@ -5,7 +5,7 @@ A checker that has never found anything proves nothing. Every bug here names the
 module of the core; the replacement calls the original where it can, so that the rest of the core stays what it is.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -66,16 +66,26 @@ class Mutant(Struct, frozen=True):
     """A context manager that plants it; what it gives is the manager class to test."""
     needs: str = ""
     """The classes of faults or features, with spaces between, without which no world can notice it."""
+    more: Mapping[str, float] = {}
+    """What the profiles of the worlds are given more of, so that it is noticed within some seeds."""
 
 
 MUTANTS: dict[str, Mutant] = {}
 
+TIMED = {
+    "units_max": 14, "requests": 120, "gap_max_ms": 4000, "relations": 0, "timers": 0.5, "shutdown": 0, "conditions": 0,
+    "daemon_reload": 0, "apply": 0, "rolling": 0, "exits_supervisor": 0,
+}  # fmt: skip
+"""Worlds in which timers fire for a while."""
 
-def mutant(what: str, *checkers: str, needs: str = "") -> Callable[[Callable[[], Iterator[type[Manager]]]], None]:
+
+def mutant(
+    what: str, *checkers: str, needs: str = "", **more: float
+) -> Callable[[Callable[[], Iterator[type[Manager]]]], None]:
     """Register a planted bug under its function's name."""
 
     def register(plant: Callable[[], Iterator[type[Manager]]]) -> None:
-        MUTANTS[plant.__name__] = Mutant(what, checkers, contextmanager(plant), needs)
+        MUTANTS[plant.__name__] = Mutant(what, checkers, contextmanager(plant), needs, more)
 
     return register
 
@@ -235,7 +245,7 @@ def backoff_does_not_grow() -> Iterator[type[Manager]]:
         yield manager
 
 
-@mutant("the count of failures ends no restarts", "failure-count")
+@mutant("the count of failures ends no restarts", "failure-count", "quarantine")
 def restarts_for_ever() -> Iterator[type[Manager]]:
     with swapped(stopping, "is_limit_hit", lambda _: lambda policy, failures: False) as manager:
         yield manager
@@ -343,7 +353,7 @@ def forgets_parts() -> Iterator[type[Manager]]:
         yield manager
 
 
-@mutant("what is upheld stays down", "upholds", needs="upholds")
+@mutant("what is upheld stays down", "upholds", upholds=0.4)
 def never_upholds() -> Iterator[type[Manager]]:
     with swapped(consequences, "_uphold", lambda _: lambda book, name: None) as manager:
         yield manager
@@ -383,7 +393,7 @@ def nothing_prevents_a_restart() -> Iterator[type[Manager]]:
         yield manager
 
 
-@mutant("restart-force-exit-status is not looked at", "restart-rules", needs="statuses")
+@mutant("restart-force-exit-status is not looked at", "restart-rules", statuses=1.0, clean_exit=0.4, crash=0.4)
 def nothing_forces_a_restart() -> Iterator[type[Manager]]:
     def made(original: Any) -> Any:
         return lambda policy, *more, **how: original(replace(policy, force=ExitStatuses()), *more, **how)
@@ -392,7 +402,7 @@ def nothing_forces_a_restart() -> Iterator[type[Manager]]:
         yield manager
 
 
-@mutant("the start limit refuses nothing", "start-limit", needs="start_limit")
+@mutant("the start limit refuses nothing", "start-limit", start_limit=0.8)
 def starts_without_limit() -> Iterator[type[Manager]]:
     with swapped(life, "refuse_automatic_start", lambda _: lambda book, name: None) as manager:
         yield manager
@@ -668,7 +678,7 @@ def blames_nobody() -> Iterator[type[Manager]]:
 # health
 
 
-@mutant("a check is bad one answer too early", "probes", needs="unwell")
+@mutant("a check is bad one answer too early", "probes", probes=0.4, unwell=0.4)
 def counts_one_too_many() -> Iterator[type[Manager]]:
     def made(original: Any) -> Any:
         def probe(book: ledger.Ledger, name: str, probe_name: str) -> Any:
@@ -681,7 +691,7 @@ def counts_one_too_many() -> Iterator[type[Manager]]:
         yield manager
 
 
-@mutant("what a stopped unit does not answer counts", "probes", needs="stopped")
+@mutant("what a stopped unit does not answer counts", "probes", probes=0.4, unwell=0.4, stopped=0.4)
 def counts_what_is_stopped() -> Iterator[type[Manager]]:
     def made(original: Any) -> Any:
         return lambda book, event: original(book, replace(event, stopped=False))
@@ -696,6 +706,21 @@ def is_ready_unchecked() -> Iterator[type[Manager]]:
         yield manager
 
 
+@mutant("a check is made once and never again", "probes", needs="probes")
+def checks_once() -> Iterator[type[Manager]]:
+    def made(original: Any) -> Any:
+        def schedule(book: ledger.Ledger, name: str, probe: Any, found: Any, delay_ns: int) -> None:
+            if found.asked_ns:
+                health._set(book, name, probe.name, found)
+            else:
+                original(book, name, probe, found, delay_ns)
+
+        return schedule
+
+    with swapped(health, "_schedule", made) as manager:
+        yield manager
+
+
 @mutant("a unit that ends is checked on", "probes", needs="probes")
 def checks_what_ends() -> Iterator[type[Manager]]:
     with swapped(health, "end", lambda _: lambda book, name: None) as manager:
@@ -705,7 +730,7 @@ def checks_what_ends() -> Iterator[type[Manager]]:
 # timers
 
 
-@mutant("a timer fires a tenth of its span too early", "timers", needs="timers")
+@mutant("a timer fires a tenth of its span too early", "timers", **TIMED)
 def fires_early() -> Iterator[type[Manager]]:
     def made(original: Any) -> Any:
         def plan_timer(timer: Any, *more: Any, **how: Any) -> Any:
@@ -722,7 +747,7 @@ def fires_early() -> Iterator[type[Manager]]:
         yield manager
 
 
-@mutant("a clock that is set is not noticed", "timers", needs="timers")
+@mutant("a clock that is set is not noticed", "timers", **{**TIMED, "wall_jump": 0.2})
 def overlooks_the_clock() -> Iterator[type[Manager]]:
     def made(_: Any) -> Any:
         return lambda book: None
@@ -731,7 +756,7 @@ def overlooks_the_clock() -> Iterator[type[Manager]]:
         yield manager
 
 
-@mutant("calendars are read in UTC, whatever the zone", "timers", needs="timers")
+@mutant("calendars are read in UTC, whatever the zone", "timers", **{**TIMED, "gap_max_ms": 12_000, "wall_jump": 0.4})
 def knows_no_zones() -> Iterator[type[Manager]]:
     class Zoneless(Manager):
         def use_zones(self, zone_of: Any) -> None:
@@ -740,7 +765,7 @@ def knows_no_zones() -> Iterator[type[Manager]]:
     yield Zoneless
 
 
-@mutant("what fires a persistent timer is not kept", "timers", needs="timers")
+@mutant("what fires a persistent timer is not kept", "timers", **TIMED)
 def keeps_no_stamp() -> Iterator[type[Manager]]:
     class Careless(Manager):
         def handle(self, event: Event, now: Now) -> Effects:

@@ -65,7 +65,10 @@ def lets_in_the_last() -> Iterator[type[Manager]]:
         yield manager
 
 
-@mutant("a new manager turns the queue round", "pool-order", "twin", needs="limits")
+@mutant(
+    "a new manager turns the queue round", "pool-order", "twin",
+    units_max=14, relations=0, limits=1.0, pools=0.4, new_settings=0, death_after_commit=0.1,
+)  # fmt: skip
 def turns_the_queue_round() -> Iterator[type[Manager]]:
     def made(original: Any) -> Any:
         def restore(book: ledger.Ledger) -> None:
@@ -164,7 +167,7 @@ def overlooks_errors() -> Iterator[type[Manager]]:
 # pauses
 
 
-@mutant("a unit that could not be frozen is said to be paused", "pause", needs="freeze_fails pause")
+@mutant("a unit that could not be frozen is said to be paused", "pause", freeze_fails=0.4, pause=0.4)
 def says_paused_of_what_runs() -> Iterator[type[Manager]]:
     class Credulous(Manager):
         def handle(self, event: Event, now: Now) -> Effects:
@@ -176,7 +179,10 @@ def says_paused_of_what_runs() -> Iterator[type[Manager]]:
     yield Credulous
 
 
-@mutant("the time of a pause counts for the longest run", "pause", needs="runtime_max pause")
+@mutant(
+    "the time of a pause counts for the longest run", "pause",
+    requests=120, gap_max_ms=4000, runtime_max=1.0, pause=0.5, crash=0, daemon_reload=0, shutdown=0,
+)  # fmt: skip
 def counts_pauses() -> Iterator[type[Manager]]:
     def made(original: Any) -> Any:
         def leave(book: ledger.Ledger, name: str, order: Any) -> None:

@@ -35,9 +35,22 @@ LESS = {
     "probe_impossible": 0.1, "until_empty": 0.01, "limits": 0.1, "pools": 0.1, "quarantine": 0.15, "event_hooks": 0.03,
     "reports_errors": 0.05, "pause": 0.3, "cancel": 0.1, "kill": 0.15, "reset_failed": 0.1, "silent": 0.05,
     "watchdogs": 0.15, "probes": 0.15, "timers": 0.1, "release": 0.1, "scale": 0.03, "new_settings": 0.03,
-    "freeze_slow": 0.1,    "freeze_fails": 0.1, "stub_ends": 0.1,
+    "freeze_slow": 0.1, "freeze_fails": 0.1, "stub_ends": 0.1,
 }  # fmt: skip
 """What would keep a world from getting far if it came as often as everything else."""
+
+UP: dict[str, float] = {
+    **LESS,
+    **dict.fromkeys(
+        ("conflicts", "requisite", "upholds", "conditions", "exec_condition", "job_timeout", "until_empty", "limits",
+         "timers", "quarantine", "start_limit", "infinite_timeout", "shutdown", "silent", "scale"), 0.0),
+    **dict.fromkeys(
+        ("crash", "clean_exit", "kill", "restart", "cancel", "watchdog_trigger", "exit_before_ready", "never_ready",
+         "no_daemon", "pid_file_never", "pid_file_wrong", "command_failed", "unwell", "runtime_max"), 0.05),
+    "reload": 0.7, "notify_reload": 0.6, "reload_deaf": 0.5, "start_post": 0.4, "probes": 0.3, "main_pid": 0.5,
+    "watchdogs": 0.3, "stopped": 0.2, "early_deadline": 0.1,
+}  # fmt: skip
+"""What keeps units up and lets them reload."""
 
 ENTERED = tuple(sub for sub in SubState if sub not in NOT_ENTERED)
 NO_PROCESS = REST | BETWEEN_LIVES | ARMED
@@ -106,10 +119,11 @@ PHASES: dict[str, tuple[tuple[SubState, ...], str]] = {
 
 
 def rich_profile(seed: int) -> Profile:
-    """A profile with every fault class on: it gets into the corners that a drawn one seldom reaches."""
+    """A profile with many fault classes on: it gets into the corners that a drawn one seldom reaches."""
     gap_ms = Random(seed).choice((400, 2500))
-    faults = {fault: LESS.get(fault, MOST) for fault in FAULTS}
-    return Profile(units_max=6, requests=120, gap_max_ms=gap_ms, relations=0.2, **faults)
+    strengths, relations = (UP, 0.05) if seed % 3 == 2 else (LESS, 0.2)
+    faults = {fault: strengths.get(fault, MOST) for fault in FAULTS}
+    return Profile(units_max=6, requests=120, gap_max_ms=gap_ms, relations=relations, **faults)
 
 
 def missing_cells(cells: Counter[tuple[SubState, Input]]) -> list[str]:

@@ -3,6 +3,7 @@
 from random import Random
 
 import pytest
+from msgspec.structs import replace
 from mutants_scheduling import PLANTED as MUTANTS
 
 from supervisord_py.testing.profile import draw_profile
@@ -23,7 +24,8 @@ def test_the_planted_bug_is_found(name: str) -> None:
             profile = draw_profile(Random(seed))
             if not all(getattr(profile, need) for need in planted.needs.split()):
                 continue
-            outcome = World(seed, manager_type=manager_type).run()
+            richer = replace(profile, **planted.more) if planted.more else None
+            outcome = World(seed, richer, manager_type=manager_type).run()
             if outcome.checker is not None:
                 assert outcome.checker in planted.checkers, f"{planted.what}: {outcome.report()}"
             if outcome.checker == planted.checkers[0]:
