@@ -19,7 +19,7 @@ from supervisord_py.core.state import BETWEEN_LIVES, REST, STARTING, STOPPING, T
 from supervisord_py.model.states import JobState, JobType, Result, ServiceType, SubState, Until
 from supervisord_py.model.unit import Dependency
 
-STARTS = frozenset({JobType.START, JobType.VERIFY_ACTIVE, JobType.RELOAD_OR_START})
+STARTS = frozenset({JobType.START, JobType.VERIFY_ACTIVE})
 
 
 def is_met(ledger: Ledger, other: str, until: Until) -> bool:
@@ -91,7 +91,7 @@ def _is_away(ledger: Ledger, dependency: Dependency) -> bool:
     if dependency.ordered:
         return False
     job = ledger.job_of.get(dependency.unit)
-    if job is not None and job.type in (JobType.START, JobType.RELOAD_OR_START, JobType.RESTART):
+    if job is not None and job.type in (JobType.START, JobType.RESTART):
         return False
     sub = ledger.state(dependency.unit).sub
     return sub not in THERE and sub not in STARTING and sub not in BETWEEN_LIVES

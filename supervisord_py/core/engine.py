@@ -17,7 +17,7 @@ dinit, service.cc (process_queues).
 
 from msgspec.structs import replace
 
-from supervisord_py.core import demand, jobs, life, pool, processes, quarantine, service, steps, stopping, timed
+from supervisord_py.core import demand, life, pool, processes, quarantine, service, steps, stopping, timed
 from supervisord_py.core.actions import CheckConditions
 from supervisord_py.core.consequences import carry_out
 from supervisord_py.core.events import ConditionsChecked
@@ -117,7 +117,7 @@ def _look_at(ledger: Ledger, name: str) -> None:
     state = ledger.state(name)
     if state.sub in THERE or state.sub in STARTING or state.succeeded or quarantine.stands_in(state):
         for other in ledger.graph[name].required_by:
-            if ledger.state(other).sub is SubState.DEPENDENCY and other not in ledger.job_of:
+            if ledger.state(other).sub is SubState.DEPENDENCY:
                 ledger.intents.append(Task(Intent.RECOVER, other, name, state.cause))
     if state.sub in THERE:
         for upheld in ledger.graph[name].upholds:
@@ -133,7 +133,7 @@ def _settle(ledger: Ledger, job: Job) -> None:
     if job.checking:
         return
     match job.type:
-        case JobType.START | JobType.VERIFY_ACTIVE | JobType.RELOAD_OR_START:
+        case JobType.START | JobType.VERIFY_ACTIVE:
             if sub in UP or quarantine.stands_in(state) or (sub is SubState.WAITING and not job.runs):
                 finish(ledger, job, JobResult.DONE)
             elif sub is SubState.STUCK:
@@ -168,8 +168,8 @@ def _settle(ledger: Ledger, job: Job) -> None:
                 finish(ledger, job, JobResult.FAILED, f"{job.unit} could not reload: {state.reload_failed}")
             else:
                 finish(ledger, job, JobResult.DONE)
-        case JobType.NOP:
-            raise AssertionError("internal error: a nop never runs, it is done when its turn comes")
+        case JobType.NOP | JobType.RELOAD_OR_START:
+            raise AssertionError(f"internal error: a {job.type.value} never runs")
 
 
 def _settle_ended_start(ledger: Ledger, job: Job) -> None:
@@ -186,8 +186,7 @@ def _settle_ended_start(ledger: Ledger, job: Job) -> None:
         message += f": {state.message}"
     if state.sub is SubState.AUTO_RESTART:
         message += "; it will be restarted"
-    result = JobResult.DEPENDENCY if state.ending is Ending.BOUND else JobResult.FAILED
-    finish(ledger, job, result, message)
+    finish(ledger, job, JobResult.FAILED, message)
 
 
 # running jobs
@@ -195,10 +194,6 @@ def _settle_ended_start(ledger: Ledger, job: Job) -> None:
 
 def _run(ledger: Ledger, job: Job) -> None:
     """Let a job do its next step, if it is its turn."""
-    state = ledger.state(job.unit)
-    kind = jobs.collapse(job.type, state.sub)
-    if kind is not job.type:
-        ledger.edit_job(job).type = kind
     if demand.first_blocker(ledger, job) is not None:
         # What was checked may have changed when its turn comes again.
         ledger.edit_job(job).checked = False
@@ -207,7 +202,7 @@ def _run(ledger: Ledger, job: Job) -> None:
         _tell_queued(ledger, job)
         return
     match job.type:
-        case JobType.START | JobType.RELOAD_OR_START:
+        case JobType.START:
             _run_start(ledger, job)
         case JobType.VERIFY_ACTIVE:
             _run_verify(ledger, job)
@@ -222,6 +217,8 @@ def _run(ledger: Ledger, job: Job) -> None:
             _run_reload(ledger, job)
         case JobType.NOP:
             finish(ledger, job, JobResult.SKIPPED, f"{job.unit} is not running")
+        case JobType.RELOAD_OR_START:
+            raise AssertionError("internal error: what that means is decided when the job is made")
 
 
 def _begin(ledger: Ledger, job: Job) -> None:

@@ -100,12 +100,9 @@ class Manager:
         manager = cls(0)
         snapshot.load(manager._ledger, state, units, shift_ns)
         manager._requests.index()
-        manager._told = manager.snapshot()
-        # Whatever differs from what was handed in is told with the next changes.
-        changed = [key for key, text in manager._told.items() if state.get(key) != text]
-        gone = [key for key in state if _is_own(key) and key not in manager._told]
         manager._told = {key: state[key] for key in state if _is_own(key)}
-        manager._ledger.touched = dict.fromkeys((*changed, *gone))
+        # Whatever differs from what was handed in is told with the next changes.
+        manager._ledger.touched = dict.fromkeys((*manager._told, *snapshot.keys(manager._ledger)))
         return manager
 
     def restore_counters(self, state: Mapping[str, str]) -> None:

@@ -16,7 +16,6 @@ where it is. What was restarted stays so, nothing goes back.
 
 For those who wait a unit of a rollout has a job number of its own; the jobs that restart it (one, or two) have others.
 A unit with a timer is up from the moment when it is armed, in a run as between two, and fails by a run that fails.
-
 There is one rollout at a time. All of it is state, so a new manager goes on with it.
 
 Laws: never more than ``max_unavailable`` units are taken down by the rollout at a time, but for what their own
@@ -495,11 +494,11 @@ def _goal(rollout: Rollout, anchors: tuple[tuple[str, JobType], ...]) -> Goal:
 
 def _job_type(ledger: Ledger, rollout: Rollout, name: str) -> JobType:
     """Return what brings a unit a life by the loaded text: a start is enough where such a life has begun, with a unit
-    that it requires, or where there is none."""
+    that it requires or by somebody, or where there is none."""
     state = ledger.state(name)
     if state.sub in REST:
         return JobType.START
-    is_new = rollout.phase is RolloutPhase.FORWARD and state.invocation != rollout.units[name].before
+    is_new = rollout.phase is RolloutPhase.BACK or state.invocation != rollout.units[name].before
     is_done = is_new and state.sub in THERE | STARTING and not _needs_restart(ledger, name)
     return JobType.START if is_done else JobType.RESTART
 

@@ -360,7 +360,6 @@ def ask_to_reload(ledger: Ledger, name: str) -> None:
         back_to_running(ledger, name)
         return
     state.reload_asked_ns = ledger.now.mono_ns
-    state.notify_reloading = False
     ledger.arm_phase(name, service.timeout_start_ns)
     spawn_id = state.main.spawn_id
     ledger.act(SignalProcesses(name, service.reload_signal, Whom.MAIN, spawn_id, then_continue=True))

@@ -94,6 +94,7 @@ def unit_status(manager: Manager, name: str) -> UnitStatus:
         health=_health(state, unit),
         next_elapse=_next_elapse(ledger, state),
         last_elapse=_last_elapse(state),
+        has_run=state.started or state.invocation is None,
     )
 
 

@@ -27,7 +27,13 @@ from supervisord_py.core.manager import Manager
 from supervisord_py.core.snapshot import NewerFormatError
 from supervisord_py.host.cgroups import UnitGroups, find_place
 from supervisord_py.host.clock import Clock, watch_clock
-from supervisord_py.host.command_records import bug_record, command_record, trouble_record, with_fields
+from supervisord_py.host.command_records import (
+    bug_record,
+    command_record,
+    reload_in_shutdown,
+    trouble_record,
+    with_fields,
+)
 from supervisord_py.host.container import (
     console_of,
     echo_of,
@@ -455,13 +461,9 @@ class Daemon:
     ) -> None:
         """Take over what a reload read (the files of the units ``read``, None: all); the core gets its part as an
         event."""
+        rolled = view.rollout_units(self._manager)
         self._changes.last_good.note_load(
-            self._loaded,
-            loaded,
-            view.lives(self._manager),
-            read=read,
-            in_rollout=view.rollout_units(self._manager),
-            applied=applied,
+            self._loaded, loaded, view.lives(self._manager), read=read, in_rollout=rolled, applied=applied
         )
         self._settings, self._loaded, self._sources = settings, loaded, sources
         self._watch.loaded(seen)
@@ -503,6 +505,8 @@ class Daemon:
                 self._ending.begin(ORIGIN_SIGNAL)
             case "kill":
                 self._driver.submit(ShutdownForced())
+            case "reload" if self._ending.has_begun or view.is_stopping(self._manager):
+                self._driver.note([reload_in_shutdown(self._signaller())])
             case "reload":
                 self._spawn_task(self.reload(self._signaller()))
             case "reopen":

@@ -71,13 +71,13 @@ class Ending:
         self._output = output
         self._groups = groups
         self._has_told = has_told
-        self._has_begun = False
+        self.has_begun = False
         self._on_begin = on_begin
 
     def begin(self, origin: Origin, reason: str = "", cause: int | None = None) -> None:
         """Stop everything in order; asked again it changes nothing."""
-        if not self._has_begun:
-            self._has_begun = True
+        if not self.has_begun:
+            self.has_begun = True
             self._on_begin()
             timeout_ns = shutdown_timeout_ns(self._config, self._settings())
             self._driver.submit(ShutdownRequested(timeout_ns, origin, reason, cause))

@@ -11,7 +11,8 @@ first line that is not durable: never "write again and assume", and no line of a
 A killed manager loses none either. What it had written before the failure stands in the file that is set aside, and
 recovery takes it from there; what it took up afterwards is called written only when it is durable, so custody has it
 until then. Of a segment that is continued nobody knows what is durable: before its first good sync, the lines that it
-has count as unsynced.
+has count as unsynced. Segments that were left while nothing was synced (``sync = "never"``) are synced before anything
+after them is called durable.
 
 Every ``OSError`` ends in ``failing`` (a text for people) and the lines wait; the caller tries again later. A full
 disk first costs the reserve.
@@ -149,6 +150,7 @@ class SegmentLog:
         self._next: Continuation | Beginning = start
         self._continued: tuple[Continuation, Point] | None = None
         self._is_rotating = False
+        self._left_unsynced: deque[str] = deque()
 
     @property
     def written(self) -> int:
@@ -299,6 +301,7 @@ class SegmentLog:
     def _sync(self) -> None:
         if self.settings.sync == "never":
             return
+        self._sync_left()
         if self._active is None and isinstance(self._next, Continuation):
             self._activate(0)
         if self._active is None or not self._is_dirty:
@@ -315,6 +318,14 @@ class SegmentLog:
         self._is_dirty = self._is_streak = False
         self._unsynced.clear()
         self._unsynced_bytes = 0
+
+    def _sync_left(self) -> None:
+        """Sync the segments that were left behind when nothing had to be durable yet. A failure is told once: to sync
+        such a file again would succeed and mean nothing."""
+        while self._left_unsynced:
+            # Retention may have dropped it.
+            with suppress(FileNotFoundError):
+                self._disk.sync(self._left_unsynced.popleft())
 
     def _give_up(self, after: After, error: OSError) -> None:
         """Leave the file as it is and go back to the last durable line, which a new segment will follow.
@@ -370,6 +381,8 @@ class SegmentLog:
         ):
             return
         self._sync()
+        if self.settings.sync == "never":
+            self._left_unsynced.append(self._active.name)
         self._active.close()
         self._active = None
         self._next = Beginning(After.ROTATION)
@@ -416,6 +429,8 @@ class SegmentLog:
         if beginning.set_aside in names:
             renamed = damaged_name(beginning.set_aside, names)
             self._disk.rename(beginning.set_aside, renamed)
+            if self.settings.sync == "never":
+                self._left_unsynced.append(renamed)
             beginning = Beginning(beginning.after, renamed)
             self._next = beginning
         return beginning
@@ -435,6 +450,8 @@ class SegmentLog:
             ):
                 self._disk.remove(name)
                 dropped.append(name)
+                if name in self._left_unsynced:
+                    self._left_unsynced.remove(name)
         except OSError:
             pass
         return tuple(dropped)

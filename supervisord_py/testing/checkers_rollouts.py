@@ -240,7 +240,8 @@ class RolloutBound(RolloutLaw):
             self.fail(f"{name} is restarted twice")
         in_hand = [other for other in rollout.taken if other != name and self._is_in_hand(step, rollout, other)]
         # on the way back what is down comes up first, also what went down by itself just now
-        has_ended = any(record.event == "unit.exited" and record.unit == name for record in step.effects.records)
+        ends = ("unit.exited", "unit.watchdog", "unit.progress-stalled")
+        has_ended = any(record.event in ends and record.unit == name for record in step.effects.records)
         is_down = rollout.is_back and (name not in rollout.up or has_ended)
         if len(in_hand) >= rollout.max_unavailable and not is_down:
             self.fail(f"{name} is taken down while {in_hand} are, and {rollout.max_unavailable} may be")
@@ -320,9 +321,9 @@ class RolloutBack(RolloutLaw):
         stopped = {job.unit for job in self.world.jobs() if job.type == "stop"}
         failed = rollout.failed
         if failed is not None and record.fields["units"][failed] == "left-out":
-            life, excused = self.world.seen.lives.get(failed), {*rollout.asked, *self.world.seen.units.masked}
-            # what is up without a main process was never taken down: its restart was refused
-            excused.update(name for name in self.world.manager_units() & {failed} if self._is_up(name))
+            life = self.world.seen.lives.get(failed)
+            # what was never touched, because its restart was refused, may be up without a main process
+            excused = {*rollout.asked, *rollout.up, *self.world.seen.units.masked}
             if failed not in excused and life is not None and life.main_gone and not life.ordered:
                 self.fail(f"{failed} has failed, and nothing was done to bring it back")
         for name in rollout.units:
@@ -338,9 +339,6 @@ class RolloutBack(RolloutLaw):
                 continue
             if keys := restart_keys(life.unit, older):
                 self.fail(f"{name} ({fate}) runs by the text that was taken back ({', '.join(keys)})")
-
-    def _is_up(self, name: str) -> bool:
-        return unit_status(self.world.manager, name).active_state in ("active", "reloading")
 
 
 class RolloutWords(RolloutLaw):

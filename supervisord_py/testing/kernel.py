@@ -490,12 +490,10 @@ class Kernel:
     def _reloads(self, process: Process, signal: int) -> bool:
         """Whether this signal asks a ``notify-reload`` service to read its settings again; it says what it does."""
         spawn = process.spawn
-        # only the service itself knows that signal: it ends a command of the unit
-        is_main = spawn is not None and spawn.role is Role.MAIN and spawn.main is process
-        service = spawn.service if spawn is not None and is_main else None
-        if spawn is None or service is None or service.type is not ServiceType.NOTIFY_RELOAD:
+        # a command of the unit does not know that signal: it ends by it
+        if spawn is None or spawn.role is not Role.MAIN or spawn.main is not process or spawn.service is None:
             return False
-        if signal != service.reload_signal:
+        if spawn.service.type is not ServiceType.NOTIFY_RELOAD or signal != spawn.service.reload_signal:
             return False
         self._agenda.after(self._milliseconds(0, 20), lambda: self._reload(spawn, process))
         return True
@@ -594,12 +592,8 @@ class Kernel:
                 self._agenda.after(self._milliseconds(0, 50), partial(self.end, process, ExitStatus(signal=SIGTERM)))
             elif spawn is not None and spawn.unfinished is not None and process is spawn.main:
                 self._agenda.after(self._milliseconds(0, 50), spawn.unfinished)
-            elif spawn is None and process.daemon_of is not None and process.daemon_of.service is not None:
-                path = process.daemon_of.service.pid_file
-                if path is not None:
-                    self._agenda.after(
-                        self._milliseconds(0, 50), partial(self._daemons.write_pid_file, path, process, process.pid)
-                    )
+            elif spawn is None:
+                self._daemons.cure(process)
 
     def alive(self) -> list[Process]:
         return [process for tree in self.trees.values() for process in tree.values()]

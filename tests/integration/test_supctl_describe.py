@@ -140,6 +140,17 @@ def test_wait_for_exit_passes_the_code_on(
     assert supctl("wait", "web", "--for", "exit").code == code
 
 
+@pytest.mark.parametrize("code", [203, 71, 1])
+def test_wait_for_exit_took_the_code_of_a_failed_start_for_the_unit_s_own(supctl: Supctl, code: int) -> None:
+    """The program never ran: 203 is systemd's word for why, 71 the same of another step, 1 that of an older life."""
+    never = unit("web", "failed", "failed", exit={"code": code, "signal": None}, result="exit_code", has_run=False)
+    supctl.fake.on("List", {"units": [unit("web")]})
+    supctl.fake.on("Wait", {"unit": never})
+    ran = supctl("wait", "web", "--for", "exit")
+    assert (ran.code, ran.out) == (125, "")
+    assert "web never started" in ran.err
+
+
 def test_wait_for_exit_is_about_the_life_it_began_with(supctl: Supctl) -> None:
     """The life ends while no manager answers and the next one runs: the code is that of the life that was meant."""
     supctl.fake.on("List", {"units": [unit("web", invocation="first")]})

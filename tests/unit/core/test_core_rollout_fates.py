@@ -787,6 +787,31 @@ def test_what_was_starting_was_called_off_before_what_comes_after_it() -> None:
     assert roll.signalled() == ["a"]
 
 
+def test_what_begins_by_the_text_before_while_it_waits_is_not_called_off() -> None:
+    """Somebody restarts ``a``, whose turn to go back has not come: its new life has the text before already, and was
+    stopped at once.
+    """
+    again = RestartPolicy(delay_ns=SECOND_NS, jitter=0.0)
+    roll = Roll(oneshot("a", remain_after_exit=True), notify("b", restart=again))
+    roll.exited("a", 0)
+    roll.release(2)
+    roll.apply(n=1)
+    roll.spawned("a")
+    roll.exited("a", 0)
+    roll.exited("b", signal=15)
+    roll.spawned("b")
+    roll.crash("b")
+    roll.release(1, reverts=True)
+    assert roll.steps == {"a": "waiting", "b": "restarting"}
+    roll.ask("restart", "a")
+    roll.spawned("a")
+    assert roll.shown("a") == "activating/start/success"
+    assert roll.steps == {"a": "restarting", "b": "restarting"}
+    roll.exited("a", 0)
+    roll.up("b")
+    assert roll.fates == {"a": "reverted", "b": "reverted"}
+
+
 def test_the_way_back_has_no_probation() -> None:
     """The older text was good before: what is up again by it is done."""
     roll = three()
