@@ -241,7 +241,10 @@ class RolloutBound(RolloutLaw):
         in_hand = [other for other in rollout.taken if other != name and self._is_in_hand(step, rollout, other)]
         # on the way back what is down comes up first, also what went down by itself just now
         ends = ("unit.exited", "unit.watchdog", "unit.progress-stalled")
-        has_ended = any(record.event in ends and record.unit == name for record in step.effects.records)
+        has_ended = any(
+            record.unit == name and (record.event in ends or "pulled_in_by" in record.fields)
+            for record in step.effects.records
+        )
         is_down = rollout.is_back and (name not in rollout.up or has_ended)
         if len(in_hand) >= rollout.max_unavailable and not is_down:
             self.fail(f"{name} is taken down while {in_hand} are, and {rollout.max_unavailable} may be")
@@ -260,7 +263,10 @@ class RolloutBound(RolloutLaw):
         return is_older and self._is_stirring(name)
 
     def _is_stirring(self, name: str) -> bool:
-        known = self.world.manager_units()
+        known, text = self.world.manager_units(), self.world.seen.texts.get(name)
+        if text is not None and text.timer is not None:
+            # what is run by the clock is up in a run as between two
+            return False
         return name in known and unit_status(self.world.manager, name).active_state in STIRRING
 
 

@@ -90,7 +90,7 @@ def quarantines_early() -> Iterator[type[Manager]]:
         yield manager
 
 
-@mutant("retry-after is half as long as it should be", "quarantine-holds", needs="quarantine")
+@mutant("retry-after is half as long as it should be", "quarantine-holds", quarantine=0.5, crash_at_once=0.4)
 def retries_early() -> Iterator[type[Manager]]:
     def made(original: Any) -> Any:
         return lambda book, name, after_ns: original(book, name, after_ns and after_ns // 2)
@@ -127,13 +127,13 @@ def has_no_stub() -> Iterator[type[Manager]]:
         yield manager
 
 
-@mutant("nobody says that it stands on a stub", "degraded", needs="quarantine crash")
+@mutant("nobody says that it stands on a stub", "degraded", quarantine=0.5, crash_at_once=0.4, relations=0.4)
 def hides_stubs() -> Iterator[type[Manager]]:
     with swapped(why, "_stood_in_for", lambda _: lambda book, name: []) as manager:
         yield manager
 
 
-@mutant("a quarantine ends with the supervisor", "counters-survive")
+@mutant("a quarantine ends with the supervisor", "counters-survive", crash_at_once=0.4, shutdown=0.02)
 def forgets_quarantines() -> Iterator[type[Manager]]:
     def made(original: Any) -> Any:
         def load_counters(book: ledger.Ledger, state: Any) -> None:

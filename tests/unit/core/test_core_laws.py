@@ -20,10 +20,11 @@ from supervisord_py.core.state import (
     Job,
     JobEnd,
     LastLife,
+    TimerState,
     TokenEntry,
     UnitState,
 )
-from supervisord_py.model.states import Result, SubState
+from supervisord_py.model.states import ActiveState, Result, SubState
 from supervisord_py.model.unit import Unit, UnitSet
 from supervisord_py.testing.population import draw_units
 from supervisord_py.testing.profile import Profile
@@ -52,8 +53,10 @@ def other_than_default(kind: inspect.Type, default: object = None) -> object:
             return (other_than_default(item),)
         case inspect.TupleType(item_types=items):
             return tuple(map(other_than_default, items))
-        case inspect.DictType(value_type=value):
-            return {"word": other_than_default(value) if not isinstance(value, inspect.NoneType) else None}
+        case inspect.DictType(key_type=key, value_type=value):
+            return {
+                other_than_default(key): other_than_default(value) if not isinstance(value, inspect.NoneType) else None
+            }
         case inspect.UnionType(types=types):
             return other_than_default(next(each for each in types if not isinstance(each, inspect.NoneType)), default)
         case inspect.StructType(cls=cls):
@@ -88,23 +91,32 @@ def test_every_field_of_the_state_survives_a_restart_of_the_manager() -> None:
     assert manager.take_changes() == {}
 
 
-OUTLIVES_THE_SUPERVISOR = {"failures", "backoff", "restarts", "exit_code", "exit_signal", "exit_dumped", "last_life"}
+OUTLIVES_THE_SUPERVISOR = {
+    "failures", "backoff", "restarts", "exit_code", "exit_signal", "exit_dumped", "last_life", "half_open",
+}  # fmt: skip
 OF_A_FAILURE = {"sub", "active", "since_wall_ns", "result", "message"}
 
 
+@pytest.mark.parametrize("quarantined", [False, True])
 @pytest.mark.parametrize("sub", [sub for sub in SubState if sub in ACTIVE_STATES])
-def test_the_end_of_the_supervisor_is_survived_by_counters_and_ends_alone(sub: SubState) -> None:
-    """Processes, jobs, deadlines and orders are over; what had failed is still failed, anything else is down. How a
-    life ended that was going on then is not known.
+def test_the_end_of_the_supervisor_is_survived_by_counters_and_ends_alone(sub: SubState, quarantined: bool) -> None:
+    """Processes, jobs, deadlines and orders are over; what had failed is still failed, what is in quarantine stays
+    there, anything else is down. How a life ended that was going on then is not known.
     """
-    old = full(UnitState, sub=sub, active=ACTIVE_STATES[sub])
+    old = full(UnitState, sub=sub, active=ACTIVE_STATES[sub], quarantined=quarantined)
     cold = Manager(1)
     cold.restore_counters({"unit/web": text(old)})
     new = structs.asdict(cold.ledger.state("web"))
-    kept = OUTLIVES_THE_SUPERVISOR | (OF_A_FAILURE if sub is SubState.FAILED else set())
-    assert new == structs.asdict(UnitState()) | {
+    kept = OUTLIVES_THE_SUPERVISOR | (OF_A_FAILURE if sub is SubState.FAILED or quarantined else set())
+    expected = structs.asdict(UnitState()) | {
         name: value for name, value in structs.asdict(old).items() if name in kept
-    } | ({} if sub in REST else {"last_life": LastLife(result=Result.UNKNOWN)})
+    }
+    expected["timer"] = TimerState(stamp_wall_ns=old.timer.stamp_wall_ns, last_wall_ns=old.timer.last_wall_ns)
+    if quarantined:
+        expected |= {"quarantined": True, "sub": SubState.FAILED, "active": ActiveState.QUARANTINED}
+    elif sub not in REST:
+        expected["last_life"] = LastLife(result=Result.UNKNOWN)
+    assert new == expected
 
 
 OUTLIVES_A_LIFE = {
@@ -118,7 +130,14 @@ def test_a_new_life_has_nothing_of_the_one_before(sub: SubState) -> None:
     """A unit of which everything had been told is started by hand: but for what outlives a life it is like one that is
     started for the first time.
     """
-    rests = {"main": None, "control": None, "following": None, "former": [], "timeout_at_ns": None, "held": True}
+    nothing = (
+        "main", "control", "following", "timeout_at_ns", "timer", "retry_at_ns", "freeze", "paused_ns", "paused_by",
+        "healthy_left_ns",
+    )  # fmt: skip
+    never = ("is_stub", "quarantined", "half_open", "stub_failed", "thawing")
+    rests = (
+        dict.fromkeys(nothing) | dict.fromkeys(never, False) | {"former": [], "held": True, "watches": {}, "probes": {}}
+    )
     old = full(UnitState, sub=sub, active=ACTIVE_STATES[sub], healthy_at_ns=None, leftover=False, **rests)
     states = []
     for known in (old, UnitState()):
@@ -153,7 +172,7 @@ SAID = {
 def test_a_datagram_changes_what_it_says_and_nothing_else(seed: int) -> None:
     """Whatever was said before, in whatever order, stays."""
     rng = Random(seed)
-    rig = Rig(notify("web", runtime_max_ns=10**12))
+    rig = Rig(notify("web", runtime_max_ns=10**12, error_threshold=0))
     rig.ask("start", "web")
     rig.up("web")
     changed: dict[str, set[str]] = {name: set() for name in SAID}

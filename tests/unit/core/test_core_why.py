@@ -80,7 +80,8 @@ def test_a_life_after_a_crash_was_said_to_be_an_order_of_long_ago() -> None:
     rig.spawned("web")
     rig.crash("web")
     rig.later(1)
-    assert why(rig, "web")[:2] == ["it is starting", "an earlier life was restarted by root (uid 0)"]
+    said = why(rig, "web")
+    assert said[:2] == ["it is starting", "an earlier life was restarted by root (uid 0)"]
     rig.spawned("web")
     assert [line.partition(" (")[0] for line in why(rig, "web")] == [
         "it is running",
