@@ -16,6 +16,9 @@ from supervisord_py.testing.profile import FAULTS, Profile
 from supervisord_py.testing.script import run_script
 from supervisord_py.testing.world import World
 
+pytestmark = pytest.mark.xdist_group("coverage")
+"""The worlds are run once, for both tests."""
+
 WORLDS = 200
 WORLDS_MAX = 1500
 """So many more, while anything has not been reached: a change of the core changes what each seed gets to."""
