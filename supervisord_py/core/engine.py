@@ -373,6 +373,20 @@ def units_loaded(ledger: Ledger, before: UnitSet) -> None:
     for name, unit in ledger.set.units.items():
         if unit.upholds and ledger.state(name).sub in THERE:
             ledger.changed[name] = None
+        if unit.service is None and ledger.state(name).quarantined:
+            _release_target(ledger, name)
+
+
+def _release_target(ledger: Ledger, name: str) -> None:
+    """What has failed is not there any more: its file says now that the unit is a target."""
+    quarantine.release(ledger, name, reason=quarantine.NOW_A_TARGET)
+    state = ledger.edit(name)
+    state.failures = state.backoff = state.restarts = 0
+    if state.sub is SubState.STUB:
+        service.feed(ledger, name, Input.STOP, steps.Ended(Result.SUCCESS, quarantine.NOW_A_TARGET, 0))
+    elif state.sub is SubState.FAILED:
+        ledger.set_sub(name, SubState.DEAD)
+        state.result, state.message = Result.SUCCESS, None
 
 
 def _stop_checking(ledger: Ledger, job: Job) -> None:

@@ -248,7 +248,8 @@ class Manager:
             ledger.edit_globals().shutdown_timeout_ns = event.shutdown_timeout_ns
         if ledger.globals.until_empty is not event.until_empty:
             ledger.edit_globals().until_empty = event.until_empty
-        if ledger.globals.began_ns is None:
+        begins = ledger.globals.began_ns is None
+        if begins:
             ledger.edit_globals().began_ns = ledger.now.mono_ns
         if ledger.globals.is_init is not event.is_init:
             ledger.edit_globals().is_init = event.is_init
@@ -258,6 +259,8 @@ class Manager:
         before = ledger.set
         loading.take_limits(ledger, event.units, event.limited)
         names = loading.take_over(ledger, event.units, event.cause)
+        if begins:
+            quarantine.arm_retries(ledger)
         engine.units_loaded(ledger, before)
         if event.reverts:
             rollout.reverted(ledger)

@@ -15,7 +15,7 @@ unit itself ended stays known). Units that need the quarantined one are content 
 because the unit is released, it goes through the same stop sequence as any life, and then the unit is as it was.
 
 Laws: a quarantined unit has no process but its stub's; every quarantine ends in exactly one ``unit.released``, or in
-the end of the unit.
+the end of the unit. A target has no process that could fail: what becomes one is released.
 
 Source: ours; the registries of the older systems (B-AF-1, B-AF-4); the half-open state is that of a circuit breaker
 (Nygard, Release It!).
@@ -27,6 +27,8 @@ from supervisord_py.core.ledger import Intent, Ledger, Task
 from supervisord_py.core.restart import is_limit_hit
 from supervisord_py.core.state import Ending, Process, UnitState
 from supervisord_py.model.states import JobState, Result, Role, Severity, SubState
+
+NOW_A_TARGET = "it is a target now"
 
 
 def is_given_up(ledger: Ledger, name: str) -> bool:
@@ -54,6 +56,9 @@ def stand_in(ledger: Ledger, name: str) -> None:
     """Do for a quarantined unit at rest what can be done: arm its retry, and start its stub."""
     state, unit = ledger.state(name), ledger.set.units.get(name) or ledger.unit(name)
     if unit is None or ledger.globals.shutdown is not None:
+        return
+    if unit.service is None:
+        release(ledger, name, reason=NOW_A_TARGET)
         return
     if unit.quarantine.retry_after_ns is not None and state.retry_at_ns is None:
         ledger.arm_retry(name, unit.quarantine.retry_after_ns)
@@ -88,7 +93,7 @@ def stand_in(ledger: Ledger, name: str) -> None:
 def has_stub(ledger: Ledger, name: str) -> bool:
     """Tell whether a stub can take the place of a unit, if that is quarantined."""
     unit = ledger.set.units.get(name) or ledger.unit(name)
-    if unit is None or unit.quarantine.stub is None or ledger.state(name).stub_failed:
+    if unit is None or unit.service is None or unit.quarantine.stub is None or ledger.state(name).stub_failed:
         return False
     # The failure of such a unit is the end of the supervisor: nothing takes its place.
     return unit.exit_supervisor_on is None
@@ -124,6 +129,14 @@ def stub_over(ledger: Ledger, name: str) -> None:
     state.is_stub = False
     if not state.quarantined:
         state.result, state.message = Result.SUCCESS, None
+
+
+def arm_retries(ledger: Ledger) -> None:
+    """After a cold start: whoever was to be tried once more is, after the whole time, whether it is enabled or not."""
+    for name, state in list(ledger.states.items()):
+        if state.retry_at_ns is not None:
+            unit = ledger.set.units.get(name)
+            ledger.arm_retry(name, unit.quarantine.retry_after_ns if unit is not None else None)
 
 
 def retry(ledger: Ledger, name: str) -> None:

@@ -285,6 +285,9 @@ def load_counters(ledger: Ledger, state: Mapping[str, str]) -> None:
                 kept.quarantined, kept.sub, kept.active = True, SubState.FAILED, ActiveState.QUARANTINED
                 kept.result, kept.message, kept.since_wall_ns = old.result, old.message, old.since_wall_ns
                 kept.last_life = old.last_life
+                if old.retry_at_ns is not None and not old.stopped:
+                    # On a clock that is gone; ``quarantine.arm_retries`` arms it by the one that there is now.
+                    kept.retry_at_ns = 0
             kept.half_open = old.half_open
             if old.timer is not None:
                 kept.timer = TimerState(stamp_wall_ns=old.timer.stamp_wall_ns, last_wall_ns=old.timer.last_wall_ns)

@@ -83,7 +83,9 @@ class PoolLimit(Checker):
             return
         held = {name for name, other in begun if limit in limits_of(other)}
         for name, life in self.world.seen.lives.items():
-            is_over = self._over.get(name) == life.invocation or life.remains
+            # what remains up holds no slot, whatever a reload has changed about that since
+            remains = life.remains or (life.remained and not life.main_exists and not life.ending)
+            is_over = self._over.get(name) == life.invocation or remains
             if life.alive and not is_over and limit in limits_of(life.unit):
                 held.add(name)
         held.discard(unit.name)

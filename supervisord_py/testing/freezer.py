@@ -2,8 +2,8 @@
 again.
 
 A frozen process does nothing: what it would have done is kept and done when it goes on. SIGKILL ends it all the same;
-any other signal waits. The hand that freezes is the manager's and dies with it, perhaps when it has done its work and
-told nobody.
+any other signal waits, and reaches it before it does anything. The hand that freezes is the manager's and dies with
+it, perhaps when it has done its work and told nobody.
 """
 
 from collections.abc import Callable
@@ -20,23 +20,39 @@ if TYPE_CHECKING:
     from supervisord_py.testing.processes import Process
 
 
+class Held:
+    """What is kept for later; signals come first, as the kernel delivers them before anything else runs."""
+
+    def __init__(self) -> None:
+        self._signals: list[Callable[[], None]] = []
+        self._acts: list[Callable[[], None]] = []
+
+    def keep(self, act: Callable[[], None], *, is_signal: bool) -> None:
+        (self._signals if is_signal else self._acts).append(act)
+
+    def do(self) -> None:
+        for act in (*self._signals, *self._acts):
+            act()
+
+
 class Freezer:
     """Which units stand still, and what their processes will do when they go on."""
 
     def __init__(self) -> None:
-        self.frozen: dict[str, list[Callable[[], None]]] = {}
+        self.frozen: dict[str, Held] = {}
 
-    def holds(self, process: "Process", act: Callable[[], None]) -> bool:
+    def holds(self, process: "Process", act: Callable[[], None], *, is_signal: bool = False) -> bool:
         """Whether the process stands still; then ``act`` is kept for later."""
         held = self.frozen.get(process.unit)
         if held is None or process.killed:
             return False
-        held.append(act)
+        held.keep(act, is_signal=is_signal)
         return True
 
     def thaw(self, unit: str) -> None:
-        for act in self.frozen.pop(unit, ()):
-            act()
+        held = self.frozen.pop(unit, None)
+        if held is not None:
+            held.do()
 
 
 class FreezingHand:
@@ -73,7 +89,7 @@ class FreezingHand:
             kernel.freezer.thaw(unit)
             self._tell(UnitFrozen(unit, frozen=False, detail="it cannot be frozen"))
         elif isinstance(action, FreezeUnit):
-            kernel.freezer.frozen.setdefault(unit, [])
+            kernel.freezer.frozen.setdefault(unit, Held())
             self._tell(UnitFrozen(unit, frozen=True))
             kernel.speech.say_last_word(unit)
         elif unit in kernel.freezer.frozen and self._fault("freeze_fails"):

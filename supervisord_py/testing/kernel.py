@@ -457,7 +457,7 @@ class Kernel:
         if signal == SIGCONT and not (process.spawn is not None and process.spawn.pending):
             self.freezer.go_on(process)
             return
-        if self.freezer.holds(process, lambda: self._deliver(process, signal)):
+        if self.freezer.holds(process, lambda: self._deliver(process, signal), is_signal=True):
             return
         if process.spawn is not None and process.spawn.pending:
             process.spawn.held_signals.append(signal)
@@ -490,10 +490,10 @@ class Kernel:
     def _reloads(self, process: Process, signal: int) -> bool:
         """Whether this signal asks a ``notify-reload`` service to read its settings again; it says what it does."""
         spawn = process.spawn
-        service = spawn.service if spawn is not None and spawn.main is process else None
-        if spawn is None or service is None or service.type is not ServiceType.NOTIFY_RELOAD:
+        # a command of the unit does not know that signal: it ends by it
+        if spawn is None or spawn.role is not Role.MAIN or spawn.main is not process or spawn.service is None:
             return False
-        if signal != service.reload_signal:
+        if spawn.service.type is not ServiceType.NOTIFY_RELOAD or signal != spawn.service.reload_signal:
             return False
         self._agenda.after(self._milliseconds(0, 20), lambda: self._reload(spawn, process))
         return True

@@ -124,16 +124,17 @@ def is_broken_release(service: Service | None) -> bool:
 
 def without_cycles_of_lives(old: UnitSet) -> UnitSet:
     """Take away what would start and end units for ever although nothing is wrong: a longest run time, and relations
-    that start again what ends by itself, or cannot stay up because it needs what does; and what ends everything.
+    that start again what ends by itself, or cannot stay up because it needs what does; hooks that start what a unit is
+    in conflict with, whose hooks may start that again; and what ends everything.
     """
-    passing = _passing(old)
+    passing, rivals = _passing(old), _rivals(old)
     units = {}
     for name, unit in old.units.items():
         service = unit.service and replace(unit.service, runtime_max_ns=None, watchdog_ns=None, progress_ns=None)
         upholds = tuple(edge for edge in unit.upholds if edge.unit in old.units and edge.unit not in passing)
-        on_success = () if _ends(unit) else unit.on_success
-        on_failure = tuple(other for other in unit.on_failure if other not in passing)
-        on_quarantine = tuple(other for other in unit.quarantine.on_quarantine if other not in passing)
+        on_success = () if _ends(unit) else tuple(other for other in unit.on_success if other not in rivals)
+        on_failure = tuple(other for other in unit.on_failure if other not in passing | rivals)
+        on_quarantine = tuple(other for other in unit.quarantine.on_quarantine if other not in passing | rivals)
         units[name] = replace(
             unit,
             service=service,
@@ -146,6 +147,21 @@ def without_cycles_of_lives(old: UnitSet) -> UnitSet:
             exit_supervisor_on=None,
         )
     return replace(old, units=units)
+
+
+def _rivals(units: UnitSet) -> set[str]:
+    """The units whose start may stop another: those of a conflict, and what pulls one of them in."""
+    found = {name for unit in units.units.values() if unit.conflicts for name in (unit.name, *unit.conflicts)}
+    while True:
+        more = {
+            unit.name
+            for unit in units.units.values()
+            for edge in (*unit.requires, *unit.wants, *unit.binds_to, *unit.upholds)
+            if edge.unit in found
+        }
+        if more <= found:
+            return found
+        found |= more
 
 
 def _passing(units: UnitSet) -> set[str]:

@@ -1,13 +1,13 @@
 """Fake processes that are stopped by SIGSTOP, beside those that are frozen with their unit.
 
-What such a process was about to do (speak, fork, end) it does when it goes on, and a signal reaches it then; only
-SIGKILL is quicker. Somebody who has stopped a process lets it go on after a while.
+What such a process was about to do (speak, fork, end) it does when it goes on, and a signal reaches it just
+before; only SIGKILL is quicker. Somebody who has stopped a process lets it go on after a while.
 """
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from supervisord_py.testing.freezer import Freezer
+from supervisord_py.testing.freezer import Freezer, Held
 from supervisord_py.testing.processes import Process
 
 if TYPE_CHECKING:
@@ -22,21 +22,21 @@ class Standstill(Freezer):
     def __init__(self, kernel: "Kernel") -> None:
         super().__init__()
         self._kernel = kernel
-        self._stopped: dict[Process, list[Callable[[], None]]] = {}
+        self._stopped: dict[Process, Held] = {}
 
-    def holds(self, process: Process, act: Callable[[], None]) -> bool:
-        if super().holds(process, act):
+    def holds(self, process: Process, act: Callable[[], None], *, is_signal: bool = False) -> bool:
+        if super().holds(process, act, is_signal=is_signal):
             return True
         held = self._stopped.get(process)
         if held is None or process.killed:
             return False
-        held.append(act)
+        held.keep(act, is_signal=is_signal)
         return True
 
     def stop(self, process: Process) -> None:
         """Let a process stand still, until somebody lets it go on."""
         if process.alive and process not in self._stopped:
-            self._stopped[process] = []
+            self._stopped[process] = Held()
             self._kernel.struck("stopped", process.unit)
             self._kernel.later(100, LONGEST_MS, lambda: self.go_on(process))
 
@@ -44,8 +44,7 @@ class Standstill(Freezer):
         held = self._stopped.pop(process, None)
         if held is not None:
             process.resumed_ns = self._kernel.now_ns
-            for act in held:
-                act()
+            held.do()
 
     def is_still(self, process: Process) -> bool:
         return process in self._stopped or process.unit in self.frozen

@@ -155,6 +155,7 @@ class Told:
     def follow(self, manager: Manager, event: Event, effects: Effects) -> None:
         """Read on, and compare with what is shown."""
         pardons = isinstance(event, CommandRequested) and event.verb == "reset-failed"
+        released = {record.unit for record in effects.records if record.event == "unit.released"}
         for record in effects.records:
             if record.unit is not None and (said := told_by(record)) is not None:
                 # The end of a stub is not that of a quarantine.
@@ -166,9 +167,8 @@ class Told:
                 # It was released, or only its stub was stopped.
                 self._active[name] = said = status.active_state
                 assert said in ("inactive", "quarantined", "queued")
-            if status.active_state == "inactive" and (
-                status.sub_state == "dependency" or (pardons and said in ("failed", "quarantined"))
-            ):
+            pardoned = (pardons and said in ("failed", "quarantined")) or (name in released and said == "quarantined")
+            if status.active_state == "inactive" and (status.sub_state == "dependency" or pardoned):
                 # The end of its job says so, or whoever has its failure forgotten.
                 self._active[name] = said = "inactive"
             if is_idling(manager.ledger, name):

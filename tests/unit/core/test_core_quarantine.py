@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from core_rig import Rig, commands, needs, notify, service
+from core_rig import Rig, commands, needs, notify, service, target
 
 from supervisord_py.core import view
 from supervisord_py.core.actions import ExitSupervisor, SpawnProcess
@@ -310,6 +310,48 @@ def test_a_quarantine_survives_the_supervisor() -> None:
     again.later(11)
     again.exited("web", signal=15, role=Role.STUB)
     assert again.spawns[-1].role is Role.MAIN
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_retry_that_was_due_comes_after_a_cold_start_though_nothing_starts_the_unit(stopped: bool) -> None:
+    """A disabled unit that somebody had started: only its retry leads out; not if somebody has stopped it since."""
+    text = fragile(quarantine={"retry_after_ns": 10 * SECOND_NS}, relations={"enabled": False})
+    rig = Rig(text)
+    rig.ask("start", "web")
+    rig.spawned("web")
+    rig.crash("web", 3)
+    if stopped:
+        rig.ask("stop", "web")
+    cold = Manager(9)
+    cold.restore_counters(rig.state)
+    again = Rig(manager=cold)
+    again.load(text, start=True)
+    assert again.spawns == []
+    assert again.shown("web") == "quarantined/failed/exit-code"
+    again.later(11)
+    assert [spawn.role for spawn in again.spawns] == ([] if stopped else [Role.MAIN])
+
+
+def test_a_unit_whose_stub_runs_becomes_a_target() -> None:
+    """The stub ends as what it was, and the target is no quarantined unit (seed 193)."""
+    rig = quarantined(stub=STUB)
+    rig.spawned("web")
+    rig.load(target("web"))
+    rig.exited("web", signal=15, role=Role.STUB)
+    assert rig.shown("web") == "inactive/dead/success"
+    assert events(rig).count("unit.released") == 1
+    rig.ask("start", "web")
+    assert rig.shown("web") == "active/running/success"
+
+
+def test_a_quarantined_unit_that_becomes_a_target_is_released() -> None:
+    """What has failed is not there any more."""
+    rig = quarantined(retry_after_ns=10 * SECOND_NS)
+    rig.load(target("web"))
+    assert rig.shown("web") == "inactive/dead/success"
+    assert events(rig).count("unit.released") == 1
+    rig.later(20)
+    assert len(rig.spawns) == 1
 
 
 def test_a_shutdown_ends_the_stub_and_tries_nothing_again() -> None:
