@@ -46,12 +46,12 @@ UP: dict[str, float] = {
     **LESS,
     **dict.fromkeys(
         ("conflicts", "requisite", "upholds", "conditions", "exec_condition", "job_timeout", "until_empty", "limits",
-         "timers", "quarantine", "start_limit", "infinite_timeout", "shutdown", "silent", "scale"), 0.0),
+         "timers", "quarantine", "start_limit", "infinite_timeout", "shutdown", "scale"), 0.0),
     **dict.fromkeys(
         ("crash", "clean_exit", "kill", "restart", "cancel", "watchdog_trigger", "exit_before_ready", "never_ready",
          "no_daemon", "pid_file_never", "pid_file_wrong", "command_failed", "unwell", "runtime_max"), 0.05),
     "reload": 0.7, "notify_reload": 0.6, "reload_deaf": 0.5, "start_post": 0.4, "probes": 0.3, "main_pid": 0.5,
-    "watchdogs": 0.3, "stopped": 0.2, "early_deadline": 0.1,
+    "watchdogs": 0.3, "stopped": 0.2, "silent": 0.1, "early_deadline": 0.1,
 }  # fmt: skip
 """What keeps units up and lets them reload."""
 
