@@ -63,7 +63,9 @@ class Speech:
         for process in kernel.trees.get(unit, {}).values():
             spawn = process.spawn
             is_main = spawn is not None and spawn.role is Role.MAIN and spawn.main is process
-            if spawn is None or not is_main or not kernel.admits(spawn, process) or not kernel.fault("chatter"):
+            if spawn is None or not is_main or spawn.pending or not kernel.admits(spawn, process):
+                continue
+            if not kernel.fault("chatter"):
                 continue
             fields = kernel.choice(
                 ({"WATCHDOG": "trigger"}, {"X_ERROR": "at last"}, {"STATUS": "still here"}, {"READY": "1"})
