@@ -637,6 +637,28 @@ def test_each_unit_is_told_that_it_runs_by_the_text_before() -> None:
     assert said.severity.value == "warning"
 
 
+def test_a_unit_that_was_stopped_when_its_file_was_gone_is_not_started_by_going_back() -> None:
+    """It was forgotten at rest, and that somebody had stopped it with it (seed 83)."""
+    roll = three()
+    roll.apply()
+    roll.cycled("a")
+    kept = roll.now["a"]
+    roll.release(2, "c", gone=("a",))
+    roll.ask("stop", "a")
+    roll.exited("a", signal=15)
+    assert "a" not in view.list_units(roll.manager)
+    roll.exited("b", signal=15)
+    roll.spawned("b")
+    roll.crash("b")
+    assert roll.did(RevertUnits)[0].failed == "b"
+    roll.now["a"] = kept
+    before = len(roll.spawns)
+    roll.release(1, reverts=True)
+    assert "a" not in [spawn.unit for spawn in roll.spawns[before:]]
+    roll.up("b")
+    assert roll.fates["a"] == "left-out"
+
+
 def test_what_does_not_come_up_by_the_text_before_is_told() -> None:
     """Going back has no way back of its own."""
     roll = three()
