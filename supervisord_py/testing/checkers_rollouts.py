@@ -320,9 +320,11 @@ class RolloutBack(RolloutLaw):
             excused = {*rollout.asked, *rollout.up, *self.world.seen.units.masked}
             if failed not in excused and life is not None and life.main_gone and not life.ordered:
                 self.fail(f"{failed} has failed, and nothing was done to bring it back")
+        stopped = {job.unit for job in self.world.jobs() if job.type == "stop"}
         for name in rollout.units:
             life, older = self.world.seen.lives.get(name), rollout.older.get(name)
-            if life is None or older is None or not life.main_running or life.ending or name in rollout.asked:
+            is_left = name in rollout.asked or name in stopped
+            if life is None or older is None or not life.main_running or life.ending or is_left:
                 continue
             fate = record.fields["units"][name]
             taken = rollout.taken.get(name)
