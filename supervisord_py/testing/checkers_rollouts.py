@@ -332,6 +332,7 @@ class RolloutBack(RolloutLaw):
             excused = {*rollout.asked, *rollout.up, *self.world.seen.units.masked}
             if failed not in excused and life is not None and life.main_gone and not life.ordered:
                 self.fail(f"{failed} has failed, and nothing was done to bring it back")
+        stopped = {job.unit for job in self.world.jobs() if job.type == "stop"}
         for name in rollout.units:
             life, older = self.world.seen.lives.get(name), rollout.older.get(name)
             is_left = name in rollout.asked or name in stopped
