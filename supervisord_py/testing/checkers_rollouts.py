@@ -324,7 +324,6 @@ class RolloutBack(RolloutLaw):
     def finished(self, step: Step, rollout: Rollout, record: Record) -> None:
         if not rollout.is_back or record.fields["result"] != "failed" or rollout.loads:
             return
-        stopped = {job.unit for job in self.world.jobs() if job.type == "stop"}
         failed = rollout.failed
         if failed is not None and record.fields["units"][failed] == "left-out":
             life = self.world.seen.lives.get(failed)
