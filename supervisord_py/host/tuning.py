@@ -33,7 +33,7 @@ from supervisord_py.errors import SupervisordError
 from supervisord_py.host.command_records import command_record, with_fields
 from supervisord_py.host.control_folder import Change, apply_changes, write_changes
 from supervisord_py.host.execution import DEFAULT_LIMITS
-from supervisord_py.host.facade import Peer, TuningReport
+from supervisord_py.host.facade import Peer, Submission, TuningReport
 from supervisord_py.host.limits import change_limits
 from supervisord_py.host.places import Places
 from supervisord_py.host.sources import Sources
@@ -69,7 +69,7 @@ class CannotChangeError(SupervisordError):
 
 
 class Host(Protocol):
-    """What tuning needs of the daemon: a part of ``unit_changes.Host``."""
+    """What tuning needs of the daemon."""
 
     @property
     def manager(self) -> Manager: ...
@@ -81,17 +81,23 @@ class Host(Protocol):
     def sources(self) -> Sources: ...
 
     @property
-    def refusing(self) -> str | None: ...
+    def refusing(self) -> str | None:
+        """Why no change is taken now (a journal that cannot be written, where the settings want that), else None."""
 
-    def note_command(self, record: Record) -> int | None: ...
+    def note_command(self, record: Record) -> int | None:
+        """Write a ``command`` record and return its number."""
 
-    async def request(self, event: CommandRequested, record: Record | None) -> Any: ...
+    async def request(self, event: CommandRequested, record: Record | None) -> Submission:
+        """Submit a command, with its record unless it has one; wait for the reply and its durability."""
 
-    async def changed(self) -> None: ...
+    async def changed(self) -> None:
+        """Return when what was loaded is decided."""
 
-    async def all_durable(self) -> bool: ...
+    async def all_durable(self) -> bool:
+        """Return when all records are on disk, or cannot be."""
 
-    async def trees(self, units: Sequence[str]) -> dict[str, list[int]]: ...
+    async def trees(self, units: Sequence[str]) -> dict[str, list[int]]:
+        """All processes of these units."""
 
     def load(
         self,
