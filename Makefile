@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUNS := $(VENV)/.runs
 READY := $(VENV)/.ready
 
-.PHONY: run test test-daemons test-systemd check lint format bench soak mutate clean
+.PHONY: run test test-daemons test-systemd check lint format bench soak soak-real soak-simulated mutate clean
 
 # Whoever only wants to see it run does not wait for the linters.
 $(RUNS): pyproject.toml
@@ -44,10 +44,16 @@ format: $(READY)
 test-systemd: $(READY)  ## under a real systemd in a container: root, mmdebstrap and systemd-container needed; a few minutes
 	$(BIN)/pytest tests/systemd/check_service.py
 
-bench: $(READY)  ## beside supervisor, circus and a C loop; writes docs/performance.md
+bench: $(READY)  ## beside supervisor, circus, pm2 and a C loop; writes docs/performance.md and docs/crash-loop.md
 	$(BIN)/python bench/run.py
+	$(BIN)/python bench/crashloop.py
 
-soak: $(READY)  ## simulated worlds on all cores for HOURS=N; stops at the first violation
+soak: soak-real soak-simulated  ## an hour under real faults, then an hour of simulated ones (docs/testing.md)
+
+soak-real: $(READY)  ## a real supervisor, stopped and killed for an hour ($$SUPERVISORD_PY_SOAK_SEC); no restart may be false
+	$(BIN)/python -m tests.soak
+
+soak-simulated: $(READY)  ## simulated worlds on all cores for HOURS=N; stops at the first violation
 	$(BIN)/python -m supervisord_py.testing.soak --hours $(or $(HOURS),1)
 
 mutate: $(READY)  ## one slip at a time in core/: prints what the fast tests do not notice (SAMPLE=N for a part)

@@ -4,8 +4,10 @@ All defaults are kept but what N units need (descriptors), where files go, and w
 at each one's default otherwise: supervisor and ours capture output to files, circus does not.
 """
 
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 ROOT = Path(__file__).resolve().parent.parent
+PM2 = "pm2@7.0.4"
 REQUIREMENTS = ("supervisor==4.3.0", "circus==0.19.0", "setuptools<81")
 
 
@@ -183,6 +186,52 @@ class Circus(_FromPip):
         return len(re.findall(r"^unit\d{4}: active$", text, re.MULTILINE))
 
 
+class Flapping(Circus):
+    """Circus with the plugin that is to end crash loops."""
+
+    name = "circus with Flapping"
+
+    def prepare(self, folder: Path, load: Load) -> None:
+        super().prepare(folder, load)
+        with (folder / "conf.ini").open("a") as file:
+            file.write("[plugin:flapping]\nuse = circus.plugins.flapping.Flapping\nretry_in = 3\nmax_retry = 2\n")
+
+
+class Pm2:
+    """pm2, from npm, in a folder of its own."""
+
+    name = "pm2"
+    default_delay = "none"
+    quick_delay: str | None = None
+
+    def __init__(self, prefix: Path) -> None:
+        self.program = prefix / "node_modules" / ".bin" / "pm2"
+
+    def version(self) -> str:
+        package = json.loads((self.program.parent.parent / "pm2" / "package.json").read_text())
+        return str(package["version"])
+
+    def prepare(self, folder: Path, load: Load) -> None:
+        program, *words = load.program
+        apps = [
+            {"name": f"unit{number:04d}", "script": program, "args": words, "interpreter": "none"}
+            for number in range(load.count)
+        ]
+        (folder / "apps.json").write_text(json.dumps({"apps": apps}))
+
+    def command(self, folder: Path, load: Load) -> list[str]:
+        return [str(self.program), "start", "--no-daemon", f"{folder}/apps.json"]
+
+    def environment(self, folder: Path) -> dict[str, str]:
+        return {**os.environ, "PM2_HOME": f"{folder}/pm2", "NO_COLOR": "1"}
+
+    def status_command(self, folder: Path) -> list[str]:
+        return [str(self.program), "status"]
+
+    def running_in(self, text: str) -> int:
+        return text.count(" online ")
+
+
 class Loop:
     """The C loop: what the machine can do at all."""
 
@@ -241,3 +290,22 @@ def install_peers(venv: Path) -> None:
     pip = [str(venv / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check", *REQUIREMENTS]
     subprocess.run(pip, check=True)
     mark.write_text(wanted)
+
+
+def install_pm2(prefix: Path) -> str | None:
+    """Fetch pm2 with npm, once; return why it is not there."""
+    mark = prefix / "installed"
+    if mark.exists() and mark.read_text() == PM2:
+        return None
+    if shutil.which("node") is None or shutil.which("npm") is None:
+        return "pm2: there is no node or no npm"
+    prefix.mkdir(parents=True, exist_ok=True)
+    command = ["npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", str(prefix), PM2]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    except subprocess.TimeoutExpired:
+        return "pm2: npm did not fetch it in five minutes"
+    if done.returncode != 0:
+        return f"pm2: npm could not fetch it: {done.stderr.strip()[-200:]}"
+    mark.write_text(PM2)
+    return None

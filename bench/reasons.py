@@ -23,11 +23,18 @@ _START = (
     " control group and makes it by vfork (ADR 0008), which took the keeper from 2.5 to 1.2 s of processor time."
 )
 _CAPTURE = (
-    "Here the C loop is programs that write into files themselves; what is between costs a copy. Three quarters of"
-    " the manager's time are the kernel's copying of memory in splice (perf). Pipes of busy units are enlarged to"
-    " 1 MiB. Smaller ones were tried on a busy machine, and two series contradict each other (eight writers, seconds of"
-    " processor time a GB with 1 MiB and with 64 KiB: 1.4 and 0.8, then 0.4 and 0.9), so that stays as it is until a"
-    " quiet one has measured it. A loop of reads and writes would lose what it holds when the manager is killed."
+    "Here the C loop is programs that write into files themselves; what is between costs a copy. Half to three quarters"
+    " of the manager's time are the kernel's copying of memory in splice (perf). A loop of reads and writes would lose"
+    " what it holds when the manager is killed. With 1,000 units every unit writes only 256 kB, and a file is made at"
+    " its first byte (a quiet unit has none), with one that tells its lives apart: opening them is a sixth of the time,"
+    " Python a fifth; supervisor has made its files before the clock runs. Three quarters of that time were the bench's"
+    " own doing once: ext4 looks at each inode that was freed in the last minutes before it gives one away, and the"
+    " bench had just removed the folders of earlier runs (6 to 7 s/GB with that, 0.9 to 1.4 without; on tmpfs 0.9). It"
+    " keeps them until its end now. A machine on which many small files are removed all the time pays that for every"
+    " new file, ours or not. Remedies: pipes of busy units are enlarged to 256 KiB and no more to 1 MiB, for what waits"
+    " in them is then still in a processor's cache (on a machine with 15 programs waiting: a fifth to a quarter less"
+    " processor time; 64 KiB took half, but on a quiet machine as many looks as there are pieces of 64 KiB cost twice"
+    " as much); and a look is one splice and no question whether anything is left."
 )
 
 REASONS: dict[str, str] = {

@@ -3,11 +3,15 @@
 Theory of operation
 -------------------
 Each is held under an owner of its own (``web!17``, ``model.names``): its tree can be killed, and emptied, without
-anything of the unit being touched. Its result is told once, as soon as its main process has ended or its time is over;
-what is left of its tree is killed then, and only when nothing is left is it forgotten.
+anything of the unit being touched. Its result is told once, as soon as its main process has ended; what is left of its
+tree is killed then, and only when nothing is left is it forgotten.
+
+Its time counts from its start. When that is over it is killed, and its end says what became of it: had it ended before,
+and we have not heard of it because the keeper was held up, that is its result; had the keeper not even made it, nobody
+knows. Only of one that does not die of a kill (``KILL_NS``) is no end waited for.
 
 Laws: every process beside a life is forgotten in the end, and the supervisor does not exit before; none outlives its
-time-out by more than a kill takes.
+time-out by more than a kill takes; none has failed for having been late because we were.
 """
 
 from msgspec import Struct
@@ -21,7 +25,9 @@ from supervisord_py.core.state import Beside
 from supervisord_py.model.names import aux_owner
 from supervisord_py.model.states import Role
 from supervisord_py.model.unit import Command
-from supervisord_py.model.values import format_timespan
+from supervisord_py.model.values import SECOND_NS, format_timespan
+
+KILL_NS = 10 * SECOND_NS
 
 
 def run(
@@ -78,14 +84,19 @@ def _ended(ledger: Ledger, spawn_id: int, ok: bool | None, detail: str, status: 
 
 
 def spawned(ledger: Ledger, event: ProcessSpawned) -> None:
-    ledger.edit_beside(event.spawn_id).pid = event.pid
+    beside = ledger.edit_beside(event.spawn_id)
+    if beside.pid is None and not beside.told and not beside.overdue:
+        ledger.arm_beside(event.spawn_id, ledger.now.mono_ns + beside.timeout_ns)
+    beside.pid = event.pid
 
 
 def spawn_failed(ledger: Ledger, event: SpawnFailed) -> Ended | None:
     """No program runs, and none ever will."""
     beside = ledger.beside[event.spawn_id]
     status = ExitStatus(code=event.code)
-    ended = None if beside.told else _ended(ledger, event.spawn_id, False, describe(beside.role, event), status)
+    # That a hook which was killed never ran its program is written all the same.
+    is_told = beside.told and beside.role is not Role.HOOK
+    ended = None if is_told else _ended(ledger, event.spawn_id, False, describe(beside.role, event), status)
     _forget(ledger, event.spawn_id)
     return ended
 
@@ -96,9 +107,8 @@ def exited(ledger: Ledger, event: ProcessExited) -> Ended | None:
     status, ended = event.status, None
     # How a check ended that nobody waits for any more is of no interest; of a hook it is written all the same.
     if not beside.told or beside.role is Role.HOOK:
-        detail = describe_exit(status.code, status.signal, status.core_dumped)
-        is_known = status.code is not None or status.signal is not None
-        ended = _ended(ledger, event.spawn_id, status.code == 0 if is_known else None, detail, status)
+        ok, detail = _result(beside, status)
+        ended = _ended(ledger, event.spawn_id, ok, detail, status)
     beside.told = beside.ended = True
     if event.tree_empty:
         _forget(ledger, event.spawn_id)
@@ -106,6 +116,18 @@ def exited(ledger: Ledger, event: ProcessExited) -> Ended | None:
         ledger.arm_beside(event.spawn_id, None)
         ledger.act(KillTree(aux_owner(beside.unit, event.spawn_id)))
     return ended
+
+
+def _result(beside: Beside, status: ExitStatus) -> tuple[bool | None, str]:
+    if beside.overdue and status.code is None:
+        return None if beside.held_up or status.signal is None else False, _overdue(beside)
+    is_known = status.code is not None or status.signal is not None
+    ok = status.code == 0 if is_known else None
+    return ok, describe_exit(status.code, status.signal, status.core_dumped)
+
+
+def _overdue(beside: Beside) -> str:
+    return f"it did not end within {format_timespan(beside.timeout_ns)}, and was killed"
 
 
 def emptied(ledger: Ledger, spawn_id: int) -> None:
@@ -116,16 +138,17 @@ def emptied(ledger: Ledger, spawn_id: int) -> None:
 
 
 def deadline(ledger: Ledger, spawn_id: int) -> Ended | None:
-    """Its time is over: it is killed as a tree."""
+    """Its time is over, and it is killed as a tree; or that was so ``KILL_NS`` ago."""
     beside = ledger.edit_beside(spawn_id)
     ledger.arm_beside(spawn_id, None)
+    if beside.overdue:
+        ended = _ended(ledger, spawn_id, None if beside.held_up else False, _overdue(beside))
+        beside.told = True
+        return ended
+    beside.overdue, beside.held_up = True, beside.pid is None
+    ledger.arm_beside(spawn_id, ledger.now.mono_ns + KILL_NS)
     ledger.act(KillTree(aux_owner(beside.unit, spawn_id)))
-    if beside.told:
-        return None
-    detail = f"it did not end within {format_timespan(beside.timeout_ns)}, and was killed"
-    ended = _ended(ledger, spawn_id, False, detail)
-    beside.told = True
-    return ended
+    return None
 
 
 def kill(ledger: Ledger, spawn_id: int) -> None:

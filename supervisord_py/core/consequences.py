@@ -200,19 +200,24 @@ def _uphold(ledger: Ledger, task: Task) -> None:
             ledger.edit(name).stopped = False
             refuse(ledger, goal, name, error.refusal, lacks=True)
         return
-    edited = ledger.edit(name)
-    edited.related += 1
+    _count_related(ledger, name)
     # It is to be up, whatever took it down: if it has to wait for what it needs, it comes with that.
-    edited.stopped = False
+    ledger.edit(name).stopped = False
     apply(ledger, transaction)
 
 
 def _is_too_often(ledger: Ledger, name: str) -> bool:
     """Tell whether a unit was started so often because of others that it has to wait."""
+    state = ledger.state(name)
+    return state.related >= RELATED_BURST and ledger.now.mono_ns - state.related_from_ns < RELATED_INTERVAL_NS
+
+
+def _count_related(ledger: Ledger, name: str) -> None:
+    """Count one more start of a unit because of another."""
     state, now_ns = ledger.edit(name), ledger.now.mono_ns
     if not state.related or now_ns - state.related_from_ns >= RELATED_INTERVAL_NS:
         state.related, state.related_from_ns = 0, now_ns
-    return state.related >= RELATED_BURST
+    state.related += 1
 
 
 def _trigger(ledger: Ledger, task: Task) -> None:
@@ -255,7 +260,7 @@ def _trigger(ledger: Ledger, task: Task) -> None:
         except RefusedError as error:
             refuse(ledger, goal, name, error.refusal)
             continue
-        ledger.edit(name).related += 1
+        _count_related(ledger, name)
         for job in apply(ledger, transaction).values():
             others = [each for each in job.monitors if each.unit != task.unit]
             ledger.edit_job(job).monitors = [*others, monitor]

@@ -19,7 +19,7 @@ from supervisord_py.core.state import BETWEEN_LIVES, REST, STARTING, STOPPING, T
 from supervisord_py.model.states import JobState, JobType, Result, ServiceType, SubState, Until
 from supervisord_py.model.unit import Dependency
 
-STARTS = frozenset({JobType.START, JobType.VERIFY_ACTIVE, JobType.RELOAD_OR_START})
+STARTS = frozenset({JobType.START, JobType.VERIFY_ACTIVE})
 
 
 def is_met(ledger: Ledger, other: str, until: Until) -> bool:
@@ -63,6 +63,11 @@ def is_kept(ledger: Ledger, other: str, until: Until) -> bool:
     return _is_there(state) or (until is Until.STARTED and not _is_skipped(state) and is_met(ledger, other, until))
 
 
+def _may_bind(ledger: Ledger, other: str, until: Until) -> bool:
+    """Tell whether a unit that is bound to ``other`` may start: one that is up already stays so when that gets ill."""
+    return is_kept(ledger, other, until) and (until is not Until.HEALTHY or is_met(ledger, other, until))
+
+
 def _is_skipped(state: UnitState) -> bool:
     """Tell whether the last start was skipped: by a condition, or by an exec-condition."""
     return state.sub in REST and (
@@ -76,7 +81,7 @@ def missing(ledger: Ledger, name: str) -> str | None:
         if edge.needed is not None and not is_met(ledger, edge.other, edge.needed):
             return edge.other
         for until in (edge.bound, edge.present):
-            if until is not None and not is_kept(ledger, edge.other, until):
+            if until is not None and not _may_bind(ledger, edge.other, until):
                 return edge.other
     return next((each.unit for each in ledger.graph[name].requisite if _is_away(ledger, each)), None)
 
@@ -86,7 +91,7 @@ def _is_away(ledger: Ledger, dependency: Dependency) -> bool:
     if dependency.ordered:
         return False
     job = ledger.job_of.get(dependency.unit)
-    if job is not None and job.type in (JobType.START, JobType.RELOAD_OR_START, JobType.RESTART):
+    if job is not None and job.type in (JobType.START, JobType.RESTART):
         return False
     sub = ledger.state(dependency.unit).sub
     return sub not in THERE and sub not in STARTING and sub not in BETWEEN_LIVES
@@ -96,7 +101,7 @@ def has_all(ledger: Ledger, name: str) -> bool:
     """Tell whether every unit that ``name`` requires, is bound to or has to find is there."""
     relations = ledger.graph[name]
     return all(is_met(ledger, each.unit, each.until) for each in relations.requires) and all(
-        is_kept(ledger, each.unit, each.until) for each in (*relations.binds_to, *relations.requisite)
+        _may_bind(ledger, each.unit, each.until) for each in (*relations.binds_to, *relations.requisite)
     )
 
 
@@ -105,12 +110,12 @@ def can_recover(ledger: Ledger, name: str) -> bool:
     down (then the start pulls it in).
     """
     relations = ledger.graph[name]
-    if not all(is_kept(ledger, each.unit, each.until) for each in relations.requisite):
+    if not all(_may_bind(ledger, each.unit, each.until) for each in relations.requisite):
         return False
     needs = [(each, False) for each in relations.requires] + [(each, True) for each in relations.binds_to]
     for dependency, bound in needs:
         other, until = dependency.unit, dependency.until
-        if is_kept(ledger, other, until) if bound else is_met(ledger, other, until):
+        if _may_bind(ledger, other, until) if bound else is_met(ledger, other, until):
             continue
         state = ledger.state(other)
         if state.sub is not SubState.DEAD or state.stopped or state.succeeded or other not in ledger.set.units:

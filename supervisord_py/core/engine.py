@@ -15,7 +15,9 @@ Source: systemd, core/job.c and unit.c (unit_notify); model-codebases 3.1 (the h
 dinit, service.cc (process_queues).
 """
 
-from supervisord_py.core import demand, jobs, life, pool, processes, quarantine, service, steps, stopping, timed
+from msgspec.structs import replace
+
+from supervisord_py.core import demand, life, pool, processes, quarantine, service, steps, stopping, timed
 from supervisord_py.core.actions import CheckConditions
 from supervisord_py.core.consequences import carry_out
 from supervisord_py.core.events import ConditionsChecked
@@ -115,7 +117,7 @@ def _look_at(ledger: Ledger, name: str) -> None:
     state = ledger.state(name)
     if state.sub in THERE or state.sub in STARTING or state.succeeded or quarantine.stands_in(state):
         for other in ledger.graph[name].required_by:
-            if ledger.state(other).sub is SubState.DEPENDENCY and other not in ledger.job_of:
+            if ledger.state(other).sub is SubState.DEPENDENCY:
                 ledger.intents.append(Task(Intent.RECOVER, other, name, state.cause))
     if state.sub in THERE:
         for upheld in ledger.graph[name].upholds:
@@ -131,7 +133,7 @@ def _settle(ledger: Ledger, job: Job) -> None:
     if job.checking:
         return
     match job.type:
-        case JobType.START | JobType.VERIFY_ACTIVE | JobType.RELOAD_OR_START:
+        case JobType.START | JobType.VERIFY_ACTIVE:
             if sub in UP or quarantine.stands_in(state) or (sub is SubState.WAITING and not job.runs):
                 finish(ledger, job, JobResult.DONE)
             elif sub is SubState.STUCK:
@@ -166,8 +168,8 @@ def _settle(ledger: Ledger, job: Job) -> None:
                 finish(ledger, job, JobResult.FAILED, f"{job.unit} could not reload: {state.reload_failed}")
             else:
                 finish(ledger, job, JobResult.DONE)
-        case JobType.NOP:
-            raise AssertionError("internal error: a nop never runs, it is done when its turn comes")
+        case JobType.NOP | JobType.RELOAD_OR_START:
+            raise AssertionError(f"internal error: a {job.type.value} never runs")
 
 
 def _settle_ended_start(ledger: Ledger, job: Job) -> None:
@@ -184,8 +186,7 @@ def _settle_ended_start(ledger: Ledger, job: Job) -> None:
         message += f": {state.message}"
     if state.sub is SubState.AUTO_RESTART:
         message += "; it will be restarted"
-    result = JobResult.DEPENDENCY if state.ending is Ending.BOUND else JobResult.FAILED
-    finish(ledger, job, result, message)
+    finish(ledger, job, JobResult.FAILED, message)
 
 
 # running jobs
@@ -193,10 +194,6 @@ def _settle_ended_start(ledger: Ledger, job: Job) -> None:
 
 def _run(ledger: Ledger, job: Job) -> None:
     """Let a job do its next step, if it is its turn."""
-    state = ledger.state(job.unit)
-    kind = jobs.collapse(job.type, state.sub)
-    if kind is not job.type:
-        ledger.edit_job(job).type = kind
     if demand.first_blocker(ledger, job) is not None:
         # What was checked may have changed when its turn comes again.
         ledger.edit_job(job).checked = False
@@ -205,7 +202,7 @@ def _run(ledger: Ledger, job: Job) -> None:
         _tell_queued(ledger, job)
         return
     match job.type:
-        case JobType.START | JobType.RELOAD_OR_START:
+        case JobType.START:
             _run_start(ledger, job)
         case JobType.VERIFY_ACTIVE:
             _run_verify(ledger, job)
@@ -220,6 +217,8 @@ def _run(ledger: Ledger, job: Job) -> None:
             _run_reload(ledger, job)
         case JobType.NOP:
             finish(ledger, job, JobResult.SKIPPED, f"{job.unit} is not running")
+        case JobType.RELOAD_OR_START:
+            raise AssertionError("internal error: what that means is decided when the job is made")
 
 
 def _begin(ledger: Ledger, job: Job) -> None:
@@ -308,6 +307,9 @@ def _leave_quarantined(ledger: Ledger, job: Job) -> None:
     """A start that does not end the quarantine: the stub has to do, if there is one."""
     name = job.unit
     if ledger.state(name).sub in REST:
+        if quarantine.has_stub(ledger, name) and not pool.ask(ledger, job):
+            # A stub takes a slot as the unit itself does.
+            return
         quarantine.stand_in(ledger, name)
     state = ledger.state(name)
     if state.sub is SubState.STUB:
@@ -325,8 +327,8 @@ def _note_order(state: UnitState, job: Job) -> None:
     if job.origin is not JobOrigin.AUTOMATIC:
         verb = "restarted" if job.halfway else "triggered" if job.runs else "started"
         state.order = Order(verb, job.by, job.note, job.reason)
-    elif state.order is not None and state.order.verb == "stopped":
-        state.order = None
+    elif state.order is not None:
+        state.order = None if state.order.verb == "stopped" else replace(state.order, past=True)
     if len(job.monitors) == 1:
         state.monitor = job.monitors[0]
     elif state.sub not in BETWEEN_LIVES:
@@ -371,6 +373,20 @@ def units_loaded(ledger: Ledger, before: UnitSet) -> None:
     for name, unit in ledger.set.units.items():
         if unit.upholds and ledger.state(name).sub in THERE:
             ledger.changed[name] = None
+        if unit.service is None and ledger.state(name).quarantined:
+            _release_target(ledger, name)
+
+
+def _release_target(ledger: Ledger, name: str) -> None:
+    """What has failed is not there any more: its file says now that the unit is a target."""
+    quarantine.release(ledger, name, reason=quarantine.NOW_A_TARGET)
+    state = ledger.edit(name)
+    state.failures = state.backoff = state.restarts = 0
+    if state.sub is SubState.STUB:
+        service.feed(ledger, name, Input.STOP, steps.Ended(Result.SUCCESS, quarantine.NOW_A_TARGET, 0))
+    elif state.sub is SubState.FAILED:
+        ledger.set_sub(name, SubState.DEAD)
+        state.result, state.message = Result.SUCCESS, None
 
 
 def _stop_checking(ledger: Ledger, job: Job) -> None:
@@ -485,8 +501,19 @@ def _tell_queued(ledger: Ledger, job: Job) -> None:
     if job.told or job.type not in _STARTS:
         return
     ledger.edit_job(job).told = True
-    fields = {"job": job.id, "waiting_for": demand.blockers(ledger, job)}
+    fields: dict[str, object] = {"job": job.id}
+    if blockers := demand.blockers(ledger, job):
+        fields["waiting_for"] = blockers
+    else:
+        fields["message"] = _waits_for_itself(ledger.state(job.unit))
     ledger.record("unit.queued", job.unit, cause=job.cause, fields=fields, chain=False)
+
+
+def _waits_for_itself(state: UnitState) -> str:
+    """Say what of the unit itself comes before its start."""
+    if state.sub is SubState.STUB or state.is_stub:
+        return "its stub ends first"
+    return "its back-off is not over" if state.sub in BETWEEN_LIVES else "its life before ends first"
 
 
 def job_timed_out(ledger: Ledger, name: str) -> None:

@@ -13,8 +13,9 @@ A startup check that was good is not asked again, nor is one of the output: what
 that has a check look at something else begins with it anew.
 
 A check is never asked twice at a time. One that is a command is a process beside the life (``beside``), the others are
-asked of the host (``RunProbe``). Before an action the processes are looked at: those that are stopped cannot answer,
-and are not blamed. While a unit is paused nothing is asked.
+asked of the host (``RunProbe``). Where an action may follow, the processes are looked at before a bad answer counts:
+those that are stopped cannot answer, and are not blamed; nor for the first bad answer after that, whose question may
+be from before. While a unit is paused nothing is asked.
 
 Laws: no answer of one life changes another; an action follows from ``failure-threshold`` bad answers in a row and from
 nothing less.
@@ -34,6 +35,7 @@ from supervisord_py.model.states import ProbeAction, ProbeKind, Role, Severity
 from supervisord_py.model.unit import Probe, RestartPolicy
 
 DETAIL_MAX = 200
+_STOPPED = "its processes were stopped"
 _JITTER = RestartPolicy(jitter=0.1)
 """Units that start together are not asked together for ever."""
 
@@ -142,7 +144,17 @@ def _answered(ledger: Ledger, name: str, probe_name: str, ok: bool | None, detai
     found.probe_id = found.spawn_id = None
     if probe is None:
         return
+    if ok is False and probe.kind is not ProbeKind.READINESS and probe.action is not ProbeAction.NONE:
+        found.look_id, found.bad = ledger.new_look_id(), detail[:DETAIL_MAX]
+        _set(ledger, name, probe_name, found)
+        ledger.act(LookAtProcesses(found.look_id, name))
+        return
+    _count(ledger, name, probe, found, ok, detail)
+
+
+def _count(ledger: Ledger, name: str, probe: Probe, found: ProbeState, ok: bool | None, detail: str) -> None:
     if ok is not None:
+        found.stopped = False
         found.detail, found.checked_wall_ns = detail[:DETAIL_MAX], ledger.now.wall_ns
         found.row = found.row + 1 if found.ok is ok else 1
         found.ok = ok
@@ -151,36 +163,33 @@ def _answered(ledger: Ledger, name: str, probe_name: str, ok: bool | None, detai
     threshold = probe.success_threshold if found.ok else probe.failure_threshold
     if found.ok is not None and found.row >= threshold and found.good is not found.ok:
         found.good = found.ok
-        _set(ledger, name, probe_name, found)
+        _set(ledger, name, probe.name, found)
         _tell(ledger, name, probe, found)
         ledger.changed[name] = None
     pause_ns = max(0, found.asked_ns + probe.interval_ns - ledger.now.mono_ns)
     _schedule(ledger, name, probe, found, pause_ns)
     if found.good is True and probe.kind is ProbeKind.STARTUP:
         go_on(ledger, name)
-    if found.good is False and found.row >= threshold and probe.action is not ProbeAction.NONE:
-        _accuse(ledger, name, probe_name)
-
-
-def _accuse(ledger: Ledger, name: str, probe_name: str) -> None:
-    """Have the processes looked at before anything is held against them."""
-    found = replace(ledger.state(name).probes[probe_name])
-    if found.look_id is None:
-        found.look_id = ledger.new_look_id()
-        _set(ledger, name, probe_name, found)
-        ledger.act(LookAtProcesses(found.look_id, name))
 
 
 def seen(ledger: Ledger, event: ProcessesSeen) -> tuple[Probe, str] | None:
-    """Return the check whose action is due, and what it found; None where nothing is held against the unit."""
+    """Let a bad answer count, unless the processes are stopped; return the check whose action is due, and what it
+    found."""
     name = event.unit
     for probe_name, known in ledger.state(name).probes.items():
         if known.look_id != event.look_id:
             continue
         found, probe = replace(known), _probe(ledger, name, probe_name)
-        found.look_id = None
+        detail, was_stopped = found.bad, found.stopped
+        found.look_id, found.bad, found.stopped = None, "", event.stopped
         _set(ledger, name, probe_name, found)
-        if event.stopped or probe is None or found.good is not False:
+        if probe is None:
+            return None
+        if event.stopped or was_stopped:
+            _count(ledger, name, probe, found, None, _STOPPED)
+            return None
+        _count(ledger, name, probe, found, False, detail)
+        if found.good is not False or found.row < probe.failure_threshold:
             return None
         times = "once" if found.row == 1 else f"{found.row} times in a row"
         return probe, f"its {probe.kind.value} check {probe_name} failed {times}: {found.detail}"

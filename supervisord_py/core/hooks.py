@@ -93,7 +93,8 @@ def ended(ledger: Ledger, result: beside.Ended) -> None:
             end["signal"] = format_signal(status.signal)
         elif status.code is not None:
             end["code"] = status.code
-        fields = {"spawn_id": result.spawn_id, "pid": result.pid, "role": Role.HOOK.value, **end, "event": result.name}
+        which = {"spawn_id": result.spawn_id, "pid": result.pid, "role": Role.HOOK.value}
+        fields = {**which, **end, "called_for": result.name}
         ledger.record("unit.exited", unit, fields=fields, chain=False, invocation=result.invocation)
     if not result.ok and not result.was_told:
         message = f"the hook of {result.name} failed: {result.detail}"

@@ -82,7 +82,7 @@ def _install(ledger: Ledger, goal: Goal, node: Node) -> Job:
     job = Job(
         id=ledger.new_job_id(),
         unit=node.unit,
-        type=node.type,
+        type=jobs.collapse(node.type, ledger.state(node.unit).sub),
         origin=goal.origin,
         named=_is_named(goal, node),
         ignore_order=goal.mode is JobMode.IGNORE_DEPENDENCIES,

@@ -23,6 +23,7 @@ from supervisord_py.core.actions import AnyAction, Effects, Reply, SpawnProcess
 from supervisord_py.core.events import Now
 from supervisord_py.core.graph import Graph
 from supervisord_py.core.restart import next_random
+from supervisord_py.core.rollout_state import Rollout
 from supervisord_py.core.state import (
     ACTIVE_STATES,
     BETWEEN_LIVES,
@@ -34,7 +35,6 @@ from supervisord_py.core.state import (
     Job,
     JobEnd,
     Process,
-    Rollout,
     TimerState,
     TokenEntry,
     UnitState,
@@ -203,7 +203,8 @@ class Ledger:
     def set_sub(self, name: str, sub: SubState) -> UnitState:
         """Enter a low-level state; everybody who may wait for that is looked at."""
         state = self.edit(name)
-        self._note_end(name, state.sub, sub, state.cause)
+        if sub is not state.sub:
+            self._note_end(name, state.sub, sub, state.cause)
         state.sub = sub
         self.changed[name] = None
         if sub in REST:
@@ -244,15 +245,16 @@ class Ledger:
 
     def _note_end(self, name: str, old: SubState, new: SubState, cause: int | None) -> None:
         """Note what follows for others from the end of a life, and from coming to rest."""
-        if new is old or self.state(name).is_stub:
+        if self.state(name).is_stub:
             # What followed from the unit's failure has followed: the end of its stub is none.
             return
         if new in _DOWN and old not in _DOWN:
             for other in self.graph[name].stops:
                 self.intents.append(Task(Intent.STOP_ALONG, other, name, cause))
-        if new not in REST:
-            return
-        ended = old not in REST
+        if new in REST:
+            self._note_rest(name, new, old not in REST, cause)
+
+    def _note_rest(self, name: str, new: SubState, ended: bool, cause: int | None) -> None:
         if self.graph[name].upheld_by and (ended or new is SubState.DEAD):
             self.intents.append(Task(Intent.UPHOLD, name, name if ended else "", cause))
         unit = self.unit(name)

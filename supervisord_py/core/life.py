@@ -16,6 +16,7 @@ from supervisord_py.core.ledger import Ledger
 from supervisord_py.core.restart import admit_start
 from supervisord_py.core.state import Ending
 from supervisord_py.model.states import Result, Role, ServiceType, Severity, SubState
+from supervisord_py.model.unit import StartLimit
 from supervisord_py.model.values import format_timespan
 
 IDLE_NS = 5_000_000_000
@@ -138,18 +139,22 @@ def enter_own_reload(ledger: Ledger, name: str) -> None:
     ledger.record("unit.reloading", name, fields={"itself": True})
 
 
+def _limit(ledger: Ledger, name: str) -> StartLimit | None:
+    """Return the start limit of the text that the next life will run by: that of the file, if there is one."""
+    unit = ledger.set.units.get(name) or ledger.unit(name)
+    return unit.service.restart.limit if unit is not None and unit.service is not None else None
+
+
 def count_start(ledger: Ledger, name: str) -> None:
     """Count a start that somebody asked for: it is never refused, but an automatic one after it may be."""
-    service, state = ledger.service(name), ledger.edit(name)
-    limit = service.restart.limit if service is not None else None
+    limit, state = _limit(ledger, name), ledger.edit(name)
     if limit is not None:
         state.starts_ns = admit_start(state.starts_ns, limit, ledger.now.boot_ns) or state.starts_ns
 
 
 def refuse_automatic_start(ledger: Ledger, name: str) -> str | None:
     """Count an automatic start; one too many fails the unit instead, and the reason is returned."""
-    service, state = ledger.service(name), ledger.edit(name)
-    limit = service.restart.limit if service is not None else None
+    limit, state = _limit(ledger, name), ledger.edit(name)
     if limit is None:
         return None
     counted = admit_start(state.starts_ns, limit, ledger.now.boot_ns)

@@ -21,6 +21,7 @@ from msgspec.structs import replace
 from supervisord_py.core import health, life, timed
 from supervisord_py.core.graph import Graph
 from supervisord_py.core.ledger import Ledger
+from supervisord_py.core.rollout_state import RolloutStep
 from supervisord_py.core.state import ARMED, BETWEEN_LIVES, REST, STOPPING, UP
 from supervisord_py.model.changes import Change, Effect, UnitChange, plan, restart_keys
 from supervisord_py.model.changes import take_live as live_text
@@ -252,9 +253,12 @@ def forget_if_vanished(ledger: Ledger, name: str) -> None:
     if name not in ledger.globals.vanished or name in ledger.job_of:
         return
     state = ledger.state(name)
-    if state.sub not in REST or state.leftover or state.held or state.former:
+    if state.sub not in REST or state.leftover or state.held or state.former or state.freeze is not None:
         return
     ledger.edit_globals().vanished.pop(name)
+    if state.stopped and ledger.rollout is not None and name in ledger.rollout.units:
+        # Going back may bring its file back; that somebody has stopped it would be forgotten with it.
+        ledger.edit_rollout().units[name].step = RolloutStep.LEFT_OUT
     ledger.drop_text(name)
     if name not in ledger.set.bad and name not in ledger.set.masked:
         ledger.record("unit.removed", name)

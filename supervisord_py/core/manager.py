@@ -100,12 +100,9 @@ class Manager:
         manager = cls(0)
         snapshot.load(manager._ledger, state, units, shift_ns)
         manager._requests.index()
-        manager._told = manager.snapshot()
-        # Whatever differs from what was handed in is told with the next changes.
-        changed = [key for key, text in manager._told.items() if state.get(key) != text]
-        gone = [key for key in state if _is_own(key) and key not in manager._told]
         manager._told = {key: state[key] for key in state if _is_own(key)}
-        manager._ledger.touched = dict.fromkeys((*changed, *gone))
+        # Whatever differs from what was handed in is told with the next changes.
+        manager._ledger.touched = dict.fromkeys((*manager._told, *snapshot.keys(manager._ledger)))
         return manager
 
     def restore_counters(self, state: Mapping[str, str]) -> None:
@@ -180,6 +177,7 @@ class Manager:
                 ledger.record("stray.exited", fields=_stray_fields(event))
             case KeeperLost():
                 ledger.record("keeper.lost", severity=Severity.ERROR, fields=event.fields)
+                watchdog.was_unheard(ledger)
             case KeeperReplaced() if event.refused is None:
                 ledger.record("keeper.reexecuted", fields={"old": event.old, "new": event.new})
             case KeeperReplaced():
@@ -250,7 +248,8 @@ class Manager:
             ledger.edit_globals().shutdown_timeout_ns = event.shutdown_timeout_ns
         if ledger.globals.until_empty is not event.until_empty:
             ledger.edit_globals().until_empty = event.until_empty
-        if ledger.globals.began_ns is None:
+        begins = ledger.globals.began_ns is None
+        if begins:
             ledger.edit_globals().began_ns = ledger.now.mono_ns
         if ledger.globals.is_init is not event.is_init:
             ledger.edit_globals().is_init = event.is_init
@@ -260,6 +259,8 @@ class Manager:
         before = ledger.set
         loading.take_limits(ledger, event.units, event.limited)
         names = loading.take_over(ledger, event.units, event.cause)
+        if begins:
+            quarantine.arm_retries(ledger)
         engine.units_loaded(ledger, before)
         if event.reverts:
             rollout.reverted(ledger)

@@ -33,6 +33,8 @@ def ask(ledger: Ledger, event: CommandRequested, name: str) -> Outcome:
         raise RefusedError(Refusal("ShuttingDown", "cannot pause: the supervisor is shutting down"))
     if state.freeze is not None:
         if state.freeze.pauses is pauses:
+            if event.plan:
+                return Outcome(name, 0, event.verb, _QUEUED)
             return Outcome(name, state.freeze.job, event.verb)
         message = f"{name} is being {'paused' if state.freeze.pauses else 'resumed'} at the moment; ask again"
         return Outcome(name, 0, event.verb, JobResult.CANCELED.value, message)
@@ -53,9 +55,10 @@ def ask(ledger: Ledger, event: CommandRequested, name: str) -> Outcome:
 def frozen(ledger: Ledger, event: UnitFrozen) -> None:
     """The unit stands still, or goes on."""
     name, state = event.unit, ledger.edit(event.unit)
-    order, state.freeze = state.freeze, None
+    order, state.freeze, state.thawing = state.freeze, None, False
     if event.frozen and state.sub is not SubState.PAUSED and not (order and order.pauses and _may_pause(ledger, name)):
         # It has ended, or was stopped, before it stood still.
+        state.thawing = True
         ledger.act(ThawUnit(name))
         _answer(ledger, name, order, JobResult.CANCELED, f"{name} is {state.sub.value}")
         return
@@ -71,11 +74,20 @@ def frozen(ledger: Ledger, event: UnitFrozen) -> None:
     _answer(ledger, name, order, JobResult.DONE)
 
 
+def give_up(ledger: Ledger, message: str) -> None:
+    """Nothing is frozen or thawed any more: whoever waits for that is told."""
+    for name in sorted(name for name, state in ledger.states.items() if state.freeze is not None):
+        edited = ledger.edit(name)
+        order, edited.freeze = edited.freeze, None
+        _answer(ledger, name, order, JobResult.CANCELED, message)
+
+
 def pending(ledger: Ledger, name: str) -> list[FreezeUnit | ThawUnit]:
     """Return what was asked of the host and not answered: a new manager asks again."""
-    order = ledger.state(name).freeze
+    state = ledger.state(name)
+    order = state.freeze
     if order is None:
-        return []
+        return [ThawUnit(name)] if state.thawing else []
     return [FreezeUnit(name) if order.pauses else ThawUnit(name)]
 
 

@@ -94,7 +94,8 @@ def describe(ledger: Ledger, limit: str) -> str:
 
 def leave(ledger: Ledger, job: Job) -> None:
     """A job waits for a slot no longer: it has ended, or waits for something else first."""
-    if ledger.waiting.pop(job.id, None) is not None:
+    if job.id in ledger.waiting:
+        del ledger.waiting[job.id]
         ledger.edit_job(job).pool = None
         ledger.places.pop(job.id, None)
         ledger.waits_changed = True

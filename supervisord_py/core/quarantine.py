@@ -3,8 +3,9 @@
 Theory of operation
 -------------------
 ``stopping.end`` counts failures and brings a unit here when the count reaches ``[quarantine] failures``. From then on
-nothing automatic starts it (``UnitState.quarantined``). Three ways lead out: somebody releases it (``release``,
-``start`` or ``restart`` by name, ``reset-failed``), ``retry-after`` has passed, or its file allows more failures.
+nothing automatic starts it (``UnitState.quarantined``). Two ways lead out: somebody releases it (``release``,
+``start`` or ``restart`` by name, ``reset-failed``), or ``retry-after`` has passed. That its file allows more failures
+is no release: whoever wants the unit back says so.
 
 A retry is *half-open*: one more life with the count where it stands, so the next failure brings the unit back at once;
 only ``restart-reset-sec`` of health forgets the count and writes ``unit.released``.
@@ -14,7 +15,7 @@ unit itself ended stays known). Units that need the quarantined one are content 
 because the unit is released, it goes through the same stop sequence as any life, and then the unit is as it was.
 
 Laws: a quarantined unit has no process but its stub's; every quarantine ends in exactly one ``unit.released``, or in
-the end of the unit.
+the end of the unit. A target has no process that could fail: what becomes one is released.
 
 Source: ours; the registries of the older systems (B-AF-1, B-AF-4); the half-open state is that of a circuit breaker
 (Nygard, Release It!).
@@ -26,6 +27,8 @@ from supervisord_py.core.ledger import Intent, Ledger, Task
 from supervisord_py.core.restart import is_limit_hit
 from supervisord_py.core.state import Ending, Process, UnitState
 from supervisord_py.model.states import JobState, Result, Role, Severity, SubState
+
+NOW_A_TARGET = "it is a target now"
 
 
 def is_given_up(ledger: Ledger, name: str) -> bool:
@@ -54,12 +57,16 @@ def stand_in(ledger: Ledger, name: str) -> None:
     state, unit = ledger.state(name), ledger.set.units.get(name) or ledger.unit(name)
     if unit is None or ledger.globals.shutdown is not None:
         return
+    if unit.service is None:
+        release(ledger, name, reason=NOW_A_TARGET)
+        return
     if unit.quarantine.retry_after_ns is not None and state.retry_at_ns is None:
         ledger.arm_retry(name, unit.quarantine.retry_after_ns)
     job = ledger.job_of.get(name)
     is_wanted = job is not None and job.state is JobState.WAITING and job.named
-    if unit.quarantine.stub is None or state.stub_failed or is_wanted:
+    if is_wanted or not has_stub(ledger, name):
         return
+    assert unit.quarantine.stub is not None
     ledger.keep_text(name, unit)
     edited = ledger.set_sub(name, SubState.STUB)
     edited.is_stub, edited.stopped = True, False
@@ -81,6 +88,15 @@ def stand_in(ledger: Ledger, name: str) -> None:
         environment=(*processes.environment(ledger, name, Role.STUB), ("SUPERVISORD_PY_STUB", "1")),
     )
     ledger.spawn(name, process, action)
+
+
+def has_stub(ledger: Ledger, name: str) -> bool:
+    """Tell whether a stub can take the place of a unit, if that is quarantined."""
+    unit = ledger.set.units.get(name) or ledger.unit(name)
+    if unit is None or unit.service is None or unit.quarantine.stub is None or ledger.state(name).stub_failed:
+        return False
+    # The failure of such a unit is the end of the supervisor: nothing takes its place.
+    return unit.exit_supervisor_on is None
 
 
 def stub_started(ledger: Ledger, name: str) -> None:
@@ -113,6 +129,14 @@ def stub_over(ledger: Ledger, name: str) -> None:
     state.is_stub = False
     if not state.quarantined:
         state.result, state.message = Result.SUCCESS, None
+
+
+def arm_retries(ledger: Ledger) -> None:
+    """After a cold start: whoever was to be tried once more is, after the whole time, whether it is enabled or not."""
+    for name, state in list(ledger.states.items()):
+        if state.retry_at_ns is not None:
+            unit = ledger.set.units.get(name)
+            ledger.arm_retry(name, unit.quarantine.retry_after_ns if unit is not None else None)
 
 
 def retry(ledger: Ledger, name: str) -> None:

@@ -22,7 +22,7 @@ from supervisord_py.core.ledger import Ledger
 from supervisord_py.core.orders import who
 from supervisord_py.core.processes import can_reload
 from supervisord_py.core.service import Input
-from supervisord_py.core.state import REST, THERE, UP, JobEnd, JobOrigin, Outcome, TokenEntry
+from supervisord_py.core.state import REST, THERE, UP, JobEnd, JobOrigin, Outcome, TokenEntry, UnitState
 from supervisord_py.core.steps import Ended
 from supervisord_py.core.transaction import Goal, Node, RefusedError, build
 from supervisord_py.model.states import JobMode, JobResult, JobType, Overrun, Result, SubState
@@ -136,6 +136,11 @@ class Requests:
         transaction = build(ledger, goal)
         if event.plan:
             return outcomes + [self._planned(node, runs=goal.runs) for node in transaction.nodes]
+        if event.verb == "release":
+            for name in names:
+                # One that is at rest, or stood in for, is released by its start; for one that lives there is none.
+                if ledger.state(name).sub not in REST and not ledger.state(name).quarantined:
+                    self._forget(event, name)
         made = apply(ledger, transaction)
         return outcomes + [Outcome(job.unit, job.id, job.type.value) for job in made.values()]
 
@@ -229,17 +234,23 @@ class Requests:
             outcomes.append(Outcome(unit, 0, "reset-failed", QUEUED if event.plan else JobResult.DONE.value, message))
             if not has_failed or event.plan:
                 continue
-            quarantine.release(ledger, unit, by=who(event.origin), reason=event.reason, cause=event.cause)
-            state = ledger.edit(unit)
-            state.failures = state.backoff = state.restarts = 0
-            state.starts_ns = []
-            ledger.arm_healthy(unit, None)
+            state = self._forget(event, unit)
             if state.sub is SubState.STUB:
                 service.feed(ledger, unit, Input.STOP, Ended(Result.SUCCESS, "its failures are forgotten", 0))
             if state.sub is SubState.FAILED:
                 ledger.set_sub(unit, SubState.DEAD)
                 state.result, state.message = Result.SUCCESS, None
         return outcomes
+
+    def _forget(self, event: CommandRequested, unit: str) -> UnitState:
+        """Begin every count of a unit anew."""
+        ledger = self._ledger
+        quarantine.release(ledger, unit, by=who(event.origin), reason=event.reason, cause=event.cause)
+        state = ledger.edit(unit)
+        state.failures = state.backoff = state.restarts = 0
+        state.starts_ns = []
+        ledger.arm_healthy(unit, None)
+        return state
 
     def _cancel(self, event: CommandRequested) -> list[Outcome]:
         ledger = self._ledger

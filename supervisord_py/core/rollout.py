@@ -15,6 +15,7 @@ An operator is stronger: a unit that is stopped meanwhile is left out, and ``can
 where it is. What was restarted stays so, nothing goes back.
 
 For those who wait a unit of a rollout has a job number of its own; the jobs that restart it (one, or two) have others.
+A unit with a timer is up from the moment when it is armed, in a run as between two, and fails by a run that fails.
 There is one rollout at a time. All of it is state, so a new manager goes on with it.
 
 Laws: never more than ``max_unavailable`` units are taken down by the rollout at a time, but for what their own
@@ -26,30 +27,29 @@ Source: Kubernetes, rolling update of a Deployment (maxUnavailable, minReadySeco
 import re
 from collections.abc import Iterable, Mapping
 
+from supervisord_py.core import timed
 from supervisord_py.core.actions import Refusal, RevertUnits
 from supervisord_py.core.events import CommandRequested
 from supervisord_py.core.graph import Graph
 from supervisord_py.core.installing import apply
 from supervisord_py.core.ledger import Ledger
 from supervisord_py.core.orders import who
+from supervisord_py.core.rollout_state import Rollout, RolloutPhase, RolloutStep, RolloutUnit
 from supervisord_py.core.state import (
     REST,
     STARTING,
+    THERE,
     UP,
     Ending,
     Job,
     JobOrigin,
     Outcome,
-    Rollout,
-    RolloutPhase,
-    RolloutStep,
-    RolloutUnit,
     UnitState,
 )
 from supervisord_py.core.timers import DeadlineKind
 from supervisord_py.core.transaction import Goal, RefusedError, build
 from supervisord_py.model.changes import restart_keys
-from supervisord_py.model.states import JobResult, JobType, ServiceType, Severity
+from supervisord_py.model.states import JobResult, JobType, Result, ServiceType, Severity
 from supervisord_py.model.unit import Unit, UnitSet
 
 QUEUED = "queued"
@@ -203,8 +203,10 @@ def reverted(ledger: Ledger) -> None:
     ledger.record("rollout.reverted", cause=rollout.cause, fields={"units": list(rollout.units)})
     for name, unit in rollout.units.items():
         state = ledger.state(name)
+        # A probation ends nothing any more: it was that of the new text.
+        unit.good_at_ns = None
         # One that waits for its turn may have begun a life by the new text all the same, with one that it needs.
-        is_down = unit.step is not RolloutStep.WAITING and state.sub not in UP
+        is_down = unit.step is not RolloutStep.WAITING and state.sub not in THERE
         is_left = unit.step is RolloutStep.LEFT_OUT or state.stopped
         if not is_left and (is_down or _needs_restart(ledger, name)):
             unit.step = RolloutStep.WAITING
@@ -254,7 +256,7 @@ def deadline(ledger: Ledger, name: str) -> None:
     rollout = ledger.edit_rollout()
     unit = rollout.units[name]
     unit.good_at_ns = None
-    if ledger.state(name).sub in UP:
+    if unit.step is RolloutStep.PROBATION and _is_there(ledger.state(name)):
         unit.step = RolloutStep.DONE
 
 
@@ -271,7 +273,7 @@ def _watch(ledger: Ledger, rollout: Rollout, name: str, unit: RolloutUnit) -> No
     """The unit is up again: from now on it has to stay so."""
     state = ledger.state(name)
     unit.invocation = state.invocation
-    if rollout.phase is RolloutPhase.FORWARD and rollout.probation_ns and state.sub in UP:
+    if rollout.phase is RolloutPhase.FORWARD and rollout.probation_ns and state.sub in THERE:
         _put_on_probation(ledger, rollout, name, unit)
     else:
         unit.step = RolloutStep.DONE
@@ -291,11 +293,12 @@ def _first_failure(ledger: Ledger, rollout: Rollout) -> str | None:
         state = ledger.state(name)
         if unit.step not in _WATCHED and not _is_broken_before_its_turn(ledger, rollout, name, unit):
             continue
-        if state.sub in UP:
+        if state.sub in THERE and not _has_failed_a_run(state):
             if unit.invocation != state.invocation:
                 ledger.edit_rollout()
                 unit.invocation = state.invocation
-                if unit.step is RolloutStep.PROBATION:
+                # A run of a unit with a timer is no new beginning of that unit.
+                if unit.step is RolloutStep.PROBATION and not timed.is_armed(state):
                     _put_on_probation(ledger, rollout, name, unit)
         elif _has_ended_by_itself(ledger, name, state):
             ledger.edit_rollout()
@@ -321,7 +324,7 @@ def _is_broken_before_its_turn(ledger: Ledger, rollout: Rollout, name: str, unit
         rollout.verb == "apply"
         and unit.step is RolloutStep.WAITING
         and state.invocation != unit.before
-        and state.sub not in UP | STARTING
+        and state.sub not in THERE | STARTING
         and name in ledger.texts
         and not _needs_restart(ledger, name)
     )
@@ -333,8 +336,20 @@ def _has_ended_by_itself(ledger: Ledger, name: str, state: UnitState) -> bool:
         return False
     if state.ending is Ending.ORDER or name in ledger.set.masked:
         return False
+    if timed.is_armed(state):
+        return _has_failed_a_run(state)
     own = ledger.service(name)
     return own is None or own.type is not ServiceType.ONESHOT or not state.succeeded
+
+
+def _is_there(state: UnitState) -> bool:
+    return state.sub in THERE or timed.is_armed(state)
+
+
+def _has_failed_a_run(state: UnitState) -> bool:
+    """Tell whether a unit with a timer has been run since it was armed, and that failed."""
+    is_good = state.result in (Result.SUCCESS, Result.EXEC_CONDITION)
+    return timed.is_armed(state) and not is_good and state.sub not in UP | STARTING
 
 
 def _go_forward(ledger: Ledger, rollout: Rollout) -> bool:
@@ -366,7 +381,7 @@ def _take_up_restarted(ledger: Ledger, rollout: Rollout) -> None:
     """Watch from now on what was restarted before its turn, with a unit that it requires or by somebody."""
     for name, unit in rollout.units.items():
         state = ledger.state(name)
-        if unit.step is not RolloutStep.WAITING or state.invocation == unit.before or state.sub not in UP:
+        if unit.step is not RolloutStep.WAITING or state.invocation == unit.before or state.sub not in THERE:
             continue
         if not _needs_restart(ledger, name):
             ledger.edit_rollout()
@@ -378,7 +393,7 @@ def _unavailable(ledger: Ledger, rollout: Rollout) -> int:
     return sum(
         unit.step in _IN_HAND
         or (unit.step is RolloutStep.WAITING and _is_taken_along(ledger, name))
-        or (unit.step is RolloutStep.DONE and ledger.state(name).sub not in UP and not _is_at_rest(ledger, name))
+        or (unit.step is RolloutStep.DONE and not _is_there(ledger.state(name)) and not _is_at_rest(ledger, name))
         for name, unit in rollout.units.items()
     )
 
@@ -386,7 +401,7 @@ def _unavailable(ledger: Ledger, rollout: Rollout) -> int:
 def _is_taken_along(ledger: Ledger, name: str) -> bool:
     """Tell whether a unit is being restarted because of another one."""
     job = ledger.job_of.get(name)
-    return job is not None and job.origin is JobOrigin.COMMAND and ledger.state(name).sub not in UP
+    return job is not None and job.origin is JobOrigin.COMMAND and ledger.state(name).sub not in THERE
 
 
 def _is_at_rest(ledger: Ledger, name: str) -> bool:
@@ -403,7 +418,8 @@ def _left_out(ledger: Ledger, rollout: Rollout, name: str) -> str | None:
     is_stopped = ledger.state(name).stopped and not rollout.units[name].was_stopped
     if is_stopped or _is_being_stopped(ledger, name):
         return f"{name} was stopped meanwhile"
-    if rollout.verb != "apply":
+    if rollout.verb != "apply" or rollout.phase is RolloutPhase.BACK:
+        # What is down on the way back is down because of the text that failed.
         return None
     if _is_at_rest(ledger, name):
         return f"{name} does not run any more"
@@ -478,14 +494,13 @@ def _goal(rollout: Rollout, anchors: tuple[tuple[str, JobType], ...]) -> Goal:
 
 def _job_type(ledger: Ledger, rollout: Rollout, name: str) -> JobType:
     """Return what brings a unit a life by the loaded text: a start is enough where such a life has begun, with a unit
-    that it requires, or where there is none."""
+    that it requires or by somebody, or where there is none."""
     state = ledger.state(name)
     if state.sub in REST:
         return JobType.START
-    is_new = rollout.phase is RolloutPhase.FORWARD and state.invocation != rollout.units[name].before
-    return (
-        JobType.START if is_new and state.sub in UP | STARTING and not _needs_restart(ledger, name) else JobType.RESTART
-    )
+    is_new = rollout.phase is RolloutPhase.BACK or state.invocation != rollout.units[name].before
+    is_done = is_new and state.sub in THERE | STARTING and not _needs_restart(ledger, name)
+    return JobType.START if is_done else JobType.RESTART
 
 
 def _needs_restart(ledger: Ledger, name: str) -> bool:
@@ -520,11 +535,13 @@ def _go_back(ledger: Ledger, rollout: Rollout) -> bool:
         return False
     if waiting and not rollout.max_unavailable:
         return _restart_together(ledger, rollout, waiting)
-    # What is down is brought up first: that takes nothing down.
-    for name in sorted(waiting, key=lambda name: ledger.state(name).sub in UP):
-        if ledger.state(name).sub not in UP or in_flight < rollout.max_unavailable:
-            _restart_one(ledger, rollout, name)
-            return True
+    # What is down is brought up first, which takes nothing down: together, for a start that is called off ends after
+    # what comes after it.
+    if down := [name for name in waiting if ledger.state(name).sub not in THERE]:
+        return _restart_together(ledger, rollout, down)
+    if waiting and in_flight < rollout.max_unavailable:
+        _restart_one(ledger, rollout, waiting[0])
+        return True
     return False
 
 

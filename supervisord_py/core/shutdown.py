@@ -8,7 +8,7 @@ of the time the supervisor exits even if a process does not die: a stop that nev
 
 from collections import deque
 
-from supervisord_py.core import beside, processes, service, stopping
+from supervisord_py.core import beside, pause, processes, service, stopping
 from supervisord_py.core.actions import ExitSupervisor, KillTree
 from supervisord_py.core.events import ShutdownRequested
 from supervisord_py.core.installing import apply, finish
@@ -203,6 +203,7 @@ def _exit(ledger: Ledger) -> None:
     shutdown.exited = True
     for _, job in sorted(ledger.jobs.items()):
         finish(ledger, job, JobResult.CANCELED, "the supervisor ends", spread=False)
+    pause.give_up(ledger, "the supervisor ends")
     ledger.act(ExitSupervisor(shutdown.code))
 
 

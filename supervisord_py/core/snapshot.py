@@ -20,6 +20,7 @@ from supervisord_py.core import pool
 from supervisord_py.core.ledger import Ledger
 from supervisord_py.core.loading import rebuild_graph
 from supervisord_py.core.processes import is_idling
+from supervisord_py.core.rollout_state import Rollout
 from supervisord_py.core.state import (
     FORMAT,
     REST,
@@ -28,7 +29,6 @@ from supervisord_py.core.state import (
     Job,
     JobEnd,
     LastLife,
-    Rollout,
     TimerState,
     TokenEntry,
     UnitState,
@@ -285,6 +285,9 @@ def load_counters(ledger: Ledger, state: Mapping[str, str]) -> None:
                 kept.quarantined, kept.sub, kept.active = True, SubState.FAILED, ActiveState.QUARANTINED
                 kept.result, kept.message, kept.since_wall_ns = old.result, old.message, old.since_wall_ns
                 kept.last_life = old.last_life
+                if old.retry_at_ns is not None and not old.stopped:
+                    # On a clock that is gone; ``quarantine.arm_retries`` arms it by the one that there is now.
+                    kept.retry_at_ns = 0
             kept.half_open = old.half_open
             if old.timer is not None:
                 kept.timer = TimerState(stamp_wall_ns=old.timer.stamp_wall_ns, last_wall_ns=old.timer.last_wall_ns)

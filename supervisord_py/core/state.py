@@ -99,6 +99,8 @@ class LastLife(Struct, frozen=True, omit_defaults=True):
     signal: str | None = None
     runtime_ms: int | None = None
     """None where nobody saw its end."""
+    message: str | None = None
+    """What was found of it, where its end alone does not tell."""
 
 
 class Monitor(Struct, frozen=True, omit_defaults=True):
@@ -125,6 +127,8 @@ class Order(Struct, frozen=True, omit_defaults=True):
     """The reason that was given."""
     reason: str = ""
     """What it followed from, where the unit itself was not named."""
+    past: bool = False
+    """Its policy has begun another life since."""
 
 
 class Beside(Struct, omit_defaults=True):
@@ -144,6 +148,10 @@ class Beside(Struct, omit_defaults=True):
     """Its result is known, or not wanted any more."""
     ended: bool = False
     """Its main process has ended; what is left of its tree is being killed."""
+    overdue: bool = False
+    """Its time is over: it is being killed."""
+    held_up: bool = False
+    """The keeper had not made it by then: its end says nothing."""
 
 
 class HookCall(Struct, frozen=True, omit_defaults=True):
@@ -173,14 +181,18 @@ class ProbeState(Struct, omit_defaults=True):
     spawn_id: int | None = None
     """The command that has not ended."""
     look_id: int | None = None
-    """The processes are being looked at, before its action is taken."""
+    """The processes are being looked at, before a bad answer counts."""
+    bad: str = ""
+    """The bad answer that does not count yet."""
+    stopped: bool = False
+    """The processes were stopped when they were looked at last."""
     detail: str = ""
     checked_wall_ns: int = 0
 
     @property
     def is_asked(self) -> bool:
         """Whether an answer will come, or it will be asked."""
-        return self.at_ns is not None or self.probe_id is not None or self.spawn_id is not None
+        return any(each is not None for each in (self.at_ns, self.probe_id, self.spawn_id, self.look_id))
 
 
 class Freeze(Struct, frozen=True, omit_defaults=True):
@@ -367,6 +379,8 @@ class UnitState(Struct, omit_defaults=True):
     """Its start is done but for its health checks."""
     freeze: Freeze | None = None
     """It is being paused or resumed."""
+    thawing: bool = False
+    """It is to go on, whatever it was paused for, and nobody has said yet that it does."""
     paused_ns: int | None = None
     """Since when it stands still."""
     paused_by: Freeze | None = None
@@ -498,64 +512,6 @@ FORMAT = 2
 """The format of the state as text. A field that is added with a default needs no new one; 2 began with the relations,
 types and conditions of the complete engine.
 """
-
-
-class RolloutStep(Enum):
-    """How far one unit of a rollout has got."""
-
-    WAITING = "waiting"
-    RESTARTING = "restarting"
-    PROBATION = "probation"
-    """It is ready, and has to stay up."""
-    DONE = "done"
-    FAILED = "failed"
-    LEFT_OUT = "left-out"
-    """It is not restarted any more, and that is no failure."""
-
-
-class RolloutPhase(Enum):
-    FORWARD = "forward"
-    REVERTING = "reverting"
-    """The host was asked for the older texts."""
-    BACK = "back"
-
-
-class RolloutUnit(Struct, omit_defaults=True):
-    """One unit of a rollout; ``job`` is its number for those who wait, ``restart_job`` the job that restarts it."""
-
-    job: int
-    before: str | None = None
-    """Its invocation when the rollout began."""
-    was_stopped: bool = False
-    """Somebody had stopped it before."""
-    step: RolloutStep = RolloutStep.WAITING
-    restart_job: int | None = None
-    invocation: str | None = None
-    """The life that is watched."""
-    good_at_ns: int | None = None
-    """End of its probation."""
-    message: str = ""
-
-
-class Rollout(Struct, omit_defaults=True):
-    """Many units that are restarted so that few are down at a time; see ``core.rollout``."""
-
-    verb: str
-    units: dict[str, RolloutUnit]
-    """In the order in which they are restarted."""
-    max_unavailable: int = 0
-    """0: all at once."""
-    probation_ns: int = 0
-    reverts: bool = False
-    by: str = ""
-    """Who asked for it."""
-    note: str = ""
-    """The reason that they gave."""
-    phase: RolloutPhase = RolloutPhase.FORWARD
-    failed: str | None = None
-    """The unit whose failure ended the way forward."""
-    message: str = ""
-    cause: int | None = None
 
 
 class GlobalState(Struct, omit_defaults=True):

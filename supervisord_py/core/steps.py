@@ -198,6 +198,9 @@ def main_ended_in_post(ledger: Ledger, name: str, ended: Ended) -> None:
         return
     if processes.has_no_known_main(ledger, name):
         return
+    # What is gone is not silent, nor unwell.
+    watchdog.end(ledger, name)
+    health.end(ledger, name)
     stopping.fail(ledger, name, ended.result, ended.message)
 
 
@@ -357,7 +360,6 @@ def ask_to_reload(ledger: Ledger, name: str) -> None:
         back_to_running(ledger, name)
         return
     state.reload_asked_ns = ledger.now.mono_ns
-    state.notify_reloading = False
     ledger.arm_phase(name, service.timeout_start_ns)
     spawn_id = state.main.spawn_id
     ledger.act(SignalProcesses(name, service.reload_signal, Whom.MAIN, spawn_id, then_continue=True))

@@ -32,6 +32,9 @@ from supervisord_py.model.unit import RestartPolicy, Service, Unit
 
 SIGHUP = 1
 
+_TOLD_BY_THE_END = frozenset({Result.SUCCESS, Result.EXIT_CODE, Result.SIGNAL, Result.CORE_DUMP, Result.UNKNOWN})
+"""Results whose message says nothing but how the main process ended."""
+
 
 def fail(ledger: Ledger, name: str, result: Result, message: str) -> None:
     """Note a failure of the life; the first one stays."""
@@ -40,7 +43,7 @@ def fail(ledger: Ledger, name: str, result: Result, message: str) -> None:
         state.result, state.message = result, message
 
 
-def _begin_stopping(ledger: Ledger, name: str, reason: str, quiet: bool) -> None:
+def _begin_stopping(ledger: Ledger, name: str, reason: str, *, quiet: bool = False) -> None:
     """Write ``unit.stopping`` once a life, unless the life ended by itself and nothing is left to stop."""
     state = ledger.edit(name)
     state.sweeping = state.awaits_health = False
@@ -61,6 +64,7 @@ def thaw(ledger: Ledger, name: str) -> None:
     """A paused unit is paused no longer; what is frozen hears no signal."""
     state = ledger.edit(name)
     ledger.act(ThawUnit(name))
+    state.thawing = True
     state.paused_ns = state.healthy_left_ns = state.paused_by = None
 
 
@@ -68,7 +72,7 @@ def enter_stop(ledger: Ledger, name: str, reason: str, *, quiet: bool = False) -
     """Stop a unit that was fully started: exec-stop first, then signals."""
     service = processes.service_of(ledger, name)
     if ledger.state(name).was_up and service.exec_stop and not _is_forced(ledger):
-        _begin_stopping(ledger, name, reason, quiet=False)
+        _begin_stopping(ledger, name, reason)
         processes.run_command(ledger, name, SubState.STOP, Role.STOP, 0)
     else:
         enter_signal(ledger, name, reason, quiet=quiet)
@@ -76,7 +80,7 @@ def enter_stop(ledger: Ledger, name: str, reason: str, *, quiet: bool = False) -
 
 def enter_signal(ledger: Ledger, name: str, reason: str, *, quiet: bool = False) -> None:
     """Ask what is left of the life to end."""
-    _begin_stopping(ledger, name, reason, quiet)
+    _begin_stopping(ledger, name, reason, quiet=quiet)
     _signal_phase(ledger, name, SubState.STOP_SIGTERM)
 
 
@@ -107,7 +111,7 @@ def enter_watchdog(ledger: Ledger, name: str, message: str, result: Result = Res
         ledger.record("unit.progress-stalled", name, severity=Severity.ERROR, fields={"message": message})
     else:
         ledger.record("unit.watchdog", name, severity=Severity.ERROR, fields={"message": message})
-    _begin_stopping(ledger, name, message, quiet=False)
+    _begin_stopping(ledger, name, message)
     ledger.set_sub(name, SubState.STOP_WATCHDOG)
     ledger.arm_phase(name, processes.stop_timeout_ns(ledger, service.timeout_abort_ns))
     _signal(ledger, name, service.kill.watchdog_signal)
@@ -115,7 +119,7 @@ def enter_watchdog(ledger: Ledger, name: str, message: str, result: Result = Res
 
 def enter_stopping_itself(ledger: Ledger, name: str) -> None:
     """The process says that it is ending: wait for it as after a signal, without one."""
-    _begin_stopping(ledger, name, "it said STOPPING=1", quiet=False)
+    _begin_stopping(ledger, name, "it said STOPPING=1")
     ledger.set_sub(name, SubState.STOP_SIGTERM)
     ledger.arm_phase(name, processes.stop_timeout_ns(ledger, processes.service_of(ledger, name).timeout_stop_ns))
 
@@ -243,7 +247,7 @@ def kill_now(ledger: Ledger, name: str) -> None:
     if ledger.service(name) is None:
         end(ledger, name)
         return
-    _begin_stopping(ledger, name, "the shutdown was forced", quiet=False)
+    _begin_stopping(ledger, name, "the shutdown was forced")
     if processes.is_gone(ledger, name):
         over(ledger, name)
     else:
@@ -271,6 +275,7 @@ def end(ledger: Ledger, name: str) -> None:
         state.exit_code if state.main_ended else None,
         state.exit_signal if state.main_ended else None,
         None if state.unseen else max(0, ledger.now.mono_ns - state.began_ns) // 1_000_000,
+        None if state.result in _TOLD_BY_THE_END else state.message,
     )
     for other in ledger.graph[name].bound_by:
         ledger.intents.append(Task(Intent.STOP_BOUND, other, name, state.cause))
@@ -329,7 +334,7 @@ def _schedule_restart(ledger: Ledger, name: str, state: UnitState, service: Serv
 def next_delay_ns(ledger: Ledger, policy: RestartPolicy, attempt: int) -> int:
     """Return how long a unit pauses before the next life that nobody asked for, jitter included [ns]."""
     delay_ns = restart_delay_ns(policy, attempt)
-    return delay_ns + (jitter_ns(policy, delay_ns, ledger.draw()) if policy.jitter > 0 else 0)
+    return delay_ns + jitter_ns(policy, delay_ns, ledger.draw())
 
 
 def _rest(ledger: Ledger, name: str, unit: Unit, state: UnitState) -> None:
@@ -365,7 +370,7 @@ def _rest(ledger: Ledger, name: str, unit: Unit, state: UnitState) -> None:
     if state.errno is not None:
         fields["errno"] = state.errno
     if state.sub is SubState.WAITING:
-        fields |= timed.told_next(ledger, name)
+        fields |= {"armed": True} | timed.told_next(ledger, name)
     if not has_failed:
         ledger.record("unit.stopped", name, fields=fields)
         return

@@ -195,7 +195,7 @@ class _Builder:
     def _expand(self, key: Key) -> None:
         unit, kind = key
         relations = self._ledger.graph[unit]
-        if kind in (JobType.START, JobType.RESTART, JobType.RELOAD_OR_START):
+        if kind in (JobType.START, JobType.RESTART):
             for dependency in (*relations.requires, *relations.binds_to):
                 self._pull_start(key, dependency, matters=True)
             for dependency in relations.requisite:
@@ -367,9 +367,13 @@ class _Builder:
     # pass 4
 
     def merge(self) -> None:
-        while (pair := self._merge_units()) is not None:
-            self._drop(self._choose(*pair), self._refuse_pair(*pair))
+        while True:
+            pair = self._merge_units()
+            # What the united nodes pull in matters where one of them does.
             self.mark()
+            if pair is None:
+                return
+            self._drop(self._choose(*pair), self._refuse_pair(*pair))
 
     def _merge_units(self) -> tuple[Node, Node] | None:
         """Merge the nodes of each unit into one; return the first two that cannot be."""
@@ -391,18 +395,18 @@ class _Builder:
             merged = jobs.merge(kind, node.type)
             assert merged is not None, "internal error: merging is not associative"
             kind = merged
-        key = (nodes[0].unit, kind)
+        unit = nodes[0].unit
+        key = (unit, kind)
         old = {(node.unit, node.type): None for node in nodes}
         united = Node(
-            nodes[0].unit,
+            unit,
             kind,
             anchor=any(node.anchor for node in nodes),
             pulls=[pull for node in nodes for pull in node.pulls if pull.by not in old],
-            matters=any(node.matters for node in nodes),
             idle=all(node.idle for node in nodes),
         )
         # The united node takes the first one's place, so that the order of the nodes stays the order of the pulls.
-        place = (nodes[0].unit, nodes[0].type)
+        place = (unit, nodes[0].type)
         self.nodes = {
             (key if each == place else each): (united if each == place else node)
             for each, node in self.nodes.items()
@@ -450,7 +454,6 @@ class _Builder:
                 key = next((key for key in self.nodes if key[0] == unit), None)
                 if key is not None and not self.nodes[key].matters:
                     self._drop(key, self._refuse_cycle(cycle))
-                    self.mark()
                     break
             else:
                 raise RefusedError(self._refuse_cycle(cycle))

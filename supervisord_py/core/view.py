@@ -1,31 +1,22 @@
 """What people are shown: the manager's state as values of ``model.status``. Nothing here changes anything."""
 
-from collections import deque
 from collections.abc import Mapping, Sequence
 
-from supervisord_py.core import demand, pool, processes, quarantine, stopping, timed
+from supervisord_py.core import demand, timed
 from supervisord_py.core.graph import Graph, Relations
 from supervisord_py.core.ledger import Ledger
 from supervisord_py.core.loading import plan_of, restart_needed
 from supervisord_py.core.manager import Manager
-from supervisord_py.core.orders import describe
 from supervisord_py.core.rollout import in_order, needing_restart
+from supervisord_py.core.rollout_state import RolloutStep
 from supervisord_py.core.shutdown import code_of_life
 from supervisord_py.core.state import (
-    BETWEEN_LIVES,
-    REST,
-    STARTING,
-    STOPPING,
-    Ending,
-    Job,
-    LastLife,
-    Order,
     ProbeState,
-    RolloutStep,
     UnitState,
 )
+from supervisord_py.core.why import explain, in_a_sentence
 from supervisord_py.model.changes import UnitChange
-from supervisord_py.model.states import ActiveState, JobState, JobType, LoadState, Result, SubState
+from supervisord_py.model.states import ActiveState, JobState, LoadState, SubState
 from supervisord_py.model.status import Exit, HealthStatus, JobStatus, UnitStatus, WhyLine
 from supervisord_py.model.unit import Unit, UnitSet
 
@@ -95,7 +86,7 @@ def unit_status(manager: Manager, name: str) -> UnitStatus:
         status_text=state.status_text,
         path=path or None,
         enabled=_is_enabled(ledger, name),
-        why=_sentence(_reasons(ledger, name)),  # what ``why`` begins with: following the chain is for whoever asks
+        why=in_a_sentence(ledger, name),  # what ``why`` begins with: following the chain is for whoever asks
         needs_restart=bool(restart_needed(ledger, name)),
         condition_result=state.unmet is None if state.checked_wall_ns else None,
         condition_at=timed.format_wall(state.checked_wall_ns) if state.checked_wall_ns else None,
@@ -103,6 +94,7 @@ def unit_status(manager: Manager, name: str) -> UnitStatus:
         health=_health(state, unit),
         next_elapse=_next_elapse(ledger, state),
         last_elapse=_last_elapse(state),
+        has_run=state.started or state.invocation is None,
     )
 
 
@@ -220,19 +212,7 @@ def why(manager: Manager, name: str) -> list[WhyLine]:
     """Say what keeps a unit from being plainly active, nearest cause first; follows what it waits for to the end of
     the chain.
     """
-    ledger = manager.ledger
-    lines: list[WhyLine] = []
-    seen: dict[str, None] = {}
-    queue = deque([name])
-    while queue:
-        current = queue.popleft()
-        if current in seen:
-            continue
-        seen[current] = None
-        found = _reasons(ledger, current)
-        lines += found
-        queue.extend(line.unit for line in found if line.unit is not None and line.unit != current)
-    return lines
+    return explain(manager.ledger, name)
 
 
 def deps(manager: Manager, name: str, reverse: bool = False) -> list[DepsEdge]:
@@ -332,255 +312,3 @@ def _exit(state: UnitState) -> Exit | None:
     if state.exit_code is None and state.exit_signal is None:
         return None
     return Exit(code=state.exit_code, signal=state.exit_signal)
-
-
-def _sentence(lines: list[WhyLine]) -> str | None:
-    """Return what ``status`` says; of a unit that runs only what is amiss: its text, its checks, whom it stands on."""
-    if lines and lines[0].kind != "running":
-        return lines[0].message
-    amiss = ("bad-setting", "disabled", "probe", "quarantine")
-    return next((line.message for line in lines if line.kind in amiss), None)
-
-
-def _reasons(ledger: Ledger, name: str) -> list[WhyLine]:
-    """Return the causes that lie in the unit itself, and the units they point at."""
-    state, bad, unit = ledger.state(name), ledger.set.bad.get(name), ledger.unit(name)
-    seq = state.cause
-    job = ledger.job_of.get(name)
-    if bad is not None and bad.rejected and state.sub in REST:
-        return [WhyLine("bad-setting", f"it was rejected: {bad.reason}")]
-    if bad is not None and state.sub in REST:
-        return [WhyLine("bad-setting", f"its file is invalid: {bad.reason}", advice=f"supervisord-py check {bad.path}")]
-    if name in ledger.set.masked and state.sub in REST:
-        return [WhyLine("disabled", "it is masked: nothing starts it", advice=f"supctl unmask {name}")]
-    if unit is None:
-        return [WhyLine("bad-setting", f"no file defines {name}", advice="supctl list")]
-    if job is not None and job.state is JobState.WAITING and job.type is not JobType.NOP:
-        waiting = demand.blockers(ledger, job)
-        kind = "conflict" if job.type is JobType.STOP else "dependency"
-        lines = [
-            WhyLine(kind, f"its {job.type.value} job {job.id} waits for {other}", unit=other, seq=job.cause)
-            for other in waiting
-        ]
-        if lines:
-            return lines
-    if job is not None and job.pool is not None:
-        return [_queued(ledger, job)]
-    if job is not None and job.checking:
-        return [WhyLine("starting", "its conditions are being looked at", seq=job.cause)]
-    if state.sub is SubState.STUCK:
-        return [WhyLine("stuck", stopping.stuck_message(ledger, name), seq=seq, advice=f"supctl stop {name}")]
-    if state.is_stub:
-        return [_quarantined(ledger, name)]
-    if state.sub in BETWEEN_LIVES:
-        ended = f": {state.message}" if state.message else ""
-        message = f"it ended ({state.result.value}) and is restarted{ended}"
-        return [WhyLine("backoff", message, seq=seq, advice=f"supctl start {name}")]
-    if state.sub is SubState.DEPENDENCY:
-        return _missing_dependencies(ledger, name, state)
-    upholder = None if state.uphold_at_ns is None else demand.upholder(ledger, name)
-    if upholder is not None and state.sub in REST:
-        ended = f": {state.message}" if state.message else ""
-        message = f"it ended ({state.result.value}) and is started after a pause, because {upholder} upholds it{ended}"
-        return [WhyLine("backoff", message, seq=seq, advice=f"supctl start {name}")]
-    if state.sub is SubState.FAILED:
-        return [_failed(ledger, name)]
-    if state.awaits_health:
-        return _unhealthy(ledger, name) or [WhyLine("starting", "it is starting", seq=seq)]
-    if state.sub in STARTING:
-        lines = [WhyLine("starting", _starting(ledger, name), seq=seq, advice=f"supctl logs -f {name}")]
-        return lines + _source(state) if state.monitor is not None or (state.order and state.order.by) else lines
-    if state.sub in STOPPING:
-        kinds = {Ending.ORDER: "operator", Ending.BOUND: "dependency", Ending.ITSELF: "failed"}
-        return [WhyLine("operator" if state.stopped else kinds[state.ending], _stopping(state), seq=seq)]
-    if state.sub is SubState.DEAD:
-        return [_at_rest(state, unit.enabled, name)]
-    if state.sub is SubState.PAUSED:
-        return [_paused(state, name)]
-    if state.sub is SubState.WAITING:
-        return [_waits_for_its_time(ledger, name, state), *_source(state)]
-    lines = _running(state, name) + _unhealthy(ledger, name) + _stood_in_for(ledger, name)
-    if bad is not None:
-        reason = f"its file has become invalid, it runs on by the text before: {bad.reason}"
-        lines.append(WhyLine("bad-setting", reason, advice=f"supervisord-py check {bad.path}"))
-    elif name in ledger.set.masked:
-        reason = "it is masked since, it runs on by the text that it has until it stops"
-        lines.append(WhyLine("disabled", reason, advice=f"supctl unmask {name}"))
-    elif name not in ledger.set.units:
-        lines.append(WhyLine("bad-setting", "no file defines it any more, it runs on by the text that it has"))
-    return lines
-
-
-def _waits_for_its_time(ledger: Ledger, name: str, state: UnitState) -> WhyLine:
-    at_ns = timed.next_wall_ns(ledger, state)
-    if at_ns is None:
-        message = "its times count from a run, and it has not been run yet"
-    else:
-        message = f"it is not due until {timed.format_wall(at_ns)}"
-    if state.result not in (Result.SUCCESS, Result.EXEC_CONDITION):
-        message += f"; its last run failed ({state.result.value})" + (f": {state.message}" if state.message else "")
-    elif state.unmet is not None and state.skipped:
-        message += f"; its last run was skipped: {state.unmet} does not hold"
-    return WhyLine("timer", message, seq=state.cause, advice=f"supctl trigger {name}")
-
-
-def _queued(ledger: Ledger, job: Job) -> WhyLine:
-    """Say of which limit a start waits for a slot, whose turn comes before, and who holds the slots."""
-    assert job.pool is not None
-    place, count = ledger.places[job.id]
-    held = pool.holders(ledger, job.pool)
-    named = [f"{each} (stuck)" if ledger.state(each).sub is SubState.STUCK else each for each in held]
-    most = ", ".join(named[:_NAMED_MAX]) + (f" and {len(named) - _NAMED_MAX} more" if len(named) > _NAMED_MAX else "")
-    message = f"it waits for a slot, number {place} of {count}: {pool.describe(ledger, job.pool)}, held by {most}"
-    stuck = next((each for each in held if ledger.state(each).sub is SubState.STUCK), None)
-    return WhyLine("pool", message, unit=stuck, seq=job.cause)
-
-
-def _running(state: UnitState, name: str) -> list[WhyLine]:
-    """A unit that somebody or something started is explained by that, one that runs again after a failure by the life
-    before.
-    """
-    lines = [WhyLine("running", "it is running", seq=state.cause), *_source(state)]
-    before = state.last_life
-    if state.restarts and before is not None:
-        after = "" if before.runtime_ms is None else f" after {before.runtime_ms / 1000:.1f}s"
-        message = (
-            f"the life before ended ({_end_of(before)}){after}; "
-            f"automatic restarts: {state.restarts}, failures counted: {state.failures}"
-        )
-        lines.append(WhyLine("failed", message, advice=f"supctl lives {name}"))
-    return lines
-
-
-def _source(state: UnitState) -> list[WhyLine]:
-    """Say who or what started a unit, and point at the unit whose end did."""
-    order = state.order
-    if order is None or order.verb == "stopped" or not (order.by or order.note or order.reason):
-        return []
-    source = state.monitor.unit if state.monitor is not None else None
-    return [WhyLine("operator", f"it was {describe(order)}", unit=source)]
-
-
-def _stopping(state: UnitState) -> str:
-    """Say why a unit is stopping: an order, a bond, or how its life ended."""
-    if state.ending is not Ending.ITSELF and state.order is not None and state.order.verb != "started":
-        return f"it is stopping: it was {describe(state.order)}"
-    return f"it is stopping: {state.message}" if state.message else "it is stopping"
-
-
-def _end_of(life: LastLife) -> str:
-    if life.signal is not None:
-        return f"{life.result.value}: killed by {life.signal}"
-    return life.result.value if life.code is None else f"{life.result.value}: exit code {life.code}"
-
-
-def _quarantined(ledger: Ledger, name: str) -> WhyLine:
-    """Say how often it has failed, what runs in its place, and when it is tried again."""
-    state = ledger.state(name)
-    times = "once" if state.failures == 1 else f"{state.failures} times"
-    message = f"it is quarantined: it has failed {times} ({state.result.value})"
-    message += f": {state.message}" if state.message else ""
-    if state.is_stub:
-        message += "; its stub runs in its place" if quarantine.stands_in(state) else "; its stub is being changed"
-    elif state.stub_failed:
-        message += "; its stub has ended too"
-    if state.retry_at_ns is not None and not state.stopped:
-        at_ns = ledger.now.wall_ns + state.retry_at_ns - ledger.now.mono_ns
-        message += f"; it is tried again at {timed.format_wall(at_ns)}"
-    return WhyLine("quarantine", message, seq=state.cause, advice=f"supctl release {name}")
-
-
-def _paused(state: UnitState, name: str) -> WhyLine:
-    order = state.paused_by
-    by = "" if order is None else describe(Order("paused", order.by, order.note)).removeprefix("paused")
-    return WhyLine("operator", f"it was paused{by}", seq=state.cause, advice=f"supctl resume {name}")
-
-
-def _unhealthy(ledger: Ledger, name: str) -> list[WhyLine]:
-    """Name the health checks that are not good, with what they found last."""
-    state, unit = ledger.state(name), ledger.unit(name)
-    lines = []
-    for probe in unit.health if unit is not None else ():
-        found = state.probes.get(probe.name)
-        if found is not None and found.good is True:
-            continue
-        if found is None or found.ok is None:
-            words = "has not answered yet"
-        else:
-            words = f"{'was good' if found.ok else 'failed'} {'once' if found.row == 1 else f'{found.row} times'}"
-            words += f": {found.detail}" if found.detail else ""
-        if state.awaits_health or (found is not None and found.good is False):
-            lines.append(WhyLine("probe", f"its {probe.kind.value} check {probe.name} {words}", seq=state.cause))
-    return lines
-
-
-def _stood_in_for(ledger: Ledger, name: str) -> list[WhyLine]:
-    """Name the units that this one needs and that are only there as stubs."""
-    relations = ledger.graph[name]
-    return [
-        WhyLine(
-            "quarantine",
-            f"it is degraded: {each.unit}, which it needs, is quarantined, and a stub runs in its place",
-            unit=each.unit,
-        )
-        for each in (*relations.requires, *relations.binds_to)
-        if ledger.state(each.unit).is_stub
-    ]
-
-
-def _failed(ledger: Ledger, name: str) -> WhyLine:
-    state = ledger.state(name)
-    ended = f": {state.message}" if state.message else ""
-    if state.quarantined:
-        return _quarantined(ledger, name)
-    message = f"it failed ({state.result.value}){ended}"
-    return WhyLine("failed", message, seq=state.cause, advice=f"supctl logs {name}")
-
-
-def _starting(ledger: Ledger, name: str) -> str:
-    """What its start waits for, where that is not the process itself."""
-    service = ledger.service(name)
-    if ledger.state(name).following is not None and service is not None and service.pid_file is not None:
-        return f"it waits for its pid file {service.pid_file}"
-    return (
-        "it is idle until the jobs of the other units are done"
-        if processes.is_idling(ledger, name)
-        else "it is starting"
-    )
-
-
-def _missing_dependencies(ledger: Ledger, name: str, state: UnitState) -> list[WhyLine]:
-    relations = ledger.graph[name]
-    lines = [
-        WhyLine("dependency", f"it waits for {each.unit} to be {each.until.value}", unit=each.unit, seq=state.cause)
-        for each in (*relations.requires, *relations.binds_to)
-        if not demand.is_met(ledger, each.unit, each.until)
-    ]
-    lines += [
-        WhyLine("dependency", f"it has to find {each.unit} active, and never starts it", unit=each.unit)
-        for each in relations.requisite
-        if not demand.is_kept(ledger, each.unit, each.until)
-    ]
-    message = state.message or "it waits for a dependency"
-    return lines or [WhyLine("dependency", message, seq=state.cause, advice=f"supctl start {name}")]
-
-
-def _at_rest(state: UnitState, enabled: bool, name: str) -> WhyLine:
-    if state.unmet is not None and state.message and state.unmet in state.message:
-        return WhyLine("condition", state.message, seq=state.cause, advice=f"supctl start {name}")
-    order = state.order if state.order is not None and state.order.verb == "stopped" else None
-    if state.stopped:
-        told = describe(order) if order is not None else "stopped"
-        return WhyLine("operator", f"it was {told}", seq=state.cause, advice=f"supctl start {name}")
-    if state.message:
-        return WhyLine("operator", state.message, seq=state.cause, advice=f"supctl start {name}")
-    if state.order is not None and state.order.verb == "restarted" and state.ending is Ending.ORDER:
-        called_off = f"it was {describe(state.order)}, and that was called off half-way"
-        return WhyLine("operator", called_off, seq=state.cause, advice=f"supctl start {name}")
-    if order is not None and order.reason and state.ending is Ending.ORDER:
-        return WhyLine("operator", f"it was {describe(order)}", seq=state.cause, advice=f"supctl start {name}")
-    if state.last_life is None and not enabled:
-        return WhyLine("disabled", "it is not enabled", advice=f"supctl start {name}")
-    if state.last_life is not None and state.result is Result.SUCCESS:
-        return WhyLine("operator", "it ended, and its policy does not restart it", seq=state.cause)
-    return WhyLine("operator", "nobody has started it", advice=f"supctl start {name}")

@@ -54,6 +54,13 @@ def sign(ledger: Ledger, name: str, kind: WatchKind) -> None:
         _arm(ledger, name, kind, watch.period_ns)
 
 
+def was_unheard(ledger: Ledger) -> None:
+    """For a while nobody has listened: whatever was said then is lost, and every watch begins anew."""
+    for name in sorted(ledger.alive):
+        for kind, watch in list(ledger.state(name).watches.items()):
+            _arm(ledger, name, kind, watch.period_ns)
+
+
 def set_period(ledger: Ledger, name: str, period_ns: int) -> None:
     """The process wants another pause between heartbeats (``WATCHDOG_USEC=``), for this life; 0 is none at all."""
     state = ledger.edit(name)

@@ -177,8 +177,8 @@ def causal_chain(style: Style, unit: UnitReply, causes: Sequence[dict[str, Any]]
         lines[0] += f": {clean(unit['why'])}"
     for depth, cause in enumerate(causes):
         about = [f"record {cause['seq']}"] if cause.get("seq") is not None else []
-        other = cause.get("unit")
-        whose = f"{other}: " if other and other != unit["name"] and other not in cause["message"] else ""
+        other = cause.get("about")
+        whose = f"{other}: " if other and other != unit["name"] else ""
         suffix = style.paint(f" ({', '.join(about)})", "dim") if about else ""
         stem = style.glyph("gap") * depth + style.glyph("because")
         lines.append(f"{stem}{whose}{clean(cause['message'])}{suffix}")

@@ -58,6 +58,8 @@ class UnitReply(TypedDict, total=False):
     health: list[CheckReply]
     next_elapse: str | None
     last_elapse: str | None
+    has_run: bool
+    lowered_limits: list[str]
     restart_keys: list[str] | None
 
 
@@ -74,6 +76,7 @@ STATUS_FIELDS = (
     "restarts", "failures", "exit", "memory_bytes", "cpu_ns", "tasks", "status_text", "path", "enabled", "why",
     "needs_restart", "needs_reload", "refused", "condition_result", "condition_at", "condition_unmet", "health",
     "next_elapse", "last_elapse",
+    "has_run", "lowered_limits",
 )  # fmt: skip
 """The fields of ``status --json``, exactly, those of the contract in its order."""
 
@@ -107,6 +110,8 @@ def unit_from_wire(raw: dict[str, Any]) -> UnitReply:
     # An older supervisor does not say.
     unit["needs_restart"], unit["needs_reload"] = bool(raw.get("needs_restart")), bool(raw.get("needs_reload"))
     unit["health"] = raw.get("health") or []
+    unit["lowered_limits"] = list(raw.get("lowered_limits") or ())
+    unit["has_run"] = bool(raw.get("has_run", True))
     return unit
 
 

@@ -216,6 +216,13 @@ def _condition(unit: UnitReply) -> str:
     return f"{found} (looked at {format_moment(moment)})"
 
 
+def _lowered(unit: UnitReply) -> str:
+    """Say which limits are lower than they should be, and what follows from that; empty where none is."""
+    if not unit["lowered_limits"]:
+        return ""
+    return f"{', '.join(unit['lowered_limits'])} (soft): too low for the mark that tells its processes from others"
+
+
 def needs_restart_text(unit: UnitReply) -> str:
     """Say what a running unit has not taken over; empty when there is nothing."""
     if not unit["needs_restart"]:
@@ -294,6 +301,7 @@ def detail(style: Style, unit: UnitReply, now_s: float) -> list[str]:
         ("Condition", _condition(unit)),
         ("Health", _health(style, unit, now_s)),
         ("Pid", str(unit["pid"] or "")),
+        ("Limits", _lowered(unit)),
         ("Command", clean(unit.get("exec") or "")),
         ("Status", f'"{clean(unit["status_text"])}"' if unit["status_text"] else ""),
         ("Last exit", explain_exit(ended) if ended is not None else ""),

@@ -41,6 +41,8 @@ _DONE = {
     "set": "set",
     "resume": "resumed",
 }
+_LAST_WORDS = "; its last words: "
+"""What the message of an apply that goes back has of the life that was the reason."""
 _FINE = ("done", "skipped", "queued")
 _STARTS = ("start", "restart", "reload-or-start")
 
@@ -176,7 +178,9 @@ def _tell_failure(session: Session, error: ControlError, outcomes: Sequence[Outc
                 details.append(f"why: {clean(why)}")
             if unit["result"] not in ("success", outcome["result"]) and unit["result"] not in outcome["message"]:
                 details.append(f"result: {unit['result']}")
-            details += [f"| {clean(line)}" for line in unit.get("lines") or ()]
+            if _LAST_WORDS not in outcome["message"]:
+                # What went back has a later life, whose lines would follow.
+                details += [f"| {clean(line)}" for line in unit.get("lines") or ()]
         details.append(f"next: supctl why {name}")
         sys.stderr.write("".join(f"  {line}\n" for line in details))
     return error.exit_status

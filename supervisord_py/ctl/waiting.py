@@ -70,11 +70,13 @@ def _wait_for_exit(session: Session, unit: str) -> UnitReply:
             found["exit"] = life["exit"]
             found["result"] = life["result"] or found["result"]
             found["invocation"] = invocation
+            found["has_run"] = found["exit"] is not None
     return found
 
 
 def _exit_code(session: Session, unit: UnitReply) -> int:
-    ended: ExitReply | None = unit["exit"]
+    # The code of what kept the program from running (203 and the like), or an older life's, is not its own.
+    ended: ExitReply | None = unit["exit"] if unit["has_run"] else None
     if ended is None:
         if unit["result"] == "unknown":
             session.note(f"{unit['name']} has ended, and the kernel no longer tells how: see supctl why {unit['name']}")

@@ -49,3 +49,12 @@ def bug_record(where: str, error: Exception) -> Record:
     print(f"manager: internal error in {where}:", file=sys.stderr)
     traceback.print_exception(error)
     return Record("unit.error", Severity.ERROR, fields={"message": f"internal error in {where}: {error!r}"[:500]})
+
+
+def reload_in_shutdown(peer: Peer) -> Record:
+    """SIGHUP while everything is being stopped: what a reload would bring could not start, and nobody waits for an
+    answer.
+    """
+    message = "cannot daemon-reload: the supervisor is shutting down"
+    record = with_fields(command_record("daemon-reload", (), peer, ""), result="ShuttingDown", message=message)
+    return replace(record, severity=Severity.WARNING)

@@ -21,23 +21,28 @@ import msgspec
 
 from supervisord_py.core import view
 from supervisord_py.core.actions import Refusal, Reply, RevertUnits
-from supervisord_py.core.events import CommandRequested, Origin, ShutdownForced, ShutdownRequested, UnitsLoaded
+from supervisord_py.core.events import CommandRequested, ShutdownForced, UnitsLoaded
 from supervisord_py.core.manager import Manager
 from supervisord_py.core.snapshot import NewerFormatError
 from supervisord_py.host.bus import Bus
 from supervisord_py.host.cgroups import UnitGroups, find_place
 from supervisord_py.host.clock import Clock, watch_clock
-from supervisord_py.host.command_records import bug_record, command_record, trouble_record, with_fields
+from supervisord_py.host.command_records import (
+    bug_record,
+    command_record,
+    reload_in_shutdown,
+    trouble_record,
+    with_fields,
+)
 from supervisord_py.host.container import (
-    ECHO_TIMEOUT_S,
     console_of,
     echo_of,
     environment_of,
-    final_code,
     runtime_of,
     shutdown_timeout_ns,
 )
 from supervisord_py.host.driver import Driver
+from supervisord_py.host.ending import ORIGIN_SIGNAL, STOPPED_KEY, Ending
 from supervisord_py.host.facade import (
     Followed,
     JournalStats,
@@ -51,7 +56,7 @@ from supervisord_py.host.facade import (
 )
 from supervisord_py.host.hands import ManagerHands
 from supervisord_py.host.hot_directory import HotDirectory
-from supervisord_py.host.journal_file import LOSS_KEY, Journal
+from supervisord_py.host.journal_file import GIVEN_UP_KEY, LOSS_KEY, Journal
 from supervisord_py.host.keeper_client import KeeperClient, Welcome
 from supervisord_py.host.last_good import LAST_GOOD_KEY, LastGood
 from supervisord_py.host.live import describe_process
@@ -83,13 +88,8 @@ from supervisord_py.model.states import JobMode, Severity
 from supervisord_py.model.unit import Unit
 from supervisord_py.model.unitset import LoadResult
 
-ORIGIN_SIGNAL = Origin(uid=os.getuid(), gid=os.getgid(), user="a signal to the supervisor")
-FLUSH_TIMEOUT_S = 5.0
 FIRST_LOOK_S = 1.0
 """How long after the first load it is compared with the files for the first time."""
-
-STOPPED_KEY = "host/stopped"
-"""Set when ``daemon.stopped`` is told, for a manager that has to finish the end of another."""
 
 
 class Daemon:
@@ -101,8 +101,6 @@ class Daemon:
         self._loop = asyncio.get_running_loop()
         self._changed: asyncio.Future[None] = self._loop.create_future()
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._is_stopping = False
-        self._has_told_the_end = STOPPED_KEY in welcome.state
         self._instance = welcome.instance
         is_first = SOURCES_KEY not in welcome.state
         places = places_of(welcome.config, os.environ, os.getuid(), os.path.expanduser("~"))
@@ -119,7 +117,7 @@ class Daemon:
         self._journal = Journal(
             places.journal, self._settings.journal, boot_id=boot_id(), loop=self._loop, group_id=gid
         )
-        recovery = self._journal.open(welcome.lines, welcome.state.get(LOSS_KEY))
+        recovery = self._journal.open(welcome.lines, welcome.state.get(LOSS_KEY), welcome.state.get(GIVEN_UP_KEY))
         self._lost = welcome.lost if is_first else None
         units = self._loaded.unit_set
         self._manager = first_manager(places.snapshot, self._lost) if is_first else next_manager(welcome.state, units)
@@ -152,7 +150,7 @@ class Daemon:
             self._journal,
             self._hands,
             clock=Clock(),
-            on_exit=self._exit,
+            on_exit=self._finish,
             on_revert=self._changes.revert,
             on_keep=lambda: self._spawn_task(self._snapshot.store()),
             on_batch=self._batch_done,
@@ -163,6 +161,20 @@ class Daemon:
             on_bug=lambda where, error: self._driver.note([bug_record(where, error)]),
         )  # fmt: skip
         self._upward = Upward(lambda: status_line(view.active_states(self._manager)))
+        self._ending = Ending(
+            self._config,
+            lambda: self._settings,
+            manager=self._manager,
+            driver=self._driver,
+            hands=self._hands,
+            echo=self._echo,
+            snapshot=self._snapshot,
+            journal=self._journal,
+            output=self._output,
+            groups=self._groups,
+            has_told=STOPPED_KEY in welcome.state,
+            on_begin=self._upward.stopping,
+        )
         self._journal.attach(self._driver.note)
         self._journal.on_rotated.append(lambda: self._spawn_task(self._snapshot.store()))
         started = start_record(welcome, recovery, keeper.pid, units if is_first else None)
@@ -195,7 +207,7 @@ class Daemon:
                 self._changes.revert(action)
         if view.is_over(self._manager):
             # Decided, but the manager that decided it did not live to ask for it.
-            self._exit(view.exit_code(self._manager))
+            self._finish(view.exit_code(self._manager))
         if (shown := console_of(self._config)) is not None:
             self._spawn_task(shown[0].show(self.journal_follow(shown[1], 0)))
         watch(self._config, self._loop, lambda: self._order("stop"))
@@ -420,7 +432,7 @@ class Daemon:
         record = with_fields(command_record("shutdown", (), peer, reason), result="queued")
         seq = self._driver.note([record])
         durable = seq is not None and await self._journal.wait_durable(seq)
-        self._shut_down(peer.origin(), reason, seq)
+        self._ending.begin(peer.origin(), reason, seq)
         return durable
 
     @property
@@ -454,13 +466,9 @@ class Daemon:
     ) -> None:
         """Take over what a reload read (the files of the units ``read``, None: all); the core gets its part as an
         event."""
+        rolled = view.rollout_units(self._manager)
         self._changes.last_good.note_load(
-            self._loaded,
-            loaded,
-            view.lives(self._manager),
-            read=read,
-            in_rollout=view.rollout_units(self._manager),
-            applied=applied,
+            self._loaded, loaded, view.lives(self._manager), read=read, in_rollout=rolled, applied=applied
         )
         self._settings, self._loaded, self._sources = settings, loaded, sources
         self._watch.loaded(seen)
@@ -500,9 +508,11 @@ class Daemon:
         """A signal came to the keeper."""
         match order:
             case "stop":
-                self._shut_down(ORIGIN_SIGNAL, "", None)
+                self._ending.begin(ORIGIN_SIGNAL)
             case "kill":
                 self._driver.submit(ShutdownForced())
+            case "reload" if self._ending.has_begun or view.is_stopping(self._manager):
+                self._driver.note([reload_in_shutdown(self._signaller())])
             case "reload":
                 self._spawn_task(self.reload(self._signaller()))
             case "reopen":
@@ -519,35 +529,8 @@ class Daemon:
         """A new manager was to take over and did not; this one goes on."""
         self._driver.note([Record("manager.unfit", Severity.ERROR, fields={"reason": reason})])
 
-    def _shut_down(self, origin: Origin, reason: str, cause: int | None) -> None:
-        if not self._is_stopping:
-            self._is_stopping = True
-            self._upward.stopping()
-            self._driver.submit(
-                ShutdownRequested(shutdown_timeout_ns(self._config, self._settings), origin, reason, cause)
-            )
-
-    def _exit(self, code: int) -> None:
-        self._spawn_task(self._finish(final_code(self._config, self._manager, code)))
-
-    async def _finish(self, code: int) -> None:
-        """Everything has stopped: write the last words, then let the keeper end us."""
-        try:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._hands.settle(), FLUSH_TIMEOUT_S)
-            if self._echo is not None:
-                await self._echo.settle(ECHO_TIMEOUT_S)
-            if not self._has_told_the_end:
-                self._has_told_the_end = True
-                self._driver.note([Record("daemon.stopped", fields={"code": code})], keep={STOPPED_KEY: "true"})
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._snapshot.store(), FLUSH_TIMEOUT_S)
-            await self._journal.close()
-            await self._output.close()
-            self._groups.close(remove=True)
-        finally:
-            # Whatever fails on the way: nobody else will ask for the end.
-            self._driver.ask({"do": "exit", "code": code})
+    def _finish(self, code: int) -> None:
+        self._spawn_task(self._ending.finish(code))
 
     def _batch_done(self) -> None:
         if not self._changed.done():

@@ -92,6 +92,9 @@ class Disk(Protocol):
     def reopen(self, name: str, size: int) -> SegmentFile:
         """Open a segment to go on at ``size``; what is behind is cut."""
 
+    def sync(self, name: str) -> None:
+        """Return when what a file holds is on stable storage; else OSError."""
+
     def rename(self, name: str, new_name: str) -> None: ...
 
     def remove(self, name: str) -> None: ...
@@ -263,6 +266,13 @@ class RealDisk:
             os.fchown(descriptor, -1, self._group_id)
         if stat.S_IMODE(status.st_mode) != FILE_MODE:
             os.fchmod(descriptor, FILE_MODE)
+
+    def sync(self, name: str) -> None:
+        descriptor = os.open(self._directory / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
     def rename(self, name: str, new_name: str) -> None:
         os.rename(self._directory / name, self._directory / new_name)

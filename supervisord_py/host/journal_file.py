@@ -55,6 +55,7 @@ OPEN_AGAIN_LAST_S = 30.0
 READERS = 2
 OWN_MAX = 100
 LOSS_KEY = "host/journal/loss"
+GIVEN_UP_KEY = "host/journal/given-up"
 
 _T = TypeVar("_T")
 
@@ -109,6 +110,8 @@ class Journal:
         self._is_closed = False
         self._loss: Loss | None = None
         self._is_loss_changed = False
+        self._given_up: str | None = None
+        self._is_given_up_changed = False
         self._pending: deque[Line] = deque()
         self._pending_bytes = 0
         self._published = 0
@@ -123,7 +126,9 @@ class Journal:
 
     # Life
 
-    def open(self, pending: Sequence[tuple[int, str]], loss: str | None = None) -> Recovery:
+    def open(
+        self, pending: Sequence[tuple[int, str]], loss: str | None = None, given_up: str | None = None
+    ) -> Recovery:
         """Find the end of the chain, write what only the keeper's custody has, and begin to take records.
 
         A folder that cannot be read does not keep the supervisor from starting: records are then counted as lost, and
@@ -132,6 +137,7 @@ class Journal:
         Args:
             pending: The keeper's unwritten lines.
             loss: What ``take_changes`` last put under ``LOSS_KEY``.
+            given_up: The same of ``GIVEN_UP_KEY``.
 
         Returns:
             What was found: a torn tail, a damaged segment, missing lines.
@@ -144,7 +150,8 @@ class Journal:
             self.lost = self._loss.lost
         try:
             self._disk.open()
-            plan = plan_recovery(self._disk, pending)
+            self._given_up = None if given_up is None else msgspec.json.decode(given_up, type=str)
+            plan = plan_recovery(self._disk, pending, self._given_up)
         except OSError as error:
             self._failing = f"cannot open the journal: {error.strerror or error}"
             self._opening = self._loop.create_task(self._open_again(pending))
@@ -234,10 +241,13 @@ class Journal:
 
     def take_changes(self) -> dict[str, str | None]:
         """Return what custody must know since the last call: goes into the state of the next commit."""
-        if not self._is_loss_changed:
-            return {}
-        self._is_loss_changed = False
-        return {LOSS_KEY: None if self._loss is None else msgspec.json.encode(self._loss).decode()}
+        changes: dict[str, str | None] = {}
+        if self._is_loss_changed:
+            changes[LOSS_KEY] = None if self._loss is None else msgspec.json.encode(self._loss).decode()
+        if self._is_given_up_changed:
+            changes[GIVEN_UP_KEY] = None if self._given_up is None else msgspec.json.encode(self._given_up).decode()
+        self._is_loss_changed = self._is_given_up_changed = False
+        return changes
 
     # Writing
 
@@ -395,13 +405,15 @@ class Journal:
 
     def _begin(self, plan: Plan) -> None:
         self._chain = plan.chain
-        self._journalled = self._published = plan.at.seq
+        self._journalled = self._published = plan.written
         self._is_losing = False
         self._failing = None
-        log = SegmentLog(self._disk, self._settings, boot=self._boot_id, at=plan.at, start=plan.start)
+        log = SegmentLog(
+            self._disk, self._settings, boot=self._boot_id, at=plan.at, start=plan.start, written=plan.written
+        )
         self._writer = JournalWriter(log, self._report)
         if plan.missing:
-            self._wait_for_disk(plan.missing)
+            self._wait_for_disk([line for line in plan.missing if line.seq > plan.written])
             self._writer.append(plan.missing)
         self._writer.start()
         self._tell_gap()
@@ -412,7 +424,7 @@ class Journal:
             await asyncio.sleep(delay_s)
             delay_s = min(delay_s * 2, OPEN_AGAIN_LAST_S)
             try:
-                plan = await self._in_thread(partial(_open_and_plan, self._disk, pending))
+                plan = await self._in_thread(partial(_open_and_plan, self._disk, pending, self._given_up))
             except (OSError, JournalBusyError) as error:
                 self._failing = f"cannot open the journal: {error}"
                 continue
@@ -430,6 +442,8 @@ class Journal:
     def _on_status(self, status: Status) -> None:
         self._failing, self._is_full, self._is_slow = status.failing, status.is_full, False
         self._durable = max(self._durable, status.durable)
+        if status.given_up != self._given_up:
+            self._given_up, self._is_given_up_changed = status.given_up, True
         self._publish(status.written)
         has_advanced = status.written > self._journalled
         self._journalled = max(self._journalled, status.written)
@@ -519,9 +533,9 @@ def compile_filter(wanted: RecordFilter) -> Query:
     return Query(**msgspec.structs.asdict(wanted))
 
 
-def _open_and_plan(disk: Disk, pending: Sequence[tuple[int, str]]) -> Plan:
+def _open_and_plan(disk: Disk, pending: Sequence[tuple[int, str]], given_up: str | None) -> Plan:
     disk.open()
-    return plan_recovery(disk, pending)
+    return plan_recovery(disk, pending, given_up)
 
 
 def _rotated(rotation: Rotation) -> Record:

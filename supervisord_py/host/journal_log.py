@@ -8,6 +8,12 @@ failure or a failing disk could still lose it), or durable (forgotten here). Lin
 else), ``unsynced`` moves back in front of ``unwritten``, the file is set aside and a new segment begins with the
 first line that is not durable: never "write again and assume", and no line of a living manager is lost.
 
+A killed manager loses none either. What it had written before the failure stands in the file that is set aside, and
+recovery takes it from there; what it took up afterwards is called written only when it is durable, so custody has it
+until then. Of a segment that is continued nobody knows what is durable: before its first good sync, the lines that it
+has count as unsynced. Segments that were left while nothing was synced (``sync = "never"``) are synced before anything
+after them is called durable.
+
 Every ``OSError`` ends in ``failing`` (a text for people) and the lines wait; the caller tries again later. A full
 disk first costs the reserve.
 
@@ -18,13 +24,14 @@ exactly once in what a reader sees; ``written`` and ``durable`` never go back; n
 import errno
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import islice
 
 from msgspec import Struct
 
 from supervisord_py.host.journal_disk import Disk, SegmentFile
 from supervisord_py.model.settings import JournalSettings
-from supervisord_py.store.record import HASH_DIGITS, format_time
+from supervisord_py.store.record import HASH_DIGITS, format_time, seq_of
 from supervisord_py.store.retention import SegmentInfo, expired, is_rotation_due
 from supervisord_py.store.segment import (
     UNKNOWN_HASH,
@@ -34,6 +41,7 @@ from supervisord_py.store.segment import (
     format_name,
     pack_header,
     parse_name,
+    scan,
     sort_names,
 )
 
@@ -46,6 +54,13 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _HASH_AT = -(HASH_DIGITS + 3)
 
 
+class Point(Struct, frozen=True):
+    """A place in the chain: the number and hash of the last record up to it."""
+
+    seq: int = 0
+    hash: str = UNKNOWN_HASH
+
+
 class Line(Struct, frozen=True):
     """A numbered line with its newline."""
 
@@ -56,21 +71,20 @@ class Line(Struct, frozen=True):
     def hash(self) -> str:
         return self.data[_HASH_AT:-3].decode()
 
-
-class Point(Struct, frozen=True):
-    """A place in the chain: the number and hash of the last record up to it."""
-
-    seq: int = 0
-    hash: str = UNKNOWN_HASH
+    @property
+    def point(self) -> Point:
+        return Point(self.seq, self.hash)
 
 
 class Continuation(Struct, frozen=True):
-    """The segment to go on with, as recovery found it: whole and good up to ``size`` bytes."""
+    """The segment to go on with, as recovery found it: whole and good up to ``size`` bytes; ``before`` is the end of
+    the one before it."""
 
     name: str
     size: int
     records: int
     begun_wall_ns: int
+    before: Point
 
 
 class Beginning(Struct, frozen=True):
@@ -101,10 +115,18 @@ class SegmentLog:
         boot: The boot id, for headers.
         at: Where the chain stands in the files.
         start: The segment to go on with, or how a new one begins.
+        written: The highest number that is in any file, where that is beyond ``at``: those lines are written again.
     """
 
     def __init__(
-        self, disk: Disk, settings: JournalSettings, *, boot: str, at: Point, start: Continuation | Beginning
+        self,
+        disk: Disk,
+        settings: JournalSettings,
+        *,
+        boot: str,
+        at: Point,
+        start: Continuation | Beginning,
+        written: int = 0,
     ) -> None:
         self.settings = settings
         self.failing: str | None = None
@@ -116,7 +138,7 @@ class SegmentLog:
         self._at = at
         self._base = at
         self._durable = 0
-        self._written = at.seq
+        self._written = max(at.seq, written)
         self._is_dirty = False
         self._is_streak = False
         self._unwritten: deque[Line] = deque()
@@ -126,17 +148,29 @@ class SegmentLog:
         self._records = 0
         self._begun_wall_ns = 0
         self._next: Continuation | Beginning = start
+        self._continued: tuple[Continuation, Point] | None = None
         self._is_rotating = False
+        self._left_unsynced: deque[str] = deque()
 
     @property
     def written(self) -> int:
-        """The highest number that the disk has taken."""
+        """The highest number that the disk has taken, and that a killed manager's successor finds there."""
         return self._written
 
     @property
     def durable(self) -> int:
         """The highest number that survives a power failure."""
         return self._durable
+
+    @property
+    def given_up(self) -> str | None:
+        """The file that is to be left and still has the name of a good one: its end may be readable and not on the
+        disk, which nobody can see."""
+        if self._active is not None or not isinstance(self._next, Beginning):
+            return None
+        name = self._next.set_aside or self._next.remove
+        segment = None if name is None else parse_name(name)
+        return name if segment is not None and segment.live else None
 
     @property
     def unwritten(self) -> int:
@@ -189,7 +223,7 @@ class SegmentLog:
         for _ in range(3):
             try:
                 self._flush(wall_ns)
-                if is_sync:
+                if is_sync or self._is_streak:
                     self._sync()
             except _GaveUp as gave_up:
                 self._fail(gave_up.error)
@@ -247,9 +281,10 @@ class SegmentLog:
                 break
             kept -= len(line.data)
             self._unwritten.popleft()
-            self._at = Point(line.seq, line.hash)
+            self._at = line.point
             self._records += 1
-            self._written = max(self._written, line.seq)
+            if not self._is_streak or self.settings.sync == "never":
+                self._written = max(self._written, line.seq)
             if self.settings.sync != "never":
                 self._unsynced.append(line)
                 self._unsynced_bytes += len(line.data)
@@ -266,6 +301,7 @@ class SegmentLog:
     def _sync(self) -> None:
         if self.settings.sync == "never":
             return
+        self._sync_left()
         if self._active is None and isinstance(self._next, Continuation):
             self._activate(0)
         if self._active is None or not self._is_dirty:
@@ -276,11 +312,20 @@ class SegmentLog:
             self._active.sync()
         except OSError as error:
             self._give_up(After.SYNC_FAILURE, error)
-        self._base = self._at
+        self._base, self._continued = self._at, None
         self._durable = max(self._durable, self._at.seq)
+        self._written = max(self._written, self._at.seq)
         self._is_dirty = self._is_streak = False
         self._unsynced.clear()
         self._unsynced_bytes = 0
+
+    def _sync_left(self) -> None:
+        """Sync the segments that were left behind when nothing had to be durable yet. A failure is told once: to sync
+        such a file again would succeed and mean nothing."""
+        while self._left_unsynced:
+            # Retention may have dropped it.
+            with suppress(FileNotFoundError):
+                self._disk.sync(self._left_unsynced.popleft())
 
     def _give_up(self, after: After, error: OSError) -> None:
         """Leave the file as it is and go back to the last durable line, which a new segment will follow.
@@ -293,6 +338,9 @@ class SegmentLog:
         self._active.close()
         self._active = None
         self._is_rotating = self._is_dirty = False
+        if self._continued is not None:
+            self._unsynced.extendleft(reversed(self._read_back(*self._continued)))
+            self._continued = None
         is_kept_in_memory = self.settings.sync != "never" and name == format_name(self._base.seq + 1)
         if self._records == 0 or (self._is_streak and is_kept_in_memory):
             # One file a failure is evidence enough: a disk that fails for days must not be filled with copies.
@@ -307,6 +355,20 @@ class SegmentLog:
             self._at = self._base
         raise _GaveUp(error)
 
+    def _read_back(self, continued: Continuation, end: Point) -> Sequence[Line]:
+        """Return the lines that the given-up segment had when it was continued, from its beginning; none, and its end
+        is the last durable line for us, where they cannot be read any more."""
+        try:
+            data, _ = self._disk.read(continued.name)
+        except OSError:
+            data = b""
+        found = scan(data[: continued.size], continued.before.seq + 1)
+        if found.damage is None and (found.last_seq, found.last_hash) == (end.seq, end.hash):
+            self._base = continued.before
+            return lines_of(data[: continued.size])
+        self._base = end
+        return ()
+
     def _rotate_if_due(self, wall_ns: int) -> None:
         if self._active is None and isinstance(self._next, Continuation):
             self._activate(wall_ns)
@@ -319,6 +381,8 @@ class SegmentLog:
         ):
             return
         self._sync()
+        if self.settings.sync == "never":
+            self._left_unsynced.append(self._active.name)
         self._active.close()
         self._active = None
         self._next = Beginning(After.ROTATION)
@@ -331,6 +395,7 @@ class SegmentLog:
         if isinstance(self._next, Continuation):
             self._active = self._disk.reopen(self._next.name, self._next.size)
             self._records, self._begun_wall_ns = self._next.records, self._next.begun_wall_ns
+            self._continued = self._next, self._at
             self._is_dirty = True
             return self._active
         beginning = self._make_way(self._next)
@@ -353,6 +418,10 @@ class SegmentLog:
         """Set the given-up file aside, so that its name is free and it is never written again."""
         if beginning.remove is not None:
             self._disk.remove(beginning.remove)
+        if beginning.set_aside is not None and beginning.after is After.DAMAGE and self.settings.sync != "never":
+            # Whoever wrote it may have been killed before its sync; the new segment's would promise those lines too.
+            with suppress(OSError):
+                self._disk.sync(beginning.set_aside)
         aside = None if beginning.set_aside is None else parse_name(beginning.set_aside)
         if beginning.set_aside is None or aside is None or not aside.live:
             return beginning
@@ -360,6 +429,8 @@ class SegmentLog:
         if beginning.set_aside in names:
             renamed = damaged_name(beginning.set_aside, names)
             self._disk.rename(beginning.set_aside, renamed)
+            if self.settings.sync == "never":
+                self._left_unsynced.append(renamed)
             beginning = Beginning(beginning.after, renamed)
             self._next = beginning
         return beginning
@@ -379,9 +450,17 @@ class SegmentLog:
             ):
                 self._disk.remove(name)
                 dropped.append(name)
+                if name in self._left_unsynced:
+                    self._left_unsynced.remove(name)
         except OSError:
             pass
         return tuple(dropped)
+
+
+def lines_of(data: bytes) -> list[Line]:
+    """Return the lines of a segment's bytes, which hold nothing but a header and good lines."""
+    lines = data.split(b"\n")[1:-1]
+    return [Line(seq, line + b"\n") for line in lines if (seq := seq_of(line)) is not None]
 
 
 class _GaveUp(Exception):

@@ -27,13 +27,14 @@ RESERVE_AGAIN_S = 30.0
 
 
 class Status(Struct, frozen=True):
-    """Where the files stand after a pass. ``rotations`` are those of this pass."""
+    """Where the files stand after a pass: ``rotations`` are those of this pass, ``given_up`` is the log's."""
 
     written: int
     durable: int
     failing: str | None
     is_full: bool
     rotations: tuple[Rotation, ...] = ()
+    given_up: str | None = None
 
 
 class JournalWriter:
@@ -173,7 +174,7 @@ class JournalWriter:
 
     def _tell(self) -> None:
         log = self._log
-        status = Status(log.written, log.durable, log.failing, log.is_full, tuple(log.rotations))
+        status = Status(log.written, log.durable, log.failing, log.is_full, tuple(log.rotations), log.given_up)
         log.rotations.clear()
         if status != self._last:
             self._last = status

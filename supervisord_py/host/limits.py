@@ -122,6 +122,16 @@ def change_limits(pid: int, limits: Mapping[str, Limit], nice: int | None) -> st
     return None
 
 
+def lowered_rttime(pid: int) -> int | None:
+    """Return the soft rttime of a process [us] where that is too low to be the keeper's mark; None where it is not, or
+    there is no such process."""
+    try:
+        limit = parse_proc_limits((Path("/proc") / str(pid) / "limits").read_text()).get("rttime")
+    except OSError:
+        return None
+    return None if limit is None else limit.soft
+
+
 def describe_live(pid: int) -> LiveLimits | None:
     """Return what the process has now; None when there is no such process."""
     proc = Path("/proc") / str(pid)

@@ -16,7 +16,8 @@ A pipe is in one of these states (``Wait``):
               because a disk is full. The file is tried again at growing intervals; when it takes bytes again the
               first thing in it is a line that says what was lost
 
-A pipe is enlarged after it was found full, never before: an ordinary user may hold 64 MiB of pipe buffers in all.
+A pipe is enlarged after it was found half full, never before, and given back when nothing came for a while: an ordinary
+user may hold 64 MiB of pipe buffers in all, and with that used up every new pipe has two pages.
 """
 
 import contextlib
@@ -37,8 +38,14 @@ from supervisord_py.host.output_file import LogFile, Scratch, pending_bytes
 BURST = 1024 * 1024
 """Bytes moved for one pipe before the others get their turn."""
 REST_NS = 5_000_000
-PIPE_SIZES = (1024 * 1024, 256 * 1024)
-"""Sizes a full pipe is enlarged to; the first that is allowed."""
+PIPE_USUAL = 64 * 1024
+"""What a pipe holds that the kernel had no reason to make smaller."""
+PIPE_BUSY = 256 * 1024
+"""What a busy unit's pipe is enlarged to: fewer looks, while what was written is still in a processor's cache."""
+EXTRA_MAX = 32 * 1024 * 1024
+"""What all pipes together may hold above the usual: half of what an ordinary user has."""
+GIVE_BACK_NS = 10_000_000_000
+"""A pipe through which nothing came for so long gets its usual size again."""
 RETRY_FIRST_NS = 1_000_000_000
 RETRY_LAST_NS = 5_000_000_000
 
@@ -64,7 +71,7 @@ class Stream:
         self.unit = unit
         self.pipe = pipe
         self.file = file
-        self.capacity = fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ)
+        self.capacity = 0
         self.wait = Wait.ARMED
         self.due_ns = 0
         """When the timer looks at it; 0: no timer."""
@@ -98,6 +105,11 @@ class CaptureThread:
         self._epoll.register(self._wake, select.EPOLLIN)
         self._timers: list[tuple[int, int, Stream]] = []
         self._timer_number = 0
+        self._enlarged: set[Stream] = set()
+        self._extra_bytes = 0
+        """What these hold above the usual."""
+        self._give_back_ns = 0
+        """When they are looked at; 0: there are none."""
         self._commands: deque[Callable[[], None]] = deque()
         self._ending = False
         self._thread = threading.Thread(target=self._run, name="output", daemon=True)
@@ -129,8 +141,10 @@ class CaptureThread:
         """Capture ``pipe`` from now on; a pipe that the unit had before is emptied and closed."""
         if unit in self._streams:
             self.detach(unit)
+        capacity = fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ)
         stream = self._streams[unit] = Stream(unit, pipe, file)
         self._by_pipe[pipe] = stream
+        self._note_capacity(stream, capacity)  # a manager before us may have enlarged it
         self._epoll.register(pipe, select.EPOLLIN | select.EPOLLONESHOT)
 
     def drain(self, unit: str) -> None:
@@ -154,6 +168,7 @@ class CaptureThread:
         if stream.problem is not None:
             self._on_trouble(OutputTrouble(unit, None, stream.dropped_bytes))
         stream.due_ns = 0
+        self._note_capacity(stream, 0)
         del self._by_pipe[stream.pipe]
         self._epoll.unregister(stream.pipe)
         os.close(stream.pipe)
@@ -199,10 +214,13 @@ class CaptureThread:
     def _timeout(self) -> float:
         while self._timers and self._timers[0][2].due_ns != self._timers[0][0]:
             heapq.heappop(self._timers)
-        if not self._timers:
+        due_ns = self._timers[0][0] if self._timers else self._give_back_ns
+        if not due_ns:
             return -1
+        if self._give_back_ns:
+            due_ns = min(due_ns, self._give_back_ns)
         # epoll counts in milliseconds: rounded up, so that it never wakes before the time and again right after.
-        return max(0, -(-(self._timers[0][0] - time.monotonic_ns()) // 1_000_000)) / 1000
+        return max(0, -(-(due_ns - time.monotonic_ns()) // 1_000_000)) / 1000
 
     def _run_timers(self) -> None:
         now_ns = time.monotonic_ns()
@@ -211,6 +229,8 @@ class CaptureThread:
             if stream.due_ns == due_ns:
                 stream.due_ns = 0
                 self._look_safely(stream)
+        if 0 < self._give_back_ns <= now_ns:
+            self._give_back(now_ns)
 
     def _set_timer(self, stream: Stream, due_ns: int) -> None:
         self._timer_number += 1
@@ -253,7 +273,11 @@ class CaptureThread:
         self._epoll.modify(stream.pipe, select.EPOLLIN | select.EPOLLONESHOT)
 
     def _move(self, stream: Stream, count: int) -> tuple[int, bool]:
-        """Move up to ``count`` bytes; return how many, and whether the pipe was empty then.
+        """Move up to ``count`` bytes; return how many, and whether the pipe seemed to be empty then.
+
+        A piece that is smaller than what was asked for is taken for the last one: to be sure costs as much as moving
+        a small piece, and epoll tells of what is left. A file that is copied to, or a disk that just became full, may
+        have left something.
 
         Raises:
             OSError: the file does not take them.
@@ -266,30 +290,54 @@ class CaptureThread:
             piece = stream.file.take(stream.pipe, count - moved)
             if stream.problem is not None:
                 self._recover(stream)
-            if piece == 0:
-                return moved, True
+            is_last = piece < count - moved and not stream.file.is_rotation_due
             moved += piece
-            if piece >= stream.capacity // 2 and stream.capacity < PIPE_SIZES[0]:
+            if piece >= stream.capacity // 2 and stream.capacity < PIPE_BUSY:
                 self._enlarge(stream)
+            if piece == 0 or is_last:
+                return moved, True
         return moved, False
 
+    # Sizes of pipes
+
     def _enlarge(self, stream: Stream) -> None:
-        for size in PIPE_SIZES:
+        for size in (PIPE_BUSY, PIPE_USUAL):
             if size <= stream.capacity:
                 break
-            try:
-                stream.capacity = fcntl.fcntl(stream.pipe, fcntl.F_SETPIPE_SZ, size)
-            except OSError:  # the user's or the system's allowance is used up: the pipe stays as it is
-                continue
-            break
+            if self._extra_bytes + size - max(stream.capacity, PIPE_USUAL) <= EXTRA_MAX and self._resize(stream, size):
+                break
+
+    def _give_back(self, now_ns: int) -> None:
+        for stream in list(self._enlarged):
+            if now_ns - stream.moved_ns >= GIVE_BACK_NS and stream.wait is not Wait.FAILING:
+                self._resize(stream, PIPE_USUAL)
+        self._give_back_ns = now_ns + GIVE_BACK_NS if self._enlarged else 0
+
+    def _resize(self, stream: Stream, size: int) -> bool:
+        try:
+            capacity = fcntl.fcntl(stream.pipe, fcntl.F_SETPIPE_SZ, size)
+        except OSError:  # the user's allowance is used up, or it holds too much to be made smaller: it stays as it is
+            return False
+        self._note_capacity(stream, capacity)
+        return True
+
+    def _note_capacity(self, stream: Stream, capacity: int) -> None:
+        self._extra_bytes += max(capacity, PIPE_USUAL) - max(stream.capacity, PIPE_USUAL)
+        stream.capacity = capacity
+        if capacity <= PIPE_USUAL:
+            self._enlarged.discard(stream)
+            return
+        self._enlarged.add(stream)
+        if not self._give_back_ns:
+            self._give_back_ns = time.monotonic_ns() + GIVE_BACK_NS
 
     def _empty(self, stream: Stream) -> None:
         try:
             left = pending_bytes(stream.pipe)
             while left > 0:
-                moved, emptied = self._move(stream, left)
+                moved, _ = self._move(stream, left)
                 left -= moved
-                if emptied:
+                if not moved:
                     break
         except OSError as error:
             self._fail(stream, error, time.monotonic_ns())

@@ -113,9 +113,11 @@ class LogFile:
         Raises:
             OSError: the file cannot take them (no space, read-only, ...); they are still in the pipe, or held.
         """
-        if not self._held and pending_bytes(pipe) == 0:
-            return 0  # before the file is opened or rotated: neither is done for nothing
-        fd = self._settle()
+        if self._fd is not None:
+            self._follow_changes()
+        if (self._fd is None or self.is_rotation_due) and not self._held and pending_bytes(pipe) == 0:
+            return 0  # neither is a file opened for nothing, nor rotated
+        fd = self._ready()
         room = self._room()
         if room is not None:
             count = min(count, room)
@@ -192,10 +194,13 @@ class LogFile:
         """Return the file's descriptor with the offset at its end: opened, looked at again, rotated when it is due."""
         if self._fd is not None:
             self._follow_changes()
+        return self._ready()
+
+    def _ready(self) -> int:
         if self._fd is None:
             self._open()
         assert self._fd is not None
-        if self._is_rotation_due():
+        if self.is_rotation_due:
             self._rotate(self._fd)
             if self._fd is None:
                 self._open()
@@ -226,7 +231,9 @@ class LogFile:
             return None
         return limit - self._offset
 
-    def _is_rotation_due(self) -> bool:
+    @property
+    def is_rotation_due(self) -> bool:
+        """Whether the file has its greatest size, so that ``take`` stopped there with more in the pipe."""
         limit = self.policy.max_bytes
         return limit > 0 and self._offset >= max(limit, self._rotate_not_before)
 

@@ -14,7 +14,7 @@ sentence. ``tcp`` and ``unix`` are good when the kernel has made the connection.
 last time; once a line has matched it is good for the rest of that life.
 
 Checks are made by the supervisor and with its rights. One that it could not make, for want of descriptors or threads,
-says nothing (``ok`` None): that is no fault of the unit.
+or because it was stopped meanwhile, says nothing (``ok`` None): that is no fault of the unit.
 
 Source: kubelet, pkg/probe/http/http.go (2xx and 3xx, no verification); RFC 9112, section 4 and RFC 9110, section 15.2.
 """
@@ -48,6 +48,8 @@ ANSWER_MAX = 4096
 COURTESY_S = 0.2
 BACKLOG_FULL_S = 0.02
 """The first pause before a Unix socket whose queue is full is tried again; it doubles."""
+HELD_UP_S = 0.5
+"""A time-out that is noticed so late says something about us, and nothing about the unit."""
 LINE_LOOKED_AT = 8192
 """Characters of a line in which a regular expression is searched."""
 MATCH_S = 0.05
@@ -118,13 +120,19 @@ class Probes:
         self._searches.clear()
 
     async def _make(self, action: RunProbe) -> None:
-        probe = action.probe
+        probe, loop = action.probe, asyncio.get_running_loop()
         async with self._turns:
+            until_s = loop.time() + probe.timeout_ns / 1e9
             try:
                 async with asyncio.timeout(probe.timeout_ns / 1e9):
                     found = await self._look(action)
             except TimeoutError:
-                found = Verdict(False, f"no answer within {format_timespan(probe.timeout_ns)}")
+                late_s = loop.time() - until_s
+                found = (
+                    Verdict(False, f"no answer within {format_timespan(probe.timeout_ns)}")
+                    if late_s < HELD_UP_S
+                    else Verdict(None, f"the supervisor itself was held up for {late_s:.1f} s")
+                )
             except TooManyHangError as error:
                 found = Verdict(None, str(error))
             except HangsError as error:

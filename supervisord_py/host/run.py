@@ -1,5 +1,6 @@
 """``supervisord-py run``: validate everything, then become the keeper."""
 
+import contextlib
 import fcntl
 import grp
 import os
@@ -158,11 +159,21 @@ def become_keeper(
         config |= {"shutdown_timeout_ns": shutdown_timeout_ns, "shutdown_timeout_s": shutdown_timeout_ns / 1e9}
     gid = control_gid(settings)
     config["socket_gid"] = gid
-    prepare_folders(places, gid)
-    lock_folder(places.state, "--state-dir")
-    if not places.log.samefile(places.state):
-        lock_folder(places.log, "--log-dir")
-    lost = adopt_of_lost_keeper(places, units)
+    made: list[Path] = []
+    try:
+        prepare_folders(places, gid, made)
+        lock_folder(places.state, "--state-dir")
+        if not places.log.samefile(places.state):
+            lock_folder(places.log, "--log-dir")
+        lost = adopt_of_lost_keeper(places, units)
+        if lost is None:
+            refuse_second(places.runtime)
+    except click.ClickException:
+        # Who is refused leaves nothing behind.
+        for folder in reversed(made):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
     os.chdir("/")
     # Keeper and manager hold a descriptor or two a unit; units get their own limit (1024 unless they say otherwise).
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -230,8 +241,11 @@ def is_mapped(gid: int) -> bool:
     return any(first <= gid < first + count for first, _, count in (map(int, line.split()) for line in lines))
 
 
-def prepare_folders(places: Places, gid: int | None) -> None:
-    """Make runtime, state and log folders; state is for its owner and the control group only, from the start."""
+def prepare_folders(places: Places, gid: int | None, made: list[Path]) -> None:
+    """Make runtime, state and log folders; state is for its owner and the control group only, from the start.
+
+    Every folder that is made is written into ``made``, what lies in another one behind that.
+    """
     if len(os.fsencode(places.runtime)) > RUNTIME_DIR_MAX:
         raise click.ClickException(
             f"the runtime folder's path is longer than {RUNTIME_DIR_MAX} bytes, sockets would not fit: "
@@ -245,6 +259,7 @@ def prepare_folders(places: Places, gid: int | None) -> None:
     ):
         try:
             if not folder.is_dir():
+                made += reversed([each for each in (folder, *folder.parents) if not each.exists()])
                 folder.parent.mkdir(parents=True, exist_ok=True)
                 folder.mkdir(mode=0o700, exist_ok=True)
                 if gid is not None and folder != places.runtime and (os.getuid() == 0 or gid in os.getgroups()):
@@ -266,6 +281,23 @@ def lock_folder(folder: Path, option: str) -> None:
             f"another supervisor uses {folder} (it is locked); stop it, or choose another {option}"
         ) from None
     os.set_inheritable(descriptor, True)
+
+
+def refuse_second(runtime: Path) -> None:
+    """Refuse to run where a keeper lives. The keeper takes the lock itself, and says the same if another is quicker."""
+    try:
+        lock = os.open(runtime / "lock", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(lock, 32, 0).decode().partition("\n")[0]
+        raise click.ClickException(
+            f"already running here as pid {holder} ({runtime}/lock is locked); stop it, or choose another --runtime-dir"
+        ) from None
+    finally:
+        os.close(lock)
 
 
 def adopt_of_lost_keeper(places: Places, units: UnitSet) -> LostKeeper | None:

@@ -13,6 +13,9 @@ before it has stopped (the parent of a vfork whose child was stopped would other
 Each unit has one order at a time: a later one takes the place of an earlier one, which is not answered any more. Both
 are safe to do again.
 
+Before a look is answered the keeper has answered twice. It may have been stopped, or busy, with the signs of life of a
+unit unread: with the first answer it has read what was there, and that is in the stream before the second.
+
 Source: Documentation/admin-guide/cgroup-v2.rst, cgroup.freeze; proc_pid_stat(5), state; proc_pid_status(5), ShdPnd.
 """
 
@@ -67,6 +70,7 @@ class StandStill:
         self._submit = submit
         self._pid_of = pid_of
         self._orders: dict[str, asyncio.Task[None]] = {}
+        self._looks: set[asyncio.Task[None]] = set()
 
     def freeze(self, action: FreezeUnit) -> None:
         """Let every process of a unit stand still: ``UnitFrozen`` tells."""
@@ -77,16 +81,31 @@ class StandStill:
         self._begin(action.unit, self._thaw)
 
     def look(self, action: LookAtProcesses) -> None:
-        """Say whether the main process of a unit, or its whole group, is stopped; one that is gone is not."""
-        pid = self._pid_of(action.unit)
-        stopped = self._is_frozen(action.unit) or (pid is not None and read_state(pid) in _STOPPED)
-        self._submit(ProcessesSeen(action.look_id, action.unit, stopped))
+        """Say whether the main process of a unit, or its whole group, is stopped, when everything that the unit has
+        said before is told; one that is gone is not."""
+        task = asyncio.get_running_loop().create_task(self._look(action))
+        self._looks.add(task)
+        task.add_done_callback(self._looks.discard)
 
     async def close(self) -> None:
         """End what waits: whoever comes next asks again."""
-        for task in list(self._orders.values()):
+        tasks = [*self._orders.values(), *self._looks]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._orders.values(), return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _look(self, action: LookAtProcesses) -> None:
+        stopped = self._is_stopped(action.unit)
+        # The keeper is gone: so are we, in a moment.
+        with contextlib.suppress(ConnectionError):
+            for _ in range(2):
+                await self._trees([])
+            stopped = stopped or self._is_stopped(action.unit)
+            self._submit(ProcessesSeen(action.look_id, action.unit, stopped))
+
+    def _is_stopped(self, unit: str) -> bool:
+        pid = self._pid_of(unit)
+        return self._is_frozen(unit) or (pid is not None and read_state(pid) in _STOPPED)
 
     def _begin(self, unit: str, work: Callable[[str], Awaitable[UnitFrozen]]) -> None:
         if (before := self._orders.pop(unit, None)) is not None:

@@ -5,8 +5,9 @@ Theory of operation
 Both are drop-ins that are written for the user, so the one loader reads, checks and merges them, and ``cat --origin``
 shows where a value comes from: ``scale`` writes ``TEMPLATE.toml.d/50-count.toml`` into the control folder, ``set`` a
 ``95-set.toml`` there (``persist``) or a ``96-set.toml`` into the folder ``set`` of the runtime folder, which the next
-supervisor empties. What would be read is built and looked at first; a value that the loader refuses, that another file
-overrules, or that only a restart could bring, changes nothing.
+supervisor empties. Those of an instance have other names (97, 98): a file of the same name would take the place of its
+template's, and take back with it what was set for all. What would be read is built and looked at first; a value that
+the loader refuses, that another file overrules, or that only a restart could bring, changes nothing.
 
 Limits of a running unit are set on its processes before the new text is loaded: where the kernel refuses one, the text
 is not loaded either.
@@ -32,7 +33,7 @@ from supervisord_py.errors import SupervisordError
 from supervisord_py.host.command_records import command_record, with_fields
 from supervisord_py.host.control_folder import Change, apply_changes, write_changes
 from supervisord_py.host.execution import DEFAULT_LIMITS
-from supervisord_py.host.facade import Peer, TuningReport
+from supervisord_py.host.facade import Peer, Submission, TuningReport
 from supervisord_py.host.limits import change_limits
 from supervisord_py.host.places import Places
 from supervisord_py.host.sources import Sources
@@ -48,6 +49,8 @@ INSTANCES_MAX = 1000
 COUNT_DROP_IN = "50-count.toml"
 KEPT_DROP_IN = "95-set.toml"
 PASSING_DROP_IN = "96-set.toml"
+KEPT_OF_INSTANCE = "97-set.toml"
+PASSING_OF_INSTANCE = "98-set.toml"
 
 _PATH = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_:@-]+)+")
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
@@ -66,7 +69,7 @@ class CannotChangeError(SupervisordError):
 
 
 class Host(Protocol):
-    """What tuning needs of the daemon: a part of ``unit_changes.Host``."""
+    """What tuning needs of the daemon."""
 
     @property
     def manager(self) -> Manager: ...
@@ -78,17 +81,23 @@ class Host(Protocol):
     def sources(self) -> Sources: ...
 
     @property
-    def refusing(self) -> str | None: ...
+    def refusing(self) -> str | None:
+        """Why no change is taken now (a journal that cannot be written, where the settings want that), else None."""
 
-    def note_command(self, record: Record) -> int | None: ...
+    def note_command(self, record: Record) -> int | None:
+        """Write a ``command`` record and return its number."""
 
-    async def request(self, event: CommandRequested, record: Record | None) -> Any: ...
+    async def request(self, event: CommandRequested, record: Record | None) -> Submission:
+        """Submit a command, with its record unless it has one; wait for the reply and its durability."""
 
-    async def changed(self) -> None: ...
+    async def changed(self) -> None:
+        """Return when what was loaded is decided."""
 
-    async def all_durable(self) -> bool: ...
+    async def all_durable(self) -> bool:
+        """Return when all records are on disk, or cannot be."""
 
-    async def trees(self, units: Sequence[str]) -> dict[str, list[int]]: ...
+    async def trees(self, units: Sequence[str]) -> dict[str, list[int]]:
+        """All processes of these units."""
 
     def load(
         self,
@@ -241,8 +250,9 @@ class Tuning:
 
     def _plan_set(self, unit: str, wanted: Mapping[tuple[str, ...], Any], persist: bool) -> _Planned:
         sources = self._host.sources
-        kept = self._path(self._places.control, unit, KEPT_DROP_IN)
-        passing = self._path(self._places.set, unit, PASSING_DROP_IN)
+        is_instance = parse_unit_name(unit).is_instance
+        kept = self._path(self._places.control, unit, KEPT_OF_INSTANCE if is_instance else KEPT_DROP_IN)
+        passing = self._path(self._places.set, unit, PASSING_OF_INSTANCE if is_instance else PASSING_DROP_IN)
         texts = {path: _text_of(sources, path) for path in (kept, passing)}
         places: dict[str, str] = {}
         for keys, value in wanted.items():

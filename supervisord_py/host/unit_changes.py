@@ -19,7 +19,6 @@ from msgspec.structs import asdict, replace
 from supervisord_py.core import view
 from supervisord_py.core.actions import RevertUnits, UnitOutcome
 from supervisord_py.core.events import CommandRequested
-from supervisord_py.core.manager import Manager
 from supervisord_py.host.command_records import command_record, with_fields
 from supervisord_py.host.control_folder import (
     Change,
@@ -35,20 +34,19 @@ from supervisord_py.host.facade import (
     EnablementReport,
     Peer,
     RolloutOptions,
-    Submission,
     reload_report,
 )
 from supervisord_py.host.last_good import LastGood
 from supervisord_py.host.places import Places
 from supervisord_py.host.sources import Sources, read_sources
 from supervisord_py.host.tuning import CannotChangeError, Tuning
+from supervisord_py.host.tuning import Host as TuningHost
 from supervisord_py.host.unit_files import UnitSources, build
 from supervisord_py.host.unit_files import read_sources as read_unit_sources
 from supervisord_py.model.changes import Change as ChangeKind
 from supervisord_py.model.changes import KeyChange, UnitChange, compare_settings
 from supervisord_py.model.names import parse_unit_name
 from supervisord_py.model.problems import Problem
-from supervisord_py.model.records import Record
 from supervisord_py.model.settings import Settings
 from supervisord_py.model.states import JobResult
 from supervisord_py.model.unitset import LoadResult, UnitFile, UnitFileKind
@@ -59,36 +57,11 @@ LAST_WORDS = 3
 _BUSY = "a rollout is under way: wait for it (supctl jobs), or end it with supctl cancel JOB"
 
 
-class Host(Protocol):
-    """What the changes need of the daemon."""
-
-    @property
-    def manager(self) -> Manager: ...
-
-    @property
-    def loaded(self) -> LoadResult: ...
+class Host(TuningHost, Protocol):
+    """What the changes need of the daemon, besides what tuning does."""
 
     @property
     def settings(self) -> Settings: ...
-
-    @property
-    def sources(self) -> Sources: ...
-
-    @property
-    def refusing(self) -> str | None:
-        """Why no change is taken now (a journal that cannot be written, where the settings want that), else None."""
-
-    def note_command(self, record: Record) -> int | None:
-        """Write a ``command`` record and return its number."""
-
-    async def request(self, event: CommandRequested, record: Record | None) -> Submission:
-        """Submit a command, with its record unless it has one; wait for the reply and its durability."""
-
-    async def changed(self) -> None:
-        """Return when what was loaded is decided."""
-
-    async def all_durable(self) -> bool:
-        """Return when all records are on disk, or cannot be."""
 
     def load(
         self,
@@ -105,9 +78,6 @@ class Host(Protocol):
     ) -> None:
         """Take over what was read and built; ``read`` and ``applied`` are those of ``LastGood.note_load``, ``limited``
         units on whose processes the limits of the new text are already."""
-
-    async def trees(self, units: Sequence[str]) -> dict[str, list[int]]:
-        """All processes of these units."""
 
     def last_lines(self, unit: str, lines: int, *, previous: bool = False, invocation: str | None = None) -> list[str]:
         """The last lines of output of one life."""

@@ -3,6 +3,7 @@
 Enums have ``_`` for ``-`` on the wire, and only there.
 """
 
+import resource
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ from msgspec.structs import asdict, replace
 
 from supervisord_py.core import view
 from supervisord_py.host.facade import Supervisor, Usage
+from supervisord_py.host.limits import lowered_rttime
 from supervisord_py.host.redaction import redact_file, redact_setting
 from supervisord_py.model.status import Exit, UnitStatus
 from supervisord_py.model.unit import BadUnit, Unit
@@ -111,7 +113,20 @@ class UnitViews:
         shown["restart_keys"] = list(view.restart_keys(self._supervisor.manager, unit)) if arguments else None
         shown["lines"] = None if lines is None else list(lines)
         shown["groups"] = list(self.groups(unit))
+        shown["lowered_limits"] = self._lowered_limits(unit, status.pid)
         return shown
+
+    def _lowered_limits(self, unit: str, pid: int | None) -> list[str]:
+        """Return what is lower than it should be, by what the process really has; looked up where that can be."""
+        if pid is None:
+            return []
+        life = view.lives(self._supervisor.manager).get(unit)
+        limits = () if life is None or life.service is None else life.service.context.rlimits
+        _, inherited = resource.getrlimit(resource.RLIMIT_RTTIME)
+        if inherited == resource.RLIM_INFINITY and all(name != "rttime" for name, _ in limits):
+            return []
+        soft = lowered_rttime(pid)
+        return [] if soft is None else [f"rttime {soft}"]
 
     def settings(self, unit: str, *, secrets: bool) -> list[dict[str, Any]]:
         """Return every setting of a unit as the type ``Setting``."""

@@ -32,6 +32,8 @@ class UnitStatus(Struct, frozen=True):
     keeps the unit from being plainly active. ``needs_restart``: its life runs by another text than the loaded one, in a
     key that only a restart brings; ``needs_reload`` (the host's): its files are others than those that were loaded;
     ``refused`` (the host's) why apply has gone back from those.
+    ``has_run`` says whether the main program of its present or last life has begun, so that ``exit`` is its end;
+    ``lowered_limits`` (the host's) names limits of its main process that are lower than they should be.
     ``condition_result`` says whether its conditions and assertions held when they were looked at last (None: never),
     ``condition_at`` when that was, ``condition_unmet`` which did not hold. ``health`` has all its health checks.
     ``next_elapse`` is when its timer fires next, ``last_elapse`` when it did last (None: it does not, it has not).
@@ -65,6 +67,8 @@ class UnitStatus(Struct, frozen=True):
     health: tuple[HealthStatus, ...] = ()
     next_elapse: str | None = None
     last_elapse: str | None = None
+    has_run: bool = True
+    lowered_limits: tuple[str, ...] = ()
 
 
 class JobStatus(Struct, frozen=True):
@@ -83,8 +87,8 @@ class WhyLine(Struct, frozen=True):
     """One cause in the chain that ``why`` prints, nearest first.
 
     ``kind`` is one of ``dependency backoff failed quarantine operator limit disabled conflict condition starting
-    running bad-setting stuck pool probe timer``; ``unit`` names the other unit, ``seq`` the journal record that tells
-    more, ``advice`` the next command to type.
+    running bad-setting stuck pool probe timer watchdog``; ``unit`` names the other unit that it points at, ``seq`` the
+    journal record that tells more, ``advice`` the next command to type, ``about`` the unit whose state it explains.
     """
 
     kind: str
@@ -92,3 +96,4 @@ class WhyLine(Struct, frozen=True):
     unit: str | None = None
     seq: int | None = None
     advice: str | None = None
+    about: str | None = None

@@ -93,11 +93,28 @@ class Checkers(Checker):
     def __init__(self, world: "World") -> None:
         super().__init__(world)
         from supervisord_py.testing.checkers_answers import ANSWER_CHECKERS
+        from supervisord_py.testing.checkers_health import HEALTH_CHECKERS
+        from supervisord_py.testing.checkers_pools import POOL_CHECKERS
         from supervisord_py.testing.checkers_processes import PROCESS_CHECKERS
+        from supervisord_py.testing.checkers_quarantine import QUARANTINE_CHECKERS
         from supervisord_py.testing.checkers_relations import RELATION_CHECKERS
         from supervisord_py.testing.checkers_rollouts import ROLLOUT_CHECKERS
+        from supervisord_py.testing.checkers_silence import SILENCE_CHECKERS
+        from supervisord_py.testing.checkers_standstill import STANDSTILL_CHECKERS
+        from supervisord_py.testing.checkers_timers import TIMER_CHECKERS
 
-        kinds = (*PROCESS_CHECKERS, *ANSWER_CHECKERS, *RELATION_CHECKERS, *ROLLOUT_CHECKERS)
+        kinds = (
+            *PROCESS_CHECKERS,
+            *ANSWER_CHECKERS,
+            *RELATION_CHECKERS,
+            *ROLLOUT_CHECKERS,
+            *POOL_CHECKERS,
+            *QUARANTINE_CHECKERS,
+            *STANDSTILL_CHECKERS,
+            *SILENCE_CHECKERS,
+            *HEALTH_CHECKERS,
+            *TIMER_CHECKERS,
+        )
         self.all = [made(world) for made in kinds]
         self._step = [checker.step for checker in self.all if _listens(checker, "step")]
         self._committed = [checker.committed for checker in self.all if _listens(checker, "committed")]

@@ -14,6 +14,7 @@ from supervisord_py.testing.checkers_processes import BEGINNING
 from supervisord_py.testing.clock import MILLISECOND_NS
 from supervisord_py.testing.observer import STARTING_VERBS
 from supervisord_py.testing.processes import NOTIFYING
+from supervisord_py.testing.timers import zone_of
 
 if TYPE_CHECKING:
     from supervisord_py.testing.world import World
@@ -185,7 +186,7 @@ class FailureCount(Checker):
                 self._failures.pop(life.unit.name, None)
         for action in step.effects.actions:
             # a start that was asked for begins the count anew; only what the core restarts by itself goes on counting
-            if not isinstance(action, SpawnProcess) or self._is_same_life(action):
+            if not isinstance(action, SpawnProcess) or self._is_same_life(action) or action.role not in BEGINNING:
                 continue
             if self._restarted.pop(action.unit, None) is None:
                 self._failures.pop(action.unit, None)
@@ -257,9 +258,13 @@ class StopWins(Checker):
             self._stopped &= old & self._files
         for record in step.effects.records:
             name, kind = record.unit or "", record.fields.get("type")
-            if record.event in ("unit.failed", "unit.stopped", "job.finished") and name in seen.texts:
+            if (
+                record.event in ("unit.failed", "unit.quarantined", "unit.stopped", "job.finished")
+                and name in seen.texts
+            ):
                 # what a unit names for its end is started by it; that may change a job that was there
-                for hook in (*seen.texts[name].on_failure, *seen.texts[name].on_success):
+                text = seen.texts[name]
+                for hook in (*text.on_failure, *text.on_success, *text.quarantine.on_quarantine):
                     if hook in {job.unit for job in self.world.jobs()}:
                         self._forgive({hook} | self._pulled_by(hook))
             if record.event == "job.queued" and kind in ("start", "restart"):
@@ -393,7 +398,9 @@ class Settled(Checker):
             may_be_stuck = unit.service is not None and not unit.service.kill.send_sigkill
             if status.sub_state == "stuck" and may_be_stuck:
                 continue
-            if not is_up and status.sub_state not in ("dead", "failed", "dependency", "exited"):
+            if status.sub_state == "stub" and len(rest := world.kernel.trees.get(name, {})):
+                continue
+            if not is_up and status.sub_state not in ("dead", "failed", "dependency", "exited", "waiting"):
                 self.fail(f"{name} is left in {status.active_state}/{status.sub_state} for ever")
             rest = world.kernel.trees.get(name, {})
             if rest and not mains and status.sub_state != "exited" and not world.seen.may_leave_processes(name):
@@ -427,6 +434,9 @@ class Recovers(Checker):
                 # it has had its turn
                 self._waiting.pop(name, None)
             is_bound_stop = record.event == "unit.stopped"
+            if record.fields.get("type") == "verify-active":
+                # to ask whether a unit is there never starts it
+                continue
             if (record.event == "job.finished" or is_bound_stop) and record.fields.get("result") == "dependency":
                 self._waiting[name] = is_bound_stop or record.fields.get("job") is not None
 
@@ -450,6 +460,9 @@ class Recovers(Checker):
             if unit_status(manager, edge.unit).active_state != "active":
                 return False
             life = seen.lives.get(edge.unit)
+            if seen.texts[edge.unit].timer is not None:
+                # it is there as long as it is armed
+                continue
             if seen.texts[edge.unit].service is not None and (life is None or not life.fulfils(edge)):
                 return False
         return True
@@ -541,6 +554,7 @@ class Twin(Checker):
         world = self.world
         if world.seed % TWIN_SEEDS == 0 and self._commits % TWIN_EVERY == TWIN_EVERY // 8:
             self._twin = world.manager_type.restore(world.manager.snapshot(), world.units)
+            self._twin.use_zones(zone_of)
             self._known = frozenset(world.clients.waiting)
 
     def manager_started(self) -> None:

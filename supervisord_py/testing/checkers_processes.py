@@ -13,10 +13,10 @@ from supervisord_py.core.actions import (
     SpawnProcess,
     Whom,
 )
-from supervisord_py.core.events import CommandRequested, ProcessExited, SpawnFailed
+from supervisord_py.core.events import CommandRequested, ProcessesSeen, ProcessExited, SpawnFailed
 from supervisord_py.core.view import unit_status
 from supervisord_py.model.names import is_aux_owner
-from supervisord_py.model.states import JobState, JobType, KillMode, Role, ServiceType
+from supervisord_py.model.states import JobState, JobType, KillMode, ProbeAction, Role, ServiceType
 from supervisord_py.model.unit import Dependency, Unit
 from supervisord_py.model.values import format_signal
 from supervisord_py.testing.checkers import Checker, Step, ordered_units
@@ -151,6 +151,9 @@ class StartOrder(Checker):
             return False
         if life is not None and life.fulfils(edge):
             return True
+        if text.timer is not None:
+            # what is run by its timer is there, in a run and between two
+            return unit_status(self.world.manager, edge.unit).active_state not in ("inactive", "failed", "quarantined")
         if text.service is None or (edge.unit in seen.targets and not (life and life.alive)):
             # a target runs no process: only the core can say whether it is up
             return unit_status(self.world.manager, edge.unit).active_state == "active"
@@ -209,7 +212,8 @@ class StopOrder(Checker):
         """Units whose job was queued when the stop of a unit had begun: a rollout goes on when it sees that stop."""
         events = [(record.event, record.unit) for record in step.effects.records]
         begun = events.index(("unit.stopping", name)) if ("unit.stopping", name) in events else len(events)
-        return frozenset(unit for event, unit in events[begun:] if event == "job.queued" and unit is not None)
+        kinds = ("job.queued", "job.changed")
+        return frozenset(unit for event, unit in events[begun:] if event in kinds and unit is not None)
 
     def _stops(self, action: AnyAction) -> str | None:
         """Name the unit whose stop begins with this action."""
@@ -265,6 +269,11 @@ class KillTimeout(Checker):
             if life is None or service is None:
                 self.fail(f"{action.unit}: a kill without a life")
                 return
+            if any(each.action is ProbeAction.KILL for each in life.unit.health) and isinstance(
+                step.event, ProcessesSeen
+            ):
+                # that is how it wants to be ended when it is unwell
+                continue
             if life.was_stuck and action.unit in ordered:
                 # a stuck unit that a rollout stops once more is signalled as strongly as it allows now
                 continue

@@ -1,6 +1,6 @@
 """Laws about what units mean to each other, and about what has to be true before one begins."""
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from supervisord_py.core.actions import CheckConditions, SpawnProcess
@@ -131,12 +131,14 @@ class PulledIn(Checker):
 
 
 class PartOf(Checker):
-    """Whatever is part of a unit is stopped when that is stopped, and restarted when that is restarted."""
+    """Whatever is part of a unit is stopped when that is stopped, and restarted when that is restarted; an automatic
+    restart leaves alone what could not come up again.
+    """
 
     name = "part-of"
 
     def step(self, step: Step) -> None:
-        stopped = {name: kind for name, kind, _ in queued(step) if kind in ("stop", "restart")}
+        stopped = {name: (kind, origin) for name, kind, origin in queued(step) if kind in ("stop", "restart")}
         if not stopped or (isinstance(step.event, CommandRequested) and step.event.mode in LONELY):
             return
         seen = self.world.seen
@@ -149,10 +151,31 @@ class PartOf(Checker):
             # one that has said that it is stopping has nothing left to restart
             wanted = {"stop"} if life.stop_signal_ns is not None else {"stop", "restart"}
             for whole in other.part_of:
-                if stopped.get(whole) not in wanted or whole not in present:
+                kind, origin = stopped.get(whole, ("", ""))
+                if kind not in wanted or whole not in present or present.get(other.name) in ("stop", "restart"):
                     continue
-                if present.get(other.name) not in ("stop", "restart"):
-                    self.fail(f"{whole} gets a {stopped[whole]} job, and {other.name}, which is part of it, does not")
+                if (kind, origin) == ("restart", "automatic") and self._lacks(other, present):
+                    continue
+                self.fail(f"{whole} gets a {kind} job, and {other.name}, which is part of it, does not")
+
+    def _lacks(self, unit: Unit, jobs: Mapping[str, str]) -> bool:
+        """Whether something that a unit cannot do without is down, and nobody starts it."""
+        world = self.world
+        needs, todo = {unit.name}, [unit]
+        while todo:
+            text = todo.pop()
+            for edge in (*text.requires, *text.binds_to):
+                other = world.seen.texts.get(edge.unit)
+                if edge.unit in needs:
+                    continue
+                needs.add(edge.unit)
+                if other is None or other.name not in world.manager_units():
+                    return True
+                starts = jobs.get(other.name) in STARTING_JOBS
+                if not starts and unit_status(world.manager, other.name).active_state not in UP:
+                    return True
+                todo.append(other)
+        return False
 
 
 class Upheld(Checker):
@@ -240,6 +263,10 @@ class Hooks(Checker):
             return ()
         if record.event == "unit.failed":
             return unit.on_failure
+        if record.event == "unit.quarantined":
+            # a key that a running life does not take over from a new text
+            life = self.world.seen.lives.get(unit.name)
+            return (life.unit if life is not None else unit).quarantine.on_quarantine
         if record.event == "job.finished" and record.fields.get("result") in ("timeout", "dependency"):
             return unit.on_failure
         if record.event == "unit.stopped":
@@ -335,6 +362,9 @@ class RestartRules(Checker):
         seen = self.world.seen
         life, service = seen.lives[name], seen.lives[name].unit.service
         assert service is not None
+        if life.oneshot and life.succeeded:
+            # one that did its work is never repeated
+            return True
         has_limit = service.restart.failures > 0 or service.restart.limit is not None
         # the first process of this life that failed decides too, and a forced restart needs the main process's end last
         is_told = life.ending or seen.shutdown is not None or seen.forced or has_limit or life.ordered

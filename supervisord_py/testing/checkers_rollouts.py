@@ -15,6 +15,7 @@ from supervisord_py.core.events import (
     ProcessExited,
     ShutdownForced,
     ShutdownRequested,
+    SpawnFailed,
     UnitsLoaded,
 )
 from supervisord_py.core.view import unit_status
@@ -42,6 +43,8 @@ class Taken:
         self.job = job
         self.result: str | None = None
         self.done_ns = 0
+        self.left = False
+        """Somebody has stopped it since: what it does now is not the rollout's."""
 
 
 class Rollout:
@@ -157,6 +160,9 @@ class RolloutEnds(Checker):
                     law.finished(step, rollout, record)
             case "job.queued" | "job.changed" if record.fields.get("type") in ("start", "restart"):
                 self._see_job(step, rollout, record)
+            case "job.queued" | "job.changed" if record.fields.get("type") == "stop":
+                if name in rollout.taken and record.cause not in rollout.causes:
+                    rollout.taken[name].left = True
             case "job.finished":
                 taken = rollout.taken.get(name)
                 if taken is not None and taken.job == record.fields.get("job"):
@@ -234,7 +240,11 @@ class RolloutBound(RolloutLaw):
             self.fail(f"{name} is restarted twice")
         in_hand = [other for other in rollout.taken if other != name and self._is_in_hand(step, rollout, other)]
         # on the way back what is down comes up first, also what went down by itself just now
-        has_ended = any(record.event == "unit.exited" and record.unit == name for record in step.effects.records)
+        ends = ("unit.exited", "unit.watchdog", "unit.progress-stalled")
+        has_ended = any(
+            record.unit == name and (record.event in ends or "pulled_in_by" in record.fields)
+            for record in step.effects.records
+        )
         is_down = rollout.is_back and (name not in rollout.up or has_ended)
         if len(in_hand) >= rollout.max_unavailable and not is_down:
             self.fail(f"{name} is taken down while {in_hand} are, and {rollout.max_unavailable} may be")
@@ -243,15 +253,20 @@ class RolloutBound(RolloutLaw):
         taken = rollout.taken[name]
         if taken.result is None:
             return True
-        if taken.result != "done" or rollout.is_back:
+        if taken.result != "done" or rollout.is_back or taken.left:
             return False
         if step.now.mono_ns < taken.done_ns + rollout.probation_ns and not self.world.seen.ends_by_itself(name):
             return name in rollout.up or taken.done_ns == step.now.mono_ns
-        # what goes down in this step may do so because of the one that is taken
-        return name in rollout.stirring and taken.done_ns < step.now.mono_ns and self._is_stirring(name)
+        # what goes down, or comes to rest and begins anew, in this step may do so because of the one that is taken
+        has_rested = any(each.event == "unit.stopped" and each.unit == name for each in step.effects.records)
+        is_older = name in rollout.stirring and taken.done_ns < step.now.mono_ns and not has_rested
+        return is_older and self._is_stirring(name)
 
     def _is_stirring(self, name: str) -> bool:
-        known = self.world.manager_units()
+        known, text = self.world.manager_units(), self.world.seen.texts.get(name)
+        if text is not None and text.timer is not None:
+            # what is run by the clock is up in a run as between two
+            return False
         return name in known and unit_status(self.world.manager, name).active_state in STIRRING
 
 
@@ -300,20 +315,33 @@ class RolloutProbation(RolloutLaw):
 
 
 class RolloutBack(RolloutLaw):
-    """After a rollout has gone back nothing runs by a text that it has taken back, unless somebody asked for that."""
+    """After a rollout has gone back nothing runs by a text that it has taken back, and what was the reason to go back
+    is not left where it fell, unless somebody asked for that.
+    """
 
     name = "rollout-back"
 
     def finished(self, step: Step, rollout: Rollout, record: Record) -> None:
         if not rollout.is_back or record.fields["result"] != "failed" or rollout.loads:
             return
+        failed = rollout.failed
+        if failed is not None and record.fields["units"][failed] == "left-out":
+            life = self.world.seen.lives.get(failed)
+            # what was never touched, because its restart was refused, may be up without a main process
+            excused = {*rollout.asked, *rollout.up, *self.world.seen.units.masked}
+            if failed not in excused and life is not None and life.main_gone and not life.ordered:
+                self.fail(f"{failed} has failed, and nothing was done to bring it back")
+        stopped = {job.unit for job in self.world.jobs() if job.type == "stop"}
         for name in rollout.units:
             life, older = self.world.seen.lives.get(name), rollout.older.get(name)
-            if life is None or older is None or not life.main_running or life.ending or name in rollout.asked:
+            is_left = name in rollout.asked or name in stopped
+            if life is None or older is None or not life.main_running or life.ending or is_left:
                 continue
             fate = record.fields["units"][name]
-            if fate == "failed" and name not in rollout.taken:
-                # what was loaded contradicts itself: its restart was refused, and that is told
+            taken = rollout.taken.get(name)
+            if fate == "failed" and (taken is None or taken.result == "timeout"):
+                # what was loaded contradicts itself, so that its restart was refused, or the restart did not get its
+                # turn within its job time-out; that is told
                 continue
             if keys := restart_keys(life.unit, older):
                 self.fail(f"{name} ({fate}) runs by the text that was taken back ({', '.join(keys)})")
@@ -329,8 +357,9 @@ class RolloutWords(RolloutLaw):
         result = str(record.fields["result"])
         expected = {"failed" if rollout.failed is not None else "done"}
         if self._is_called_off(step):
-            # what is cancelled may be one of its jobs, and not the whole of it
-            expected = {"canceled", *expected} if isinstance(step.event, CommandRequested) else {"canceled"}
+            # what is cancelled may be one of its jobs, and not the whole of it; an empty supervisor ends after that
+            may_be_both = isinstance(step.event, CommandRequested) or self.world.seen.settings.until_empty
+            expected = {"canceled", *expected} if may_be_both else {"canceled"}
         if result not in expected:
             self.fail(f"the rollout is said to be {result}, and what has failed is {rollout.failed}")
         for name, fate in fates.items():
@@ -350,7 +379,9 @@ class RolloutWords(RolloutLaw):
             allowed = _FATES["back"]
         if fate not in allowed:
             self.fail(f"the rollout is {result}, and {name} is {fate}")
-        if name in seen.targets:
+        text = seen.texts.get(name)
+        if name in seen.targets or (text is not None and text.timer is not None):
+            # to restart what waits for its time is to arm it anew: that is no life
             return
         if fate in ("done", "probation") and (life is None or life.invocation == rollout.before.get(name)):
             self.fail(f"{name} is said to be restarted, and it was not")
@@ -420,10 +451,12 @@ class ExitCode(Checker):
 
     def step(self, step: Step) -> None:
         seen, event = self.world.seen, step.event
-        if isinstance(event, ProcessExited) and event.main and event.spawn_id in seen.spawned:
+        if isinstance(event, ProcessExited | SpawnFailed) and event.spawn_id in seen.spawned:
             asked = seen.spawned[event.spawn_id]
-            if asked.role is Role.MAIN:
-                self._ends[asked.unit] = asked.invocation, event.status
+            if asked.role is Role.MAIN and (isinstance(event, SpawnFailed) or event.main):
+                # A later command that never ran has the code of the step that failed, as in the journal.
+                status = event.status if isinstance(event, ProcessExited) else ExitStatus(code=event.code)
+                self._ends[asked.unit] = asked.invocation, status
         ends = {
             record.unit: (record.event, str(record.fields.get("result")))
             for record in step.effects.records
@@ -432,7 +465,11 @@ class ExitCode(Checker):
         for record in step.effects.records:
             if record.event == "daemon.stopping" and not self._is_begun:
                 self._is_begun = True
-                if not isinstance(event, ShutdownRequested | ShutdownForced):
+                is_empty = record.unit is None and seen.settings.until_empty
+                if is_empty:
+                    # whether it was, and with which code, is the law of another checker
+                    self._codes = set(range(256))
+                elif not isinstance(event, ShutdownRequested | ShutdownForced):
                     self._begin(record.unit or "", ends)
         if not self._is_begun:
             self._check_missed(step, ends)
@@ -466,6 +503,9 @@ class ExitCode(Checker):
                 continue
             if not life.mains:
                 # it may have been ordered to stop before it had a process
+                continue
+            if life.unit.timer is not None:
+                # the end of a run is none of the unit, which waits for the next one
                 continue
             if event == "unit.failed" or when is ExitSupervisorOn.EXIT:
                 self.fail(f"{name} has ended ({result}), and the supervisor goes on")

@@ -17,6 +17,7 @@ from supervisord_py.model.states import JobMode
 from supervisord_py.testing.clock import SECOND_NS
 from supervisord_py.testing.population import BROKEN
 from supervisord_py.testing.profile import Profile
+from supervisord_py.testing.timers import TIMED
 
 
 class Request:
@@ -87,6 +88,7 @@ class Clients:
 
     def enter(self, verb: str, *units: str, **fields: Any) -> CommandRequested:
         """Ask something definite."""
+        fields = {"origin": Origin(uid=1000, user="ada"), **fields}
         return self._enter(CommandRequested(request_id=0, verb=verb, units=units, **fields))
 
     def see(self, request: Request, reply: Reply) -> None:
@@ -136,8 +138,15 @@ class Clients:
         if self._chance("kill"):
             signal = self._rng.choice((1, 9, 10, 15, 19))
             return "kill", units, {"signal": signal, "whom": self._rng.choice(("main", "all"))}
+        if self._chance("trigger"):
+            timed = tuple(name for name in names if name in TIMED)
+            return "trigger", timed or units, {}
         if self._chance("reset_failed"):
             return "reset-failed", units, {}
+        if self._chance("pause"):
+            return self._rng.choice(("pause", "pause", "resume")), units, {}
+        if self._chance("release"):
+            return "release", units, {}
         if self._chance("reload"):
             return self._rng.choice(("reload", "reload-or-restart")), units, {}
         if self._chance("restart"):

@@ -63,6 +63,13 @@ class Daemons:
         else:
             self.write_pid_file(path, daemon, pid)
 
+    def cure(self, process: Process) -> None:
+        """A daemon whose pid file never came writes it after all."""
+        spawn = process.daemon_of
+        path = spawn.service.pid_file if spawn is not None and spawn.service is not None else None
+        if path is not None:
+            self._kernel.later(0, 50, lambda: self.write_pid_file(path, process, process.pid))
+
     def write_pid_file(self, path: str, daemon: Process, pid: int) -> None:
         if daemon.alive:
             self._kernel.pid_files[path] = pid

@@ -9,10 +9,23 @@ the answer comes some time after the question and tells what was true when someb
 from collections.abc import Callable, Sequence
 from random import Random
 
-from supervisord_py.core.actions import AnyAction, CheckConditions, FollowMain, ReleaseUnit, StopFollowing
-from supervisord_py.core.events import ConditionsChecked, Event, MainFollowed
+from supervisord_py.core.actions import (
+    AnyAction,
+    CheckConditions,
+    FollowMain,
+    FreezeUnit,
+    LookAtProcesses,
+    ReleaseUnit,
+    RunProbe,
+    StopFollowing,
+    ThawUnit,
+)
+from supervisord_py.core.events import ConditionsChecked, Event, MainFollowed, ProcessesSeen
+from supervisord_py.model.states import Role
 from supervisord_py.model.unit import Condition, Unit
+from supervisord_py.testing.checks import CheckingHand
 from supervisord_py.testing.clock import MILLISECOND_NS, Agenda
+from supervisord_py.testing.freezer import FreezingHand
 from supervisord_py.testing.kernel import Kernel
 from supervisord_py.testing.profile import Profile
 
@@ -37,6 +50,10 @@ class Hands:
         self._text_of = text_of
         self._watched: dict[int, FollowMain] = {}
         self._manager = 0
+        self.freezing = FreezingHand(rng, profile, agenda, kernel, submit)
+        self.checking = CheckingHand(rng, profile, agenda, submit)
+        self.checking.struck = lambda fault, unit: kernel.struck(fault, unit)
+        kernel.beside.verdict = lambda action: self.checking.verdict(action) if action.role is Role.PROBE else None
         self._truths: dict[str, bool] = {}
         self.calm = False
         kernel.pid_file_written = self._file_written
@@ -49,16 +66,28 @@ class Hands:
                     self._look(action)
                 case StopFollowing():
                     self._watched.pop(action.spawn_id, None)
+                case FreezeUnit() | ThawUnit():
+                    self.freezing.apply(action)
                 case CheckConditions():
                     self._check(action)
+                case RunProbe():
+                    self.checking.make(action)
+                case LookAtProcesses():
+                    self._look_at_processes(action)
                 case ReleaseUnit():
                     self._remove_pid_file(action.unit)
                 case _:
                     pass
 
+    def become_calm(self) -> None:
+        """From now on everything is done at once, and well."""
+        self.calm = self.freezing.calm = self.checking.calm = True
+
     def drop(self) -> None:
         """The manager is dead: nobody waits, and what was looked at is told to nobody."""
         self._watched.clear()
+        self.freezing.drop()
+        self.checking.drop()
         self._manager += 1
 
     def change(self) -> None:
@@ -99,6 +128,15 @@ class Hands:
             delay_ns = self._rng.randint(100, 12_000) * MILLISECOND_NS
         manager = self._manager
         self._agenda.after(delay_ns, lambda: self._answer(action, manager))
+
+    def _look_at_processes(self, action: LookAtProcesses) -> None:
+        """Somebody looks at once, and tells it a moment later."""
+        seen = ProcessesSeen(action.look_id, action.unit, self._kernel.freezer.is_stopped(action.unit))
+        delay_ns = self._rng.randint(0, 5) * MILLISECOND_NS
+        if not self.calm and self._rng.random() < self._profile.look_slow:
+            delay_ns = self._rng.randint(10, 3000) * MILLISECOND_NS
+        manager = self._manager
+        self._agenda.after(delay_ns, lambda: self._submit(seen) if manager == self._manager else None)
 
     def _answer(self, action: CheckConditions, manager: int) -> None:
         if manager != self._manager:

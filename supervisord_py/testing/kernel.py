@@ -43,17 +43,20 @@ from supervisord_py.core.events import (
 )
 from supervisord_py.model.states import NotifyAccess, Role, ServiceType
 from supervisord_py.model.unit import Service
+from supervisord_py.testing.beats import Beats
 from supervisord_py.testing.beside import CommandsBeside
-from supervisord_py.testing.clock import MILLISECOND_NS, Agenda, Clock
+from supervisord_py.testing.clock import MILLISECOND_NS, SECOND_NS, Agenda, Clock
 from supervisord_py.testing.custody import Custody
 from supervisord_py.testing.daemons import Daemons
 from supervisord_py.testing.population import SHORT_LIVED, is_broken_release
 from supervisord_py.testing.processes import CRASHES, FAILED_STEPS, NOTIFYING, Process, Spawn, Watcher
 from supervisord_py.testing.profile import Profile
+from supervisord_py.testing.speech import Speech
+from supervisord_py.testing.standstill import Standstill
 
 T = TypeVar("T")
 
-SIGABRT, SIGKILL, SIGTERM, SIGCONT = 6, 9, 15, 18
+SIGABRT, SIGKILL, SIGTERM, SIGCONT, SIGSTOP = 6, 9, 15, 18, 19
 
 KILL_ROUND_NS = 200 * MILLISECOND_NS
 
@@ -79,18 +82,27 @@ class Kernel:
         self._next_pid = 1000
         self._calm = False
         self._killing: dict[str, int] = {}
+        self._ending: set[str] = set()
+        """Units whose every process was told to end: one that was made a moment later has not heard it."""
         self.spawns: dict[int, Spawn] = {}
         self.trees: dict[str, dict[int, Process]] = {}
         self.strays: dict[int, int] = {}
         self.custody = Custody()
         self.beside = CommandsBeside(self)
         self._daemons = Daemons(self)
+        self.speech = Speech(self)
+        self._beats = Beats(self)
+        self.freezer = Standstill(self)
         self.exit_codes: list[int] = []
         self.pid_files: dict[str, int] = {}
         self.pid_file_written: Callable[[str], None] = lambda path: None
         """Told after each change of a pid file."""
         self.struck: Callable[[str, str], None] = lambda fault, unit: None
         """Told when a fault takes effect on a process of a unit."""
+
+    @property
+    def now_ns(self) -> int:
+        return self._clock.mono_ns
 
     @property
     def is_lost(self) -> bool:
@@ -123,6 +135,7 @@ class Kernel:
                 case ReleaseUnit():
                     self.watcher.released(action.unit)
                     self._killing.pop(action.unit, None)
+                    self.freezer.thaw(action.unit)
                 case ExitSupervisor():
                     self._exit(action.code)
 
@@ -145,7 +158,7 @@ class Kernel:
         self._agenda.after(exec_ns, lambda: self._exec(spawn, failed))
 
     def _exec(self, spawn: Spawn, failed: tuple[str, int, int] | None) -> None:
-        if not spawn.pending:
+        if not spawn.pending or self.freezer.holds(spawn.main, lambda: self._exec(spawn, failed)):
             return
         spawn.pending = False
         if failed:
@@ -172,7 +185,8 @@ class Kernel:
         """
         known = self.spawns.get(spawn_id)
         if known is not None:
-            self.custody.tell(MainFollowed(unit, spawn_id, known.followed_pid))
+            if not known.over:
+                self.custody.tell(MainFollowed(unit, spawn_id, known.followed_pid))
             return True
         tree = self.trees.get(unit, {})
         if pid is None:
@@ -208,6 +222,8 @@ class Kernel:
     def _signal(self, action: SignalProcesses) -> None:
         if action.whom is Whom.ALL:
             targets = list(self.trees.get(action.unit, {}).values())
+            if targets and action.then_continue:
+                self._ending.add(action.unit)
         else:
             spawn = self.spawns.get(action.spawn_id) if action.spawn_id is not None else None
             targets = [spawn.main] if spawn and not spawn.over else []
@@ -244,6 +260,12 @@ class Kernel:
         """Let something happen after a drawn time."""
         self._agenda.after(self._milliseconds(least_ms, most_ms), callback)
 
+    def after(self, delay_ns: int, callback: Callable[[], None]) -> None:
+        self._agenda.after(delay_ns, callback)
+
+    def number(self, least: int, most: int) -> int:
+        return self._rng.randint(least, most)
+
     def choice(self, options: Sequence[T]) -> T:
         return self._rng.choice(options)
 
@@ -277,6 +299,8 @@ class Kernel:
                 self._daemons.begin(spawn)
             case Role.MAIN:
                 self._begin_main(spawn)
+            case Role.STUB:
+                self._begin_stub(spawn)
             case Role.PROBE | Role.HOOK:
                 self.beside.begin(spawn)
             case _:
@@ -293,6 +317,13 @@ class Kernel:
             self.draw_end(spawn.unit, lambda: spawn.main)
         self._begin_daemon(spawn)
 
+    def _begin_stub(self, spawn: Spawn) -> None:
+        if self.fault("grandchild"):
+            self.later(0, 30, lambda: self.fork(spawn))
+        if self.fault("stub_ends"):
+            status = self.choice((ExitStatus(code=0), *CRASHES))
+            self.later(1, 20_000, lambda: self.end(spawn.main, status))
+
     def _begin_daemon(self, spawn: Spawn) -> None:
         """What a main process may do besides its work: fork, talk, hand its place over."""
         if self.fault("grandchild"):
@@ -300,10 +331,8 @@ class Kernel:
                 self._agenda.after(self._milliseconds(0, 30), lambda: self.fork(spawn))
         if spawn.service is not None and spawn.service.type is ServiceType.ONESHOT:
             return
-        for _ in range(self._rng.randint(1, 4) if self.fault("chatter") else 0):
-            self._agenda.after(self._milliseconds(1, 20_000), lambda: self._chat(spawn))
-        if self.fault("watchdog_trigger"):
-            self._agenda.after(self._milliseconds(50, 10_000), lambda: self._notify(spawn, {"WATCHDOG": "trigger"}))
+        self._beats.begin(spawn)
+        self.speech.begin(spawn)
         if self.fault("main_pid"):
             self._agenda.after(self._milliseconds(5, 3000), lambda: self._hand_over(spawn))
 
@@ -327,13 +356,13 @@ class Kernel:
             status = self._rng.choice((ExitStatus(code=0), ExitStatus(code=1), ExitStatus(signal=11, core_dumped=True)))
             self._agenda.after(self._milliseconds(1, 500), lambda: self.end(spawn.main, status))
             return
-        spawn.unfinished = lambda: self._say_ready(spawn)
+        spawn.unfinished = lambda: self.say_ready(spawn)
         if self.fault("never_ready"):
             return
         delay_ns = self._milliseconds(500, 12_000) if self.fault("ready_slow") else self._milliseconds(1, 300)
-        self._agenda.after(delay_ns, lambda: self._say_ready(spawn))
+        self._agenda.after(delay_ns, lambda: self.say_ready(spawn))
         if self.fault("double_ready"):
-            self._agenda.after(delay_ns + self._milliseconds(0, 500), lambda: self._say_ready(spawn))
+            self._agenda.after(delay_ns + self._milliseconds(0, 500), lambda: self.say_ready(spawn))
 
     def draw_end(self, unit: str, process: Callable[[], Process]) -> None:
         if unit in SHORT_LIVED:
@@ -350,7 +379,7 @@ class Kernel:
             self._agenda.after(self._milliseconds(100, 30_000), lambda: self.end(process(), status))
 
     def fork(self, spawn: Spawn) -> None:
-        if spawn.over or not spawn.main.alive:
+        if spawn.over or not spawn.main.alive or self.freezer.holds(spawn.main, lambda: self.fork(spawn)):
             return
         child = self.new_process(spawn.unit, spawn.invocation)
         self.struck("grandchild", spawn.unit)
@@ -369,7 +398,9 @@ class Kernel:
 
     def _hand_over(self, spawn: Spawn) -> None:
         """The main process makes another, names it with MAINPID= and goes (a daemon does); somebody has to hear it."""
-        is_heard = not self.is_lost and self._admits(spawn, spawn.main)
+        if self.freezer.holds(spawn.main, lambda: self._hand_over(spawn)):
+            return
+        is_heard = not self.is_lost and self.admits(spawn, spawn.main)
         if spawn.over or not spawn.main.alive or spawn.main.dying or not is_heard:
             return
         old = spawn.main
@@ -386,42 +417,27 @@ class Kernel:
         )
         self._agenda.after(self._milliseconds(0, 200), lambda: self.end(old, ExitStatus(code=0)))
 
-    def _chat(self, spawn: Spawn) -> None:
-        fields = self._rng.choice(
-            (
-                {"STATUS": f"doing {self._rng.randint(1, 99)} things"},
-                {"WATCHDOG": "1"},
-                {"X_ERROR": "no answer from upstream"},
-                {"X_OK": "1"},
-                {"X_PROGRESS": str(self._rng.randint(1, 999))},
-                {"EXTEND_TIMEOUT_USEC": str(self._rng.randint(0, 3) * 1_000_000)},
-                {"ERRNO": "5"},
-                {"STOPPING": "1"},
-                {"RELOADING": "1", "MONOTONIC_USEC": "1"},
-                {"X_UNHEARD_OF": "=\u00e4", "EXTEND_TIMEOUT_USEC": "-x", "ERRNO": "", "WATCHDOG": "9"},
-            )
-        )
-        self._notify(spawn, fields)
-        if "RELOADING" in fields:
-            spawn.unfinished = lambda: self._say_ready(spawn)
-            if not self.fault("never_ready"):
-                self._agenda.after(self._milliseconds(1, 2000), lambda: self._say_ready(spawn))
-        if "STOPPING" in fields:
-            spawn.unfinished = lambda: self.end(spawn.main, ExitStatus(code=0))
-            if not self.fault("never_ready"):
-                self._agenda.after(self._milliseconds(1, 3000), spawn.unfinished)
-
-    def _say_ready(self, spawn: Spawn) -> None:
-        if not spawn.over and not spawn.main.dying and self._admits(spawn, spawn.main):
+    def say_ready(self, spawn: Spawn) -> None:
+        if self.freezer.holds(spawn.main, lambda: self.say_ready(spawn)):
+            return
+        if not spawn.over and not spawn.main.dying and self.admits(spawn, spawn.main):
             spawn.ready_sent = True
-            self._notify(spawn, {"READY": "1", "STATUS": "ready"})
+            self.notify(spawn, {"READY": "1", "STATUS": "ready"})
 
-    def _notify(self, spawn: Spawn, fields: dict[str, str]) -> None:
-        if not spawn.over and spawn.main.alive and not spawn.pending and self._admits(spawn, spawn.main):
+    def notify(self, spawn: Spawn, fields: dict[str, str]) -> None:
+        if self.freezer.holds(spawn.main, lambda: self.notify(spawn, fields)):
+            return
+        if self.is_lost and self._calm:
+            # in the calm nobody speaks before there is somebody to hear it
+            self._agenda.after(SECOND_NS, lambda: self.notify(spawn, fields))
+            return
+        if not spawn.over and spawn.main.alive and not spawn.pending and self.admits(spawn, spawn.main):
             self.struck("chatter", spawn.unit)
             self.custody.tell(NotifyReceived(spawn.unit, spawn.spawn_id, spawn.main.pid, fields))
+            if not self.is_lost:
+                self._beats.note(spawn, fields)
 
-    def _admits(self, spawn: Spawn, process: Process) -> bool:
+    def admits(self, spawn: Spawn, process: Process) -> bool:
         service = spawn.service
         if service is None:
             return False
@@ -438,12 +454,20 @@ class Kernel:
         if not process.alive:
             return
         process.killed = process.killed or signal == SIGKILL
+        if signal == SIGCONT and not (process.spawn is not None and process.spawn.pending):
+            self.freezer.go_on(process)
+            return
+        if self.freezer.holds(process, lambda: self._deliver(process, signal), is_signal=True):
+            return
         if process.spawn is not None and process.spawn.pending:
             process.spawn.held_signals.append(signal)
             if signal == SIGKILL and not process.unkillable:
                 self._exec(process.spawn, None)
             return
-        if signal == SIGCONT or (signal != SIGKILL and self._reloads(process, signal)):
+        if signal == SIGSTOP:
+            self.freezer.stop(process)
+            return
+        if signal != SIGKILL and self._reloads(process, signal):
             return
         if signal != SIGKILL:
             process.signalled = True
@@ -466,10 +490,10 @@ class Kernel:
     def _reloads(self, process: Process, signal: int) -> bool:
         """Whether this signal asks a ``notify-reload`` service to read its settings again; it says what it does."""
         spawn = process.spawn
-        service = spawn.service if spawn is not None and spawn.main is process else None
-        if spawn is None or service is None or service.type is not ServiceType.NOTIFY_RELOAD:
+        # a command of the unit does not know that signal: it ends by it
+        if spawn is None or spawn.role is not Role.MAIN or spawn.main is not process or spawn.service is None:
             return False
-        if signal != service.reload_signal:
+        if spawn.service.type is not ServiceType.NOTIFY_RELOAD or signal != spawn.service.reload_signal:
             return False
         self._agenda.after(self._milliseconds(0, 20), lambda: self._reload(spawn, process))
         return True
@@ -482,17 +506,19 @@ class Kernel:
             return
         self._say_reloading(spawn)
         if not self.fault("never_ready"):
-            self._agenda.after(self._milliseconds(1, 2000), lambda: self._say_ready(spawn))
+            self._agenda.after(self._milliseconds(1, 2000), lambda: self.say_ready(spawn))
 
     def _say_reloading(self, spawn: Spawn) -> None:
-        self._notify(spawn, {"RELOADING": "1", "MONOTONIC_USEC": str(self._clock.mono_ns // 1000)})
+        self.notify(spawn, {"RELOADING": "1", "MONOTONIC_USEC": str(self._clock.mono_ns // 1000)})
 
     def _say_reloaded(self, spawn: Spawn) -> None:
         self._say_reloading(spawn)
-        self._say_ready(spawn)
+        self.say_ready(spawn)
 
     def end(self, process: Process, status: ExitStatus) -> None:
         spawn = process.spawn
+        if self.freezer.holds(process, lambda: self.end(process, status)):
+            return
         if not process.alive or (spawn is not None and spawn.pending):
             return
         self._forget(process)
@@ -528,6 +554,7 @@ class Kernel:
         tree.pop(process.pid, None)
         if not tree:
             self.trees.pop(process.unit, None)
+            self._ending.discard(process.unit)
 
     # trouble from outside, and its end
 
@@ -545,23 +572,28 @@ class Kernel:
             self.struck("killed", name)
             self._deliver(self._rng.choice(list(tree.values())), SIGKILL)
 
+    def stop_some(self, name: str) -> None:
+        """A debugger, or a colleague, stops the main process of the unit, or all of it."""
+        tree = list(self.trees.get(name, {}).values())
+        mains = [each for each in tree if each.spawn is not None and each.spawn.main is each]
+        for process in self._rng.choice((tree, mains, mains)):
+            self._deliver(process, SIGSTOP)
+
     def cure(self) -> None:
         """End all trouble: what hangs gets on, what was signalled in vain ends, and new processes behave."""
         self._calm = True
+        self.freezer.end()
+        self._beats.end()
         for process in self.alive():
             process.ignores_term = False
             process.unkillable = False
             spawn = process.spawn
-            if process.signalled or process.dying:
+            if process.signalled or process.dying or process.unit in self._ending:
                 self._agenda.after(self._milliseconds(0, 50), partial(self.end, process, ExitStatus(signal=SIGTERM)))
             elif spawn is not None and spawn.unfinished is not None and process is spawn.main:
                 self._agenda.after(self._milliseconds(0, 50), spawn.unfinished)
-            elif spawn is None and process.daemon_of is not None and process.daemon_of.service is not None:
-                path = process.daemon_of.service.pid_file
-                if path is not None:
-                    self._agenda.after(
-                        self._milliseconds(0, 50), partial(self._daemons.write_pid_file, path, process, process.pid)
-                    )
+            elif spawn is None:
+                self._daemons.cure(process)
 
     def alive(self) -> list[Process]:
         return [process for tree in self.trees.values() for process in tree.values()]

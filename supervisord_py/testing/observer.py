@@ -26,15 +26,17 @@ from supervisord_py.core.events import (
     UnitsLoaded,
 )
 from supervisord_py.model.changes import take_live
+from supervisord_py.model.hooks import Hook
 from supervisord_py.model.names import is_aux_owner
 from supervisord_py.model.states import JobMode, KillMode, Role, ServiceType, Until
 from supervisord_py.model.unit import Dependency, Unit, UnitSet
 from supervisord_py.testing.clock import MILLISECOND_NS
 from supervisord_py.testing.processes import NOTIFYING
+from supervisord_py.testing.settings import Settings, settings_of
 
 IGNORING = frozenset({JobMode.IGNORE_DEPENDENCIES, JobMode.IGNORE_REQUIREMENTS})
 CLEAN_SIGNALS = frozenset({1, 2, 13, 15})
-STARTING_VERBS = frozenset({"start", "restart", "try-restart", "reload-or-restart"})
+STARTING_VERBS = frozenset({"start", "release", "restart", "try-restart", "reload-or-restart"})
 
 
 class Asked(Struct, frozen=True):
@@ -165,6 +167,9 @@ class Observer:
     def __init__(self, text_of_core: Callable[[str], Unit | None] = lambda name: None) -> None:
         self.text_of_core = text_of_core
         self.units = UnitSet()
+        self.settings = Settings()
+        self.hooks_seen: dict[Hook, None] = {}
+        """Every hook that there ever was: calls that wait outlive a load."""
         self.texts: dict[str, Unit] = {}
         self.idling: set[str] = set()
         """Units that were of type idle before a reload, and may have begun then: nothing told it."""
@@ -222,7 +227,8 @@ class Observer:
                     for name, unit in self.texts.items()
                     if unit.service is not None and unit.service.type is ServiceType.IDLE
                 )
-                self.units = event.units
+                self.units, self.settings = event.units, settings_of(event)
+                self.hooks_seen |= dict.fromkeys(event.hooks)
                 self.texts.update(event.units.units)
                 self.targets.update(name for name, unit in event.units.units.items() if unit.service is None)
                 for life in self.lives.values():
@@ -247,8 +253,8 @@ class Observer:
             return
         old, life.unit = life.unit, take_live(life.unit, loaded)
         if old.service is not None and life.unit.service is not None:
-            if life.ending:
-                # an end that is under way goes on as it began
+            if life.ending or not (life.running or life.pending or life.is_up_without_main):
+                # an end that is under way goes on as it began; one that is over has left what it left
                 kill = replace(life.unit.service.kill, mode=old.service.kill.mode)
                 life.unit = replace(life.unit, service=replace(life.unit.service, kill=kill))
             post = life.unit.service.exec_stop_post if life.unit.service is not None else ()

@@ -29,6 +29,8 @@ from supervisord_py.model.unit import (
     ExitStatuses,
     KillPolicy,
     LoadedFrom,
+    PoolPlace,
+    Quarantine,
     RestartPolicy,
     Service,
     StartLimit,
@@ -36,13 +38,20 @@ from supervisord_py.model.unit import (
     UnitKind,
     UnitSet,
 )
+from supervisord_py.testing.checks import draw_probes
+from supervisord_py.testing.clock import MILLISECOND_NS
 from supervisord_py.testing.profile import Profile
+from supervisord_py.testing.settings import POOLS
+from supervisord_py.testing.timers import TIMED, draw_timer, quieted
 
 ROW: tuple[str, ...] = (
-    "db", "setup", "cache", "net", "queue", "auth", "api", "worker@1", "worker@2", "web", "mail", "edge", "report",
-    "all",
+    "db", "setup", "cache", "net", "queue", "auth", "api", "worker@1", "worker@2", "worker@3", "web", "mail", "edge",
+    "backup", "rotate", "report", "all",
 )  # fmt: skip
 """The names, in the order in which units may depend on each other."""
+
+INSTANCES = ("worker@1", "worker@2", "worker@3")
+"""What ``scale`` adds and takes away."""
 
 SHORT_LIVED = frozenset({"setup", "report"})
 """Units whose main process ends by itself: the only ones that others wait for with ``until = "exited"``."""
@@ -115,24 +124,44 @@ def is_broken_release(service: Service | None) -> bool:
 
 def without_cycles_of_lives(old: UnitSet) -> UnitSet:
     """Take away what would start and end units for ever although nothing is wrong: a longest run time, and relations
-    that start again what ends by itself, or cannot stay up because it needs what does; and what ends everything.
+    that start again what ends by itself, or cannot stay up because it needs what does; hooks that start what a unit is
+    in conflict with, whose hooks may start that again; and what ends everything.
     """
-    passing = _passing(old)
+    passing, rivals = _passing(old), _rivals(old)
     units = {}
     for name, unit in old.units.items():
-        service = unit.service and replace(unit.service, runtime_max_ns=None)
+        service = unit.service and replace(unit.service, runtime_max_ns=None, watchdog_ns=None, progress_ns=None)
         upholds = tuple(edge for edge in unit.upholds if edge.unit in old.units and edge.unit not in passing)
-        on_success = () if _ends(unit) else unit.on_success
-        on_failure = tuple(other for other in unit.on_failure if other not in passing)
+        on_success = () if _ends(unit) else tuple(other for other in unit.on_success if other not in rivals)
+        on_failure = tuple(other for other in unit.on_failure if other not in passing | rivals)
+        on_quarantine = tuple(other for other in unit.quarantine.on_quarantine if other not in passing | rivals)
         units[name] = replace(
             unit,
             service=service,
+            health=(),
+            timer=quieted(unit),
             upholds=upholds,
             on_success=on_success,
             on_failure=on_failure,
+            quarantine=replace(unit.quarantine, on_quarantine=on_quarantine, retry_after_ns=None),
             exit_supervisor_on=None,
         )
     return replace(old, units=units)
+
+
+def _rivals(units: UnitSet) -> set[str]:
+    """The units whose start may stop another: those of a conflict, and what pulls one of them in."""
+    found = {name for unit in units.units.values() if unit.conflicts for name in (unit.name, *unit.conflicts)}
+    while True:
+        more = {
+            unit.name
+            for unit in units.units.values()
+            for edge in (*unit.requires, *unit.wants, *unit.binds_to, *unit.upholds)
+            if edge.unit in found
+        }
+        if more <= found:
+            return found
+        found |= more
 
 
 def _passing(units: UnitSet) -> set[str]:
@@ -170,13 +199,14 @@ def _tweak(rng: Random, profile: Profile, unit: Unit) -> Unit:
     service = replace(unit.service, **{key: getattr(drawn, key) for key in keys})
     if service.restart.limit is None and "failures" not in keys and rng.random() < 0.3:
         service = replace(service, restart=replace(service.restart, failures=rng.choice((0, 1, 4))))
-    return replace(unit, service=service)
+    health = draw_probes(rng, profile, unit.name) if unit.health and rng.random() < 0.3 else unit.health
+    return replace(unit, service=service, health=health)
 
 
 _TWEAKED = (
     "exec_start_pre", "exec_start_post", "exec_condition", "exec_reload", "exec_stop", "exec_stop_post", "restart",
     "kill", "timeout_start_ns", "timeout_stop_ns", "timeout_abort_ns", "runtime_max_ns", "success", "notify_access",
-    "remain_after_exit", "reload_signal",
+    "remain_after_exit", "reload_signal", "error_threshold",
 )  # fmt: skip
 
 
@@ -189,7 +219,7 @@ def draw_unit(rng: Random, profile: Profile, name: str, row: list[str]) -> Unit:
     """Draw one unit that stands at its place in ``row``."""
     place = row.index(name)
     earlier, later = row[:place], row[place + 1 :]
-    is_target = name == "all" or (name not in SHORT_LIVED and rng.random() < profile.targets)
+    is_target = name == "all" or (name not in SHORT_LIVED | TIMED and rng.random() < profile.targets)
     relations: dict[str, list[Dependency]] = {"requires": [], "wants": [], "binds_to": [], "after": []}
     for other in earlier:
         if rng.random() < profile.relations:
@@ -206,10 +236,14 @@ def draw_unit(rng: Random, profile: Profile, name: str, row: list[str]) -> Unit:
     upholds = [other for other in others if rng.random() < profile.upholds / 3]
     pulled.update(requisite, upholds)
     conflicts = tuple(other for other in earlier if other not in pulled and rng.random() < profile.conflicts / 2)
+    service = None if is_target else _draw_service(rng, profile, name)
+    is_daemon = service is not None and name not in SHORT_LIVED and service.type is not ServiceType.ONESHOT
     return Unit(
         name=name,
         kind=UnitKind.TARGET if is_target else UnitKind.SERVICE,
-        service=None if is_target else _draw_service(rng, profile, name),
+        service=service,
+        timer=draw_timer(rng, profile, name),
+        health=draw_probes(rng, profile, name) if is_daemon else (),
         description=f"the {name} of seed {rng.randint(0, 9999)}",
         requires=tuple(relations["requires"]),
         wants=tuple(relations["wants"]),
@@ -231,7 +265,57 @@ def draw_unit(rng: Random, profile: Profile, name: str, row: list[str]) -> Unit:
             (OnDependencyFailure.WAIT, OnDependencyFailure.WAIT, OnDependencyFailure.FAIL)
         ),
         exit_supervisor_on=rng.choice(tuple(ExitSupervisorOn)) if rng.random() < profile.exits_supervisor else None,
+        pool=_draw_pool(rng, profile),
+        quarantine=_draw_quarantine(rng, profile, name, others),
         source=LoadedFrom(f"units/{name}.toml"),
+    )
+
+
+def _draw_pool(rng: Random, profile: Profile) -> PoolPlace:
+    if rng.random() >= profile.pools * 2:
+        return PoolPlace()
+    return PoolPlace(rng.choice(("", *POOLS)), rng.choice((0, 0, 1, -3, 10)))
+
+
+def _draw_quarantine(rng: Random, profile: Profile, name: str, others: list[str]) -> Quarantine:
+    if rng.random() >= profile.quarantine * 2:
+        return Quarantine()
+    return Quarantine(
+        stub=_command(name, "stub", 0) if rng.random() < 0.5 else None,
+        retry_after_ns=rng.choice((None, None, SECOND_NS, 10 * SECOND_NS, 60 * SECOND_NS)),
+        on_quarantine=tuple(other for other in others if rng.random() < 0.1),
+    )
+
+
+def scale_units(rng: Random, old: UnitSet) -> UnitSet:
+    """Draw another number of instances of the template that there is."""
+    first = old.units.get(INSTANCES[0])
+    if first is None:
+        return old
+    count = rng.randint(1, len(INSTANCES))
+    units = {name: unit for name, unit in old.units.items() if name not in INSTANCES[count:]}
+    for name in INSTANCES[1:count]:
+        units.setdefault(name, _instance(first, name))
+    row = [name for name in ROW if name in units]
+    ordered = {name: _without_vanished(units[name], row) for name in row}
+    return as_unit_set(_without_contradictions(ordered), with_bad=BROKEN in old.bad)
+
+
+def _instance(first: Unit, name: str) -> Unit:
+    """Another instance of the same template: it names whatever the first one does, but never itself."""
+
+    def others(names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(other for other in names if other != name)
+
+    return replace(
+        first,
+        name=name,
+        conflicts=(),
+        upholds=(),
+        part_of=others(first.part_of),
+        on_failure=others(first.on_failure),
+        on_success=others(first.on_success),
+        quarantine=replace(first.quarantine, on_quarantine=others(first.quarantine.on_quarantine)),
     )
 
 
@@ -245,7 +329,7 @@ def _draw_conditions(rng: Random, profile: Profile, name: str, table: str) -> tu
 
 
 def _draw_edge(rng: Random, other: str, kind: str) -> Dependency:
-    choices = [Until.READY, Until.READY, Until.STARTED]
+    choices = [Until.READY, Until.READY, Until.STARTED, Until.HEALTHY]
     if other in SHORT_LIVED and kind != "binds_to":
         choices.append(Until.EXITED)
     return Dependency(other, until=rng.choice(choices), ordered=kind == "after" or rng.random() < 0.85)
@@ -255,7 +339,9 @@ def _draw_service(rng: Random, profile: Profile, name: str) -> Service:
     short = name in SHORT_LIVED
     types = (ServiceType.SIMPLE, ServiceType.EXEC, ServiceType.NOTIFY, ServiceType.NOTIFY, ServiceType.ONESHOT)
     kind = rng.choice((ServiceType.ONESHOT, ServiceType.ONESHOT, ServiceType.SIMPLE) if short else types)
-    if not short:
+    if name in TIMED:
+        kind = ServiceType.ONESHOT
+    if not short and name not in TIMED:
         rarer = ((profile.forking, ServiceType.FORKING), (profile.notify_reload, ServiceType.NOTIFY_RELOAD))
         for share, other in (*rarer, (profile.idle, ServiceType.IDLE)):
             kind = other if rng.random() < share else kind
@@ -270,6 +356,7 @@ def _draw_service(rng: Random, profile: Profile, name: str) -> Service:
     if rng.random() < profile.start_limit:
         limit = StartLimit(rng.choice((None, 0, 2 * SECOND_NS, 30 * SECOND_NS)), rng.randint(0, 4))
     has_statuses = rng.random() < profile.statuses
+    is_watched = not short and not oneshot and rng.random() < profile.watchdogs
     return Service(
         type=kind,
         exec_start=tuple(_command(name, "run", index) for index in range(rng.randint(1, 2) if oneshot else 1)),
@@ -304,13 +391,23 @@ def _draw_service(rng: Random, profile: Profile, name: str) -> Service:
         timeout_start_ns=_draw_timeout(rng, profile, 10),
         timeout_stop_ns=_draw_timeout(rng, profile, 5),
         timeout_abort_ns=_draw_timeout(rng, profile, 5),
+        error_threshold=rng.choice((0, 1, 3, 3)),
         runtime_max_ns=rng.randint(1, 30) * SECOND_NS if rng.random() < profile.runtime_max else None,
+        watchdog_ns=_draw_watch(rng) if is_watched else None,
+        progress_ns=_draw_watch(rng) if is_watched and rng.random() < 0.4 else None,
         success=_draw_statuses(rng) if has_statuses else ExitStatuses(),
         pid_file=f"/run/{name}.pid" if kind is ServiceType.FORKING and rng.random() < 0.6 else None,
         guess_main_pid=rng.random() < 0.8,
         reload_signal=rng.choice((1, 12)),
         remain_after_exit=rng.random() < (0.5 if oneshot else 0.1),
-        notify_access=rng.choice((NotifyAccess.NONE, NotifyAccess.MAIN, NotifyAccess.EXEC, NotifyAccess.ALL)),
+        notify_access=rng.choice(
+            (
+                NotifyAccess.MAIN if is_watched else NotifyAccess.NONE,
+                NotifyAccess.MAIN,
+                NotifyAccess.EXEC,
+                NotifyAccess.ALL,
+            )
+        ),
     )
 
 
@@ -318,6 +415,10 @@ def _draw_statuses(rng: Random) -> ExitStatuses:
     return ExitStatuses(
         tuple(code for code in (1, 2, 255) if rng.random() < 0.3), tuple(n for n in (9, 11, 15) if rng.random() < 0.2)
     )
+
+
+def _draw_watch(rng: Random) -> int:
+    return rng.choice((4000, 15_000, 60_000)) * MILLISECOND_NS
 
 
 def _draw_timeout(rng: Random, profile: Profile, seconds_max: int) -> int | None:

@@ -45,6 +45,21 @@ class Process:
         self.dying = False
         self.signalled = False
         self.status_unknown = False
+        self.resumed_ns = born_ns
+        """Since when it can run: it was stopped before."""
+
+
+class Pulse:
+    """What one process has to say again and again; see ``beats``."""
+
+    def __init__(self, period_ns: int, every_ns: int, now_ns: int) -> None:
+        self.period_ns = period_ns
+        """It may be silent for so long; 0: for ever."""
+        self.every_ns = every_ns
+        self.silent = False
+        self.heard_ns = now_ns
+        """When the last sign went out that the keeper could hear."""
+        self.round = 0
 
 
 class Spawn:
@@ -63,6 +78,8 @@ class Spawn:
         self.held_signals: list[int] = []
         self.followed_pid: int | None = None
         """Set for a process that was not made for this spawn id but is followed as it."""
+        self.pulses: dict[str, Pulse] = {}
+        """The signs of life that are expected of it, by their field."""
         self.unfinished: Callable[[], None] | None = None
         """What ``cure`` does for a process that hangs: say READY, or end."""
 

@@ -16,6 +16,7 @@ from supervisord_py.model.unit import Unit, UnitSet
 from supervisord_py.testing.clock import MILLISECOND_NS, Agenda
 from supervisord_py.testing.population import draw_release, older_units, without_cycles_of_lives
 from supervisord_py.testing.profile import Profile
+from supervisord_py.testing.settings import Settings, draw_settings
 
 
 class Releases:
@@ -31,12 +32,13 @@ class Releases:
         self._number = 0
         self.units = UnitSet()
         """What was loaded last, or is about to be."""
+        self.settings = draw_settings(rng, profile)
         self.calm = False
 
     def load(self, units: UnitSet, *, start_enabled: bool = False) -> None:
         """Load another set."""
         self.units = units
-        self._submit(UnitsLoaded(units, start_enabled=start_enabled))
+        self._submit(self._loaded(start_enabled=start_enabled))
 
     def apply(self) -> None:
         """Load what an apply found in the files."""
@@ -67,9 +69,25 @@ class Releases:
         older = {name: self._older[name] for name in action.units if name in self._older}
         units = older_units(self.units, older)
         self.units = without_cycles_of_lives(units) if self.calm else units
-        self._submit(UnitsLoaded(self.units, reverts=True))
+        self._submit(self._loaded(reverts=True))
 
-    def drop(self, committed: UnitSet) -> None:
+    def boot(self, units: UnitSet) -> UnitsLoaded:
+        """What the next supervisor loads first."""
+        self.units = units
+        return self._loaded(start_enabled=True)
+
+    def _loaded(self, *, start_enabled: bool = False, reverts: bool = False) -> UnitsLoaded:
+        now = self.settings
+        return UnitsLoaded(
+            self.units,
+            start_enabled=start_enabled,
+            reverts=reverts,
+            limits=now.limits,
+            hooks=now.hooks,
+            until_empty=now.until_empty,
+        )
+
+    def drop(self, committed: UnitSet, settings: Settings) -> None:
         """The manager is dead: what it was about to load is not loaded."""
         self._manager += 1
-        self.units = committed
+        self.units, self.settings = committed, settings

@@ -15,6 +15,7 @@ from supervisord_py.core.actions import Effects
 from supervisord_py.core.events import AnyEvent, Event, Now
 from supervisord_py.core.manager import Manager
 from supervisord_py.model.unit import UnitSet
+from supervisord_py.testing.timers import zone_of
 
 
 class Began(Struct, frozen=True, tag="began"):
@@ -87,9 +88,11 @@ def replay(lines: Iterable[bytes], manager_type: type[Manager] = Manager) -> Ite
         match entry:
             case Began():
                 manager = manager_type(entry.seed)
+                manager.use_zones(zone_of)
                 manager.restore_counters(entry.counters)
             case Restored():
                 manager = manager_type.restore(entry.state, entry.units)
+                manager.use_zones(zone_of)
             case Took():
                 if manager is None:
                     raise ValueError("the log begins in the middle: the first line has to be began or restored")

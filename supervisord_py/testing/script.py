@@ -29,6 +29,7 @@ Commands::
     exited UNIT [CODE|SIGNAL|unknown] [left] [role=ROLE] | tree-empty UNIT
     ready UNIT | notify UNIT KEY=VALUE... | main-pid UNIT | former-exited UNIT
     followed UNIT [refused REASON]       the daemon that a forking unit left is found (its pid file appears), or not
+    frozen UNIT | thawed UNIT            it stands still, or goes on
     conditions UNIT [hold | condition-KIND=TEXT | assert-KIND=TEXT]
                                          somebody has looked: all hold, or this one does not
     wait SPAN | suspend SPAN | set-clock [-]SPAN | shutdown SPAN | force
@@ -52,6 +53,7 @@ from supervisord_py.core.events import (
     ShutdownForced,
     ShutdownRequested,
     TreeEmptied,
+    UnitFrozen,
 )
 from supervisord_py.core.view import jobs, list_units, unit_status, why
 from supervisord_py.model.calendar import parse_calendar
@@ -91,7 +93,7 @@ from supervisord_py.testing.scene import Happened, Scene, StoryError, seconds
 VERBS = frozenset(
     {
         *("start", "stop", "restart", "try-restart", "reload", "reload-or-restart", "kill", "reset-failed", "cancel"),
-        *("apply", "trigger", "release"),
+        *("apply", "trigger", "release", "pause", "resume"),
     }
 )
 SEPARATOR = "----"
@@ -253,6 +255,8 @@ _FACTS: dict[str, Callable[[Scene, str, Sequence[str]], Event]] = {
     "exited": _exited,
     "tree-empty": lambda scene, unit, words: TreeEmptied(unit),
     "ready": lambda scene, unit, words: scene.notified(unit, {"READY": "1"}),
+    "frozen": lambda scene, unit, words: UnitFrozen(unit, frozen=True),
+    "thawed": lambda scene, unit, words: UnitFrozen(unit, frozen=False),
     "notify": lambda scene, unit, words: scene.notified(unit, dict(word.split("=", 1) for word in words)),
     "main-pid": lambda scene, unit, words: scene.handed_over(unit),
     "followed": _followed,

@@ -43,7 +43,7 @@ from supervisord_py.core.events import (
     UnitsLoaded,
 )
 from supervisord_py.core.manager import Manager
-from supervisord_py.core.view import jobs, list_units, lives, rollout_units, unit_status
+from supervisord_py.core.view import jobs, list_units, lives, rollout_units
 from supervisord_py.model.names import is_aux_owner
 from supervisord_py.model.records import UNNUMBERED, Record
 from supervisord_py.model.states import SubState
@@ -57,11 +57,14 @@ from supervisord_py.testing.hands import Hands
 from supervisord_py.testing.kernel import Kernel
 from supervisord_py.testing.narrative import entry_lines, where_raised
 from supervisord_py.testing.observer import Observer
+from supervisord_py.testing.operator import Operator
 from supervisord_py.testing.outcome import Outcome
-from supervisord_py.testing.population import draw_units, mutate_units, without_cycles_of_lives
+from supervisord_py.testing.population import draw_units, mutate_units, scale_units
 from supervisord_py.testing.profile import Profile, draw_profile
 from supervisord_py.testing.releases import Releases
 from supervisord_py.testing.replay import FlightLog
+from supervisord_py.testing.settings import draw_settings
+from supervisord_py.testing.timers import zone_of
 
 STEPS_MAX = 30_000
 """More events than any honest run needs: beyond it the world says that the core is not settling."""
@@ -109,12 +112,16 @@ class World:
         self.kernel = Kernel(self.rng, self.profile, self.clock, self.agenda, self._service_of, self.checkers)
         self.hands = Hands(self.rng, self.profile, self.agenda, self.kernel, self.submit, self.seen.texts.get)
         self.releases = Releases(self.rng, self.profile, self.agenda, self.submit)
+        self.operator = Operator(self)
         self.clients = Clients(self.rng, self.profile)
         self.journal: list[tuple[int, Record]] = []
         self.state: dict[str, str] = {}
         self.units = UnitSet()
         self.calm = False
+        self.calm_seq: int | None = None
+        """The number of the first record after the faults."""
         self.steps = 0
+        self.steps_max = STEPS_MAX
         self.strikes: Counter[tuple[str, SubState]] = Counter()
         """How often each fault took effect on a unit in each state: what the coverage of faults is printed from."""
         self.kernel.struck = self._strike
@@ -135,7 +142,7 @@ class World:
         self._deadline_ns: int | None = None
         self._deadline_wake_ns: int | None = None
         self._clock_changed = False
-        self._loaded = False
+        self.loaded = False
         self._forced = False
         self._stopping: ShutdownRequested | None = None
         self._requests_left = self.profile.requests
@@ -169,27 +176,30 @@ class World:
         self.agenda.after(self._gap_ns(), self._next_request)
         self._run_until(lambda: self._requests_left <= 0)
         if not self.kernel.exit_codes:
-            self.calm = self.hands.calm = self.releases.calm = True
+            self.calm = self.releases.calm = True
+            self.calm_seq = self.next_seq
+            self.hands.become_calm()
             self.kernel.cure()
             # what was said already is heard first: only then is it known what is there
             self._run_until(lambda: not self._inbox and self._down_until_ns is None)
-            self._let_live()
+            self.operator.let_live()
             limit_ns = self.clock.mono_ns + CALM_NS
-            self._run_until(lambda: self.clock.mono_ns >= limit_ns)
+            self._run_until(lambda: self.clock.mono_ns >= limit_ns, limit_ns)
         if not self.kernel.exit_codes and not self._stopping:
             self.checkers.settled()
-            self._mend()
-            self._run_until(lambda: self.clock.mono_ns >= limit_ns)
+            self.operator.mend()
+            limit_ns = self.clock.mono_ns + CALM_NS
+            self._run_until(lambda: self.clock.mono_ns >= limit_ns, limit_ns)
             self.checkers.settled()
             self.order_stop(ShutdownRequested(SHUTDOWN_NS))
             limit_ns = self.clock.mono_ns + CALM_NS
-            self._run_until(lambda: self.clock.mono_ns >= limit_ns)
+            self._run_until(lambda: self.clock.mono_ns >= limit_ns, limit_ns)
         self.checkers.ended()
 
-    def _run_until(self, is_over: Callable[[], bool]) -> None:
+    def _run_until(self, is_over: Callable[[], bool], limit_ns: int | None = None) -> None:
         while not self.kernel.exit_codes and not is_over():
             next_ns = self._next_ns()
-            if next_ns is None:
+            if next_ns is None or (limit_ns is not None and next_ns > limit_ns):
                 return
             self.clock.advance_to(max(next_ns, self.clock.mono_ns))
             self.agenda.run_due()
@@ -207,25 +217,6 @@ class World:
             self._arm()
             times += [self._work_ns, self._deadline_wake_ns]
         return min((at_ns for at_ns in times if at_ns is not None), default=None)
-
-    def _let_live(self) -> None:
-        """An operator takes away what ends units although nothing is wrong; what has no file any more is stopped."""
-        calmer = without_cycles_of_lives(self.releases.units)
-        if calmer != self.releases.units:
-            self.releases.load(calmer)
-        vanished = sorted(self.manager_units() - set(self.units.units) - set(self.units.bad))
-        for job in self.jobs():
-            # an irreversible start would have the stop refused
-            if job.unit in vanished and job.type != "stop":
-                self.submit(self.clients.enter("cancel", arguments={"job": job.job}))
-        for name in vanished:
-            self.submit(self.clients.enter("stop", name))
-
-    def _mend(self) -> None:
-        """An operator starts what has failed: whatever waits for it has to come back by itself."""
-        for name in sorted(self.manager_units()):
-            if unit_status(self.manager, name).active_state == "failed":
-                self.submit(self.clients.enter("start", name))
 
     # people
 
@@ -277,11 +268,19 @@ class World:
         if self._chance("daemon_reload"):
             self._strike_all("daemon_reload")
             self.releases.load(mutate_units(self.rng, self.profile, self.releases.units), start_enabled=True)
+        if self._chance("scale"):
+            self.releases.load(scale_units(self.rng, self.releases.units), start_enabled=True)
+        if self._chance("pause"):
+            self.operator.pause()
+        if self._chance("new_settings"):
+            self.releases.settings = draw_settings(self.rng, self.profile)
+            self.releases.load(self.releases.units)
         if self._chance("wall_jump"):
             self._strike_all("wall_jump")
-            self.clock.set_wall(self.rng.randint(-86_400, 86_400) * SECOND_NS)
+            most_s = self.rng.choice((90, 3600, 86_400))
+            self.clock.set_wall(self.rng.randint(-most_s, most_s) * SECOND_NS)
             self._clock_changed = True
-        if self._chance("keeper_lost") and self._loaded and self.seen.shutdown is None and self._down_until_ns is None:
+        if self._chance("keeper_lost") and self.loaded and self.seen.shutdown is None and self._down_until_ns is None:
             self._lose_keeper()
             return
         if self._chance("suspend"):
@@ -290,6 +289,8 @@ class World:
             self._clock_changed = True
         if self._chance("conditions_change"):
             self.hands.change()
+        if self._chance("stopped") and self.units.units:
+            self.kernel.stop_some(self.rng.choice(sorted(self.units.units)))
         if self._chance("stray"):
             self.kernel.add_stray()
         if self._chance("crash") and self.units.units:
@@ -312,20 +313,25 @@ class World:
     def _new_manager(self) -> Manager:
         if self._flight is not None:
             self._flight.began(self.seed)
-        return self.manager_type(self.seed)
+        manager = self.manager_type(self.seed)
+        manager.use_zones(zone_of)
+        return manager
 
     def _start_manager(self) -> None:
         self._down_until_ns = None
         if self.kernel.is_lost:
             self.kernel.adopt()
-        if self._loaded:
+        if self.loaded:
             self.manager = self.manager_type.restore(dict(self.state), self.units)
+            self.manager.use_zones(zone_of)
             if self._flight is not None:
                 self._flight.restored(self.state, self.units)
             self._carry_out(self.manager.pending_actions())
         else:
             self.manager = self._new_manager()
             self.releases.load(draw_units(self.rng, self.profile), start_enabled=True)
+        # a new manager does not know how the clocks were
+        self._clock_changed = True
         self._note("-- a new manager")
         self.journal += self._custody
         self._custody = []
@@ -347,7 +353,7 @@ class World:
         self._note(f"-- the manager dies {when}")
         self._inbox.clear()
         self.hands.drop()
-        self.releases.drop(self.units)
+        self.releases.drop(self.units, self.seen.settings)
         self._told = self.kernel.custody.acknowledged
         self._work_ns = self._deadline_ns = self._deadline_wake_ns = None
         downtime_ns = self.rng.choice((1, 50, 3000)) * MILLISECOND_NS
@@ -424,8 +430,8 @@ class World:
     def _take(self, batch: Batch, event: Event) -> None:
         """Let the core decide one event of a batch."""
         self.steps += 1
-        if self.steps > STEPS_MAX:
-            raise Violation("settles", f"{STEPS_MAX} events and no end")
+        if self.steps > self.steps_max:
+            raise Violation("settles", f"{self.steps_max} events and no end")
         batch.handled += 1
         now = self.clock.now(batch.seq)
         self._show((now.mono_ns, event))
@@ -479,7 +485,7 @@ class World:
             self.next_seq = batch.seq
         if batch.units is not None:
             self.units = batch.units
-            self._loaded = True
+            self.loaded = True
         self.kernel.custody.acknowledge(batch.ack)
         actions = [
             a for a in batch.effects.actions if not (isinstance(a, SpawnProcess) and a.spawn_id in batch.refused)
@@ -525,6 +531,11 @@ class World:
     def rollout_jobs(self) -> list[JobStatus]:
         """The numbers that a rollout has given out and that have not ended."""
         return [job for job in jobs(self.manager) if job.type == "rollout"]
+
+    @property
+    def is_up(self) -> bool:
+        """There is a manager that could be asked for something."""
+        return self._down_until_ns is None
 
     def manager_units(self) -> frozenset[str]:
         """The names that the core knows now."""

@@ -96,7 +96,7 @@ class FakeDisk:
         return [Entry(name, len(data), 0) for name, data in self.files.items()]
 
     def read(self, name: str) -> tuple[bytes, OSError | None]:
-        data = bytes(self.files[name])
+        data = bytes(self._found(name))
         try:
             self.step("read", name)
         except OSError as error:
@@ -120,6 +120,9 @@ class FakeDisk:
         del data[size:]
         return FakeFile(self, name, data)
 
+    def sync(self, name: str) -> None:
+        FakeFile(self, name, self._found(name)).sync()
+
     def rename(self, name: str, new_name: str) -> None:
         self.step("rename", name)
         self.files[new_name] = self.files.pop(name)
@@ -130,6 +133,11 @@ class FakeDisk:
         self.step("remove", name)
         if name in self.files:
             self._forget(name)
+
+    def _found(self, name: str) -> bytearray:
+        if name not in self.files:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
+        return self.files[name]
 
     def _forget(self, name: str) -> None:
         # Kept alive, so that the identity of its bytes is not given to another file.

@@ -18,7 +18,7 @@ import pytest
 from supervisord_py.core.events import Now
 from supervisord_py.host import journal_file
 from supervisord_py.host.facade import RecordFilter
-from supervisord_py.host.journal_file import LOSS_KEY, Journal
+from supervisord_py.host.journal_file import GIVEN_UP_KEY, LOSS_KEY, Journal
 from supervisord_py.host.journal_reader import verify_directory
 from supervisord_py.model.records import Record
 from supervisord_py.model.settings import JournalSettings
@@ -37,10 +37,14 @@ def note(journal: Journal, records: Sequence[Record]) -> None:
 
 
 def open_journal(
-    directory: Path, disk: FakeDisk | None, settings: JournalSettings = SETTINGS, loss: str | None = None
+    directory: Path,
+    disk: FakeDisk | None,
+    settings: JournalSettings = SETTINGS,
+    loss: str | None = None,
+    given_up: str | None = None,
 ) -> Journal:
     journal = Journal(directory, settings, boot_id="boot", loop=asyncio.get_running_loop(), disk=disk)
-    journal.open([], loss)
+    journal.open([], loss, given_up)
     journal.attach(lambda records: note(journal, records))
     return journal
 
@@ -156,6 +160,38 @@ def test_a_loss_survives_the_manager(tmp_path: Path) -> None:
         note(journal, messages(1))
         first, second = await journal.query(RecordFilter(), None)
         assert (first["seq"], first["event"], first["lost"], second["seq"]) == (1, "journal.gap", 5, 2)
+        await journal.close()
+
+    run(body)
+
+
+def test_a_file_that_was_given_up_is_not_continued_by_the_next_manager(tmp_path: Path) -> None:
+    """A sync has failed and the file cannot be set aside: custody has its name until that is done, and the manager
+    that finds it there writes its records again. Else a power failure could take what it calls durable."""
+
+    def fail(operation: str, _name: str) -> None:
+        if operation in ("sync", "rename"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    async def body() -> None:
+        disk = FakeDisk()
+        journal = open_journal(tmp_path, disk)
+        note(journal, messages(3))
+        await until(lambda: journal.journalled == 3)
+        disk.on_step = fail
+        assert not await journal.wait_durable(3)
+        await until(lambda: journal.degraded is not None)
+        name = journal.take_changes()[GIVEN_UP_KEY]
+        assert name is not None and json.loads(name) == next(iter(disk.files))
+        left, left.files, left.stable, left.poisoned = FakeDisk(), disk.files, disk.stable, disk.poisoned
+        later = open_journal(tmp_path, left, given_up=name)
+        assert later.next_seq == 4
+        note(later, messages(1))
+        assert await later.wait_durable(4)
+        assert later.take_changes() == {GIVEN_UP_KEY: None}
+        left.lose_power().dump(tmp_path / "found")
+        assert verify_directory(tmp_path / "found", written=4).ok
+        await later.close()
         await journal.close()
 
     run(body)

@@ -72,6 +72,16 @@ def test_removing_what_is_not_there_is_done(disk: Disk) -> None:
     disk.remove(NAME)
 
 
+def test_what_is_not_there_is_neither_read_nor_synced(disk: Disk) -> None:
+    """A segment that is gone is an error of the system, and one that is there is synced by its name."""
+    for operation in (disk.read, disk.sync):
+        with pytest.raises(FileNotFoundError):
+            operation(NAME)
+    disk.create(NAME, b"header\n").close()
+    disk.sync(NAME)
+    assert content(disk) == b"header\n"
+
+
 def test_renaming_keeps_the_content(disk: Disk) -> None:
     """A segment that is set aside keeps every byte."""
     disk.create(NAME, b"header\n").close()

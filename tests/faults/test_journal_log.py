@@ -8,6 +8,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from supervisord_py.host.journal_log import Beginning, Line, Point, SegmentLog
 from supervisord_py.host.journal_reader import JournalReader, verify_directory
@@ -271,6 +272,29 @@ def test_without_sync_a_failed_file_is_still_left_behind(tmp_path: Path) -> None
     assert_sound(disk, tmp_path, 4)
 
 
+def test_what_was_left_unsynced_is_synced_before_it_is_promised(tmp_path: Path) -> None:
+    """sync was "never" for some segments and is "commit" from now on: the first line that is durable has all before it
+    on the disk, as a power failure shows; a segment that the disk cannot keep is told.
+    """
+    disk, source = FakeDisk(), Source()
+    log = make_log(disk, structs.replace(SMALL, sync="never"))
+    write(log, source.lines(60, 1000))
+    assert len(disk.files) > 2 and (disk.stable, log.durable) == ({}, 0)
+    log.settings = SMALL
+    write(log, source.lines(1))
+    assert log.durable == 61
+    assert visible(disk.lose_power(), tmp_path) == list(range(1, 62))
+
+    log.settings = structs.replace(SMALL, sync="never")
+    write(log, source.lines(60, 1000))
+    log.settings = SMALL
+    disk.on_step = failing("sync", errno.EIO)
+    log.sync(0)
+    assert log.failing is not None and log.durable == 61
+    log.sync(0)
+    assert (log.failing, log.durable) == (None, 121)
+
+
 def scenario(disk: FakeDisk, log: SegmentLog, source: Source) -> None:
     """Writing with rotations, as it goes on while single operations fail."""
     for step in range(6):
@@ -328,7 +352,7 @@ def test_a_manager_killed_while_the_disk_fails_leaves_a_journal_to_go_on_with(tm
         custody = [(line.seq, line.data[:-1].decode()) for line in lines if line.seq > log.written]
         disk.on_step = None
         plan = plan_recovery(disk, custody)
-        again = SegmentLog(disk, SETTINGS, boot="boot", at=plan.at, start=plan.start)
+        again = SegmentLog(disk, SETTINGS, boot="boot", at=plan.at, start=plan.start, written=plan.written)
         again.add(plan.missing)
         write(again, Source(plan.chain).lines(1))
         assert (again.failing, again.durable) == (None, lines_before + 4)

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from supervisord_py.host.journal_log import Line, SegmentLog
@@ -19,7 +19,7 @@ from supervisord_py.store.segment import verify
 from tests.faults.journal_fake_disk import FakeDisk
 
 SETTINGS = JournalSettings(max_bytes=1 << 20, reserve=0, max_age_ns=None)
-FAULTS = ("create", "append", "sync", "truncate", "rename", "remove", "entries", "reopen")
+FAULTS = ("create", "append", "fsync", "truncate", "rename", "remove", "entries", "reopen")
 
 steps = st.lists(
     st.one_of(
@@ -45,17 +45,20 @@ class History:
         self.texts: dict[int, str] = {}
         self.promised = 0
         self.faults: dict[str, int] = {}
+        self.given_up: str | None = None
         self.start()
 
     def start(self) -> None:
         self.disk.on_step = None
-        plan = plan_recovery(self.disk, [(line.seq, line.data[:-1].decode()) for line in self.custody])
+        plan = plan_recovery(self.disk, [(line.seq, line.data[:-1].decode()) for line in self.custody], self.given_up)
         self.chain: Chain = plan.chain
-        self.log = SegmentLog(self.disk, SETTINGS, boot="b", at=plan.at, start=plan.start)
+        self.log = SegmentLog(self.disk, SETTINGS, boot="b", at=plan.at, start=plan.start, written=plan.written)
         self.log.add(plan.missing)
         self.disk.on_step = self.fail
 
     def fail(self, operation: str, _name: str) -> None:
+        # "sync" is a step of a history.
+        operation = "fsync" if operation == "sync" else operation
         if self.faults.get(operation, 0) > 0:
             self.faults[operation] -= 1
             raise OSError(errno.EIO, os.strerror(errno.EIO))
@@ -85,13 +88,16 @@ class History:
             case "room":
                 self.disk.capacity = 1 << 40
             case "kill":
+                decided = self.chain.next_seq
                 self.start()
+                assert self.chain.next_seq == decided, "a record went with the manager"
             case "power":
                 self.lose_power()
             case _:
                 self.faults[name] = argument
         self.promised = max(self.promised, self.log.durable)
         self.custody = [line for line in self.custody if line.seq > self.log.written]
+        self.given_up = self.log.given_up
 
     def lose_power(self) -> None:
         """Keeper, manager and everything that was not synced are gone; numbers may be given anew above what was
@@ -99,6 +105,7 @@ class History:
         capacity, self.disk = self.disk.capacity, self.disk.lose_power()
         self.disk.capacity = capacity
         self.custody.clear()
+        self.given_up = None
         self.start()
         assert self.chain.next_seq > self.promised, "a durable record is gone"
         self.texts = {seq: text for seq, text in self.texts.items() if seq < self.chain.next_seq}
@@ -106,6 +113,23 @@ class History:
 
 @settings(max_examples=300, deadline=None)
 @given(steps)
+@example(
+    [("truncate", 1), ("full", 383), ("write", 1), ("write", 1), ("room", 0), ("kill", 0), ("sync", 0), ("power", 0)]
+).via("a file was set aside and its writer killed: its lines were called durable, and nobody had synced them")
+@example([("write", 1), ("fsync", 1), ("full", 0), ("sync", 0), ("kill", 0), ("room", 0), ("write", 1), ("sync", 0),
+          ("power", 0)]).via("the same after a failed sync: a later one of that file keeps nothing")  # fmt: skip
+@example([("write", 1), ("fsync", 1), ("rename", 1), ("sync", 0), ("kill", 0), ("sync", 0), ("power", 0)]).via(
+    "a file that could not be set aside in time was continued after its failed sync"
+)
+@example([("write", 1), ("kill", 0), ("fsync", 1), ("write", 1), ("sync", 0), ("power", 0)]).via(
+    "what a continued file held already was taken for durable when its first sync failed"
+)
+@example(
+    [("write", 3), ("truncate", 1), ("full", 60), ("write", 1), ("full", 500), ("write", 1), ("kill", 0), ("room", 0)]
+).via("of a file set aside only a part was written again when the manager was killed: the rest was not read any more")
+@example(
+    [("write", 1), ("fsync", 3), ("sync", 0), ("fsync", 3), ("write", 1), ("create", 3), ("sync", 0), ("kill", 0)]
+).via("a file that was written while the disk failed was removed, and custody had let go")
 def test_what_was_promised_is_there_and_the_chain_is_whole(history_steps: list[tuple[str, int]]) -> None:
     """After any history: each line is read exactly once, as it was decided, in order, nothing durable is missing, and
     verify agrees."""

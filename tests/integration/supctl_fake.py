@@ -237,6 +237,8 @@ def unit(name: str, state: str = "active", sub: str = "running", **fields: Any) 
         "health": [],
         "next_elapse": None,
         "last_elapse": None,
+        "has_run": True,
+        "lowered_limits": [],
     } | fields
 
 

@@ -10,6 +10,9 @@ import pytest
 
 from supervisord_py.host.limits import describe_live
 from supervisord_py.model.unit import Limit
+from tests.integration.supervisor_rig import supervisor
+
+SLEEP = '[service]\nexec-start = ["sleep", "1000"]\n'
 
 
 def test_limits_of_a_running_process_are_read_as_they_are_now() -> None:
@@ -32,6 +35,18 @@ def test_limits_of_a_running_process_are_read_as_they_are_now() -> None:
         process.kill()
         process.wait()
     assert describe_live(process.pid) is None
+
+
+def test_a_soft_rttime_that_was_lowered_was_not_told() -> None:
+    """With a low hard limit the soft one cannot be the mark by which processes are known: status says so."""
+    low = f"{SLEEP}[limits]\nrttime = 5000000\n"
+    with supervisor({"low": low, "web": SLEEP}) as running:
+        for name in ("low", "web"):
+            running.wait_state(name, "active")
+        assert running.status("web")["lowered_limits"] == []
+        assert running.status("low")["lowered_limits"] == ["rttime 5000000"]
+        assert "Limits: rttime 5000000 (soft): too low for the mark" in running.supctl("status", "low").stdout
+        assert "Limits:" not in running.supctl("status", "web").stdout
 
 
 @pytest.mark.root

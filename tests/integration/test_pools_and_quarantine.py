@@ -1,5 +1,6 @@
 """Slots, quarantine, watchdogs, pauses, until-empty: real processes under a real supervisor."""
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -109,6 +110,49 @@ def test_a_silent_unit_is_restarted_and_a_stopped_one_is_not_blamed() -> None:
         assert (excused["severity"], "are stopped" in excused["message"]) == ("warning", True)
         os.kill(pid, signal.SIGCONT)
         until(lambda: running.status("stopped")["pid"] != pid, "the end of one that runs again and says nothing")
+
+
+@pytest.mark.parametrize("who", ["keeper", "manager"])
+def test_a_stop_of_our_own_is_no_silence_of_a_unit(who: str) -> None:
+    """Found by an hour of real faults: heartbeats that a stopped keeper had not passed on were held against units."""
+    beat = "\n".join(
+        (
+            "import os, select, socket",
+            "sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)",
+            "sock.connect(os.environ['NOTIFY_SOCKET'])",
+            "sock.send(b'READY=1')",
+            "while True:",
+            "    sock.send(b'WATCHDOG=1')",
+            "    open(os.environ['BEATS'], 'a').write('x')",
+            "    select.select([], [], [], 0.2)",
+        )
+    )
+
+    def prepare(folder: Path) -> None:
+        keys = {"exec-start": ["/usr/bin/python3", "-S", "-c", beat], "type": "notify", "watchdog-sec": "500ms"}
+        lines = [f"{key} = {json.dumps(value)}" for key, value in keys.items()]
+        text = "\n".join(["[service]", *lines, "[service.environment]", f'BEATS = "{folder}/beats"\n'])
+        (folder / "units" / "web.toml").write_text(text)
+
+    with supervisor({}, prepare=prepare) as running:
+        beats = running.folder / "beats"
+
+        def wait_for_beats(count: int) -> None:
+            first = len(beats.read_text())
+            until(lambda: len(beats.read_text()) >= first + count, f"{count} beats")
+
+        first = running.wait_state("web", "active")["pid"]
+        until(beats.exists, "the first beat")
+        stopped = running.keeper_pid if who == "keeper" else until(running.manager_pid, "a manager")
+        os.kill(stopped, signal.SIGSTOP)
+        try:
+            # No more: a mailbox that nobody reads is full after ten.
+            wait_for_beats(8)
+        finally:
+            os.kill(stopped, signal.SIGCONT)
+        wait_for_beats(6)
+        assert running.status("web")["pid"] == first
+        assert not told(running, "unit.watchdog", "web")
 
 
 @pytest.mark.parametrize(

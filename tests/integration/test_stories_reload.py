@@ -7,6 +7,7 @@ supervisord). The stories of apply, enable and mask are in ``test_stories_apply`
 import json
 import os
 import signal
+import sys
 from typing import Any
 
 from tests.integration.supervisor_rig import RunningSupervisor, supervisor, until
@@ -187,6 +188,28 @@ def test_horust_2_reload_on_a_hangup() -> None:
         until(lambda: running.supctl("status", "new").returncode == 0, "the new unit")
         assert running.status("web")["description"] == "new"
         assert pids(running, "web") == before
+
+
+def test_a_hangup_in_the_ordered_stop_reloaded_all_the_same() -> None:
+    """Nothing is loaded any more, and the journal says that SIGHUP came and why nothing followed from it."""
+    deaf = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); signal.pause()"
+    slow = f'[service]\nexec-start = ["{sys.executable}", "-c", """{deaf}"""]\ntimeout-stop-sec = "100s"\n'
+    with supervisor({"slow": slow}) as running:
+        log = running.log_folder / "slow.log"
+        until(lambda: log.exists() and log.read_text() == "deaf\n", "a process that ignores SIGTERM")
+        [pid] = pids(running, "slow").values()
+        os.kill(running.keeper_pid, signal.SIGTERM)
+        until(lambda: running.status("slow")["active_state"] == "deactivating", "the ordered stop")
+        write(running, "new", SLEEP)
+        os.kill(running.keeper_pid, signal.SIGHUP)
+        reload = until(
+            lambda: [each for each in running.records() if each.get("verb") == "daemon-reload"], "a word about it"
+        )
+        assert [(each["result"], each["severity"]) for each in reload] == [("ShuttingDown", "warning")]
+        assert running.supctl("status", "new").returncode == 4
+        os.kill(pid, signal.SIGKILL)
+        assert running.process.wait(30) == 0
+        assert not [each for each in running.records() if each.get("unit") == "new"]
 
 
 def test_a_unit_folder_that_was_missing_for_a_moment_unloaded_everything() -> None:

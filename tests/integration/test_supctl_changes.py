@@ -121,6 +121,18 @@ def test_a_failed_apply_names_the_unit(supctl: Supctl) -> None:
     assert "w@1 runs by the text before" in ran.err
 
 
+def test_a_failed_apply_said_the_last_words_twice(supctl: Supctl) -> None:
+    """They are in the message; the last lines of the unit would be them again, and those of the life after."""
+    words = outcome("web", "restart", "failed", "web did not stay up; its last words: no such | table", job=2)
+    supctl.fake.on("Apply", Raise("JobFailed", {"outcomes": [words], "message": "cannot apply web"}))
+    supctl.fake.on("Status", {"units": [unit("web", lines=["no such", "table", "hello"])]})
+    ran = supctl("apply")
+    assert ran.err.splitlines() == [
+        "supctl: cannot restart web: web did not stay up; its last words: no such | table",
+        "  next: supctl why web",
+    ]
+
+
 class Editing:
     """A unit's file, an editor that writes one text after the other, and a terminal to answer on."""
 

@@ -76,9 +76,23 @@ def test_deps_is_a_tree(supctl: Supctl) -> None:
 def test_why_prints_the_chain_and_the_next_command(supctl: Supctl) -> None:
     """Causes nearest first, each a step further in, with the record that tells more; advice once."""
     causes = [
-        {"kind": "dependency", "message": "it waits for db", "unit": "db", "seq": None, "advice": None},
-        {"kind": "bad_setting", "message": "its file is wrong", "unit": "db", "seq": 9, "advice": "supctl cat db"},
-        {"kind": "bad_setting", "message": "line 3", "unit": "db", "seq": None, "advice": "supctl cat db"},
+        {"kind": "dependency", "message": "it waits for db", "unit": "db", "seq": None, "advice": None, "about": "web"},
+        {
+            "kind": "bad_setting",
+            "message": "its file is wrong",
+            "unit": None,
+            "seq": 9,
+            "advice": "supctl cat db",
+            "about": "db",
+        },
+        {
+            "kind": "bad_setting",
+            "message": "line 3",
+            "unit": None,
+            "seq": None,
+            "advice": "supctl cat db",
+            "about": "db",
+        },
     ]
     supctl.fake.on("Why", {"unit": unit("web", "inactive", "dependency"), "causes": causes})
     assert supctl("why", "web").lines == [
@@ -124,6 +138,17 @@ def test_wait_for_exit_passes_the_code_on(
     supctl.fake.on("List", {"units": [unit("web")]})
     supctl.fake.on("Wait", {"unit": unit("web", "inactive", "dead", exit=ended, result=result)})
     assert supctl("wait", "web", "--for", "exit").code == code
+
+
+@pytest.mark.parametrize("code", [203, 71, 1])
+def test_wait_for_exit_took_the_code_of_a_failed_start_for_the_unit_s_own(supctl: Supctl, code: int) -> None:
+    """The program never ran: 203 is systemd's word for why, 71 the same of another step, 1 that of an older life."""
+    never = unit("web", "failed", "failed", exit={"code": code, "signal": None}, result="exit_code", has_run=False)
+    supctl.fake.on("List", {"units": [unit("web")]})
+    supctl.fake.on("Wait", {"unit": never})
+    ran = supctl("wait", "web", "--for", "exit")
+    assert (ran.code, ran.out) == (125, "")
+    assert "web never started" in ran.err
 
 
 def test_wait_for_exit_is_about_the_life_it_began_with(supctl: Supctl) -> None:

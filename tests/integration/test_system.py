@@ -208,18 +208,25 @@ def test_logs_follow_and_survive_the_manager() -> None:
         assert found == list(range(len(found)))
 
 
-@pytest.mark.parametrize("own", ["state", "log"])
-def test_two_instances_share_no_state_and_no_log_folder(own: str) -> None:
-    """A second supervisor on another runtime folder is refused the first one's state and log folder, in a sentence."""
+@pytest.mark.parametrize("own", ["state", "log", "runtime"])
+def test_two_instances_share_no_folder_and_a_refused_one_left_empty_folders(own: str) -> None:
+    """A second supervisor is refused the first one's state, log or runtime folder, in a sentence that begins like any
+    other; of the folders that it made for itself nothing is left.
+    """
     with supervisor({"a": SLEEP}) as running:
         running.wait_state("a", "active")
-        folders = {"runtime": "r2", "state": "s2", "log": "l2"} | {own: own[0]}
+        before = sorted(running.folder.iterdir())
+        folders = {"runtime": "new/r", "state": "new/s", "log": "new/s/l"} | {own: own[0]}
         options = [word for name, folder in folders.items() for word in (f"--{name}-dir", str(running.folder / folder))]
         command = [sys.executable, "-m", "supervisord_py", "run", str(running.units), *options]
         second = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
         assert second.returncode == 1
-        assert f"another supervisor uses {running.folder / own[0]}" in second.stderr
-        assert "Traceback" not in second.stderr
+        if own == "runtime":
+            said = f"already running here as pid {running.keeper_pid} ({running.folder}/r/lock is locked); stop it"
+        else:
+            said = f"another supervisor uses {running.folder / own[0]} (it is locked); stop it"
+        assert second.stderr.startswith(f"Error: {said}") and second.stderr.count("\n") == 1
+        assert sorted(running.folder.iterdir()) == before
 
 
 def _is_zombie(pid: int) -> bool:

@@ -47,3 +47,26 @@ def test_a_timer_ticks_is_shown_triggered_and_stopped() -> None:
         assert (stopped["active_state"], stopped["next_elapse"]) == ("inactive", None)
         state = json.loads((running.folder / "s" / "snapshot.json").read_text())["state"]
         assert json.loads(state["unit/night"])["timer"]["stamp_wall_ns"] > 0, "the stamp is on disk since it was armed"
+
+
+def test_a_rolling_restart_and_an_apply_go_on_past_what_waits_for_its_time() -> None:
+    """Two timers and a daemon, one at a time: none of the waiting ones holds the others up, and none is run."""
+    nightly = '[service]\ntype = "oneshot"\nexec-start = ["{program}"]\n[timer]\non-calendar = "2099-01-01"\n'
+    daemon = '[service]\nexec-start = ["sleep", "{span}"]\n'
+    units = {"a": nightly.format(program="true"), "b": daemon.format(span="1000"), "c": nightly.format(program="true")}
+    with supervisor(units) as running:
+        first = running.wait_state("b", "active")["pid"]
+        for name in "ac":
+            running.wait_state(name, "active")
+        done = running.supctl("restart", "--rolling", "--max-unavailable", "1", "a", "b", "c")
+        assert done.returncode == 0, done.stderr
+        second = running.status("b")["pid"]
+        assert second not in (first, None)
+        for name, text in (("a", nightly.format(program="false")), ("b", daemon.format(span="2000"))):
+            (running.units / f"{name}.toml").write_text(text)
+        done = running.supctl("apply", "--rolling", "--probation", "100ms")
+        assert done.returncode == 0, done.stderr
+        assert running.status("b")["pid"] not in (second, None)
+        assert [running.status(name)["sub_state"] for name in "ac"] == ["waiting", "waiting"]
+        ran = [each for each in running.records() if each["event"] == "unit.exited" and each["unit"] in ("a", "c")]
+        assert ran == []

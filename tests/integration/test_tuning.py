@@ -61,6 +61,20 @@ def test_limits_and_live_keys_are_set_at_once_until_the_supervisor_ends() -> Non
         assert resource.prlimit(again, resource.RLIMIT_NOFILE)[0] == 1024
 
 
+def test_what_is_set_for_an_instance_does_not_take_back_what_was_set_for_its_template() -> None:
+    """Seen by hand: the instance's drop-in had the name of its template's, and was read in its place."""
+    with supervisor({"w@": PAIR + "[instances]\ncount = 2\n"}) as running:
+        running.wait_state("w@1", "active")
+        assert running.supctl("set", "w@", "service.restart-steps=4").returncode == 0
+        done = running.supctl("set", "w@1", "service.restart-sec=7s")
+        assert done.stdout == "set w@1: service.restart-sec: 100ms -> 7s (in force at once)\n"
+        assert running.supctl("set", "w@1", "service.restart-sec=8s", "--persist").returncode == 0
+        assert running.supctl("set", "w@", "service.restart-steps=5", "--persist").returncode == 0
+        for key, value in (("service.restart-sec", "8s"), ("service.restart-steps", "5")):
+            assert running.supctl("show", "w@1", "-p", key, "--value").stdout == f"{value}\n"
+        assert running.supctl("show", "w@2", "-p", "service.restart-sec", "--value").stdout == "100ms\n"
+
+
 def test_what_cannot_be_set_is_refused_and_changes_nothing() -> None:
     """The loader's words for a bad value; a key that needs a restart is not set, but for good."""
     with supervisor({"web": PAIR}) as running:

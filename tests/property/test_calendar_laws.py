@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 
 import oncalendar
 import pytest
-from hypothesis import Phase, given, settings
+from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
 from supervisord_py.model.calendar import BadCalendar, Calendar, format_calendar, parse_calendar
@@ -219,14 +219,20 @@ def test_systemd_analyze_agrees(texts: list[str], place: tuple[str, int]) -> Non
 
 @settings(max_examples=100)
 @given(text=expressions(fractions=False), place=places())
+@example(text="*~1,1,1..2/2", place=("UTC", 1_704_067_200_000_000))
 def test_oncalendar_agrees(text: str, place: tuple[str, int]) -> None:
     """Five elapses each are those of the oncalendar package, which needs no systemd: in UTC, because at the switch of
-    a clock it has rules of its own."""
+    a clock it has rules of its own.
+
+    Days from the end of the month are asked for in normal form: of ``~1..2/2`` it takes the second to last day, as it
+    steps from the end of the range that is earlier in the month. systemd takes ``~1``, the last, as we do; where the
+    steps reach the end of the range, as they do in normal form, it is all one.
+    """
     calendar = parsed(text)
     if calendar is None or calendar.zone not in ("", "UTC"):
         return
     _, after_us = place
-    theirs = oncalendar.TzIterator(text, wall_of(after_us, UTC))
+    theirs = oncalendar.TzIterator(format_calendar(calendar) if calendar.from_end else text, wall_of(after_us, UTC))
     after_ns: int | None = after_us * 1000
     for _ in range(5):
         assert after_ns is not None

@@ -12,7 +12,8 @@ from supervisord_py.core import view
 from supervisord_py.core.actions import RevertUnits
 from supervisord_py.core.events import UnitsLoaded
 from supervisord_py.core.ledger import Ledger
-from supervisord_py.core.state import REST, UP, RolloutPhase, RolloutStep
+from supervisord_py.core.rollout_state import RolloutPhase, RolloutStep
+from supervisord_py.core.state import REST, UP
 from supervisord_py.model.states import SubState
 from supervisord_py.model.unit import SECOND_NS, Unit
 from tests.unit.core.core_rig import Rig, commands, needs, notify, unit_set

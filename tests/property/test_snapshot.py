@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from supervisord_py.core.actions import (
@@ -46,6 +46,7 @@ OLDER: list[dict[str, Any]] = json.loads(
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(seed=st.integers(0, 1 << 32))
+@example(seed=337416).via("the end of the supervisor by a later command that could not be forked")
 def test_a_manager_restored_after_any_commit_is_the_same(seed: int) -> None:
     """After every single commit of a world the folded changes are the snapshot, a restored manager has that snapshot,
     and decides the next batch as the original does.

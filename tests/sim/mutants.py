@@ -5,7 +5,7 @@ A checker that has never found anything proves nothing. Every bug here names the
 module of the core; the replacement calls the original where it can, so that the rest of the core stays what it is.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,15 +17,26 @@ from supervisord_py.core import (
     demand,
     engine,
     graph,
+    health,
     ledger,
     life,
     processes,
     rollout,
     shutdown,
     stopping,
+    timed,
     transaction,
+    watchdog,
 )
-from supervisord_py.core.actions import Effects, ExitSupervisor, KillTree, ReleaseUnit, SignalProcesses, SpawnProcess
+from supervisord_py.core.actions import (
+    Effects,
+    ExitSupervisor,
+    KeepState,
+    KillTree,
+    ReleaseUnit,
+    SignalProcesses,
+    SpawnProcess,
+)
 from supervisord_py.core.events import (
     CommandRequested,
     ConditionsChecked,
@@ -33,12 +44,15 @@ from supervisord_py.core.events import (
     Event,
     KeeperLost,
     Now,
+    ProcessesSeen,
     ShutdownRequested,
 )
 from supervisord_py.core.jobs import STOP_LIKE
+from supervisord_py.core.ledger import Ledger
 from supervisord_py.core.manager import Manager
+from supervisord_py.core.rollout_state import RolloutPhase, RolloutStep
 from supervisord_py.core.service import TRANSITIONS, Input
-from supervisord_py.core.state import Ending, RolloutStep
+from supervisord_py.core.state import REST, Ending
 from supervisord_py.model.states import Role, SubState
 from supervisord_py.model.unit import ExitStatuses
 
@@ -51,17 +65,27 @@ class Mutant(Struct, frozen=True):
     plant: Callable[[], Any]
     """A context manager that plants it; what it gives is the manager class to test."""
     needs: str = ""
-    """The class of faults or features without which no world can notice it."""
+    """The classes of faults or features, with spaces between, without which no world can notice it."""
+    more: Mapping[str, float] = {}
+    """What the profiles of the worlds are given more of, so that it is noticed within some seeds."""
 
 
 MUTANTS: dict[str, Mutant] = {}
 
+TIMED = {
+    "units_max": 14, "requests": 120, "gap_max_ms": 4000, "relations": 0, "timers": 0.5, "shutdown": 0, "conditions": 0,
+    "daemon_reload": 0, "apply": 0, "rolling": 0, "exits_supervisor": 0,
+}  # fmt: skip
+"""Worlds in which timers fire for a while."""
 
-def mutant(what: str, *checkers: str, needs: str = "") -> Callable[[Callable[[], Iterator[type[Manager]]]], None]:
+
+def mutant(
+    what: str, *checkers: str, needs: str = "", **more: float
+) -> Callable[[Callable[[], Iterator[type[Manager]]]], None]:
     """Register a planted bug under its function's name."""
 
     def register(plant: Callable[[], Iterator[type[Manager]]]) -> None:
-        MUTANTS[plant.__name__] = Mutant(what, checkers, contextmanager(plant), needs)
+        MUTANTS[plant.__name__] = Mutant(what, checkers, contextmanager(plant), needs, more)
 
     return register
 
@@ -152,7 +176,7 @@ def says_ready_too_early() -> Iterator[type[Manager]]:
         yield manager
 
 
-@mutant("the exits of commands that are not main are not recorded", "exit-recorded")
+@mutant("the exits of commands that are not main are not recorded", "exit-recorded", "hook-calls")
 def forgets_control_exits() -> Iterator[type[Manager]]:
     class Forgetful(Manager):
         def handle(self, event: Event, now: Now) -> Effects:
@@ -221,7 +245,7 @@ def backoff_does_not_grow() -> Iterator[type[Manager]]:
         yield manager
 
 
-@mutant("the count of failures ends no restarts", "failure-count")
+@mutant("the count of failures ends no restarts", "failure-count", "quarantine")
 def restarts_for_ever() -> Iterator[type[Manager]]:
     with swapped(stopping, "is_limit_hit", lambda _: lambda policy, failures: False) as manager:
         yield manager
@@ -329,7 +353,7 @@ def forgets_parts() -> Iterator[type[Manager]]:
         yield manager
 
 
-@mutant("what is upheld stays down", "upholds", needs="upholds")
+@mutant("what is upheld stays down", "upholds", upholds=0.4)
 def never_upholds() -> Iterator[type[Manager]]:
     with swapped(consequences, "_uphold", lambda _: lambda book, name: None) as manager:
         yield manager
@@ -369,7 +393,7 @@ def nothing_prevents_a_restart() -> Iterator[type[Manager]]:
         yield manager
 
 
-@mutant("restart-force-exit-status is not looked at", "restart-rules", needs="statuses")
+@mutant("restart-force-exit-status is not looked at", "restart-rules", statuses=1.0, clean_exit=0.4, crash=0.4)
 def nothing_forces_a_restart() -> Iterator[type[Manager]]:
     def made(original: Any) -> Any:
         return lambda policy, *more, **how: original(replace(policy, force=ExitStatuses()), *more, **how)
@@ -378,7 +402,7 @@ def nothing_forces_a_restart() -> Iterator[type[Manager]]:
         yield manager
 
 
-@mutant("the start limit refuses nothing", "start-limit", needs="start_limit")
+@mutant("the start limit refuses nothing", "start-limit", start_limit=0.8)
 def starts_without_limit() -> Iterator[type[Manager]]:
     with swapped(life, "refuse_automatic_start", lambda _: lambda book, name: None) as manager:
         yield manager
@@ -575,6 +599,21 @@ def goes_back_in_words_only() -> Iterator[type[Manager]]:
         yield manager
 
 
+@mutant("what was the reason to go back is left down", "rollout-back", needs="apply")
+def leaves_down() -> Iterator[type[Manager]]:
+    def made(real: Any) -> Any:
+        def left_out(book: Ledger, roll: Any, name: str) -> str | None:
+            if roll.phase is RolloutPhase.BACK and book.state(name).sub in REST:
+                return f"{name} does not run any more"
+            told: str | None = real(book, roll, name)
+            return told
+
+        return left_out
+
+    with swapped(rollout, "_left_out", made) as manager:
+        yield manager
+
+
 @mutant("whatever was left out is said to be done", "rollout-words")
 def says_that_all_is_done() -> Iterator[type[Manager]]:
     def made(original: Any) -> Any:
@@ -599,3 +638,139 @@ def ends_with_success() -> Iterator[type[Manager]]:
 def ends_nothing() -> Iterator[type[Manager]]:
     with swapped(shutdown, "end_for_unit", lambda _: lambda book, name, cause: None) as manager:
         yield manager
+
+
+# silence
+
+
+@mutant("who is stopped by a signal is blamed for its silence", "watchdog-blame", "probes", needs="watchdogs")
+def blames_who_is_stopped() -> Iterator[type[Manager]]:
+    class Impatient(Manager):
+        def handle(self, event: Event, now: Now) -> Effects:
+            if isinstance(event, ProcessesSeen):
+                event = replace(event, stopped=False)
+            return super().handle(event, now)
+
+    yield Impatient
+
+
+@mutant("a silence is held against a unit after half of its time", "watchdog-blame", needs="watchdogs")
+def blames_too_soon() -> Iterator[type[Manager]]:
+    def made(original: Any) -> Any:
+        return lambda book, name, kind, period_ns: original(book, name, kind, period_ns and period_ns // 2)
+
+    with swapped(watchdog, "_arm", made) as manager:
+        yield manager
+
+
+@mutant("nobody looks at who is silent", "watchdog-blame", needs="watchdogs")
+def blames_nobody() -> Iterator[type[Manager]]:
+    def made(_: Any) -> Any:
+        def deadline(book: ledger.Ledger, name: str, kind: Any) -> None:
+            watchdog._arm(book, name, kind, book.state(name).watches[kind].period_ns)
+
+        return deadline
+
+    with swapped(watchdog, "deadline", made) as manager:
+        yield manager
+
+
+# health
+
+
+@mutant("a check is bad one answer too early", "probes", probes=0.4, unwell=0.4)
+def counts_one_too_many() -> Iterator[type[Manager]]:
+    def made(original: Any) -> Any:
+        def probe(book: ledger.Ledger, name: str, probe_name: str) -> Any:
+            found = original(book, name, probe_name)
+            return found and replace(found, failure_threshold=max(1, found.failure_threshold - 1))
+
+        return probe
+
+    with swapped(health, "_probe", made) as manager:
+        yield manager
+
+
+@mutant("what a stopped unit does not answer counts", "probes", probes=0.4, unwell=0.4, stopped=0.4)
+def counts_what_is_stopped() -> Iterator[type[Manager]]:
+    def made(original: Any) -> Any:
+        return lambda book, event: original(book, replace(event, stopped=False))
+
+    with swapped(health, "seen", made) as manager:
+        yield manager
+
+
+@mutant("a start does not wait for its checks", "probes", needs="probes")
+def is_ready_unchecked() -> Iterator[type[Manager]]:
+    with swapped(health, "gates", lambda _: lambda book, name: False) as manager:
+        yield manager
+
+
+@mutant("a check is made once and never again", "probes", needs="probes")
+def checks_once() -> Iterator[type[Manager]]:
+    def made(original: Any) -> Any:
+        def schedule(book: ledger.Ledger, name: str, probe: Any, found: Any, delay_ns: int) -> None:
+            if found.asked_ns:
+                health._set(book, name, probe.name, found)
+            else:
+                original(book, name, probe, found, delay_ns)
+
+        return schedule
+
+    with swapped(health, "_schedule", made) as manager:
+        yield manager
+
+
+@mutant("a unit that ends is checked on", "probes", needs="probes")
+def checks_what_ends() -> Iterator[type[Manager]]:
+    with swapped(health, "end", lambda _: lambda book, name: None) as manager:
+        yield manager
+
+
+# timers
+
+
+@mutant("a timer fires a tenth of its span too early", "timers", **TIMED)
+def fires_early() -> Iterator[type[Manager]]:
+    def made(original: Any) -> Any:
+        def plan_timer(timer: Any, *more: Any, **how: Any) -> Any:
+            shorter = replace(
+                timer,
+                every_ns=timer.every_ns and timer.every_ns * 9 // 10,
+                on_active_ns=tuple(span * 9 // 10 for span in timer.on_active_ns),
+            )
+            return original(shorter, *more, **how)
+
+        return plan_timer
+
+    with swapped(timed, "plan_timer", made) as manager:
+        yield manager
+
+
+@mutant("a clock that is set is not noticed", "timers", **{**TIMED, "wall_jump": 0.2})
+def overlooks_the_clock() -> Iterator[type[Manager]]:
+    def made(_: Any) -> Any:
+        return lambda book: None
+
+    with swapped(timed, "clock_changed", made) as manager:
+        yield manager
+
+
+@mutant("calendars are read in UTC, whatever the zone", "timers", **{**TIMED, "gap_max_ms": 12_000, "wall_jump": 0.4})
+def knows_no_zones() -> Iterator[type[Manager]]:
+    class Zoneless(Manager):
+        def use_zones(self, zone_of: Any) -> None:
+            pass
+
+    yield Zoneless
+
+
+@mutant("what fires a persistent timer is not kept", "timers", **TIMED)
+def keeps_no_stamp() -> Iterator[type[Manager]]:
+    class Careless(Manager):
+        def handle(self, event: Event, now: Now) -> Effects:
+            effects = super().handle(event, now)
+            effects.actions = [action for action in effects.actions if not isinstance(action, KeepState)]
+            return effects
+
+    yield Careless

@@ -345,6 +345,9 @@ def exchange(mutant: Mutant) -> bool:
             return False
         code = found[0]
         if isinstance(owner, FunctionType):
+            if code.co_freevars != owner.__code__.co_freevars:
+                # The only super() of the function is what is left out.
+                return False
             owner.__code__ = code
             return True
     return False

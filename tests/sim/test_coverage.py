@@ -10,11 +10,14 @@ from random import Random
 import pytest
 
 from supervisord_py.core.service import NOT_ENTERED, TRANSITIONS, Handler, Input
-from supervisord_py.core.state import BETWEEN_LIVES, REST
+from supervisord_py.core.state import ARMED, BETWEEN_LIVES, REST
 from supervisord_py.model.states import SubState
 from supervisord_py.testing.profile import FAULTS, Profile
 from supervisord_py.testing.script import run_script
 from supervisord_py.testing.world import World
+
+pytestmark = pytest.mark.xdist_group("coverage")
+"""The worlds are run once, for both tests."""
 
 WORLDS = 200
 WORLDS_MAX = 1500
@@ -31,12 +34,29 @@ LESS = {
     "check_slow": 0.1, "records_lost": 0.05, "missing": 0.02, "bad_unit": 0.02, "part_of": 0.05, "upholds": 0.1,
     "hooks": 0.1, "requisite": 0.1, "tiny_set": 0.1, "late": 0.1, "crash_at_once": 0.1, "never_ready": 0.1,
     "exit_before_ready": 0.1, "apply": 0.05, "rolling": 0.05, "cancel_rollout": 0.05, "bad_release": 0.1,
-    "exits_supervisor": 0.01,
+    "exits_supervisor": 0.01, "stopped": 0.1, "look_slow": 0.1, "unwell": 0.1, "probe_slow": 0.1,
+    "probe_impossible": 0.1, "until_empty": 0.01, "limits": 0.1, "pools": 0.1, "quarantine": 0.15, "event_hooks": 0.03,
+    "reports_errors": 0.05, "pause": 0.3, "cancel": 0.1, "kill": 0.15, "reset_failed": 0.1, "silent": 0.05,
+    "watchdogs": 0.15, "probes": 0.15, "timers": 0.1, "release": 0.1, "scale": 0.03, "new_settings": 0.03,
+    "freeze_slow": 0.1, "freeze_fails": 0.1, "stub_ends": 0.1,
 }  # fmt: skip
 """What would keep a world from getting far if it came as often as everything else."""
 
+UP: dict[str, float] = {
+    **LESS,
+    **dict.fromkeys(
+        ("conflicts", "requisite", "upholds", "conditions", "exec_condition", "job_timeout", "until_empty", "limits",
+         "timers", "quarantine", "start_limit", "infinite_timeout", "shutdown", "scale"), 0.0),
+    **dict.fromkeys(
+        ("crash", "clean_exit", "kill", "restart", "cancel", "watchdog_trigger", "exit_before_ready", "never_ready",
+         "no_daemon", "pid_file_never", "pid_file_wrong", "command_failed", "unwell", "runtime_max"), 0.05),
+    "reload": 0.7, "notify_reload": 0.6, "reload_deaf": 0.5, "start_post": 0.4, "probes": 0.3, "main_pid": 0.5,
+    "watchdogs": 0.3, "stopped": 0.2, "silent": 0.1, "early_deadline": 0.1,
+}  # fmt: skip
+"""What keeps units up and lets them reload."""
+
 ENTERED = tuple(sub for sub in SubState if sub not in NOT_ENTERED)
-NO_PROCESS = REST | BETWEEN_LIVES
+NO_PROCESS = REST | BETWEEN_LIVES | ARMED
 LIVE = tuple(sub for sub in ENTERED if sub not in NO_PROCESS)
 
 MACHINE = (
@@ -45,15 +65,21 @@ MACHINE = (
     "death_after_the_replies", "death_with_the_keeper",
 )  # fmt: skip
 
-SHORT = frozenset({
-    SubState.FINAL_SIGTERM, SubState.FINAL_SIGKILL, SubState.RELOAD, SubState.STOP_WATCHDOG,
-    SubState.AUTO_RESTART_QUEUED,
-})  # fmt: skip
+SHORT = frozenset(
+    {
+        SubState.FINAL_SIGTERM,
+        SubState.FINAL_SIGKILL,
+        SubState.RELOAD,
+        SubState.STOP_WATCHDOG,
+        SubState.AUTO_RESTART_QUEUED,
+    }
+)
+RARE = SHORT | {SubState.STUB, SubState.PAUSED, SubState.WAITING, SubState.EXITED}  # fmt: skip
 
 PHASES: dict[str, tuple[tuple[SubState, ...], str]] = {
     **dict.fromkeys(MACHINE, (ENTERED, "")),
-    "shutdown": (tuple(sub for sub in ENTERED if sub not in SHORT),
-                 "an order is given once a world: the shortest phases are left to chance"),
+    "shutdown": (tuple(sub for sub in ENTERED if sub not in RARE),
+                 "an order is given once a world: the shortest and rarest phases are left to chance"),
     "forced": ((SubState.START, SubState.RUNNING, SubState.STOP_SIGTERM, SubState.STOP_POST, SubState.STOP,
                 SubState.STUCK, SubState.DEAD, SubState.FAILED, SubState.CONDITION),
                "it follows a shutdown, in which little else goes on"),
@@ -82,6 +108,12 @@ PHASES: dict[str, tuple[tuple[SubState, ...], str]] = {
                     "signals are sent in these phases, and by people in any: the rest is left to chance"),
     "unkillable": ((SubState.STOP_SIGKILL, SubState.FINAL_SIGKILL, SubState.STUCK),
                    "SIGKILL is sent in these phases, and by people in any: the rest is left to chance"),
+    "silent": ((SubState.RUNNING,), "a watched process falls silent when it is up; elsewhere that is left to chance"),
+    "stopped": ((SubState.CONDITION, SubState.START_PRE, SubState.START, SubState.START_POST, SubState.RUNNING,
+                 SubState.RELOAD, SubState.STOP, SubState.STOP_SIGTERM, SubState.STOP_POST),
+                "in the other phases nothing lives, or for a moment only"),
+    "unwell": ((SubState.START, SubState.RUNNING),
+               "a unit is checked in these phases; in those that are shorter that is left to chance"),
     "unknown_status": (tuple(sub for sub in LIVE if sub is not SubState.EXITED), "nothing that could end is there"),
     "killed": (tuple(sub for sub in LIVE if sub not in (SubState.EXITED, SubState.STOP_WATCHDOG)),
                "nothing lives there (what kill-mode process leaves apart), or for a moment only"),
@@ -90,10 +122,11 @@ PHASES: dict[str, tuple[tuple[SubState, ...], str]] = {
 
 
 def rich_profile(seed: int) -> Profile:
-    """A profile with every fault class on: it gets into the corners that a drawn one seldom reaches."""
+    """A profile with many fault classes on: it gets into the corners that a drawn one seldom reaches."""
     gap_ms = Random(seed).choice((400, 2500))
-    faults = {fault: LESS.get(fault, MOST) for fault in FAULTS}
-    return Profile(units_max=6, requests=120, gap_max_ms=gap_ms, relations=0.2, **faults)
+    strengths, relations = (UP, 0.05) if seed % 3 == 2 else (LESS, 0.2)
+    faults = {fault: strengths.get(fault, MOST) for fault in FAULTS}
+    return Profile(units_max=6, requests=120, gap_max_ms=gap_ms, relations=relations, **faults)
 
 
 def missing_cells(cells: Counter[tuple[SubState, Input]]) -> list[str]:

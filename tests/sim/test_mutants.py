@@ -3,12 +3,9 @@
 from random import Random
 
 import pytest
-from mutants import MUTANTS
+from msgspec.structs import replace
+from mutants_scheduling import PLANTED as MUTANTS
 
-from supervisord_py.testing.checkers_answers import ANSWER_CHECKERS
-from supervisord_py.testing.checkers_processes import PROCESS_CHECKERS
-from supervisord_py.testing.checkers_relations import RELATION_CHECKERS
-from supervisord_py.testing.checkers_rollouts import ROLLOUT_CHECKERS
 from supervisord_py.testing.profile import draw_profile
 from supervisord_py.testing.world import World
 
@@ -24,9 +21,11 @@ def test_the_planted_bug_is_found(name: str) -> None:
     planted = MUTANTS[name]
     with planted.plant() as manager_type:
         for seed in range(SEEDS):
-            if planted.needs and not getattr(draw_profile(Random(seed)), planted.needs):
+            profile = draw_profile(Random(seed))
+            if not all(getattr(profile, need) for need in planted.needs.split()):
                 continue
-            outcome = World(seed, manager_type=manager_type).run()
+            richer = replace(profile, **planted.more) if planted.more else None
+            outcome = World(seed, richer, manager_type=manager_type).run()
             if outcome.checker is not None:
                 assert outcome.checker in planted.checkers, f"{planted.what}: {outcome.report()}"
             if outcome.checker == planted.checkers[0]:
@@ -37,8 +36,7 @@ def test_the_planted_bug_is_found(name: str) -> None:
 def test_every_checker_has_found_a_bug() -> None:
     """No checker is decoration: each is the one that has to find at least one planted bug."""
     named = {planted.checkers[0] for planted in MUTANTS.values()}
-    kinds = (*PROCESS_CHECKERS, *ANSWER_CHECKERS, *RELATION_CHECKERS, *ROLLOUT_CHECKERS)
-    assert {checker.name for checker in kinds} <= named
+    assert {checker.name for checker in World(0).checkers.all} <= named
 
 
 def test_planting_leaves_no_trace() -> None:

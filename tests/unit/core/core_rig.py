@@ -1,9 +1,9 @@
 """A hand-driven world for one manager: the test says what happens, the rig keeps the time, the numbers and the laws.
 
-After every event seven laws are checked: the folded changes are the snapshot, a manager restored from the changes
+After every event nine laws are checked: the folded changes are the snapshot, a manager restored from the changes
 before the event decides the same and finds everything where the other one does, nothing is decided without a record
-for each spawn, each record is as grave as its event is, a life ends once, and what is only said of a unit leads to
-nothing.
+for each spawn, each record is as grave as its event is, a life ends once, the records alone tell how a unit is, what is
+only said of it leads to nothing, and whoever looks at everything once more finds nothing that could go on.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +20,7 @@ from supervisord_py.core.actions import (
     RunProbe,
     SpawnProcess,
 )
+from supervisord_py.core.demand import blockers, first_blocker
 from supervisord_py.core.events import (
     ClockChanged,
     CommandRequested,
@@ -40,8 +41,8 @@ from supervisord_py.core.events import (
     UnitsLoaded,
 )
 from supervisord_py.core.manager import Manager
-from supervisord_py.core.processes import is_idling
-from supervisord_py.core.state import REST, STOPPING, UP, JobOrigin
+from supervisord_py.core.processes import is_idling, looks_for_successor
+from supervisord_py.core.state import BETWEEN_LIVES, REST, STOPPING, UP, JobOrigin
 from supervisord_py.core.timed import is_armed
 from supervisord_py.model.records import UNNUMBERED, Record
 from supervisord_py.model.states import JobState, Role, ServiceType, Severity, SubState
@@ -70,8 +71,8 @@ def untrue(manager: Manager) -> Iterator[str]:
             "what is swept precedes the start": not state.sweeping or state.sub in BEFORE_START,
             "while it is up, a reload was asked for where one goes on": state.reload_asked_ns is None
             or state.sub not in UP - {SubState.RELOAD},
-            "it reloads itself in its reload": not state.notify_reloading
-            or state.sub in (SubState.RELOAD, SubState.START_POST),
+            "while it is up, it reloads itself in its reload": not state.notify_reloading
+            or state.sub not in UP - {SubState.RELOAD},
             "what gets healthy is up": state.healthy_at_ns is None or state.sub in UP | STOPPING,
             "what gets healthy has failed": state.healthy_at_ns is None or state.failures > 0 or state.backoff > 0,
             "an armed timer is not at rest": not rests or not is_armed(state),
@@ -84,6 +85,8 @@ def untrue(manager: Manager) -> Iterator[str]:
             "the text of a life is kept": rests or name in ledger.texts,
             "one command at a time": state.control is None or state.index == state.control.index,
             "what ended well is over": not state.accomplished or state.succeeded,
+            "who was the main process is a process of it": not rests or state.leftover or not state.former,
+            "what is shown is so": state.active is ledger.shown_active(name),
         }
         yield from (f"{name}: {law}" for law, holds in laws.items() if not holds)
     for job in ledger.jobs.values():
@@ -91,8 +94,87 @@ def untrue(manager: Manager) -> Iterator[str]:
             "a job that asks runs": not job.checking or job.state is JobState.RUNNING,
             "a job has one place": ledger.job_of.get(job.unit) is job,
             "what is named was asked for": not job.named or job.origin is JobOrigin.COMMAND,
+            "what waits for no other unit waits for its own": job.state is not JobState.WAITING
+            or bool(blockers(ledger, job))
+            or ledger.state(job.unit).sub in STOPPING | BETWEEN_LIVES | {SubState.RELOAD}
+            or looks_for_successor(ledger, job.unit)
+            or job.pool is not None,
+            "it is blocked by one of its blockers": first_blocker(ledger, job) in (blockers(ledger, job) or [None]),
         }
         yield from (f"job {job.id} of {job.unit}: {law}" for law, holds in laws.items() if not holds)
+
+
+def unfinished(manager: Manager, now: Now) -> Effects:
+    """Have everything looked at once more, and return what comes of that.
+
+    (Who waits for a dependency may be waiting for a change of it, though it could be started now; so may what is upheld
+    be for one of what it contradicted.)
+    """
+    ledger = manager.ledger
+    may_wait = [
+        name
+        for name, state in ledger.states.items()
+        if state.sub is SubState.DEPENDENCY or (state.sub in REST and ledger.graph[name].upheld_by)
+    ]
+    if not may_wait:
+        ledger.changed = dict.fromkeys(sorted(ledger.states))
+    ledger.runnable = dict.fromkeys(ledger.jobs)
+    return manager.handle(ClockChanged(), now)
+
+
+def told_by(record: Record) -> str | None:
+    """Return the active state that a record says its unit is in from then on, None where it says nothing of that."""
+    match record.event:
+        case "unit.starting":
+            by_role = {"stop": "deactivating", "stop-post": "deactivating", "reload": "reloading"}
+            return {**by_role, "stub": "quarantined"}.get(record.fields["role"], "activating")
+        case "unit.quarantined":
+            return "quarantined"
+        case "unit.stopped" | "unit.failed" if record.fields.get("armed"):
+            return "active"
+        case "unit.stopped" if record.fields.get("stub"):
+            return "quarantined" if "message" in record.fields else "without a stub"
+        case "unit.stopping" | "unit.watchdog" | "unit.stuck":
+            return "deactivating"
+        case "unit.restart-scheduled":
+            return "activating"
+        case "unit.reloading" | "unit.ready" | "unit.failed":
+            return {"reloading": "reloading", "ready": "active", "failed": "failed"}[record.event.removeprefix("unit.")]
+        case "unit.stopped" | "unit.removed":
+            return "inactive"
+        case _:
+            return None
+
+
+class Told:
+    """How each unit is, as its records tell it."""
+
+    def __init__(self) -> None:
+        self._active: dict[str, str] = {}
+
+    def follow(self, manager: Manager, event: Event, effects: Effects) -> None:
+        """Read on, and compare with what is shown."""
+        pardons = isinstance(event, CommandRequested) and event.verb == "reset-failed"
+        released = {record.unit for record in effects.records if record.event == "unit.released"}
+        for record in effects.records:
+            if record.unit is not None and (said := told_by(record)) is not None:
+                # The end of a stub is not that of a quarantine.
+                is_stubs = said == "deactivating" and self._active.get(record.unit) == "quarantined"
+                self._active[record.unit] = "quarantined" if is_stubs else said
+        for name, said in self._active.items():
+            status = view.unit_status(manager, name)
+            if said == "without a stub":
+                # It was released, or only its stub was stopped.
+                self._active[name] = said = status.active_state
+                assert said in ("inactive", "quarantined", "queued")
+            pardoned = (pardons and said in ("failed", "quarantined")) or (name in released and said == "quarantined")
+            if status.active_state == "inactive" and (status.sub_state == "dependency" or pardoned):
+                # The end of its job says so, or whoever has its failure forgotten.
+                self._active[name] = said = "inactive"
+            if is_idling(manager.ledger, name):
+                # Its job says that its start has begun; of a process there is nothing to say yet.
+                said = "activating"
+            assert status.active_state in (said, "queued"), f"{name} is {status.active_state}, its records say {said}"
 
 
 GRAVE = {
@@ -205,6 +287,7 @@ class Rig:
         self._living: dict[int, int] = {}
         self._written: dict[int, str] = {}
         """The event of each record that has a number."""
+        self._told = Told()
         self._fold()
         if units:
             self.load(*units, start=start)
@@ -229,7 +312,10 @@ class Rig:
         assert twin.deadline_ns() == self.manager.deadline_ns()
         self._fold()
         assert self.state == self.manager.snapshot() == twin.snapshot()
-        self._check_records(effects)
+        again = unfinished(twin, now)
+        assert (again.records, again.actions) == ([], []), "nothing is left that could be done"
+        assert twin.snapshot() == self.state, "nothing is left that could be done"
+        self._check_records(event, effects)
         self.records += effects.records
         self.actions += effects.actions
         self.spawns += [action for action in effects.actions if isinstance(action, SpawnProcess)]
@@ -245,7 +331,7 @@ class Rig:
             else:
                 self.state[key] = text
 
-    def _check_records(self, effects: Effects) -> None:
+    def _check_records(self, event: Event, effects: Effects) -> None:
         starting = [r.fields["spawn_id"] for r in effects.records if r.event == "unit.starting"]
         spawns = [a for a in effects.actions if isinstance(a, SpawnProcess)]
         # A check writes nothing: it would fill the journal.
@@ -257,6 +343,7 @@ class Rig:
         ends = [(r.event, r.unit, r.invocation) for r in effects.records if r.event in ENDS]
         assert len(ends) == len(set(ends)), "a life ends once"
         numbered = [record.event for record in effects.records if record.event not in UNNUMBERED]
+        self._told.follow(self.manager, event, effects)
         self._written |= dict(enumerate(numbered, self.seq))
         led = {name: self._written.get(state.cause or 0) for name, state in self.manager.ledger.states.items()}
         assert {name: event for name, event in led.items() if event in ONLY_SAID} == {}

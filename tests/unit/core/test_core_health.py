@@ -39,14 +39,18 @@ def up(*probes: Probe, **keys: Any) -> Rig:
     return rig
 
 
-def answer(rig: Rig, ok: bool | None, times: int = 1, check: str = "http", detail: str = "") -> None:
-    """The next so many questions are answered."""
+def answer(
+    rig: Rig, ok: bool | None, times: int = 1, check: str = "http", detail: str = "", *, stopped: bool = False
+) -> None:
+    """The next so many questions are answered, and the processes looked at where that is asked for."""
     for _ in range(times):
         for _ in range(200):
             if asked(rig):
                 break
             rig.later(0.5)
         rig.probed("web", check, ok, detail or ("200 OK" if ok else "connection refused"))
+        if isinstance(rig.actions[-1], LookAtProcesses):
+            rig.looked("web", stopped=stopped)
 
 
 def test_a_unit_is_ready_when_its_readiness_checks_are_good() -> None:
@@ -57,7 +61,10 @@ def test_a_unit_is_ready_when_its_readiness_checks_are_good() -> None:
     assert rig.shown("web") == "activating/start/success"
     answer(rig, False)
     why = view.why(rig.manager, "web")[0]
-    assert (why.kind, why.message) == ("probe", "its readiness check http failed once: connection refused")
+    assert (why.kind, why.message) == (
+        "probe",
+        "its readiness check http failed once (http http://localhost/): connection refused",
+    )
     assert [spawn.unit for spawn in rig.spawns] == ["web"]
     answer(rig, True)
     assert rig.shown("web") == "active/running/success"
@@ -118,7 +125,10 @@ def test_a_success_threshold() -> None:
 def test_a_liveness_check_that_fails_restarts_the_unit_and_counts() -> None:
     rig = up(probe(), exec_stop=commands("/bin/bye"))
     answer(rig, True)
-    answer(rig, False, 3)
+    answer(rig, False, 2)
+    asked(rig)
+    rig.later(11)
+    rig.probed("web", "http", False, "connection refused")
     assert rig.shown("web") == "active/running/success", "the processes are looked at first"
     rig.looked("web")
     assert rig.spawns[-1].role is Role.STOP
@@ -134,10 +144,27 @@ def test_a_liveness_check_that_fails_restarts_the_unit_and_counts() -> None:
 
 
 def test_a_stopped_process_is_not_blamed() -> None:
-    """SIGSTOP keeps it from answering; when it runs again it is asked again before anything is done."""
+    """SIGSTOP keeps it from answering: what it did not answer then counts as nothing when it runs again, nor does an
+    answer to a question that may be from before."""
     rig = up(probe())
-    answer(rig, False, 3)
-    rig.looked("web", stopped=True)
+    answer(rig, True)
+    answer(rig, False, 2)
+    answer(rig, False, 5, stopped=True)
+    assert rig.status("web").health[0].good is True
+    answer(rig, False)
+    assert rig.shown("web") == "active/running/success"
+    answer(rig, True)
+    answer(rig, False, 2)
+    assert rig.shown("web") == "active/running/success"
+    answer(rig, False)
+    assert rig.shown("web") == "deactivating/stop-sigterm/health"
+
+
+def test_a_stop_that_is_over_when_the_last_bad_answer_comes_is_not_held_against_a_unit() -> None:
+    """Found by an hour of real faults: bad answers of the time of a SIGSTOP counted with the first one after it."""
+    rig = up(probe(failure_threshold=2))
+    answer(rig, False, 3, stopped=True)
+    answer(rig, False)
     assert rig.shown("web") == "active/running/success"
     answer(rig, True)
     rig.later(100)
@@ -157,7 +184,6 @@ def test_actions(action: ProbeAction, expected: str) -> None:
     rig = up(probe(failure_threshold=1, action=action))
     answer(rig, False)
     if action is not ProbeAction.NONE:
-        rig.looked("web")
         assert any(isinstance(each, KillTree) for each in rig.actions) is (action is ProbeAction.KILL)
         rig.exited("web", signal=9 if action is ProbeAction.KILL else 15)
     assert rig.shown("web") == expected
@@ -172,6 +198,7 @@ def test_startup_checks_go_first() -> None:
     rig.later(0)
     assert asked(rig) == ["boot"]
     rig.probed("web", "boot", False)
+    rig.looked("web")
     rig.later(1.2)
     assert asked(rig) == ["boot"]
     rig.probed("web", "boot", True)
@@ -185,7 +212,6 @@ def test_startup_checks_go_first() -> None:
 def test_a_startup_check_that_fails_for_good_ends_the_start() -> None:
     rig = up(probe("boot", ProbeKind.STARTUP, failure_threshold=2))
     answer(rig, False, 2, "boot")
-    rig.looked("web")
     assert rig.shown("web") == "deactivating/stop-sigterm/health"
 
 
@@ -334,20 +360,58 @@ def test_a_command_is_a_process_beside_the_life() -> None:
     assert rig.manager.ledger.beside == {}
 
 
-def test_a_command_that_hangs_is_killed_as_a_tree_and_has_failed() -> None:
+def test_b_af_5_a_command_that_hangs_is_killed_as_a_tree_and_has_failed() -> None:
     rig = up(command(failure_threshold=1, action=ProbeAction.NONE, timeout_ns=2 * SECOND_NS))
     rig.later(0)
     spawn = check_of(rig)
     rig.happen(ProcessSpawned(spawn.spawn_id, 900))
     rig.later(2)
     assert KillTree(spawn.unit) in rig.actions
+    rig.happen(ProcessExited(spawn.spawn_id, 900, ExitStatus(signal=9), tree_empty=False))
     found = rig.manager.ledger.state("web").probes["cmd"]
     assert (found.good, found.detail) == (False, "it did not end within 2s, and was killed")
-    rig.happen(ProcessExited(spawn.spawn_id, 900, ExitStatus(signal=9), tree_empty=False))
     assert rig.manager.ledger.beside, "a grandchild is left"
     rig.happen(TreeEmptied(spawn.unit))
     assert rig.manager.ledger.beside == {}
     assert rig.status("web").failures == 0
+
+
+def test_a_command_that_does_not_die_has_failed_all_the_same() -> None:
+    """It hangs in the kernel: the unit is judged, and it is asked again when that is over."""
+    rig = up(command(failure_threshold=1, action=ProbeAction.NONE, timeout_ns=2 * SECOND_NS))
+    rig.later(0)
+    spawn = check_of(rig)
+    rig.happen(ProcessSpawned(spawn.spawn_id, 900))
+    rig.later(2)
+    assert rig.manager.ledger.state("web").probes["cmd"].good is None
+    rig.later(10)
+    assert rig.manager.ledger.state("web").probes["cmd"].good is False
+    rig.happen(ProcessExited(spawn.spawn_id, 900, ExitStatus(signal=9)))
+    assert rig.manager.ledger.state("web").probes["cmd"].row == 1
+    assert rig.manager.ledger.beside == {}
+
+
+def test_a_command_is_not_blamed_for_a_keeper_that_was_held_up() -> None:
+    """Found by an hour of real faults: a stopped keeper makes nothing and tells no end, and checks timed out for it."""
+    rig = up(command(failure_threshold=1, timeout_ns=2 * SECOND_NS))
+    rig.later(0)
+    late = check_of(rig)
+    rig.later(2)
+    assert KillTree(late.unit) in rig.actions
+    rig.happen(ProcessSpawned(late.spawn_id, 900))
+    rig.happen(ProcessExited(late.spawn_id, 900, ExitStatus(signal=9)))
+    assert rig.manager.ledger.state("web").probes["cmd"].good is None, "it was not made in time: nobody knows"
+    while check_of(rig) is late:
+        rig.later(0.1)
+    untold = check_of(rig)
+    rig.later(1)
+    rig.happen(ProcessSpawned(untold.spawn_id, 901))
+    rig.later(1.5)
+    assert KillTree(untold.unit) not in rig.actions, "its time counts from its start"
+    rig.later(1)
+    assert KillTree(untold.unit) in rig.actions
+    rig.happen(ProcessExited(untold.spawn_id, 901, ExitStatus(code=0)))
+    assert rig.manager.ledger.state("web").probes["cmd"].good is True, "it had ended before it was killed"
 
 
 def test_what_a_command_leaves_is_killed() -> None:
@@ -394,3 +458,19 @@ def test_a_check_whose_end_nobody_saw_says_nothing() -> None:
     assert rig.manager.ledger.state("web").probes["cmd"].good is None
     rig.later(12)
     assert check_of(rig) is not spawn
+
+
+def test_a_unit_that_is_bound_to_a_healthy_one_does_not_start_while_that_is_ill() -> None:
+    """Bound or required: ``until = "healthy"`` means the same. One that is up already stays so."""
+    bound = {"binds_to": (Dependency("web", until=Until.HEALTHY),)}
+    rig = Rig(checked(probe("http", ProbeKind.READINESS, failure_threshold=1)), service("app", relations=bound))
+    rig.ask("start", "web")
+    rig.spawned("web")
+    answer(rig, True)
+    answer(rig, False)
+    rig.ask("start", "app")
+    assert rig.shown("app") == "inactive/dependency/dependency"
+    answer(rig, True)
+    rig.up("app")
+    answer(rig, False)
+    assert rig.shown("app") == "active/running/success"

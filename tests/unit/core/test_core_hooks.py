@@ -3,7 +3,7 @@
 from core_rig import Rig, service
 
 from supervisord_py.core.actions import ExitSupervisor, KillTree, SpawnProcess
-from supervisord_py.core.events import ExitStatus, ProcessExited, ProcessSpawned
+from supervisord_py.core.events import ExitStatus, ProcessExited, ProcessSpawned, SpawnFailed
 from supervisord_py.core.hooks import RUNNING_MAX, WAITING_MAX
 from supervisord_py.model.hooks import Hook
 from supervisord_py.model.states import Restart, Role
@@ -76,10 +76,11 @@ def test_a_hook_that_hangs_is_killed_as_a_tree() -> None:
     rig.happen(ProcessSpawned(hook.spawn_id, 900))
     rig.later(5)
     assert rig.actions[-1] == KillTree(hook.unit)
-    assert "did not end within 5s" in rig.record("hook.failed").fields["message"]
     end(rig, hook, None, 9)
+    assert "did not end within 5s" in rig.record("hook.failed").fields["message"]
     exits = [record for record in rig.records if record.event == "unit.exited"]
     assert [(record.fields["role"], record.fields["signal"]) for record in exits] == [("hook", "SIGKILL")]
+    assert exits[0].fields["called_for"] == "unit.started"
     assert sum(record.event == "hook.failed" for record in rig.records) == 1
 
 
@@ -103,3 +104,16 @@ def test_the_supervisor_waits_for_a_hook_of_its_end_but_not_for_ever() -> None:
     rig.later(5)
     end(rig, hook, None, 9)
     assert isinstance(rig.actions[-1], ExitSupervisor)
+
+
+def test_a_killed_hook_that_never_ran_its_program_has_its_end_written() -> None:
+    """Its time was over before it was made: nobody wrote how that ended."""
+    rig = rig_with("unit.started", service("web"), timeout_ns=SECOND_NS)
+    rig.ask("start", "web")
+    rig.spawned("web")
+    (hook,) = hooks(rig)
+    rig.later(1)
+    rig.happen(SpawnFailed(hook.spawn_id, "user", 217, 1))
+    exits = [record for record in rig.records if record.event == "unit.exited"]
+    assert [(record.fields["role"], record.fields["code"]) for record in exits] == [("hook", 217)]
+    assert sum(record.event == "hook.failed" for record in rig.records) == 1

@@ -34,7 +34,7 @@ def last_actions(rig: Rig) -> list[type]:
     return [type(action) for action in rig.last.actions]
 
 
-def test_it_is_paused_when_it_stands_still_and_not_before() -> None:
+def test_b_po_19_it_is_paused_when_it_stands_still_and_not_before() -> None:
     rig = running()
     request = rig.ask("pause", "web", origin=ALICE, reason="disk is full")
     assert last_actions(rig) == [FreezeUnit]
@@ -129,7 +129,7 @@ def test_a_unit_that_ended_before_it_stood_still_is_thawed() -> None:
     assert rig.outcome(request) == {"web": "canceled"}
 
 
-def test_a_paused_unit_never_runs_a_new_life() -> None:
+def test_b_af_8_a_paused_unit_never_runs_a_new_life() -> None:
     """In a system before this one a paused agent ran again at its next period (B-AF-8)."""
     rig = paused()
     rig.ask("start", "web")
@@ -184,3 +184,42 @@ def test_a_shutdown_ends_what_is_paused() -> None:
     rig = paused()
     rig.shut_down(90)
     assert [type(action) for action in rig.last.actions] == [ThawUnit, SignalProcesses]
+
+
+def test_a_thaw_that_died_with_its_manager_is_asked_for_again() -> None:
+    """What stood still heard no signal, until it was killed for not ending."""
+    rig = paused()
+    rig.ask("stop", "web", wait=False)
+    assert ThawUnit in last_actions(rig)
+    assert Manager.restore(rig.state, rig.units).pending_actions() == [ThawUnit("web")]
+    frozen(rig, False)
+    assert Manager.restore(rig.state, rig.units).pending_actions() == []
+
+
+def test_the_plan_of_a_pause_that_is_under_way_is_answered_at_once() -> None:
+    """It waited for the pause itself, like an order."""
+    rig = running()
+    rig.ask("pause", "web", wait=False)
+    request = rig.ask("pause", "web", plan=True)
+    assert rig.outcome(request) == {"web": "queued"}
+
+
+def test_a_pause_of_a_unit_that_goes_away_is_answered() -> None:
+    """Its file was gone and it ended before it stood still: the unit was forgotten, and who waited for it too."""
+    rig = running(restart=RestartPolicy(restart=Restart.NO))
+    request = rig.ask("pause", "web")
+    rig.load(service("other"))
+    rig.exited("web", 0)
+    assert "web" in rig.manager.ledger.states
+    frozen(rig, False, "no process of it is left")
+    assert rig.outcome(request) == {"web": "failed"}
+    assert "web" not in rig.manager.ledger.states
+
+
+def test_a_pause_that_the_end_of_the_supervisor_overtakes_is_answered() -> None:
+    """Nobody told who waited for it."""
+    rig = running()
+    request = rig.ask("pause", "web")
+    rig.shut_down(90)
+    rig.exited("web", signal=15)
+    assert rig.outcome(request) == {"web": "canceled"}

@@ -22,6 +22,23 @@ def limited(burst: int = 2, seconds: int = 10) -> RestartPolicy:
     return RestartPolicy(restart=Restart.ALWAYS, jitter=0.0, steps=0, failures=0, limit=limit)
 
 
+def test_the_start_limit_of_the_next_life_counts() -> None:
+    """A reload made it another kind of service, and limited its starts: the life that ended knew no limit, and its
+    restart was not counted (seed 659).
+    """
+    rig = Rig(service("web", restart=RestartPolicy(restart=Restart.ALWAYS, jitter=0.0, steps=0, failures=0)))
+    rig.ask("start", "web")
+    rig.up("web")
+    rig.load(notify("web", restart=limited(1)))
+    rig.crash("web")
+    rig.later(1)
+    assert rig.launched() == ["web", "web"]
+    rig.up("web")
+    rig.crash("web")
+    rig.later(1)
+    assert rig.shown("web") == "failed/failed/start-limit-hit"
+
+
 def test_a_forced_status_restarts_a_unit_that_is_never_restarted() -> None:
     """restart = "no", and yet: exit 75 asks for another life."""
     rig = Rig(service("web", restart=RestartPolicy(Restart.NO, jitter=0.0, force=ExitStatuses(codes=(75,)))))

@@ -50,7 +50,7 @@ def test_no_more_run_than_max_workers_allows() -> None:
     assert launched(rig) == ["c"]
 
 
-def test_the_highest_priority_goes_first_and_the_oldest_within_one() -> None:
+def test_b_po_18_the_highest_priority_goes_first_and_the_oldest_within_one() -> None:
     rig = Rig()
     rig.load(worker("a"), worker("b"), worker("low", priority=-1), worker("urgent", priority=5), limits=PoolLimits(1))
     rig.ask("start", "a")
@@ -84,7 +84,7 @@ def test_a_full_pool_lets_others_pass() -> None:
     )
 
 
-def test_a_limit_that_is_raised_lets_the_next_in_and_one_that_is_lowered_ends_nobody() -> None:
+def test_b_po_18_a_limit_that_is_raised_lets_the_next_in_and_one_that_is_lowered_ends_nobody() -> None:
     rig = Rig()
     units = [worker(name) for name in "abcd"]
     rig.load(*units, start=True, limits=PoolLimits(1))
@@ -303,7 +303,7 @@ def test_until_empty_with_what_never_started_ends_with_125() -> None:
     assert ended_with(rig) == 125
 
 
-def test_a_shutdown_is_heard_in_the_mode_until_empty() -> None:
+def test_b_po_1_a_shutdown_is_heard_in_the_mode_until_empty() -> None:
     """In a system before this one the shutdown set a flag that this mode never read (B-PO-1)."""
     rig = Rig()
     rig.load(service("a"), start=True, until_empty=True)
@@ -311,3 +311,18 @@ def test_a_shutdown_is_heard_in_the_mode_until_empty() -> None:
     rig.shut_down(90)
     rig.exited("a", signal=15)
     assert ended_with(rig) == 0
+
+
+def test_who_waits_for_another_unit_again_waits_for_no_slot() -> None:
+    """It was shown in the queue still, and its going let nobody else in."""
+    rig = Rig()
+    rig.load(worker("db"), service("web", relations=needs("db")), worker("z"), limits=PoolLimits(2))
+    for name in ("db", "z"):
+        rig.ask("start", name)
+        rig.spawned(name)
+    rig.ask("start", "web", wait=False)
+    assert queued(rig) == ["web"]
+    rig.ask("restart", "db", wait=False)
+    assert queued(rig) == []
+    job = next(job for job in view.jobs(rig.manager) if job.unit == "web")
+    assert (job.waiting_for, job.limit, job.position) == (("db",), None, None)

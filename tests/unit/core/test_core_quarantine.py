@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from core_rig import Rig, commands, needs, notify, service
+from core_rig import Rig, commands, needs, notify, service, target
 
 from supervisord_py.core import view
-from supervisord_py.core.actions import SpawnProcess
+from supervisord_py.core.actions import ExitSupervisor, SpawnProcess
 from supervisord_py.core.events import Origin
 from supervisord_py.core.manager import Manager
 from supervisord_py.model.pools import PoolLimits
-from supervisord_py.model.states import Restart, Role, ServiceType
+from supervisord_py.model.states import ExitSupervisorOn, Restart, Role, ServiceType
 from supervisord_py.model.unit import SECOND_NS, Command, Dependency, Quarantine, RestartPolicy, Unit
 
 STUB = Command(("/bin/stub",))
@@ -60,13 +60,13 @@ def test_a_loop_is_quarantined_at_its_fifth_failure(pause: int, name: str) -> No
     assert rig.shown("web") == "quarantined/failed/exit-code", name
     assert events(rig).count("unit.quarantined") == 1
     assert view.why(rig.manager, "web")[0].kind == "quarantine"
-    assert view.why(rig.manager, "web")[0].advice == "supctl release web"
+    assert [line.advice for line in view.why(rig.manager, "web")] == ["supctl lives web", "supctl release web"]
     before = len(rig.spawns)
     rig.later(100_000)
     assert len(rig.spawns) == before, "nothing starts it again"
 
 
-def test_a_threshold_of_consecutive_errors_is_a_failure() -> None:
+def test_b_af_1_a_threshold_of_consecutive_errors_is_a_failure() -> None:
     """The older system counted three errors in a lifetime; here X_OK between them begins anew (B-AF-1)."""
     rig = Rig(notify("web", restart=policy(5), error_threshold=3))
     rig.ask("start", "web")
@@ -180,6 +180,8 @@ def test_the_stub_ends_before_the_unit_begins() -> None:
     rig.spawned("web")
     request = rig.ask("release", "web")
     assert rig.shown("web").startswith("quarantined/stop-sigterm")
+    assert rig.record("unit.queued").fields["message"] == "its stub ends first", "it waits for no other unit"
+    assert "waiting_for" not in rig.record("unit.queued").fields
     assert len(rig.spawns) == 2
     rig.exited("web", signal=15, role=Role.STUB)
     assert rig.spawns[-1].role is Role.MAIN
@@ -310,12 +312,69 @@ def test_a_quarantine_survives_the_supervisor() -> None:
     assert again.spawns[-1].role is Role.MAIN
 
 
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_retry_that_was_due_comes_after_a_cold_start_though_nothing_starts_the_unit(stopped: bool) -> None:
+    """A disabled unit that somebody had started: only its retry leads out; not if somebody has stopped it since."""
+    text = fragile(quarantine={"retry_after_ns": 10 * SECOND_NS}, relations={"enabled": False})
+    rig = Rig(text)
+    rig.ask("start", "web")
+    rig.spawned("web")
+    rig.crash("web", 3)
+    if stopped:
+        rig.ask("stop", "web")
+    cold = Manager(9)
+    cold.restore_counters(rig.state)
+    again = Rig(manager=cold)
+    again.load(text, start=True)
+    assert again.spawns == []
+    assert again.shown("web") == "quarantined/failed/exit-code"
+    again.later(11)
+    assert [spawn.role for spawn in again.spawns] == ([] if stopped else [Role.MAIN])
+
+
+def test_a_unit_whose_stub_runs_becomes_a_target() -> None:
+    """The stub ends as what it was, and the target is no quarantined unit (seed 193)."""
+    rig = quarantined(stub=STUB)
+    rig.spawned("web")
+    rig.load(target("web"))
+    rig.exited("web", signal=15, role=Role.STUB)
+    assert rig.shown("web") == "inactive/dead/success"
+    assert events(rig).count("unit.released") == 1
+    rig.ask("start", "web")
+    assert rig.shown("web") == "active/running/success"
+
+
+def test_a_quarantined_unit_that_becomes_a_target_is_released() -> None:
+    """What has failed is not there any more."""
+    rig = quarantined(retry_after_ns=10 * SECOND_NS)
+    rig.load(target("web"))
+    assert rig.shown("web") == "inactive/dead/success"
+    assert events(rig).count("unit.released") == 1
+    rig.later(20)
+    assert len(rig.spawns) == 1
+
+
 def test_a_shutdown_ends_the_stub_and_tries_nothing_again() -> None:
     rig = quarantined(stub=STUB, retry_after_ns=10 * SECOND_NS)
     rig.spawned("web")
     rig.shut_down(90)
     rig.exited("web", signal=15, role=Role.STUB)
     assert [spawn.role for spawn in rig.spawns] == [Role.MAIN, Role.STUB]
+
+
+def test_a_release_of_a_unit_on_trial_ends_the_trial() -> None:
+    """It runs, so no start follows: who trusts it is told, and its next failure is the first. It counted on."""
+    rig = quarantined(retry_after_ns=60 * SECOND_NS)
+    rig.later(60)
+    rig.spawned("web")
+    assert (rig.shown("web"), rig.status("web").failures) == ("active/running/success", 1)
+    rig.ask("release", "web", origin=ALICE, plan=True)
+    assert rig.status("web").failures == 1
+    rig.ask("release", "web", origin=ALICE, reason="it was the disk")
+    assert rig.status("web").failures == 0
+    fields = rig.record("unit.released").fields
+    assert (fields["by"], fields["reason"]) == ("alice (uid 1000)", "it was the disk")
+    assert rig.status("web").pid is not None
 
 
 def test_a_stub_holds_the_slot_of_its_unit() -> None:
@@ -344,3 +403,33 @@ def test_a_clean_oneshot_after_a_retry_is_released_at_once() -> None:
     rig.spawned("job")
     rig.exited("job", 0)
     assert "unit.released" in events(rig, "job")
+
+
+def test_a_stub_that_comes_later_waits_for_a_slot() -> None:
+    """A start that brought a stub back let it in beyond the limit."""
+    rig = Rig()
+    units = (fragile(quarantine={"stub": STUB}), service("other"), service("shop", relations=needs("web")))
+    rig.load(*units, limits=PoolLimits(1))
+    rig.ask("start", "web")
+    rig.spawned("web")
+    rig.crash("web")
+    rig.spawned("web")
+    rig.ask("stop", "web")
+    rig.exited("web", signal=15)
+    rig.ask("start", "other")
+    rig.spawned("other")
+    rig.ask("start", "shop", wait=False)
+    assert [job.unit for job in view.jobs(rig.manager) if job.limit is not None] == ["web"]
+    rig.ask("stop", "other")
+    rig.exited("other", signal=15)
+    assert rig.status("web").sub_state == "stub"
+
+
+def test_a_unit_that_ends_the_supervisor_has_no_stub() -> None:
+    """A stub took the place of its failure, which was to be the end of everything: the supervisor went on."""
+    rig = Rig(fragile(relations={"exit_supervisor_on": ExitSupervisorOn.FAILURE}, quarantine={"stub": STUB}))
+    rig.ask("start", "web")
+    rig.spawned("web")
+    rig.crash("web", 3)
+    assert [spawn for spawn in rig.spawns if spawn.role is Role.STUB] == []
+    assert rig.did(ExitSupervisor) == [ExitSupervisor(3)]

@@ -151,6 +151,29 @@ def test_an_automatic_restart_of_the_whole_restarts_the_part() -> None:
     assert rig.shown("worker") == "deactivating/stop-sigterm/success"
 
 
+def test_a_part_that_could_not_come_up_again_goes_on_when_the_whole_is_restarted_automatically() -> None:
+    """It needs cache, which is in quarantine: app restarts without its part; by hand the part goes along, and cache is
+    left alone.
+    """
+    rig = running(
+        service("app"),
+        service("cache", restart=RestartPolicy(failures=1, jitter=0.0)),
+        service("worker", relations={**needs("cache"), "part_of": ("app",)}),
+        start=("app", "cache", "worker"),
+    )
+    rig.crash("cache")
+    assert rig.shown("cache") == "quarantined/failed/exit-code"
+    rig.crash("app")
+    rig.later(1)
+    rig.up("app")
+    assert rig.shown("app") == rig.shown("worker") == "active/running/success"
+    rig.ask("restart", "app")
+    assert rig.shown("worker") == "deactivating/stop-sigterm/success"
+    rig.exited("worker", signal=15)
+    assert rig.launched()[-1] == "app"
+    assert rig.shown("cache") == "quarantined/failed/exit-code"
+
+
 # propagates-stop-to
 
 

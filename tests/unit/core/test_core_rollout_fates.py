@@ -637,6 +637,28 @@ def test_each_unit_is_told_that_it_runs_by_the_text_before() -> None:
     assert said.severity.value == "warning"
 
 
+def test_a_unit_that_was_stopped_when_its_file_was_gone_is_not_started_by_going_back() -> None:
+    """It was forgotten at rest, and that somebody had stopped it with it (seed 83)."""
+    roll = three()
+    roll.apply()
+    roll.cycled("a")
+    kept = roll.now["a"]
+    roll.release(2, "c", gone=("a",))
+    roll.ask("stop", "a")
+    roll.exited("a", signal=15)
+    assert "a" not in view.list_units(roll.manager)
+    roll.exited("b", signal=15)
+    roll.spawned("b")
+    roll.crash("b")
+    assert roll.did(RevertUnits)[0].failed == "b"
+    roll.now["a"] = kept
+    before = len(roll.spawns)
+    roll.release(1, reverts=True)
+    assert "a" not in [spawn.unit for spawn in roll.spawns[before:]]
+    roll.up("b")
+    assert roll.fates["a"] == "left-out"
+
+
 def test_what_does_not_come_up_by_the_text_before_is_told() -> None:
     """Going back has no way back of its own."""
     roll = three()
@@ -731,6 +753,85 @@ def test_the_way_back_keeps_the_bound() -> None:
     roll.cycled("c")
     roll.cycled("a")
     assert roll.fates == dict.fromkeys("abcd", "reverted")
+
+
+def test_a_probation_of_the_way_forward_ended_on_the_way_back() -> None:
+    """``a``, which waited for its turn to go back, was said to have gone back when its old probation was over, and ran
+    on by the text that failed."""
+    roll = Roll(service("a"), notify("b", restart=RestartPolicy(delay_ns=SECOND_NS, jitter=0.0)))
+    roll.release(2)
+    roll.apply(n=1, probation_s=60)
+    roll.cycled("a")
+    roll.crash("b")
+    roll.later(1)
+    roll.spawned("b")
+    roll.crash("b")
+    roll.release(1, reverts=True)
+    assert roll.steps == {"a": "waiting", "b": "restarting"}
+    roll.spawned("b")
+    roll.later(60)
+    assert roll.steps == {"a": "waiting", "b": "restarting"}
+    roll.says("b", READY="1")
+    assert roll.signalled() == ["a"]
+
+
+def test_what_failed_stayed_down_when_all_went_back_at_once() -> None:
+    """Without a bound the unit whose end was the reason to go back was left out: it did not run any more."""
+    roll = Roll(service("a", restart=NEVER), service("b"))
+    roll.release(2)
+    roll.apply(n=0, probation_s=5)
+    roll.cycled("a")
+    roll.cycled("b")
+    roll.crash("a")
+    roll.release(1, reverts=True)
+    roll.up("a")
+    roll.cycled("b")
+    assert roll.fates == {"a": "reverted", "b": "reverted"}
+    assert roll.shown("a") == "active/running/success"
+
+
+def test_what_was_starting_was_called_off_before_what_comes_after_it() -> None:
+    """On the way back the restarts of what is down were asked for one by one, and no order held between them."""
+    again = RestartPolicy(delay_ns=SECOND_NS, jitter=0.0)
+    roll = Roll(notify("a", restart=again), notify("b", relations={"after": (Dependency("a"),)}))
+    roll.release(2)
+    roll.apply(n=2)
+    roll.cycled("a")
+    roll.exited("b", signal=15)
+    roll.spawned("b")
+    roll.crash("a")
+    roll.later(1)
+    roll.spawned("a")
+    roll.release(1, reverts=True)
+    assert roll.steps == {"a": "restarting", "b": "restarting"}
+    assert roll.signalled() == ["b"]
+    roll.exited("b", signal=15)
+    assert roll.signalled() == ["a"]
+
+
+def test_what_begins_by_the_text_before_while_it_waits_is_not_called_off() -> None:
+    """Somebody restarts ``a``, whose turn to go back has not come: its new life has the text before already, and was
+    stopped at once.
+    """
+    again = RestartPolicy(delay_ns=SECOND_NS, jitter=0.0)
+    roll = Roll(oneshot("a", remain_after_exit=True), notify("b", restart=again))
+    roll.exited("a", 0)
+    roll.release(2)
+    roll.apply(n=1)
+    roll.spawned("a")
+    roll.exited("a", 0)
+    roll.exited("b", signal=15)
+    roll.spawned("b")
+    roll.crash("b")
+    roll.release(1, reverts=True)
+    assert roll.steps == {"a": "waiting", "b": "restarting"}
+    roll.ask("restart", "a")
+    roll.spawned("a")
+    assert roll.shown("a") == "activating/start/success"
+    assert roll.steps == {"a": "restarting", "b": "restarting"}
+    roll.exited("a", 0)
+    roll.up("b")
+    assert roll.fates == {"a": "reverted", "b": "reverted"}
 
 
 def test_the_way_back_has_no_probation() -> None:

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from core_rig import Rig, commands, needs, notify, service, unit_set
+from core_rig import Rig, commands, needs, notify, oneshot, service, unit_set
 
 from supervisord_py.core.actions import ExitSupervisor, KillTree
 from supervisord_py.core.events import ShutdownForced, UnitsLoaded
@@ -321,6 +321,21 @@ def test_a_failure_never_ends_the_supervisor_with_0() -> None:
     rig.exited("web", 0)
     assert rig.shown("web") == "failed/failed/protocol"
     assert rig.did(ExitSupervisor) == [ExitSupervisor(1)]
+
+
+@pytest.mark.parametrize(("step", "code"), [("fork", 71), ("exec", 203)])
+def test_a_later_command_that_never_ran_ends_the_supervisor_with_the_code_of_its_record(step: str, code: int) -> None:
+    """The unit has started, so it is not 125: the journal, ``status`` and the supervisor's end tell the same code."""
+    unit = oneshot(
+        "web", relations={"exit_supervisor_on": ExitSupervisorOn.FAILURE}, exec_start=commands("/bin/a", "/bin/b")
+    )
+    rig = Rig(unit)
+    rig.ask("start", "web")
+    rig.spawned("web")
+    rig.exited("web", 0)
+    rig.failed_to_spawn("web", step=step, code=code)
+    assert rig.record("unit.exited").fields["code"] == code
+    assert rig.did(ExitSupervisor) == [ExitSupervisor(code)]
 
 
 def test_the_first_end_decides_the_code() -> None:

@@ -7,7 +7,7 @@ from core_rig import Rig, commands, needs, notify, oneshot, service, target
 from msgspec import NODEFAULT, Struct
 from msgspec.structs import fields
 
-from supervisord_py.core import actions, events, state, steps, transaction
+from supervisord_py.core import actions, events, rollout_state, state, steps, transaction
 from supervisord_py.core.actions import CheckConditions, ExitSupervisor, KillTree, SignalProcesses
 from supervisord_py.core.demand import blockers, is_met
 from supervisord_py.core.events import (
@@ -25,7 +25,8 @@ from supervisord_py.core.events import (
 )
 from supervisord_py.core.jobs import collapse
 from supervisord_py.core.manager import Manager
-from supervisord_py.core.state import Ending, RolloutPhase, RolloutStep
+from supervisord_py.core.rollout_state import RolloutPhase, RolloutStep
+from supervisord_py.core.state import Ending
 from supervisord_py.model.pools import PoolLimits
 from supervisord_py.model.states import (
     ActiveState,
@@ -44,6 +45,7 @@ from supervisord_py.model.states import (
 from supervisord_py.model.unit import SECOND_NS, Condition, Dependency, KillPolicy, RestartPolicy
 
 CORE = "supervisord_py.core."
+MODULES = (state, rollout_state, steps, events, actions, transaction)
 NEVER = RestartPolicy(restart=Restart.NO, jitter=0.0)
 
 
@@ -322,7 +324,7 @@ def test_what_is_not_said_means_that_nothing_is() -> None:
         "Goal.mode": JobMode.REPLACE, "CommandRequested.origin": Origin(), "ShutdownRequested.origin": Origin(),
     }  # fmt: skip
     seen = {}
-    for kind in [kind for module in (state, steps, events, actions, transaction) for kind in vars(module).values()]:
+    for kind in [kind for module in MODULES for kind in vars(module).values()]:
         if not isinstance(kind, type) or not issubclass(kind, Struct) or not kind.__module__.startswith(CORE):
             continue
         for field in fields(kind):

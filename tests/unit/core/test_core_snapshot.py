@@ -206,7 +206,9 @@ def test_a_failed_unit_is_still_failed_after_a_cold_start() -> None:
         ("success", 0),
         ("unknown", None),
     ]
-    assert view.why(again.manager, "bad")[0].message == "it failed (exit-code): its main process exited with code 3"
+    assert view.why(again.manager, "bad")[0].message == (
+        'it failed (exit-code), and restart = "no" leaves it down: its main process exited with code 3'
+    )
 
 
 def test_a_stray_is_told_when_it_comes_and_when_it_goes() -> None:

@@ -513,14 +513,19 @@ def test_a_dependency_that_is_restarted_leaves_the_waiting_alone() -> None:
     assert rig.shown("job") == "inactive/dead/success"
 
 
-def test_a_run_waits_for_its_slot_and_the_waiting_holds_none() -> None:
-    """An armed timer is in no pool; the run takes a place in the queue like any start."""
+def in_a_full_pool() -> Rig:
+    """A rig in which the only slot of the job's pool is held by web."""
     rig = Rig()
     pool = {"pool": PoolPlace("one")}
-    units = {unit.name: unit for unit in (job(every=10, relations=pool), service("web", relations=pool))}
-    rig.happen(UnitsLoaded(UnitSet(units=units), limits=PoolLimits(pools={"one": 1})))
+    rig.load(job(every=10, relations=pool), service("web", relations=pool), limits=PoolLimits(pools={"one": 1}))
     rig.ask("start", "web")
     rig.up("web")
+    return rig
+
+
+def test_a_run_waits_for_its_slot_and_the_waiting_holds_none() -> None:
+    """An armed timer is in no pool; the run takes a place in the queue like any start."""
+    rig = in_a_full_pool()
     assert rig.outcome(rig.ask("start", "job")) == {"job": "done"}
     rig.later(0)
     assert runs(rig) == 0
@@ -536,12 +541,7 @@ def test_a_run_waits_for_its_slot_and_the_waiting_holds_none() -> None:
 
 def test_a_cancelled_run_is_not_made_up_for() -> None:
     """Its job is gone from the queue of a pool: the next time is waited for."""
-    rig = Rig()
-    pool = {"pool": PoolPlace("one")}
-    units = {unit.name: unit for unit in (job(every=10, relations=pool), service("web", relations=pool))}
-    rig.happen(UnitsLoaded(UnitSet(units=units), limits=PoolLimits(pools={"one": 1})))
-    rig.ask("start", "web")
-    rig.up("web")
+    rig = in_a_full_pool()
     rig.ask("start", "job")
     rig.later(0)
     (waiting,) = view.jobs(rig.manager)
@@ -802,8 +802,19 @@ def test_why_and_status_say_when() -> None:
     """What waits says until when; after a trigger also who did that."""
     rig = armed(job(calendar="daily"))
     line = view.why(rig.manager, "job")[0]
-    at_wall = rig.status("job").next_elapse
+    at_wall = f"{(rig.status('job').next_elapse or '')[:19].replace('T', ' ')} UTC"
     assert (line.kind, line.message, line.advice) == ("timer", f"it is not due until {at_wall}", "supctl trigger job")
     assert rig.status("job").why == line.message
     assert rig.status("job").last_elapse is None
     assert UnitState().timer is None
+
+
+def test_a_rolling_restart_of_a_unit_that_waits_for_its_time_is_done_when_it_is_armed_anew() -> None:
+    """Between two runs a unit is up without a process: that is no failure of the rollout."""
+    rig = armed(job(on_active=(60,)), job("other", on_active=(60,)))
+    rig.ask("start", "other")
+    request = rig.ask("restart", "job", "other", arguments={"max_unavailable": 1, "probation_ns": SECOND_NS})
+    rig.later(5)
+    assert rig.outcome(request) == {"job": "done", "other": "done"}
+    assert rig.record("rollout.finished").fields["result"] == "done"
+    assert rig.shown("job") == "active/waiting/success"

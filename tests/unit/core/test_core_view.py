@@ -64,10 +64,11 @@ def test_why_follows_the_chain_to_its_end() -> None:
     rig = Rig(notify("db"), service("web", relations=needs("db")), service("edge", relations=needs("web")))
     rig.ask("start", "edge")
     lines = view.why(rig.manager, "edge")
-    assert [(line.kind, line.unit) for line in lines] == [
-        ("dependency", "web"),
-        ("dependency", "db"),
-        ("starting", None),
+    assert [(line.about, line.kind, line.unit) for line in lines] == [
+        ("edge", "dependency", "web"),
+        ("web", "dependency", "db"),
+        ("db", "starting", None),
+        ("db", "starting", None),
     ]
     assert lines[0].seq is not None
 
@@ -80,7 +81,10 @@ def test_why_names_the_dependency_that_failed() -> None:
     rig.crash("db", 3)
     lines = view.why(rig.manager, "web")
     assert [line.kind for line in lines] == ["dependency", "failed"]
-    assert lines[1].message == "it failed (exit-code): its main process exited with code 3"
+    assert lines[1].message == (
+        'it failed (exit-code), and restart = "no" leaves it down: its main process exited with code 3'
+    )
+    assert [line.about for line in lines] == ["web", "db"]
     assert rig.status("web").why == "it waits for db to be ready"
 
 

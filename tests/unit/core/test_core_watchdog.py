@@ -3,7 +3,7 @@
 from core_rig import Rig, commands, notify, service
 
 from supervisord_py.core.actions import LookAtProcesses, SignalProcesses
-from supervisord_py.core.events import DeadlineReached
+from supervisord_py.core.events import DeadlineReached, KeeperLost
 from supervisord_py.model.states import Role
 from supervisord_py.model.unit import SECOND_NS
 
@@ -32,7 +32,7 @@ def pass_silently(rig: Rig, seconds: float, *, stopped: bool = False) -> None:
             rig.looked("web", stopped=stopped)
 
 
-def test_a_unit_without_heartbeats_is_ended_and_restarted() -> None:
+def test_b_po_3_a_unit_without_heartbeats_is_ended_and_restarted() -> None:
     rig = watched()
     assert dict(rig.spawns[0].environment)["WATCHDOG_USEC"] == "60000000"
     pass_silently(rig, 59)
@@ -57,7 +57,7 @@ def test_a_heartbeat_begins_the_time_anew() -> None:
     assert rig.shown("web") == "active/running/success"
 
 
-def test_the_watch_begins_when_the_start_is_done() -> None:
+def test_b_af_2_the_watch_begins_when_the_start_is_done() -> None:
     """A long start has a time-out of its own (B-AF-2: the old counters restarted healthy agents for ever)."""
     rig = Rig(notify("web", watchdog_ns=SECOND_NS, timeout_start_ns=MINUTE_NS))
     rig.ask("start", "web")
@@ -144,7 +144,7 @@ def test_the_process_may_ask_for_another_pause() -> None:
     assert rig.shown("web") == "active/running/success"
 
 
-def test_a_unit_that_beats_and_does_nothing_is_stuck_too() -> None:
+def test_b_po_16_a_unit_that_beats_and_does_nothing_is_stuck_too() -> None:
     """A heartbeat from a side thread proves nothing about the work (B-PO-16)."""
     rig = watched(progress_ns=2 * MINUTE_NS)
     rig.says("web", X_PROGRESS="1")
@@ -185,4 +185,28 @@ def test_a_reload_is_watched_as_well() -> None:
     rig = watched(exec_reload=commands("/bin/reload"), timeout_start_ns=10 * MINUTE_NS)
     rig.ask("reload", "web")
     pass_silently(rig, 61)
+    assert rig.status("web").result == "watchdog"
+
+
+def test_a_process_that_has_ended_while_exec_start_post_runs_is_not_blamed_for_its_silence() -> None:
+    """Its end is what the life fails by, and the command is waited for as without a watchdog."""
+    rig = Rig(notify("web", watchdog_ns=MINUTE_NS, exec_start_post=commands("/bin/post")))
+    rig.ask("start", "web")
+    rig.up("web")
+    rig.spawned("web")
+    rig.exited("web", code=1, role=Role.MAIN)
+    pass_silently(rig, 80)
+    assert looks(rig) == 0
+    assert rig.shown("web") == "activating/start-post/exit-code"
+    assert rig.events("web").count("unit.watchdog") == 0
+
+
+def test_what_was_said_while_no_keeper_listened_is_not_held_against_a_unit() -> None:
+    """The keeper was killed: the heartbeats of that time went nowhere, and the watch begins anew."""
+    rig = watched()
+    pass_silently(rig, 58)
+    rig.happen(KeeperLost({}))
+    pass_silently(rig, 58)
+    assert rig.shown("web") == "active/running/success"
+    pass_silently(rig, 4)
     assert rig.status("web").result == "watchdog"

@@ -62,7 +62,7 @@ def test_a_unit_that_is_stopped_along_says_with_which_and_for_whom() -> None:
 
 
 def test_a_running_unit_says_who_started_or_restarted_it() -> None:
-    """And one that was pulled in says for whom; an automatic restart changes nothing about that."""
+    """And one that was pulled in says for whom."""
     rig = up()
     assert why(rig, "web") == ["it is running", "it was started by root (uid 0): release 7"]
     assert why(rig, "db") == ["it is running", "it was started because web needs it (root (uid 0): release 7)"]
@@ -70,10 +70,26 @@ def test_a_running_unit_says_who_started_or_restarted_it() -> None:
     rig.exited("web", signal=15)
     rig.spawned("web")
     assert why(rig, "web") == ["it is running", "it was restarted by root (uid 0)"]
+
+
+def test_a_life_after_a_crash_was_said_to_be_an_order_of_long_ago() -> None:
+    """``it was restarted by root`` stood before the crash that was the cause of the present life."""
+    rig = up()
+    rig.ask("restart", "web", origin=ROOT)
+    rig.exited("web", signal=15)
+    rig.spawned("web")
     rig.crash("web")
     rig.later(1)
+    said = why(rig, "web")
+    assert said[:2] == ["it is starting", "an earlier life was restarted by root (uid 0)"]
     rig.spawned("web")
-    assert why(rig, "web")[1] == "it was restarted by root (uid 0)"
+    assert [line.partition(" (")[0] for line in why(rig, "web")] == [
+        "it is running",
+        "the life before ended",
+        "an earlier life was restarted by root",
+    ]
+    rig.ask("restart", "web", origin=ROOT, reason="new key")
+    assert why(rig, "web")[0].endswith("it was restarted by root (uid 0): new key")
 
 
 def test_the_last_word_counts() -> None:

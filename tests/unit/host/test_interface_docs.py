@@ -28,6 +28,7 @@ def shape(value: Any) -> Any:
         return [shape(entry) for entry in value]
     if isinstance(value, str):
         value = re.sub(r"\S*/(units|control)/", "", value)
+        value = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC", "then", value)
         value = re.sub(r"by \S+ \(uid \d+\)", "by somebody", value)
         return re.sub(r"[0-9a-f]{32}", "", value)
     return value

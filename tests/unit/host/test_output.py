@@ -5,11 +5,13 @@ import errno
 import fcntl
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from output_rig import Source, rig, run
 
+from supervisord_py.host import output_capture
 from supervisord_py.host.output_file import splice
 from supervisord_py.model.unit import LogPolicy
 
@@ -464,6 +466,83 @@ def test_only_a_pipe_that_was_full_is_enlarged(tmp_path: Path) -> None:
             await it.output.drain("busy")
             assert fcntl.fcntl(quiet.keeper, fcntl.F_GETPIPE_SZ) == PIPE_DEFAULT
             assert fcntl.fcntl(busy.keeper, fcntl.F_GETPIPE_SZ) > PIPE_DEFAULT
+
+    run(test)
+
+
+def capacity(source: Source) -> int:
+    return fcntl.fcntl(source.keeper, fcntl.F_GETPIPE_SZ)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0)
+
+
+def test_an_enlarged_pipe_is_given_back_when_its_unit_is_quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One's own, and one that an earlier manager made as large as it can be; no byte is lost in it."""
+    monkeypatch.setattr(output_capture, "GIVE_BACK_NS", 50_000_000)
+
+    async def test() -> None:
+        async with rig(tmp_path / "log") as it:
+            busy, inherited = it.attach("busy"), Source()
+            it.sources.append(inherited)
+            fcntl.fcntl(inherited.keeper, fcntl.F_SETPIPE_SZ, 1024 * 1024)
+            inherited.write(b"i" * 900_000)
+            it.output.attach("inherited", inherited.handed_over(), LogPolicy())
+            sizes = set()
+            for _ in range(40):
+                await asyncio.to_thread(busy.write, b"b" * PIPE_DEFAULT)
+                sizes.add(capacity(busy))
+            await until(lambda: capacity(busy) == capacity(inherited) == PIPE_DEFAULT)
+            await it.output.drain("busy")
+            assert it.text("busy.log") == "b" * 40 * PIPE_DEFAULT
+            assert it.text("inherited.log") == "i" * 900_000
+            assert max(sizes) > PIPE_DEFAULT
+
+    run(test)
+
+
+def test_enlarged_pipes_leave_half_of_the_allowance_to_new_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the share is used up a full pipe stays as it is, until another one was let go."""
+    monkeypatch.setattr(output_capture, "EXTRA_MAX", output_capture.PIPE_BUSY - PIPE_DEFAULT)
+
+    async def test() -> None:
+        async with rig(tmp_path / "log") as it:
+            first, second = Source(), Source()
+            it.sources += [first, second]
+            for name, source in (("first", first), ("second", second)):
+                source.write(b"x" * PIPE_DEFAULT)
+                it.output.attach(name, source.handed_over(), LogPolicy())
+                await it.output.drain(name)
+            assert (capacity(first), capacity(second)) == (output_capture.PIPE_BUSY, PIPE_DEFAULT)
+            await it.output.detach("first")
+            await it.output.detach("second")
+            second.write(b"x" * PIPE_DEFAULT)
+            it.output.attach("second", second.handed_over(), LogPolicy())
+            await it.output.drain("second")
+            assert capacity(second) == output_capture.PIPE_BUSY
+
+    run(test)
+
+
+def test_a_piece_smaller_than_the_pipe_holds_is_not_the_last(tmp_path: Path) -> None:
+    """A splice that stops early leaves nothing behind: neither when output is drained, nor when nobody asks."""
+
+    def stingy(source: int, destination: int, count: int, offset: int | None) -> int:
+        return splice(source, destination, min(count, 1000), offset)
+
+    async def test() -> None:
+        async with rig(tmp_path / "log", splice=stingy) as it:
+            source = it.attach("web")
+            source.write(b"a" * 10_500)
+            await it.output.drain("web")
+            assert it.text() == "a" * 10_500
+            source.write(b"b" * 10_500)
+            await until(lambda: it.text() == "a" * 10_500 + "b" * 10_500)
 
     run(test)
 

@@ -305,6 +305,8 @@ def test_where_nothing_can_be_watched_it_is_looked_at_now_and_then(
 def test_calls_that_hang_are_given_up_and_their_number_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """The caller goes on; while too many hang no further one is begun, and when they are back all is well."""
     monkeypatch.setattr("supervisord_py.host.bounded.HANGING_MAX", 2)
+    # What other tests have left hanging is none of this one's.
+    monkeypatch.setattr("supervisord_py.host.bounded._hanging", {})
 
     async def main() -> None:
         reading, writing = os.pipe()

@@ -4,6 +4,7 @@ import asyncio
 import errno
 import os
 import re
+import select
 import socket
 import ssl
 import threading
@@ -178,6 +179,21 @@ def test_a_certificate_is_not_verified(tmp_path: Path) -> None:
             ok, detail = await rig.check(0.3, http=f"https://127.0.0.1:{port}/")
             assert not ok, "it speaks no TLS"
             assert detail != "200 OK"
+
+    drive(tmp_path, test)
+
+
+def test_a_time_out_while_the_supervisor_was_held_up_says_nothing(tmp_path: Path) -> None:
+    """Found by an hour of real faults: a manager that had been stopped blamed the units for its own silence."""
+
+    async def test(rig: Rig) -> None:
+        async with server(silent) as port:
+            probe_id = rig.ask(0.2, http=f"http://127.0.0.1:{port}/")
+            await asyncio.sleep(0)
+            select.select([], [], [], 0.2 + 2 * probes.HELD_UP_S)
+            found = await rig.answer(probe_id)
+            assert found.ok is None
+            assert found.detail.startswith("the supervisor itself was held up for ")
 
     drive(tmp_path, test)
 
