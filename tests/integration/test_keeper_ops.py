@@ -57,7 +57,7 @@ def test_a_seccomp_filter_holds_for_the_program_and_not_for_the_steps() -> None:
     with keeper() as rig:
         manager = rig.manager()
         after = [{"step": "seccomp", "do": "seccomp", "filter": refuse(GETPPID)}, NO_NEW_PRIVILEGES]
-        code = f"import ctypes; libc = ctypes.CDLL(None, use_errno=True); print(libc.syscall({GETPPID}), ctypes.get_errno())"
+        code = f"import ctypes as c; libc = c.CDLL(None, use_errno=True); print(libc.syscall({GETPPID}), c.get_errno())"
         manager.commit(python(1, "a", code, after=after))
         assert manager.line("a") == f"-1 {errno.EHOSTDOWN}"
 
