@@ -23,7 +23,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from supervisord_py.model.assemble import RLIMITS
+from supervisord_py.model.assemble_context import RLIMITS
 from supervisord_py.model.calendar import format_calendar
 from supervisord_py.model.command import command_text
 from supervisord_py.model.settings import Settings, settings_texts
