@@ -339,7 +339,7 @@ def test_completion_offers_units_and_groups(supctl: Supctl) -> None:
         assert err == ""
         return [row.partition(",")[2] for row in out.splitlines()]
 
-    assert complete("supctl sta", 1) == ["status", "start"]
+    assert complete("supctl sta", 1) == ["status", "start", "stats"]
     assert complete("supctl restart w", 2) == ["web"]
     assert complete("supctl restart @", 2) == ["@front"]
 
