@@ -8,7 +8,8 @@ import posixpath
 
 from msgspec import Struct
 
-from supervisord_py.model.agents import PREVENT, AgentKeys, AgentRunner, agent_command, agent_environment
+from supervisord_py.model.agents import PREVENT, AgentRunner, agent_command, agent_environment
+from supervisord_py.model.assemble_agents import read_agent, read_quarantine
 from supervisord_py.model.assemble_context import assemble_context
 from supervisord_py.model.assemble_health import assemble_health
 from supervisord_py.model.assemble_timer import assemble_timer
@@ -107,7 +108,8 @@ def assemble(name: UnitName, merged: Merged, source: LoadedFrom, machine: Machin
     if service is not None:
         health = assemble_health(fields, service, problems)
         timer = assemble_timer(fields, service, problems, machine.zones) if fields.has("timer") else None
-        quarantine = _quarantine(fields, service, problems)
+        folder = posixpath.dirname(source.path)
+        quarantine = read_quarantine(fields, service.restart, machine.runner, folder, problems)
     if any(problem.severity == "error" for problem in problems):
         return None, problems
     ends = fields.get("unit", "exit-supervisor-on", None)
@@ -144,36 +146,10 @@ def _unique(items: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(items))
 
 
-def _agent(fields: Fields, problems: list[Problem]) -> AgentKeys:
-    """``[agent]``; the runner gives ``[service]`` its type and its command."""
-    for key in ("type", "exec-start"):
-        if fields.decoded("service", key) is not None:
-            problems.append(fields.problem("service", key, f"the runner of an [agent] decides {key}", "take it out"))
-    is_once = fields.has("timer")
-    if fields.decoded("agent", "class") is None:
-        problems.append(
-            fields.problem("agent", "class", "[agent] without class", 'write class = "package.module:Class"')
-        )
-    if is_once and fields.decoded("agent", "every") is not None:
-        hint = "take it out: with [timer] each process makes one cycle"
-        problems.append(fields.problem("agent", "every", "every together with [timer]", hint))
-    limit: int | None = fields.get("agent", "cycle-timeout", 0)
-    return AgentKeys(
-        cls=fields.get("agent", "class", ""),
-        every_ns=fields.get("agent", "every", None),
-        cycle_timeout_ns=None if fields.decoded("agent", "cycle-timeout") is None else limit or 0,
-        config=fields.get("agent", "config", {}),
-        python=fields.get("agent", "python", None),
-        path=fields.get("agent", "path", ()),
-        plugins=fields.get("agent", "plugins", ()),
-        is_once=is_once,
-    )
-
-
 def _service(fields: Fields, problems: list[Problem], machine: Machine, source: LoadedFrom) -> Service:
     commands: dict[str, tuple[Command, ...]] = {key: fields.get("service", key, ()) for key in _COMMAND_KEYS}
     default_type = ServiceType.SIMPLE if commands["exec-start"] else ServiceType.ONESHOT
-    agent = _agent(fields, problems) if fields.has("agent") else None
+    agent = read_agent(fields, problems) if fields.has("agent") else None
     if agent is not None:
         default_type = ServiceType.NOTIFY
         commands["exec-start"] = (agent_command(agent, machine.runner, posixpath.dirname(source.path)),)
@@ -379,15 +355,3 @@ def _notify_access(fields: Fields, kind: ServiceType) -> NotifyAccess:
     access = NotifyAccess(fields.get("service", "notify-access", NotifyAccess.NONE.value))
     listens = kind in _NOTIFYING or any(fields.get("service", key, 0) for key in _TELLING)
     return NotifyAccess.MAIN if access is NotifyAccess.NONE and listens else access
-
-
-def _quarantine(fields: Fields, service: Service, problems: list[Problem]) -> Quarantine:
-    """``[quarantine]`` but for ``failures``; ``on-quarantine`` is a relation, which the unit set resolves."""
-    if service.restart.failures == 0 and service.restart.limit is None:
-        for key in ("stub", "retry-after", "on-quarantine"):
-            if fields.decoded("quarantine", key) is not None:
-                message = "with failures = 0 the unit is never quarantined"
-                problems.append(
-                    fields.problem("quarantine", key, message, "take it out, or write failures", warning=True)
-                )
-    return Quarantine(fields.get("quarantine", "stub", None), fields.get("quarantine", "retry-after", None))

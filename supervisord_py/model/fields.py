@@ -1,4 +1,4 @@
-"""The values of one unit by table and key, with the place of each for what is said about it."""
+"""The values of one unit while it is put together: by table and key, with the place where each was written."""
 
 from typing import Any, Literal, TypeVar, cast
 
