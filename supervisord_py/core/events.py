@@ -45,10 +45,11 @@ class Event(Struct, frozen=True, tag=True):
 
 
 class ProcessSpawned(Event, frozen=True):
-    """The process of ``spawn_id`` runs its program: exec has succeeded."""
+    """The process of ``spawn_id`` runs its program: exec has succeeded; ``degraded`` says, in words, without what."""
 
     spawn_id: int
     pid: int
+    degraded: tuple[str, ...] = ()
 
 
 class SpawnFailed(Event, frozen=True):

@@ -181,7 +181,11 @@ def became_started(ledger: Ledger, name: str) -> None:
         return
     state.started = True
     ledger.changed[name] = None
-    fields = {"spawn_id": state.main.spawn_id, "pid": state.main.pid} if state.main is not None else {}
+    fields: dict[str, object] = {}
+    if state.main is not None:
+        fields = {"spawn_id": state.main.spawn_id, "pid": state.main.pid}
+        if state.main.degraded:
+            fields["degraded"] = list(state.main.degraded)
     ledger.record("unit.started", name, fields=fields)
 
 

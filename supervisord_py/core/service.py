@@ -101,7 +101,7 @@ def process_spawned(ledger: Ledger, event: ProcessSpawned) -> None:
         return
     process = _process(ledger.edit(name), event.spawn_id)
     if process is not None:
-        process.pid = event.pid
+        process.pid, process.degraded = event.pid, event.degraded
         feed(ledger, name, Input.SPAWNED)
 
 

@@ -76,6 +76,8 @@ class Process(Struct, omit_defaults=True):
     """Which command of its list."""
     pid: int | None = None
     """None until the program runs."""
+    degraded: tuple[str, ...] = ()
+    """What it runs without although its unit asks for it, best-effort."""
     is_guess: bool = False
     """The main process of a forking unit that was taken for it because it was the only one there."""
 

@@ -95,6 +95,7 @@ def unit_status(manager: Manager, name: str) -> UnitStatus:
         next_elapse=_next_elapse(ledger, state),
         last_elapse=_last_elapse(state),
         has_run=state.started or state.invocation is None,
+        degraded=() if state.main is None else state.main.degraded,
     )
 
 

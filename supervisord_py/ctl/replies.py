@@ -60,6 +60,8 @@ class UnitReply(TypedDict, total=False):
     last_elapse: str | None
     has_run: bool
     lowered_limits: list[str]
+    applied: list[str]
+    degraded: list[str]
     restart_keys: list[str] | None
 
 
@@ -76,7 +78,7 @@ STATUS_FIELDS = (
     "restarts", "failures", "exit", "memory_bytes", "cpu_ns", "tasks", "status_text", "path", "enabled", "why",
     "needs_restart", "needs_reload", "refused", "condition_result", "condition_at", "condition_unmet", "health",
     "next_elapse", "last_elapse",
-    "has_run", "lowered_limits",
+    "has_run", "lowered_limits", "applied", "degraded",
 )  # fmt: skip
 """The fields of ``status --json``, exactly, those of the contract in its order."""
 
@@ -110,7 +112,8 @@ def unit_from_wire(raw: dict[str, Any]) -> UnitReply:
     # An older supervisor does not say.
     unit["needs_restart"], unit["needs_reload"] = bool(raw.get("needs_restart")), bool(raw.get("needs_reload"))
     unit["health"] = raw.get("health") or []
-    unit["lowered_limits"] = list(raw.get("lowered_limits") or ())
+    for key in ("lowered_limits", "applied", "degraded"):
+        unit[key] = list(raw.get(key) or ())
     unit["has_run"] = bool(raw.get("has_run", True))
     return unit
 

@@ -302,6 +302,8 @@ def detail(style: Style, unit: UnitReply, now_s: float) -> list[str]:
         ("Health", _health(style, unit, now_s)),
         ("Pid", str(unit["pid"] or "")),
         ("Limits", _lowered(unit)),
+        ("Confined", clean(", ".join(unit["applied"]))),
+        ("Degraded", clean("; ".join(unit["degraded"]))),
         ("Command", clean(unit.get("exec") or "")),
         ("Status", f'"{clean(unit["status_text"])}"' if unit["status_text"] else ""),
         ("Last exit", explain_exit(ended) if ended is not None else ""),

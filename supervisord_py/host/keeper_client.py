@@ -84,7 +84,7 @@ def fact_to_event(fact: dict[str, Any]) -> Event:
     """Turn a fact of the keeper's stream into the core's event."""
     match fact["fact"]:
         case "spawned":
-            return ProcessSpawned(fact["id"], fact["pid"])
+            return ProcessSpawned(fact["id"], fact["pid"], tuple(fact.get("degraded") or ()))
         case "spawn-failed":
             return SpawnFailed(fact["id"], fact["step"], fact["code"], fact["errno"], fact["detail"])
         case "exited":

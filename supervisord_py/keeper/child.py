@@ -4,8 +4,8 @@ vfork costs the same whatever the keeper's size, and its errors are in a kept, n
 It is ``_posixsubprocess.fork_exec``: private, so tried at start; where it is not as we know it, fork does all. What
 such a child inherits is set on the keeper around the call, which is right only for limits that can be set back and do
 not hurt the keeper in between, and for a cgroup from which the way back is known (``docs/adr/0008``). Everything else
-(user, groups, other limits, niceness, the process's own pid in its environment) needs ``fork``: the child runs
-``_run_steps`` only, reports (step, errno) over a close-on-exec pipe and never returns.
+(user, groups, other limits, niceness, what ``keeper.ops`` does, the process's own pid in its environment) needs
+``fork``: the child runs ``_run_steps`` only, reports (step, errno) over a close-on-exec pipe and never returns.
 """
 
 import contextlib
@@ -20,20 +20,30 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple, NoReturn
 
+from supervisord_py.keeper import ops
 from supervisord_py.keeper.loop import say
 from supervisord_py.keeper.protocol import TAG_BASE, TAG_INSTANCE_SHIFT
 
 EXIT_CODES = {
     "fds": 202, "session": 220, "cgroup": 219, "limits": 205, "nice": 201, "group": 216, "user": 217, "chdir": 200,
     "signals": 207, "exec": 203, "fork": 203, "request": 203,
+    "stdin": 208, "stdout": 209, "stderr": 222, "oom": 206, "affinity": 215, "scheduler": 214, "ioprio": 211,
+    "secure-bits": 213, "capabilities": 218, "personality": 230, "keyring": 237, "chroot": 210, "network": 225,
+    "namespace": 226, "no-new-privileges": 227, "seccomp": 228, "address-families": 232, "landlock": 226,
 }  # fmt: skip
-"""The steps and systemd's exit codes for them (systemd.exec(5), process exit codes)."""
+"""The steps and systemd's exit codes for them (systemd.exec(5), process exit codes); it has none for Landlock."""
 
 LIMITS = {name[7:].lower(): getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")}
 SAFE_AROUND = {"core", "fsize", "memlock", "msgqueue", "nofile", "rttime", "sigpending"}
 """Limits that the keeper may carry for the moment of a vfork; the others could fail or kill the keeper itself."""
 LATE = {"as", "data"}
 """Limits that could starve the steps after them: set last, just before exec, unless that needs privileges."""
+DEGRADED = "~"
+"""Before the step of a report that does not end the start."""
+TOLD_MAX = 512
+"""Bytes of a report [B]: no child fills the pipe before its exec, and none waits for the keeper to read."""
+LAST = {"seccomp", "address-families"}
+"""Steps after all others: they may forbid what those need."""
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 PR_SET_PDEATHSIG = 1
 ME = os.getpid()
@@ -95,12 +105,23 @@ class Plan:
         self.sigpipe, self.pid_env = bool(request.get("sigpipe")), list(request.get("pid_env") or ())
         self.out = out
         self.inherits = bool(request.get("inherit"))
+        self.before, after = ops.prepare(request.get("before") or []), ops.prepare(request.get("after") or [])
+        self.after = [op for op in after if op.step not in LAST]
+        self.last = [op for op in after if op.step in LAST]
         if b"\0" in b"".join([*self.argv, *self.env, *self.env.values(), *self.candidates]):
             raise ValueError("embedded null byte")
+        if unknown := {op.step for op in (*self.before, *after)} - EXIT_CODES.keys():
+            raise ValueError(f"no such step: {', '.join(sorted(unknown))}")
         if unknown := self.limits.keys() - LIMITS.keys():
             raise ValueError(f"no such limit on this system: {', '.join(sorted(unknown))}")
 
-    def changes_user(self) -> bool:
+    def needs_code(self) -> bool:
+        """Say whether only code of ours in the child can do what is asked for."""
+        return bool(
+            self.pid_env or self.nice is not None or self.before or self.after or self.last or self._changes_user()
+        )
+
+    def _changes_user(self) -> bool:
         return (
             self.uid not in (None, os.geteuid())
             or self.gid not in (None, os.getegid())
@@ -208,7 +229,7 @@ class Spawner:
 
     def _limits_around(self, plan: Plan) -> dict[str, tuple[int, int]] | None:
         """Return the soft limits to carry around a vfork, None when the plan needs a fork."""
-        if plan.pid_env or plan.nice is not None or plan.changes_user() or (plan.cgroups and not self._may_visit(plan)):
+        if plan.needs_code() or (plan.cgroups and not self._may_visit(plan)):
             return None
         around = {}
         for name, (soft, hard) in plan.limits.items():
@@ -360,12 +381,30 @@ def _first_that_runs(candidates: list[bytes], run: Callable[[bytes], int]) -> in
     raise refused
 
 
-def read_report(report: bytes) -> SpawnError | None:
-    """Return what a forked child said of its failed step; None: it said nothing, so it runs its program."""
-    if not report:
-        return None
-    step, number, detail = report.decode("utf-8", "replace").split(" ", 2)
-    return SpawnError(step, int(number), detail)
+def read_report(report: bytes) -> tuple[list[str], SpawnError | None]:
+    """Return what a forked child could do without, in words, and its failed step; None: it runs its program."""
+    degraded, failure = [], None
+    for line in report.decode("utf-8", "replace").split("\0")[:-1]:
+        step, number, detail = line.split(" ", 2)
+        if step[:1] == DEGRADED:
+            why = f": {os.strerror(int(number)).lower()}" if detail.startswith("/") else ""
+            degraded.append(f"{step[1:]}: {detail}{why}")
+        else:
+            failure = SpawnError(step, int(number), detail)
+    return degraded, failure
+
+
+def _tell(report: int, step: str, number: int, detail: str) -> None:
+    os.write(report, f"{step} {number} {detail}".replace("\0", " ").encode("utf-8", "replace")[: TOLD_MAX - 1] + b"\0")
+
+
+def _perform(op: ops.Op, registers: ops.Registers, report: int) -> None:
+    try:
+        op.run(registers)
+    except OSError as error:
+        if not op.may_fail:
+            raise
+        _tell(report, DEGRADED + op.step, error.errno or 0, _describe(error))
 
 
 def _run_steps(plan: Plan, null: int, report: int) -> NoReturn:
@@ -393,6 +432,10 @@ def _run_steps(plan: Plan, null: int, report: int) -> NoReturn:
         step = "nice"
         if plan.nice is not None:
             os.setpriority(os.PRIO_PROCESS, 0, plan.nice)
+        registers: ops.Registers = {}
+        for op in plan.before:
+            step = op.step
+            _perform(op, registers, report)
         step = "group"
         if plan.groups is not None:
             os.setgroups(plan.groups)
@@ -415,15 +458,21 @@ def _run_steps(plan: Plan, null: int, report: int) -> NoReturn:
         for name in plan.pid_env:
             plan.env[os.fsencode(name)] = b"%d" % os.getpid()
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        for op in plan.after:
+            step = op.step
+            _perform(op, registers, report)
         step = "limits"
         for name in late:
             set_limit(name, *plan.limits[name], name in plan.strict)
-        step = "exec"
         die_with_parent(0)
+        for op in plan.last:
+            step = op.step
+            _perform(op, registers, report)
+        step = "exec"
         _first_that_runs(plan.candidates, lambda path: os.execve(path, plan.argv, plan.env))
     except BaseException as error:  # noqa: BLE001  nothing may return into the keeper's code in this process
         number = (error.errno or 0) if isinstance(error, OSError) else errno.ENOMEM
-        os.write(report, f"{step} {number} {_describe(error)}".encode("utf-8", "replace")[:4096])
+        _tell(report, step, number, _describe(error))
     finally:
         os._exit(EXIT_CODES[step])
 

@@ -36,6 +36,8 @@ class Spawn:
         """The pipe that tells of a failed step, until exec."""
         self.failure: Any = None
         """What it told: then the process is no life of the unit (a ``SpawnError``)."""
+        self.degraded: list[str] = []
+        """What its child went on without."""
         self.cgroups: list[str] = []
         self.tagged = self.is_told = False
         self.invocation: str | None = None
@@ -359,7 +361,7 @@ def _pack_spawn(spawn: Spawn) -> dict[str, Any]:
         "id": spawn.id, "unit": spawn.unit.name, "role": spawn.role, "pid": spawn.pid, "main_pid": spawn.main_pid,
         "started_ns": spawn.started_ns, "report": spawn.report, "cgroups": spawn.cgroups, "tagged": spawn.tagged,
         "failure": None if spawn.failure is None else spawn.failure.args, "told": spawn.is_told,
-        "invocation": spawn.invocation, "main_start": spawn.main_start,
+        "invocation": spawn.invocation, "main_start": spawn.main_start, "degraded": spawn.degraded,
     }  # fmt: skip
 
 
@@ -368,6 +370,7 @@ def _unpack_spawn(given: dict[str, Any], units: dict[str, Unit]) -> Spawn:
     spawn.main_pid, spawn.report, spawn.cgroups = given["main_pid"], given["report"], given["cgroups"]
     spawn.tagged, spawn.is_told = given["tagged"], given.get("told", given["report"] is None)
     spawn.invocation, spawn.main_start = given.get("invocation"), given.get("main_start", 0)
+    spawn.degraded = list(given.get("degraded") or ())
     spawn.failure = None if given["failure"] is None else SpawnError(*given["failure"])
     if spawn.report is not None:
         spawn.unit.starting.append(spawn)

@@ -26,13 +26,16 @@ Requests (``do``)
      "env": {..}, "cwd": PATH, "umask": INT, "uid": INT or null, "gid": INT or null, "groups": [INT] or null,
      "rlimits": {"nofile": [SOFT, HARD]}, "strict": ["nofile"], "nice": INT or null, "cgroups": [DIR..],
      "home": DIR or null, "sigpipe": BOOL (true: default action), "notify": "none|main|exec|all", "privileged": BOOL,
-     "pid_env": [NAME..], "inherit": BOOL, "discard": BOOL}
+     "pid_env": [NAME..], "inherit": BOOL, "discard": BOOL, "before": [OP..], "after": [OP..],
+     "degraded": [TEXT..]}
         The keys from ``uid`` on may be missing. ``executable`` null searches PATH of ``env``. Infinity is -1. Limits
         that are not in ``strict`` are clamped to what is allowed. ``home`` is the keeper's own group in the hierarchy
         of ``cgroups``: with it the keeper may go there and back to make the process. ``privileged`` ignores uid, gid
         and groups. The keeper adds ``NOTIFY_SOCKET`` when ``notify`` is not ``none``, and the process's own pid under
         the names in ``pid_env`` (``WATCHDOG_PID``). With ``inherit`` standard input, output and error are the
         keeper's; else standard input is /dev/null, output and error are the unit's pipe (with ``discard`` /dev/null).
+        ``before`` and ``after`` are operations (``keeper/ops.py``) that the child does before it changes its user and
+        after that; seccomp filters are last of all. ``degraded`` is told with the spawn: what the manager has left out.
         Ids grow; a known id is ignored, and so is one more than ``SPAWN_IDS_KEPT`` below the newest.
     {"do": "signal", "unit": NAME, "id": SPAWN_ID or null, "whom": "main|all", "signal": INT, "cont": BOOL}
     {"do": "follow", "unit": NAME, "id": SPAWN_ID, "pid": INT or null, "trusted": BOOL}
@@ -53,7 +56,9 @@ Requests (``do``)
 
 Facts, numbered from 1 without a hole, sent in order, kept until acknowledged
     {"facts": [[N, FACT]...]} with FACT one of
-    {"fact": "spawned", "id", "pid", "tagged": BOOL}    false: the hard RLIMIT_RTTIME is too low for the tag
+    {"fact": "spawned", "id", "pid", "tagged": BOOL, "degraded": [TEXT..]}
+        Tagged false: the hard RLIMIT_RTTIME is too low for the tag. Degraded (may be missing): the operations that
+        failed and were allowed to.
     {"fact": "spawn-failed", "id", "step", "code", "errno", "detail"}
     {"fact": "followed", "unit", "id", "pid": INT or null, "refused": TEXT or null}     exactly one of both
     {"fact": "exited", "id", "pid", "code": INT or null, "signal": INT or null, "core": BOOL, "main": BOOL,

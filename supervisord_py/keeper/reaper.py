@@ -86,6 +86,7 @@ class Reaper:
         try:
             unit = self._inventory.units.setdefault(name, Unit(name))
             spawn = Spawn(do["id"], unit, do["role"], 0, started_ns)
+            spawn.degraded = list(do.get("degraded") or ())
             spawn.cgroups, invocation = list(do.get("cgroups") or ()), do["env"].get("INVOCATION_ID")
             made = self._spawner.spawn(spawn.id, do, *self._prepare(unit, do))
         except SpawnError as error:
@@ -154,6 +155,8 @@ class Reaper:
     def _running(self, spawn: Spawn) -> None:
         spawn.unit.told_empty, spawn.is_told = False, True
         fact = {"fact": "spawned", "id": spawn.id, "pid": spawn.pid, "tagged": spawn.tagged}
+        if spawn.degraded:
+            fact["degraded"] = spawn.degraded
         self._put(fact, spawn.unit.name)
         if spawn.cgroups:
             self._inventory.learn_groups(spawn)
@@ -167,15 +170,19 @@ class Reaper:
         """Read what a forked child said: nothing, then it runs its program; a failed step is told when it is reaped."""
         if spawn.report is None:
             return
-        try:
-            report = os.read(spawn.report, 8192)
-        except BlockingIOError:
-            return
+        while spawn.failure is None:
+            try:
+                report = os.read(spawn.report, 65536)
+            except BlockingIOError:
+                return
+            if not report:
+                break
+            degraded, spawn.failure = read_report(report)
+            spawn.degraded += degraded
         self._loop.unwatch(spawn.report)
         os.close(spawn.report)
         spawn.report = None
         spawn.unit.starting.remove(spawn)
-        spawn.failure = read_report(report)
         if spawn.failure is None:
             self._running(spawn)
 

@@ -33,7 +33,8 @@ class UnitStatus(Struct, frozen=True):
     key that only a restart brings; ``needs_reload`` (the host's): its files are others than those that were loaded;
     ``refused`` (the host's) why apply has gone back from those.
     ``has_run`` says whether the main program of its present or last life has begun, so that ``exit`` is its end;
-    ``lowered_limits`` (the host's) names limits of its main process that are lower than they should be.
+    ``lowered_limits`` (the host's) names limits of its main process that are lower than they should be; ``applied``
+    (the host's) what confines it, with the mechanism, ``degraded`` what of that its main process had to do without.
     ``condition_result`` says whether its conditions and assertions held when they were looked at last (None: never),
     ``condition_at`` when that was, ``condition_unmet`` which did not hold. ``health`` has all its health checks.
     ``next_elapse`` is when its timer fires next, ``last_elapse`` when it did last (None: it does not, it has not).
@@ -69,6 +70,8 @@ class UnitStatus(Struct, frozen=True):
     last_elapse: str | None = None
     has_run: bool = True
     lowered_limits: tuple[str, ...] = ()
+    applied: tuple[str, ...] = ()
+    degraded: tuple[str, ...] = ()
 
 
 class JobStatus(Struct, frozen=True):

@@ -239,6 +239,8 @@ def unit(name: str, state: str = "active", sub: str = "running", **fields: Any) 
         "last_elapse": None,
         "has_run": True,
         "lowered_limits": [],
+        "applied": [],
+        "degraded": [],
     } | fields
 
 

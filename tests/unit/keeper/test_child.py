@@ -17,9 +17,10 @@ def test_the_lower_of_two_limits() -> None:
 
 
 def test_a_report_is_read_back() -> None:
-    """Step, errno and the rest; silence is success."""
-    assert read_report(b"") is None
-    failure = read_report(b"limits 1 nofile: not allowed to raise")
+    """Step, errno and the rest; silence is success, and what was done without is told apart from what failed."""
+    assert read_report(b"") == ([], None)
+    degraded, failure = read_report(b"~namespace 1 /proc\0limits 1 nofile: not allowed to raise\0")
+    assert degraded == ["namespace: /proc: operation not permitted"]
     assert isinstance(failure, SpawnError)
     assert (failure.step, failure.errno, failure.detail) == ("limits", 1, "nofile: not allowed to raise")
     assert failure.step in EXIT_CODES
@@ -42,9 +43,9 @@ def test_where_a_program_is_looked_for(request_: dict[str, object], candidates: 
 def test_our_own_user_is_no_change_and_privileged_changes_nothing() -> None:
     """Naming the user that the keeper runs as needs no fork; ``privileged`` ignores the user."""
     own = {"uid": os.geteuid(), "gid": os.getegid(), "groups": sorted(os.getgroups())}
-    assert not Plan({**REQUEST, **own}, -1, {}).changes_user()
-    assert Plan({**REQUEST, "uid": os.geteuid() + 1}, -1, {}).changes_user()
-    assert not Plan({**REQUEST, "uid": os.geteuid() + 1, "privileged": True}, -1, {}).changes_user()
+    assert not Plan({**REQUEST, **own}, -1, {}).needs_code()
+    assert Plan({**REQUEST, "uid": os.geteuid() + 1}, -1, {}).needs_code()
+    assert not Plan({**REQUEST, "uid": os.geteuid() + 1, "privileged": True}, -1, {}).needs_code()
 
 
 def test_what_the_keeper_adds_wins() -> None:

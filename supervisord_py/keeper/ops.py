@@ -1,0 +1,222 @@
+"""What the manager has prepared for the child to do between fork and exec, as data: a small machine for system calls.
+
+Which call is made for which key of a unit is decided by the manager (``host.sandbox`` and its neighbours); here is only
+what carries it out, so that the keeper stays small and need not change with what it is asked for. An operation is
+
+    {"step": STEP, "do": KIND, ..., "may_fail": BOOL, "if_missing": BOOL}
+
+with ``STEP`` of ``EXIT_CODES`` in ``keeper.child``. One that ``may_fail`` and does is told and the rest goes on; with
+``if_missing`` only a missing file is let pass, and silently. Kinds:
+
+    {"do": "call", "name": NAME, "args": [ARG..], "as": REGISTER}     a function of libc, ``syscall`` among them, that
+        returns -1 and errno when it fails. An ARG is an integer, a string (a path, in UTF-8), null (a null pointer),
+        {"bytes": BASE64} (a pointer to these bytes), or {"fd": REGISTER} (what an earlier one returned).
+    {"do": "open", "path": PATH, "flags": INT, "mode": INT, "as": REGISTER}
+    {"do": "data", "bytes": BASE64, "as": REGISTER}     a descriptor from which these bytes are read
+    {"do": "dup", "fd": REGISTER, "to": INT}            not closed on exec
+    {"do": "write", "path": PATH, "text": TEXT}
+    {"do": "mkdir", "path": PATH, "mode": INT}          one that is there already is left as it is
+    {"do": "touch", "path": PATH, "mode": INT}          an empty file to mount over; the same
+    {"do": "affinity", "cpus": [INT..]}, {"do": "scheduler", "policy": INT, "priority": INT}
+    {"do": "seccomp", "filter": BASE64}                 an array of ``struct sock_filter``; without no-new-privileges
+        this needs CAP_SYS_ADMIN
+    {"do": "user-namespace", "uids": TEXT, "gids": TEXT}
+        A new one with these maps (lines of ``/proc/PID/uid_map``), written from outside of it, by a child of ours.
+
+Everything is looked up and converted in ``prepare``, before the fork; unknown kinds and arguments raise there.
+"""
+
+import base64
+import contextlib
+import ctypes
+import errno
+import os
+from collections.abc import Callable
+from typing import Any
+
+_libc = ctypes.CDLL(None, use_errno=True)
+CLONE_NEWUSER = 0x10000000
+PR_SET_SECCOMP = 22
+SECCOMP_MODE_FILTER = 2
+
+Registers = dict[str, int]
+Work = Callable[[Registers], None]
+
+
+class Op:
+    """One prepared operation."""
+
+    def __init__(self, given: dict[str, Any], work: Work) -> None:
+        self.step: str = given["step"]
+        self.may_fail, self.if_missing = bool(given.get("may_fail")), bool(given.get("if_missing"))
+        self._work = work
+
+    def run(self, registers: Registers) -> None:
+        """Raises OSError."""
+        try:
+            self._work(registers)
+        except OSError as error:
+            if not (self.if_missing and error.errno in (errno.ENOENT, errno.ENOTDIR)):
+                raise
+
+
+def prepare(given: list[dict[str, Any]]) -> list[Op]:
+    """Return what a request asks for, ready to run; raises KeyError, TypeError, ValueError or AttributeError."""
+    return [Op(one, _KINDS[one["do"]](one)) for one in given]
+
+
+def _call(given: dict[str, Any]) -> Work:
+    function = getattr(_libc, given["name"])
+    arguments = [_argument(one) for one in given["args"]]
+    about = next((one for one in given["args"] if isinstance(one, str)), None)
+    register = given.get("as")
+
+    def work(registers: Registers) -> None:
+        values = [ctypes.c_long(registers[one]) if isinstance(one, str) else one for one in arguments]
+        result = function(*values)
+        if result == -1:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), about or given["name"])
+        if register is not None:
+            registers[register] = result
+
+    return work
+
+
+def _argument(given: Any) -> Any:
+    """Return a value that ctypes takes, or the name of a register."""
+    if given is None:
+        return ctypes.c_void_p(None)
+    if isinstance(given, str):
+        return ctypes.c_char_p(given.encode())
+    if isinstance(given, int):
+        return ctypes.c_ulong(given & 0xFFFFFFFFFFFFFFFF)
+    if "fd" in given:
+        return str(given["fd"])
+    return ctypes.create_string_buffer(base64.b64decode(given["bytes"], validate=True))
+
+
+def _open(given: dict[str, Any]) -> Work:
+    path, flags, mode, register = given["path"], given["flags"] | os.O_CLOEXEC, given.get("mode", 0), given["as"]
+
+    def work(registers: Registers) -> None:
+        registers[register] = os.open(path, flags, mode)
+
+    return work
+
+
+def _data(given: dict[str, Any]) -> Work:
+    content, register = base64.b64decode(given["bytes"], validate=True), given["as"]
+
+    def work(registers: Registers) -> None:
+        fd = os.memfd_create("data", os.MFD_CLOEXEC)
+        os.write(fd, content)
+        os.lseek(fd, 0, os.SEEK_SET)
+        registers[register] = fd
+
+    return work
+
+
+def _dup(given: dict[str, Any]) -> Work:
+    register, target = given["fd"], given["to"]
+    return lambda registers: os.set_inheritable(os.dup2(registers[register], target), True)
+
+
+def _write(given: dict[str, Any]) -> Work:
+    path, content = given["path"], given["text"].encode()
+
+    def work(_: Registers) -> None:
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, content)
+        finally:
+            os.close(fd)
+
+    return work
+
+
+def _mkdir(given: dict[str, Any]) -> Work:
+    def work(_: Registers) -> None:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(given["path"], given["mode"])
+
+    return work
+
+
+def _touch(given: dict[str, Any]) -> Work:
+    def work(_: Registers) -> None:
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(given["path"], os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, given["mode"]))
+
+    return work
+
+
+def _affinity(given: dict[str, Any]) -> Work:
+    cpus = [int(cpu) for cpu in given["cpus"]]
+    return lambda _: os.sched_setaffinity(0, cpus)
+
+
+def _scheduler(given: dict[str, Any]) -> Work:
+    parameters = os.sched_param(given["priority"])
+    return lambda _: os.sched_setscheduler(0, given["policy"], parameters)
+
+
+class _Program(ctypes.Structure):
+    """``struct sock_fprog``. Source: linux/filter.h"""
+
+    _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_void_p))
+
+
+def _seccomp(given: dict[str, Any]) -> Work:
+    code = base64.b64decode(given["filter"], validate=True)
+    if not code or len(code) % 8:
+        raise ValueError("a filter is an array of 8 bytes each")
+    kept = ctypes.create_string_buffer(code, len(code))
+    program = _Program(len(code) // 8, ctypes.addressof(kept))
+
+    def work(_: Registers, kept: Any = kept) -> None:
+        if _libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0) != 0:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), "seccomp filter")
+
+    return work
+
+
+def _user_namespace(given: dict[str, Any]) -> Work:
+    maps = [("setgroups", "deny")] if given.get("deny_setgroups") else []
+    maps += [("uid_map", given["uids"]), ("gid_map", given["gids"])]
+
+    def work(_: Registers) -> None:
+        ready, tell = os.pipe2(os.O_CLOEXEC)
+        me = os.getpid()
+        helper = os.fork()
+        if helper == 0:
+            number = errno.EPERM
+            try:
+                os.close(tell)
+                os.read(ready, 1)
+                for name, text in maps:
+                    fd = os.open(f"/proc/{me}/{name}", os.O_WRONLY | os.O_CLOEXEC)
+                    os.write(fd, text.encode())
+                number = 0
+            except OSError as error:
+                number = error.errno or errno.EPERM
+            finally:
+                os._exit(number & 0x7F)
+        try:
+            os.close(ready)
+            result = _libc.unshare(CLONE_NEWUSER)
+            number = ctypes.get_errno()
+        finally:
+            os.close(tell)
+            code = os.waitstatus_to_exitcode(os.waitpid(helper, 0)[1])
+        if result != 0 or code != 0:
+            number = number if result != 0 else code
+            raise OSError(number, os.strerror(number), "user namespace")
+
+    return work
+
+
+_KINDS: dict[str, Callable[[dict[str, Any]], Work]] = {
+    "call": _call, "open": _open, "data": _data, "dup": _dup, "write": _write, "mkdir": _mkdir, "touch": _touch,
+    "affinity": _affinity, "scheduler": _scheduler, "seccomp": _seccomp, "user-namespace": _user_namespace,
+}  # fmt: skip
