@@ -54,16 +54,21 @@ def translate_specifiers(text: str, unit: UnitContext, *, in_command: bool = Fal
         BadValue: One of them is not had here.
     """
 
+    prefix = unit.prefix.replace("%", "%%")
+    if in_command:
+        # It is read as a word of the command afterwards.
+        prefix = prefix.replace("\\", "\\\\")
+
     def one(match: re.Match[str]) -> str:
         letter = match[1]
         if letter == "":
             return "%%"
         if letter in "np" and unit.is_renamed:
-            return unit.prefix.replace("%", "%%") + ("" if letter == "p" else f"{_at(unit)}.{unit.suffix}")
+            return prefix + ("" if letter == "p" else f"{_at(unit)}.{unit.suffix}")
         if letter == "n":
             return f"%n.{unit.suffix}"
         if letter == "N":
-            return f"{unit.prefix}{_at(unit)}" if unit.is_renamed else "%n"
+            return f"{prefix}{_at(unit)}" if unit.is_renamed else "%n"
         if letter in _OURS:
             return match[0]
         if letter in _FOLDERS:
