@@ -10,7 +10,7 @@ import inspect
 import signal
 import time
 
-from supervisord_py.agent.cycles import GRACE_MIN_S, end_by, is_fatal, next_due_s
+from supervisord_py.agent.cycles import GRACE_MIN_S, Streak, end_by, is_fatal, next_due_s
 from supervisord_py.agent.errors import CycleTimeout
 from supervisord_py.agent.reports import report_error
 
@@ -61,6 +61,7 @@ class LoopCycles:
         self._plan = plan
         self._link = link
         self._has_failed = False
+        self._streak = Streak()
         self._set_up: list[Plugin] = []
         self._waiter: LoopWaiter
 
@@ -103,11 +104,11 @@ class LoopCycles:
     async def cycle(self) -> None:
         """Make one cycle; a fatal exception is for the caller."""
         self._link.tell(WATCHDOG="1")
-        await self._guarded(self._agent.run_cycle)
+        await self._guarded("cycle", self._agent.run_cycle)
 
     async def take(self, message: "Message") -> None:
         """Hand a message to the agent; a fatal exception is for the caller."""
-        await self._guarded(self._agent.on_message, message)
+        await self._guarded("message", self._agent.on_message, message)
 
     async def _repeat(self) -> None:
         due_s = time.monotonic()
@@ -118,17 +119,19 @@ class LoopCycles:
             due_s = next_due_s(due_s, self._plan.every_s, time.monotonic())
             await self._idle(due_s)
 
-    async def _guarded(self, work: "Callable[..., Any]", *arguments: object) -> None:
+    async def _guarded(self, kind: str, work: "Callable[..., Any]", *arguments: object) -> None:
         limit_s = self._plan.cycle_timeout_s
+        self._agent._has_erred = False
         try:
             await self._limited(limit_s, work, *arguments)
         except BaseException as problem:  # a fatal one is raised on
             if is_fatal(self._agent, problem):
                 raise
             self._has_failed = True
+            self._streak.failed(kind)
             report_error(self._link, problem)
         else:
-            self._link.tell(X_PROGRESS="1", X_OK="1", WATCHDOG="1")
+            self._link.tell(**self._streak.went_well(self._agent, kind))
 
     async def _limited(self, limit_s: "float | None", work: "Callable[..., Any]", *arguments: object) -> None:
         if limit_s is None:

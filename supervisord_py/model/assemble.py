@@ -5,34 +5,31 @@ Source: contract, section 3; systemd src/core/service.c (service_verify, service
 """
 
 import posixpath
-from collections.abc import Mapping
-from typing import Any, Literal, TypeVar, cast
 
 from msgspec import Struct
-from msgspec.structs import replace
 
-from supervisord_py.model.agents import PREVENT, AgentKeys, AgentRunner, agent_command, agent_environment
-from supervisord_py.model.calendar import Calendar, Zones, parse_calendar
-from supervisord_py.model.names import UnitName, parse_group_name
-from supervisord_py.model.parse import Decoded, Merged, TableId
-from supervisord_py.model.problems import BadValue, Problem
+from supervisord_py.model.agents import PREVENT, AgentRunner, agent_command, agent_environment
+from supervisord_py.model.assemble_agents import read_agent, read_quarantine
+from supervisord_py.model.assemble_context import assemble_context
+from supervisord_py.model.assemble_health import assemble_health
+from supervisord_py.model.assemble_timer import assemble_timer
+from supervisord_py.model.calendar import Zones
+from supervisord_py.model.fields import Fields
+from supervisord_py.model.names import UnitName
+from supervisord_py.model.parse import Merged
+from supervisord_py.model.problems import Problem
 from supervisord_py.model.states import (
     ExitSupervisorOn,
     KillMode,
     NotifyAccess,
     OnDependencyFailure,
-    Overrun,
-    ProbeAction,
-    ProbeKind,
     Restart,
     ServiceType,
-    TimerFrom,
 )
 from supervisord_py.model.unit import (
     SECOND_NS,
     Command,
     Condition,
-    ExecContext,
     ExitStatuses,
     KillPolicy,
     LoadedFrom,
@@ -48,8 +45,6 @@ from supervisord_py.model.unit import (
     UnitKind,
 )
 
-Value = TypeVar("Value")
-
 _NOTIFYING = frozenset({ServiceType.NOTIFY, ServiceType.NOTIFY_RELOAD})
 _DEFAULT_LIMIT = StartLimit(10 * SECOND_NS, 5)
 """systemd's, for the one of its two keys that is not written."""
@@ -60,14 +55,6 @@ _SERVICE = Service()
 _KILL = _SERVICE.kill
 _RESTART = _SERVICE.restart
 _LOG = _SERVICE.log
-_CONTEXT = _SERVICE.context
-_PROBE = Probe("", ProbeKind.LIVENESS)
-_TIMER = Timer()
-RLIMITS = (
-    "nofile", "nproc", "core", "cpu", "fsize", "as", "data", "stack", "memlock", "rss", "sigpending", "msgqueue",
-    "rtprio", "locks", "rttime",
-)  # fmt: skip
-"""The keys of ``[limits]`` that are resource limits, in the order in which they are set."""
 
 
 class Machine(Struct, frozen=True):
@@ -78,43 +65,6 @@ class Machine(Struct, frozen=True):
 
     zones: Zones
     runner: AgentRunner
-
-
-class _Fields:
-    """The values of one unit by table and key."""
-
-    def __init__(self, merged: Merged) -> None:
-        self.merged = merged
-
-    def has(self, table: str) -> bool:
-        return (table,) in self.merged.tables
-
-    def below(self, table: str) -> list[TableId]:
-        """The tables ``[TABLE.NAME]``, sorted by their names."""
-        return sorted(each for each in self.merged.tables if each[0] == table and len(each) > 1)
-
-    def decoded(self, table: str | TableId, key: str) -> Decoded | None:
-        return self.merged.tables.get(_place(table), {}).get(key)
-
-    def get(self, table: str | TableId, key: str, default: Value) -> Value:
-        """The value, or ``default`` when the key is not written; its type is the key's (``docs/keys.toml``)."""
-        decoded = self.decoded(table, key)
-        value: Any = default if decoded is None else decoded.value
-        return cast(Value, value)
-
-    def problem(
-        self, table: str | TableId, key: str, message: str, hint: str = "", *, warning: bool = False
-    ) -> Problem:
-        """A problem at the key, or at its table when the key is not written."""
-        decoded = self.decoded(table, key)
-        severity: Literal["error", "warning"] = "warning" if warning else "error"
-        if decoded is not None:
-            return decoded.entry.problem(message, hint, severity=severity)
-        return replace(self.merged.problem(_place(table), message, hint), severity=severity)
-
-
-def _place(table: str | TableId) -> TableId:
-    return (table,) if isinstance(table, str) else table
 
 
 def assemble(name: UnitName, merged: Merged, source: LoadedFrom, machine: Machine) -> tuple[Unit | None, list[Problem]]:
@@ -129,7 +79,7 @@ def assemble(name: UnitName, merged: Merged, source: LoadedFrom, machine: Machin
     Returns:
         The unit without its relations, None when there are errors; and the problems, warnings among them.
     """
-    fields = _Fields(merged)
+    fields = Fields(merged)
     problems: list[Problem] = []
     kinds = [table for table in ("agent", "service", "target") if fields.has(table)]
     if not kinds:
@@ -156,9 +106,10 @@ def assemble(name: UnitName, merged: Merged, source: LoadedFrom, machine: Machin
     timer: Timer | None = None
     quarantine = Quarantine()
     if service is not None:
-        health = _health(fields, service, problems)
-        timer = _timer(fields, service, problems, machine.zones) if fields.has("timer") else None
-        quarantine = _quarantine(fields, service, problems)
+        health = assemble_health(fields, service, problems)
+        timer = assemble_timer(fields, service, problems, machine.zones) if fields.has("timer") else None
+        folder = posixpath.dirname(source.path)
+        quarantine = read_quarantine(fields, service.restart, machine.runner, folder, problems)
     if any(problem.severity == "error" for problem in problems):
         return None, problems
     ends = fields.get("unit", "exit-supervisor-on", None)
@@ -185,7 +136,7 @@ def assemble(name: UnitName, merged: Merged, source: LoadedFrom, machine: Machin
     return unit, problems
 
 
-def _conditions(fields: _Fields, prefix: str) -> tuple[Condition, ...]:
+def _conditions(fields: Fields, prefix: str) -> tuple[Condition, ...]:
     """All conditions of a unit, in the order in which they are written."""
     written = fields.merged.tables.get(("unit",), {})
     return tuple(condition for key, decoded in written.items() if key.startswith(prefix) for condition in decoded.value)
@@ -195,36 +146,10 @@ def _unique(items: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(items))
 
 
-def _agent(fields: _Fields, problems: list[Problem]) -> AgentKeys:
-    """``[agent]``; the runner gives ``[service]`` its type and its command."""
-    for key in ("type", "exec-start"):
-        if fields.decoded("service", key) is not None:
-            problems.append(fields.problem("service", key, f"the runner of an [agent] decides {key}", "take it out"))
-    is_once = fields.has("timer")
-    if fields.decoded("agent", "class") is None:
-        problems.append(
-            fields.problem("agent", "class", "[agent] without class", 'write class = "package.module:Class"')
-        )
-    if is_once and fields.decoded("agent", "every") is not None:
-        hint = "take it out: with [timer] each process makes one cycle"
-        problems.append(fields.problem("agent", "every", "every together with [timer]", hint))
-    limit: int | None = fields.get("agent", "cycle-timeout", 0)
-    return AgentKeys(
-        cls=fields.get("agent", "class", ""),
-        every_ns=fields.get("agent", "every", None),
-        cycle_timeout_ns=None if fields.decoded("agent", "cycle-timeout") is None else limit or 0,
-        config=fields.get("agent", "config", {}),
-        python=fields.get("agent", "python", None),
-        path=fields.get("agent", "path", ()),
-        plugins=fields.get("agent", "plugins", ()),
-        is_once=is_once,
-    )
-
-
-def _service(fields: _Fields, problems: list[Problem], machine: Machine, source: LoadedFrom) -> Service:
+def _service(fields: Fields, problems: list[Problem], machine: Machine, source: LoadedFrom) -> Service:
     commands: dict[str, tuple[Command, ...]] = {key: fields.get("service", key, ()) for key in _COMMAND_KEYS}
     default_type = ServiceType.SIMPLE if commands["exec-start"] else ServiceType.ONESHOT
-    agent = _agent(fields, problems) if fields.has("agent") else None
+    agent = read_agent(fields, problems) if fields.has("agent") else None
     if agent is not None:
         default_type = ServiceType.NOTIFY
         commands["exec-start"] = (agent_command(agent, machine.runner, posixpath.dirname(source.path)),)
@@ -263,7 +188,7 @@ def _service(fields: _Fields, problems: list[Problem], machine: Machine, source:
         reload_signal=fields.get("service", "reload-signal", _SERVICE.reload_signal),
         remain_after_exit=fields.get("service", "remain-after-exit", False),
         notify_access=_notify_access(fields, kind),
-        context=_context(fields, () if agent is None else agent_environment(agent)),
+        context=assemble_context(fields, () if agent is None else agent_environment(agent)),
         log=LogPolicy(
             max_bytes=fields.get("log", "max-bytes", _LOG.max_bytes),
             backups=fields.get("log", "backups", _LOG.backups),
@@ -280,7 +205,7 @@ _COMMAND_KEYS = (
 _START_LIMIT = ("start-limit-interval-sec", "start-limit-burst")
 
 
-def _check_type(service: Service, fields: _Fields, problems: list[Problem]) -> None:
+def _check_type(service: Service, fields: Fields, problems: list[Problem]) -> None:
     """Keys that mean nothing, or something else than they say, for this type of unit."""
 
     def complain(key: str, message: str, hint: str, *, warning: bool = False) -> None:
@@ -343,7 +268,7 @@ def _check_type(service: Service, fields: _Fields, problems: list[Problem]) -> N
         )
 
 
-def _check_commands(service: Service, fields: _Fields, problems: list[Problem]) -> None:
+def _check_commands(service: Service, fields: Fields, problems: list[Problem]) -> None:
     start: tuple[Command, ...] = service.exec_start
     if service.type is not ServiceType.ONESHOT:
         if len(start) > 1:
@@ -362,7 +287,7 @@ def _check_commands(service: Service, fields: _Fields, problems: list[Problem]) 
         problems.append(fields.problem("service", "exec-start", "[service] without exec-start", hint))
 
 
-def _restart(fields: _Fields, oneshot: bool, problems: list[Problem], prevent: ExitStatuses) -> RestartPolicy:
+def _restart(fields: Fields, oneshot: bool, problems: list[Problem], prevent: ExitStatuses) -> RestartPolicy:
     restart = Restart(fields.get("service", "restart", "no" if oneshot else _RESTART.restart.value))
     if oneshot and restart in (Restart.ALWAYS, Restart.ON_SUCCESS):
         problems.append(
@@ -408,7 +333,7 @@ def _restart(fields: _Fields, oneshot: bool, problems: list[Problem], prevent: E
     )
 
 
-def _start_limit(fields: _Fields, problems: list[Problem]) -> StartLimit | None:
+def _start_limit(fields: Fields, problems: list[Problem]) -> StartLimit | None:
     """systemd's plain window, where one of its keys is written; it takes the place of the quarantine."""
     written = [key for key in _START_LIMIT if fields.decoded("unit", key) is not None]
     if not written:
@@ -426,171 +351,7 @@ _TELLING = ("watchdog-sec", "progress-sec", "error-threshold")
 """Keys about what the process itself tells: it needs somebody who listens."""
 
 
-def _notify_access(fields: _Fields, kind: ServiceType) -> NotifyAccess:
+def _notify_access(fields: Fields, kind: ServiceType) -> NotifyAccess:
     access = NotifyAccess(fields.get("service", "notify-access", NotifyAccess.NONE.value))
     listens = kind in _NOTIFYING or any(fields.get("service", key, 0) for key in _TELLING)
     return NotifyAccess.MAIN if access is NotifyAccess.NONE and listens else access
-
-
-def _health(fields: _Fields, service: Service, problems: list[Problem]) -> tuple[Probe, ...]:
-    """``[health.NAME]``, by name."""
-    probes = [_probe(fields, place, problems) for place in fields.below("health")]
-    if probes and service.type is ServiceType.ONESHOT:
-        place = fields.below("health")[0]
-        hint = "take it out: whether its command ends well is all there is to a oneshot"
-        problems.append(
-            fields.problem(place, "", "a oneshot is over when it is up, so it is never checked", hint, warning=True)
-        )
-    return tuple(probe for probe in probes if probe is not None)
-
-
-_CHECKS = ("exec", "http", "tcp", "unix", "file", "log")
-
-
-def _probe(fields: _Fields, place: TableId, problems: list[Problem]) -> Probe | None:
-    """One check; None when it is none."""
-
-    def complain(key: str, message: str, hint: str = "", *, warning: bool = False) -> None:
-        problems.append(fields.problem(place, key, message, hint, warning=warning))
-
-    name = str(place[-1])
-    try:
-        parse_group_name(name)
-    except ValueError:
-        complain("", f"{name!r} is not the name of a check", "letters, digits and : _ . -, a letter or digit first")
-        return None
-    written = [key for key in _CHECKS if fields.decoded(place, key) is not None]
-    if len(written) != 1:
-        message = f"one check too many: {' and '.join(written)}" if written else "a check that looks at nothing"
-        complain(written[-1] if written else "", message, f"write one of {', '.join(_CHECKS)}")
-    kind: str | None = fields.get(place, "kind", None)
-    if kind is None:
-        hint = 'write kind = "readiness", "liveness" or "startup"'
-        complain("", "a check without the key 'kind'", hint)
-    if kind is None or len(written) != 1:
-        return None
-    is_readiness = kind == ProbeKind.READINESS.value
-    default = ProbeAction.NONE if is_readiness else _PROBE.action
-    action = ProbeAction(fields.get(place, "action", default.value))
-    if is_readiness and action is not ProbeAction.NONE:
-        complain(
-            "action",
-            "a readiness check says whether the unit can be used, and does nothing",
-            'write kind = "liveness", or take it out',
-        )
-    successes = fields.get(place, "success-threshold", _PROBE.success_threshold)
-    if not is_readiness and successes != 1:
-        complain("success-threshold", f"of a {kind} check one success is enough", "take it out", warning=True)
-    checked = {key: fields.get(place, key, None) for key in written}
-    return Probe(
-        name,
-        ProbeKind(kind),
-        interval_ns=fields.get(place, "interval", _PROBE.interval_ns),
-        timeout_ns=fields.get(place, "timeout", _PROBE.timeout_ns),
-        initial_delay_ns=fields.get(place, "initial-delay", _PROBE.initial_delay_ns),
-        failure_threshold=fields.get(place, "failure-threshold", _PROBE.failure_threshold),
-        success_threshold=successes if is_readiness else 1,
-        action=action,
-        **checked,
-    )
-
-
-_SPANS_OF_TIMERS = {
-    "on-active-sec": "on_active_ns",
-    "on-boot-sec": "on_boot_ns",
-    "on-startup-sec": "on_startup_ns",
-    "on-unit-active-sec": "on_unit_active_ns",
-    "on-unit-inactive-sec": "on_unit_inactive_ns",
-}
-_FOLLOWING = {"on-unit-active-sec", "on-unit-inactive-sec"}
-"""What counts from a run, and so never comes before the first."""
-
-
-def _calendars(fields: _Fields, problems: list[Problem], zones: Zones) -> tuple[Calendar, ...]:
-    """``on-calendar``: decoded it is text, because what zones there are is known here only."""
-    decoded = fields.decoded("timer", "on-calendar")
-    calendars: list[Calendar] = []
-    for index, text in enumerate(() if decoded is None else decoded.value):
-        try:
-            calendars.append(parse_calendar(text, zones))
-        except BadValue as bad:
-            assert decoded is not None
-            at = (index,) if isinstance(decoded.entry.value, list) else ()
-            problems.append(decoded.entry.problem(bad.message, bad.hint, at))
-    return tuple(calendars)
-
-
-def _timer(fields: _Fields, service: Service, problems: list[Problem], zones: Zones) -> Timer:
-    def complain(table: str, key: str, message: str, hint: str, *, warning: bool = False) -> None:
-        problems.append(fields.problem(table, key, message, hint, warning=warning))
-
-    spans: dict[str, tuple[int, ...]] = {key: fields.get("timer", key, ()) for key in _SPANS_OF_TIMERS}
-    every: int | None = fields.get("timer", "every", None)
-    calendar = _calendars(fields, problems, zones)
-    texts: tuple[str, ...] = fields.get("timer", "on-calendar", ())
-    written = {key for key, value in {**spans, "every": every, "on-calendar": texts}.items() if value}
-    if not written:
-        hint = f"write every, on-calendar, or one of {', '.join(_SPANS_OF_TIMERS)}"
-        complain("timer", "", "a timer without a time", hint)
-    elif written <= _FOLLOWING:
-        message = "this counts from a run, and nothing brings the first one about"
-        complain("timer", sorted(written)[0], message, "write on-active-sec = 0 beside it, or every", warning=True)
-    if every is None and fields.decoded("timer", "from") is not None:
-        complain("timer", "from", "from means nothing without every", "take it out", warning=True)
-    persistent = fields.get("timer", "persistent", _TIMER.persistent)
-    if persistent and not calendar:
-        complain("timer", "persistent", "only times of on-calendar are made up for", "take it out", warning=True)
-    if service.restart.restart in (Restart.ALWAYS, Restart.ON_SUCCESS):
-        message = (
-            f"with restart = {service.restart.restart.value} a run is never over, and the next time never waited for"
-        )
-        complain("service", "restart", message, 'write "on-failure" or "no"')
-    if service.remain_after_exit:
-        message = "a run that stays active is never over, and the next time never waited for"
-        complain("service", "remain-after-exit", message, "take it out")
-    return Timer(
-        every_ns=every,
-        every_from=TimerFrom(fields.get("timer", "from", _TIMER.every_from.value)),
-        on_calendar=calendar,
-        accuracy_ns=fields.get("timer", "accuracy-sec", _accuracy_ns(every, spans)),
-        randomized_delay_ns=fields.get("timer", "randomized-delay-sec", _TIMER.randomized_delay_ns),
-        persistent=persistent,
-        overrun=Overrun(fields.get("timer", "overrun", _TIMER.overrun.value)),
-        **{field: spans[key] for key, field in _SPANS_OF_TIMERS.items()},
-    )
-
-
-def _accuracy_ns(every: int | None, spans: Mapping[str, tuple[int, ...]]) -> int:
-    """Return how late a timer may be that does not say it: of short spans a tenth, so that they are kept [ns]."""
-    counted = [span for found in spans.values() for span in found if span]
-    shortest_ns = min((span for span in (*counted, every) if span), default=10 * _TIMER.accuracy_ns)
-    return min(_TIMER.accuracy_ns, shortest_ns // 10)
-
-
-def _quarantine(fields: _Fields, service: Service, problems: list[Problem]) -> Quarantine:
-    """``[quarantine]`` but for ``failures``; ``on-quarantine`` is a relation, which the unit set resolves."""
-    if service.restart.failures == 0 and service.restart.limit is None:
-        for key in ("stub", "retry-after", "on-quarantine"):
-            if fields.decoded("quarantine", key) is not None:
-                message = "with failures = 0 the unit is never quarantined"
-                problems.append(
-                    fields.problem("quarantine", key, message, "take it out, or write failures", warning=True)
-                )
-    return Quarantine(fields.get("quarantine", "stub", None), fields.get("quarantine", "retry-after", None))
-
-
-def _context(fields: _Fields, added: tuple[tuple[str, str], ...]) -> ExecContext:
-    environment: dict[str, str] = fields.get("service", "environment", {})
-    limits = [(key, fields.decoded("limits", key)) for key in RLIMITS]
-    return ExecContext(
-        user=fields.get("service", "user", None),
-        group=fields.get("service", "group", None),
-        supplementary_groups=_unique(fields.get("service", "supplementary-groups", ())),
-        working_directory=fields.get("service", "working-directory", None),
-        umask=fields.get("service", "umask", _CONTEXT.umask),
-        environment=(*environment.items(), *added),
-        ignore_sigpipe=fields.get("service", "ignore-sigpipe", True),
-        rlimits=tuple((key, decoded.value) for key, decoded in limits if decoded is not None),
-        nice=fields.get("limits", "nice", None),
-        enforce=fields.get("limits", "enforce", _CONTEXT.enforce),
-    )

@@ -23,7 +23,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from supervisord_py.model.assemble import RLIMITS
+from supervisord_py.model.assemble_context import RLIMITS
 from supervisord_py.model.calendar import format_calendar
 from supervisord_py.model.command import command_text
 from supervisord_py.model.settings import Settings, settings_texts
@@ -300,9 +300,11 @@ FAMILIES: dict[str, Effect] = {
     "service.environment": Effect.RESTART,
     "health.": Effect.LIVE,
     "agent.": Effect.RESTART,
+    "quarantine.stub-": Effect.LIVE,
 }
 """Keys by how they begin: each condition is one, each variable of the environment, and each key of a health check. What
-``[agent]`` says is in the command of its process and in its environment, and told with those."""
+``[agent]`` says is in the command of its process and in its environment, and told with those; what ``stub-class`` says
+is in the command of the stub."""
 
 ELSEWHERE: dict[str, Effect] = {
     "instances.count": Effect.LIVE,

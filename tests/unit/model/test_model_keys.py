@@ -3,7 +3,7 @@
 import pytest
 from unitset_rig import KEY_TABLE, SLEEP, load_texts
 
-from supervisord_py.model.assemble import RLIMITS
+from supervisord_py.model.assemble_context import RLIMITS
 from supervisord_py.model.decode import DECODERS
 from supervisord_py.model.keys import FileKind, KeySpec, TableSpec
 from supervisord_py.model.settings import Settings, parse_settings
