@@ -10,6 +10,7 @@ from typing import Literal
 from msgspec import Struct
 
 from supervisord_py.model.calendar import Calendar
+from supervisord_py.model.context import Belongings, Priorities, Streams
 from supervisord_py.model.states import (
     ExitSupervisorOn,
     KillMode,
@@ -129,8 +130,10 @@ class ExecContext(Struct, frozen=True):
     umask: int = 0o022
     environment: tuple[tuple[str, str], ...] = ()
     ignore_sigpipe: bool = True
+    belongings: Belongings = Belongings()
+    streams: Streams = Streams()
     rlimits: tuple[tuple[str, Limit], ...] = ()
-    nice: int | None = None
+    priorities: Priorities = Priorities()
     enforce: Literal["strict", "best-effort"] = "strict"
 
 

@@ -27,6 +27,7 @@ from supervisord_py.model.changes import (
     take_live,
     texts_of,
 )
+from supervisord_py.model.context import Credential, Folder, Priorities
 from supervisord_py.model.keys import parse_key_table
 from supervisord_py.model.states import ProbeKind, Restart, ServiceType
 from supervisord_py.model.unit import (
@@ -61,7 +62,7 @@ BASE = Unit(
         timeout_abort_ns=70 * 10**9,
         kill=KillPolicy(restart_signal=12),
         restart=RestartPolicy(limit=StartLimit(10**10, 5)),
-        context=ExecContext(nice=1),
+        context=ExecContext(priorities=Priorities(nice=1)),
         pid_file="/run/web.pid",
     ),
     health=(Probe("up", ProbeKind.LIVENESS, tcp="localhost:80"),),
@@ -95,7 +96,7 @@ def _is_group(hint: Any) -> bool:
     return (
         isinstance(hint, type)
         and issubclass(hint, msgspec.Struct)
-        and hint not in (Command, Condition, Calendar, Dependency, Probe)
+        and hint not in (Command, Condition, Calendar, Dependency, Probe, Folder, Credential)
     )
 
 
@@ -134,6 +135,8 @@ def another(value: Any, hint: Any, name: str) -> Any:
         made: dict[type, Any] = {
             Command: Command(("/bin/other",)),
             Dependency: Dependency("other"),
+            Folder: Folder("other"),
+            Credential: Credential("other", path="/other"),
             str: "other",
             int: 7 * 10**9,
         }
