@@ -226,7 +226,12 @@ class _UnitConverter:
     def convert(self) -> None:
         self._draft.table({"Target": "target"}.get(self._section, "service"))
         if self._section == "Socket":
-            self._draft.table(*self._table_of_socket)
+            accepts = boolean_of(self._unit.last("Socket", "Accept"))
+            # systemd's defaults: the name of a descriptor, and how often a socket may trigger.
+            self._draft.put(
+                self._table_of_socket, "name", "connection" if accepts else self._unit.name.replace("@.", "@%i.")
+            )
+            self._draft.put(self._table_of_socket, "trigger-limit-burst", 200 if accepts else 20)
             if self._unit.values("Install", "WantedBy", "RequiredBy") and self._draft.get("unit", "enabled"):
                 self._draft.table("service")["activation"] = "start"
         for assignment in self._unit.assignments:
@@ -268,10 +273,13 @@ class _UnitConverter:
         if spec.type in _RELATION_TYPES:
             self._relations.take(self._draft.name, self._unit, key, text, self._context, place)
             return
-        if not text:
+        if not text and name != "CapabilityBoundingSet":
             self._reset(table, key, name, place)
             return
-        if spec.type == "commands":
+        if not text:
+            # Here nothing is a value: no capability at all.
+            self._draft.put(table, key, "", place)
+        elif spec.type == "commands":
             line = command(text, self._context)
             self._check(target, line)
             self._draft.table(*table).setdefault(key, []).append(line)

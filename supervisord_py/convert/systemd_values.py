@@ -203,10 +203,18 @@ def scalar(directive: str, spec: KeySpec, text: str, unit: UnitContext) -> objec
             return number_or_text(text)
         case "limit-hard-microseconds":
             return number_or_text(text.rpartition(":")[2])
+        case "runtime-path":
+            return _of_today(directive, text)
         case _:
             if directive in _LEVELS and text.lower() in TRUE_WORDS | FALSE_WORDS:
                 return "yes" if boolean(text) else "no"
             return text
+
+
+def _of_today(directive: str, text: str) -> str:
+    """A path below ``/var/run``, which is ``/run`` today: systemd writes it so, too."""
+    is_path = directive == "PIDFile" or directive.startswith("Listen")
+    return text.removeprefix("/var") if is_path and text.startswith("/var/run/") else text
 
 
 def items(directive: str, spec: KeySpec, text: str, unit: UnitContext) -> list[object]:
@@ -216,13 +224,13 @@ def items(directive: str, spec: KeySpec, text: str, unit: UnitContext) -> list[o
     if spec.type == "timespans":
         return [number_or_text(text)]
     if directive in _WHOLE:
-        return [translate_specifiers(text, unit)]
+        return [_of_today(directive, translate_specifiers(text, unit))]
     if directive in _INVERTED:
         inverted = text.startswith("~")
         words = words_of(text.removeprefix("~"))
         return [f"~{word}" if inverted else word for word in words]
     words = [translate_specifiers(word, unit) for word in words_of(text)]
-    if directive.endswith(("Directory", "Directories")):
+    if directive.endswith(("Directory", "Directories", "Paths")):
         words = [word.rstrip("/") or word for word in words]
     return [number_or_text(word) for word in words] if spec.type == "exit-statuses" else list(words)
 
