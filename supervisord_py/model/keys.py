@@ -16,7 +16,7 @@ _EXPANDING = frozenset(
     {
     "string", "strings", "command", "commands", "dependencies", "ordering", "names", "labels", "account", "accounts",
     "directory", "environment", "conditions", "exit-statuses", "runtime-path", "label", "url", "address", "path",
-    "socket-path", "regex", "calendars",
+    "socket-path", "regex", "calendars", "switch-or-strings",
     }
 )  # fmt: skip
 """The types that are text; numbers, spans, sizes, modes, signals and enums are read as they stand."""

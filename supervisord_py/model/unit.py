@@ -10,6 +10,7 @@ from typing import Literal
 from msgspec import Struct
 
 from supervisord_py.model.calendar import Calendar
+from supervisord_py.model.sandbox import Sandbox
 from supervisord_py.model.states import (
     ExitSupervisorOn,
     KillMode,
@@ -132,6 +133,7 @@ class ExecContext(Struct, frozen=True):
     rlimits: tuple[tuple[str, Limit], ...] = ()
     nice: int | None = None
     enforce: Literal["strict", "best-effort"] = "strict"
+    sandbox: Sandbox = Sandbox()
 
 
 class LogPolicy(Struct, frozen=True):
