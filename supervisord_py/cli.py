@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 _ELSEWHERE = {
     "calendar": ("supervisord_py.host.times:calendar_command", "what calendar expressions mean, and when they elapse"),
     "timespan": ("supervisord_py.host.times:timespan_command", "what time spans mean"),
+    "convert": (
+        "supervisord_py.convert.command:convert_command",
+        "unit files of another supervisor's configuration",
+    ),
     "doctor": (
         "supervisord_py.doctor.command:doctor_command",
         "what this machine offers, or a supervisor's invariants",

@@ -18,6 +18,16 @@ _CANNOT: dict[str, str] = {
     "limits": "could not take its limits",
     "cgroup": "could not enter its control group",
     "fork": "could not be forked",
+    "environment-file": "could not be given its variables",
+    "stdin": "could not open its input",
+    "stdout": "could not open its output",
+    "stderr": "could not open its error output",
+    "credentials": "could not be given its credentials",
+    "runtime-directory": "could not be given its runtime folder",
+    "state-directory": "could not be given its state folder",
+    "cache-directory": "could not be given its cache folder",
+    "logs-directory": "could not be given its folder for logs",
+    "configuration-directory": "could not be given its configuration folder",
 }
 """What a failed step of the child means; any other step is named."""
 

@@ -127,7 +127,7 @@ def spawn_failed(ledger: Ledger, event: SpawnFailed) -> None:
             "detail": event.detail,
         },
     )
-    result = Result.RESOURCES if event.step == "fork" else Result.EXIT_CODE
+    result = Result.RESOURCES if event.step in ("fork", "environment-file") else Result.EXIT_CODE
     _process_over(ledger, name, process, ExitStatus(code=event.code), result, describe(process.role, event))
 
 

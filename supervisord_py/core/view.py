@@ -16,7 +16,7 @@ from supervisord_py.core.state import (
 )
 from supervisord_py.core.why import explain, in_a_sentence
 from supervisord_py.model.changes import UnitChange
-from supervisord_py.model.states import ActiveState, JobState, LoadState, SubState
+from supervisord_py.model.states import ActiveState, JobState, JobType, LoadState, SubState
 from supervisord_py.model.status import Exit, HealthStatus, JobStatus, UnitStatus, WhyLine
 from supervisord_py.model.unit import Unit, UnitSet
 
@@ -135,6 +135,12 @@ def invocation(manager: Manager, name: str) -> str | None:
 def began_ns(manager: Manager, name: str) -> int:
     """Return when the life of a unit, or its last one, began [CLOCK_MONOTONIC ns]; 0 when it has had none."""
     return manager.ledger.state(name).began_ns
+
+
+def is_restarted(manager: Manager, name: str) -> bool:
+    """Tell whether a unit that is at rest is about to start: it was stopped to be started again."""
+    job = manager.ledger.job_of.get(name)
+    return job is not None and job.type in (JobType.START, JobType.RESTART)
 
 
 def is_known(manager: Manager, name: str) -> bool:

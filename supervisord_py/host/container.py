@@ -9,6 +9,7 @@ from typing import Any
 from supervisord_py.core.manager import Manager
 from supervisord_py.core.view import exit_code, unit_status
 from supervisord_py.host.accounts import Accounts
+from supervisord_py.host.belongings import Keeping, own_roots
 from supervisord_py.host.bus import bus_address
 from supervisord_py.host.cgroups import UnitGroups
 from supervisord_py.host.console import Console
@@ -89,6 +90,8 @@ def runtime_of(
         groups=groups,
         bus=bus_address(places.runtime, listeners),
         agents=str(places.agents),
+        keeping=Keeping(places.runtime, own_roots(os.environ)),
+        own_environment=passed_environment("all", os.environ),
         direct=config.get("forward"),
         passed=environment_of(config, settings),
     )

@@ -142,6 +142,7 @@ class Daemon:
             trees=keeper.trees,
             pid_of=lambda unit: view.main_pid(self._manager, unit),
             invocation_of=lambda unit: view.invocation(self._manager, unit),
+            is_restarted=lambda unit: view.is_restarted(self._manager, unit),
         )
         self._hands.restore((process.id, process.unit, process.role, process.pid) for process in welcome.processes)
         self._driver = Driver(

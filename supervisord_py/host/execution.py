@@ -5,9 +5,11 @@ Everything that can be known before the fork is decided here, so that the child 
 here fails the spawn with the step and the exit code that systemd has for it, before anything is made.
 
 Environment, later ones win: ``PATH LANG HOME USER LOGNAME SHELL`` of the user the process runs as; what
-``pass-environment`` lets through; the unit's own; then what the supervisor says (``INVOCATION_ID``, ``MAINPID``,
-...), which a unit cannot forge. (In systemd a unit's ``Environment=`` wins over those too; a process that lies to
-itself about its own invocation helps nobody.) A variable ``$NAME`` of a command is expanded from exactly that.
+``pass-environment`` lets through, the settings' and the unit's; its folders and credentials; the unit's own; that of
+its files, read anew for each command; then what the supervisor says (``INVOCATION_ID``, ``MAINPID``, ...), which a unit
+cannot forge. (In systemd a unit's ``Environment=`` wins over those too; a process that lies to itself about its own
+invocation helps nobody.) ``unset-environment`` comes last. A variable ``$NAME`` of a command is expanded from exactly
+that.
 
 A privileged command (``+``) runs as the supervisor, without limits. Source: systemd src/core/execute.c,
 build_environment, exec_child; systemd.exec(5), "Environment variables in spawned processes".
@@ -23,11 +25,14 @@ from msgspec import Struct
 from supervisord_py.core.actions import SpawnProcess
 from supervisord_py.core.events import SpawnFailed
 from supervisord_py.host.accounts import Account, Accounts, NoAccount
+from supervisord_py.host.belongings import CannotProvideError, Keeping, read_environment_files
 from supervisord_py.host.cgroups import UnitGroups
 from supervisord_py.host.confine import CannotConfine, Confinement, confine_privileges
 from supervisord_py.host.limits import INFINITY, RLIMIT_NUMBERS
 from supervisord_py.host.powers import own_powers
+from supervisord_py.host.streams import stream_operations
 from supervisord_py.model.command import expand_words
+from supervisord_py.model.names import base_unit
 from supervisord_py.model.sandbox import Sandbox
 from supervisord_py.model.states import NotifyAccess, Role, ServiceType
 from supervisord_py.model.unit import ExecContext, Limit, Service, Unit, UnitKind
@@ -62,7 +67,10 @@ class SpawnRuntime(Struct, frozen=True):
     bus: str | None = None
     agents: str | None = None
     """The folder with a state folder for each agent."""
+    keeping: Keeping | None = None
     passed: tuple[tuple[str, str], ...] = ()
+    own_environment: tuple[tuple[str, str], ...] = ()
+    """The supervisor's own, of which a unit may ask for variables (``pass-environment``)."""
     direct: str | None = None
     """The unit that is given the supervisor's own standard input, output and error (``exec``)."""
 
@@ -127,6 +135,7 @@ def build_spawn(
     assert service is not None or is_beside, "only services have processes"
     context = ExecContext() if service is None else service.context
     privileged = action.command.privileged
+    degraded: list[str] = []
     try:
         try:
             if privileged:
@@ -135,11 +144,12 @@ def build_spawn(
                 account = runtime.accounts.find(context.user, context.group, context.supplementary_groups)
         except NoAccount as error:
             raise _Refused(error.step, error.code, 0, error.detail) from None
-        environment = build_environment(
-            action, context, account, runtime, main_pid, None if service is None else service.pid_file
-        )
+        pid_file = None if service is None else service.pid_file
+        environment = build_environment(action, context, account, runtime, main_pid, pid_file, degraded)
         if unit is not None and unit.kind is UnitKind.AGENT and runtime.agents is not None:
-            environment["STATE_DIRECTORY"] = _state_folder(runtime.agents, unit.name, account)
+            environment.setdefault("STATE_DIRECTORY", _state_folder(runtime.agents, unit.name, account))
+        if not is_beside and runtime.keeping is not None:
+            runtime.keeping.provide(action.unit, action.invocation, context.belongings, account)
         request: dict[str, Any] = {
             "do": "spawn",
             "id": action.spawn_id,
@@ -162,6 +172,12 @@ def build_spawn(
             "privileged": privileged,
             "pid_env": ["WATCHDOG_PID"] if "WATCHDOG_USEC" in environment else [],
         }
+        if not is_beside:
+            identifier = os.path.basename(action.command.words[0])
+            if before := stream_operations(action.unit, identifier, context.streams):
+                request["before"] = before
+        if degraded:
+            request["degraded"] = degraded
         if runtime.direct == action.unit:
             request["inherit"] = True
         if action.role is Role.PROBE:
@@ -172,7 +188,7 @@ def build_spawn(
         if runtime.groups is not None:
             request["cgroups"] = list(runtime.groups.create(action.unit))
             request["home"] = runtime.groups.home
-    except _Refused as error:
+    except (_Refused, CannotProvideError) as error:
         return SpawnFailed(action.spawn_id, error.step, error.code, error.errno, error.detail)
     return request
 
@@ -206,8 +222,10 @@ def build_environment(
     runtime: SpawnRuntime,
     main_pid: int | None,
     pid_file: str | None,
+    degraded: list[str],
 ) -> dict[str, str]:
-    """Return the environment of a process but for what only the keeper knows (``NOTIFY_SOCKET``, its own pid)."""
+    """Return the environment of a process but for what only the keeper knows (``NOTIFY_SOCKET``, its own pid); what had
+    to be left out is added to ``degraded``."""
     environment = {"PATH": DEFAULT_PATH, "LANG": DEFAULT_LANG}
     if account.home is not None:
         environment["HOME"] = account.home
@@ -216,7 +234,16 @@ def build_environment(
     if account.shell is not None:
         environment["SHELL"] = account.shell
     environment.update(runtime.passed)
+    belongings = context.belongings
+    wanted = belongings.pass_environment
+    environment.update((name, value) for name, value in runtime.own_environment if name in wanted)
+    if runtime.keeping is not None:
+        environment.update(runtime.keeping.variables(base_unit(action.unit), belongings))
     environment.update(context.environment)
+    if belongings.environment_files:
+        found, odd = read_environment_files(belongings.environment_files)
+        environment.update(found)
+        degraded += odd
     environment["SUPERVISORD_PY_UNIT"] = action.unit
     environment["SUPERVISORD_PY_SOCKET"] = runtime.control_socket
     if runtime.bus is not None:
@@ -227,6 +254,10 @@ def build_environment(
     if pid_file is not None:
         environment["PIDFILE"] = pid_file
     environment.update(action.environment)
+    for unset in belongings.unset_environment:
+        name, equals, value = unset.partition("=")
+        if name in environment and (not equals or environment[name] == value):
+            del environment[name]
     return environment
 
 

@@ -69,6 +69,7 @@ class ManagerHands:
         trees: Asks the keeper for all processes of units.
         pid_of: The main process of a unit, None when there is none.
         invocation_of: The life of a unit, None when it has none.
+        is_restarted: Whether a unit that has stopped is about to start again.
     """
 
     def __init__(
@@ -83,11 +84,13 @@ class ManagerHands:
         trees: Trees,
         pid_of: Callable[[str], int | None],
         invocation_of: Callable[[str], str | None],
+        is_restarted: Callable[[str], bool],
     ) -> None:
         self._runtime = runtime
         self._output = output
         self._hook_output = HookOutput(output)
         self._unit_of = unit_of
+        self._is_restarted = is_restarted
         self._ask = ask
         self._submit = submit
         self._note = note
@@ -245,6 +248,8 @@ class ManagerHands:
             self._ask({"do": "release", "unit": unit})
             return
         self._remove_pid_file(unit)
+        if self._runtime.keeping is not None:
+            self._runtime.keeping.release(unit, is_restarted=self._is_restarted(unit))
         self._probes.forget(unit)
         spawn_id = self._spawns_of.get(unit)
         drained = self._output.drain(unit)

@@ -22,7 +22,8 @@ from typing import Literal
 from msgspec import Struct
 from msgspec.structs import replace
 
-from supervisord_py.host.places import Places, default_places
+from supervisord_py.host.belongings import own_roots
+from supervisord_py.host.places import Places
 from supervisord_py.host.trusted_files import FileRefused, TrustedReader, trusted_uids
 from supervisord_py.host.zones import zone_named
 from supervisord_py.model.agents import AgentRunner
@@ -174,17 +175,14 @@ def specifier_context(environment: Mapping[str, str]) -> SpecifierContext:
     """What specifiers stand for, for the user this process runs as."""
     uid = os.geteuid()
     home = os.path.expanduser("~")
+    roots = own_roots(environment)
     try:
         user = pwd.getpwuid(uid).pw_name
     except KeyError:
         user = str(uid)
-    if uid == 0:
-        runtime, state, logs = "/run", "/var/lib", "/var/log"
-    else:
-        state = environment.get("XDG_STATE_HOME") or f"{home}/.local/state"
-        runtime = environment.get("XDG_RUNTIME_DIR") or str(default_places(dict(environment), uid, home).runtime)
-        logs = f"{state}/log"
-    return SpecifierContext(home, runtime, state, logs, user, uid, os.uname().nodename, _boot_id(), _here())
+    return SpecifierContext(
+        home, roots.runtime, roots.state, roots.logs, user, uid, os.uname().nodename, _boot_id(), _here()
+    )
 
 
 def _here() -> str:

@@ -11,12 +11,13 @@ not hurt the keeper in between, and for a cgroup from which the way back is know
 import contextlib
 import ctypes
 import errno
+import fcntl
 import gc
 import importlib
 import os
 import resource
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple, NoReturn
 
@@ -103,6 +104,8 @@ class Plan:
         self.nice, self.cgroups = request.get("nice"), list(request.get("cgroups") or ())
         self.home: str | None = request.get("home")
         self.sigpipe, self.pid_env = bool(request.get("sigpipe")), list(request.get("pid_env") or ())
+        self.fds: list[int] = []
+        """What it gets from descriptor 3 on."""
         self.out = out
         self.inherits = bool(request.get("inherit"))
         self.before, after = ops.prepare(request.get("before") or []), ops.prepare(request.get("after") or [])
@@ -118,7 +121,13 @@ class Plan:
     def needs_code(self) -> bool:
         """Say whether only code of ours in the child can do what is asked for."""
         return bool(
-            self.pid_env or self.nice is not None or self.before or self.after or self.last or self._changes_user()
+            self.pid_env
+            or self.fds
+            or self.nice is not None
+            or self.before
+            or self.after
+            or self.last
+            or self._changes_user()
         )
 
     def _changes_user(self) -> bool:
@@ -147,12 +156,18 @@ class Spawner:
         self._fork_exec: Any = getattr(importlib.import_module("_posixsubprocess"), "fork_exec", None)
         self._has_vfork = way != "fork" and self._try_vfork()
 
-    def spawn(self, spawn_id: int, request: dict[str, Any], out: int, env: dict[str, str]) -> Made:
-        """Make the process of ``request`` with ``out`` as output and error; raises SpawnError when nothing runs."""
+    def spawn(
+        self, spawn_id: int, request: dict[str, Any], out: int, env: dict[str, str], fds: Sequence[int] = ()
+    ) -> Made:
+        """Make the process of ``request`` with ``out`` as output and error and ``fds`` from descriptor 3 on; raises
+        SpawnError when nothing runs."""
         try:
             plan = Plan(request, out, env)
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise SpawnError("request", errno.EINVAL, f"{type(error).__name__}: {error}") from error
+        plan.fds = list(fds)
+        if fds:
+            plan.pid_env.append("LISTEN_PID")
         tag = TAG_BASE + (self.instance << TAG_INSTANCE_SHIFT) + spawn_id
         hard = plan.limits.get("rttime", resource.getrlimit(resource.RLIMIT_RTTIME))[1]
         tagged = lower(tag, hard) == tag
@@ -418,6 +433,18 @@ class _Sandbox:
             _tell(self._report, DEGRADED + op.key, number, why)
 
 
+def _hand_over(fds: list[int], report: int) -> int:
+    """Put ``fds`` where the program looks for them, and return where the report has gone to make room."""
+    if not fds:
+        return report
+    above = 3 + len(fds)
+    held = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, above) for fd in fds]
+    report = fcntl.fcntl(report, fcntl.F_DUPFD_CLOEXEC, above)
+    for place, fd in enumerate(held, 3):
+        os.dup2(fd, place)
+    return report
+
+
 def _run_steps(plan: Plan, null: int, report: int) -> NoReturn:
     """Become the process of ``plan``. Runs in the forked child, ends in exec or in ``os._exit``."""
     step, key = "fds", ""
@@ -431,6 +458,7 @@ def _run_steps(plan: Plan, null: int, report: int) -> NoReturn:
             os.dup2(null, 0)
         for fd in (1, 2) if plan.out >= 0 else ():
             os.dup2(plan.out, fd)
+        report = _hand_over(plan.fds, report)
         step = "session"
         os.setsid()
         step = "cgroup"

@@ -62,6 +62,8 @@ class Unit:
         """Direct children of the keeper, not yet reaped: spawns and orphans."""
         self.followed: dict[int, int] = {}
         """pidfds of ``MAINPID`` processes that are not our children."""
+        self.stores = 0
+        """So many descriptors it may leave with us."""
         self.killing: int | None = None
         self.signalled = set[tuple[int, int]]()
         self.told_empty = True
@@ -338,7 +340,7 @@ def _pack_unit(unit: Unit) -> dict[str, Any]:
         "notify": None if box is None else [box.path, box.socket.fileno(), box.access, box.unacknowledged],
         "main": None if unit.main is None else unit.main.id, "children": sorted(unit.children),
         "followed": list(unit.followed.items()), "killing": unit.killing, "signalled": sorted(unit.signalled),
-        "told_empty": unit.told_empty, "adopted": unit.is_adopted, "tags": list(unit.tags),
+        "stores": unit.stores, "told_empty": unit.told_empty, "adopted": unit.is_adopted, "tags": list(unit.tags),
         "invocations": list(unit.invocations),
         "groups": [os.fsdecode(line) for line in unit.groups],
     }  # fmt: skip
@@ -351,7 +353,7 @@ def _unpack_unit(given: dict[str, Any]) -> Unit:
     unit.children, unit.followed = set(given["children"]), dict(given["followed"])
     unit.signalled = {(pid, start) for pid, start in given["signalled"]}
     unit.told_empty, unit.tags = given["told_empty"], deque(given["tags"])
-    unit.is_adopted = given.get("adopted", False)
+    unit.is_adopted, unit.stores = given.get("adopted", False), given.get("stores", 0)
     unit.invocations, unit.groups = deque(given["invocations"]), [os.fsencode(line) for line in given["groups"]]
     return unit
 

@@ -290,6 +290,7 @@ class Keeper:
         managers = self._managers.pack()
         upward = self.upward.pack()
         held += (upward or [])[1:2]
+        held += self._reaper.sockets.fds()
         held += [spawn["report"] for spawn in inventory["spawns"] if spawn["report"] is not None]
         held += (managers["current"] or ())[1:2]
         return {
@@ -298,6 +299,7 @@ class Keeper:
             "limits": self._spawner.given, "old": _VERSION, "lost": self._lost, "stopping": self._stopping,
             "shutdown_ns": self._shutdown_ns, "custody": self._custody.pack(), "managers": managers, "upward": upward,
             "inventory": inventory, "ended": self._reaper.pack(), "requests": list(self._requests),
+            "sockets": self._reaper.sockets.pack(),
         }  # fmt: skip
 
     def _unpack(self, state: dict[str, Any]) -> None:
@@ -305,6 +307,8 @@ class Keeper:
         self.inventory.unpack(state["inventory"])
         self._managers.unpack(state["managers"])
         self._reaper.unpack(state["inventory"], state["ended"])
+        if "sockets" in state:  # not from a version that held none
+            self._reaper.sockets.unpack(state["sockets"])
         self._requests += state["requests"]
         self._stopping = state["stopping"]
         if state["shutdown_ns"] is not None:
@@ -393,6 +397,7 @@ class Keeper:
             )
 
     def _clean_up(self) -> None:
+        self._loop.guard(self._reaper.sockets.close_all)
         try:
             for name, (_, inode) in self._listeners.items():
                 path = self._addresses[name][0]

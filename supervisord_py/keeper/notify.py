@@ -15,6 +15,7 @@ from supervisord_py.keeper.follow import Follower
 from supervisord_py.keeper.inventory import Inventory, Unit, read, read_stat
 from supervisord_py.keeper.loop import NOTIFY, Loop
 from supervisord_py.keeper.protocol import NOTIFY_QUEUE_MAX
+from supervisord_py.keeper.sockets import Sockets
 
 DATAGRAM_MAX = 4096
 """Bytes; longer datagrams are dropped (systemd, NOTIFY_BUFFER_MAX)."""
@@ -55,10 +56,10 @@ class Notify:
 
     def __init__(
         self, folder: str, loop: Loop, inventory: Inventory,
-        put: Callable[..., bool], before_put: Callable[[Unit], None], follower: Follower,
+        put: Callable[..., bool], before_put: Callable[[Unit], None], follower: Follower, sockets: Sockets,
     ) -> None:  # fmt: skip
         self._folder, self._loop, self._inventory = folder, loop, inventory
-        self._put, self._before_put, self._follower = put, before_put, follower
+        self._put, self._before_put, self._follower, self._sockets = put, before_put, follower, sockets
         self._foreign: list[int] = []
         """Descriptors that came with notifications."""
 
@@ -123,7 +124,7 @@ class Notify:
                 self._loop.guard(self._close_foreign, of_unit=True)
 
     def _close_foreign(self) -> None:
-        """Keep nothing. The closing is the answer to BARRIER=1: what came before it is in the stream."""
+        """Keep nothing else. The closing is the answer to BARRIER=1: what came before it is in the stream."""
         foreign, self._foreign = self._foreign, []
         for fd in foreign:
             if stat.S_ISFIFO(os.fstat(fd).st_mode):
@@ -154,6 +155,10 @@ class Notify:
         fields = {name: value for name, separator, value in lines if separator and name}
         if b"\0" in data or not fields or fields.keys() == {"BARRIER"}:
             return
+        if fields.get("FDSTORE") == "1":
+            self._foreign = self._sockets.store(unit.name, unit.stores, self._foreign, fields)
+        if fields.get("FDSTOREREMOVE") == "1":
+            self._sockets.remove(unit.name, fields.get("FDNAME", ""))
         spawn = self._inventory.spawns.get(pid)
         fact: dict[str, Any] = {"fact": "notify", "unit": unit.name, "id": spawn.id if spawn else None, "pid": pid}
         fact |= {"fields": fields, "main_pid": None, "refused": None}

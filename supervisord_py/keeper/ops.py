@@ -14,6 +14,7 @@ without a mount namespace of its own a mount would be everybody's. Kinds:
         returns -1 and errno when it fails. An ARG is an integer, a string (a path, in UTF-8), null (a null pointer),
         {"bytes": BASE64} (a pointer to these bytes), or {"fd": REGISTER} (what an earlier one returned).
     {"do": "open", "path": PATH, "flags": INT, "mode": INT, "as": REGISTER}
+    {"do": "connect", "path": PATH, "text": TEXT, "as": REGISTER}     a Unix stream, to which TEXT is sent
     {"do": "data", "bytes": BASE64, "as": REGISTER}     a descriptor from which these bytes are read
     {"do": "dup", "fd": REGISTER, "to": INT}            not closed on exec
     {"do": "write", "path": PATH, "text": TEXT}
@@ -34,6 +35,7 @@ import contextlib
 import ctypes
 import errno
 import os
+import socket
 import struct
 from collections.abc import Callable
 from typing import Any
@@ -120,6 +122,21 @@ def _open(given: dict[str, Any]) -> Work:
 
     def work(registers: Registers) -> None:
         registers[register] = os.open(path, flags, mode)
+
+    return work
+
+
+def _connect(given: dict[str, Any]) -> Work:
+    path, text, register = given["path"], given["text"].encode(), given["as"]
+
+    def work(registers: Registers) -> None:
+        stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        try:
+            stream.connect(path)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, path) from None
+        stream.sendall(text)
+        registers[register] = stream.detach()
 
     return work
 
@@ -247,7 +264,7 @@ def _user_namespace(given: dict[str, Any]) -> Work:
 
 
 _KINDS: dict[str, Callable[[dict[str, Any]], Work]] = {
-    "call": _call, "open": _open, "data": _data, "dup": _dup, "write": _write, "mkdir": _mkdir, "touch": _touch,
-    "landlock-path": _landlock_path,
-    "affinity": _affinity, "scheduler": _scheduler, "seccomp": _seccomp, "user-namespace": _user_namespace,
+    "call": _call, "open": _open, "connect": _connect, "data": _data, "dup": _dup, "write": _write, "mkdir": _mkdir,
+    "touch": _touch, "affinity": _affinity, "scheduler": _scheduler, "seccomp": _seccomp,
+    "user-namespace": _user_namespace, "landlock-path": _landlock_path,
 }  # fmt: skip

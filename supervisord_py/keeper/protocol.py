@@ -27,7 +27,7 @@ Requests (``do``)
      "rlimits": {"nofile": [SOFT, HARD]}, "strict": ["nofile"], "nice": INT or null, "cgroups": [DIR..],
      "home": DIR or null, "sigpipe": BOOL (true: default action), "notify": "none|main|exec|all", "privileged": BOOL,
      "pid_env": [NAME..], "inherit": BOOL, "discard": BOOL, "before": [OP..], "after": [OP..],
-     "degraded": [TEXT..]}
+     "degraded": [TEXT..], "sockets": {..} or null, "store": INT}
         The keys from ``uid`` on may be missing. ``executable`` null searches PATH of ``env``. Infinity is -1. Limits
         that are not in ``strict`` are clamped to what is allowed. ``home`` is the keeper's own group in the hierarchy
         of ``cgroups``: with it the keeper may go there and back to make the process. ``privileged`` ignores uid, gid
@@ -36,6 +36,9 @@ Requests (``do``)
         keeper's; else standard input is /dev/null, output and error are the unit's pipe (with ``discard`` /dev/null).
         ``before`` and ``after`` are operations (``keeper/ops.py``) that the child does before it changes its user and
         after that; seccomp filters are last of all. ``degraded`` is told with the spawn: what the manager has left out.
+        ``sockets`` ({"of": UNIT, "connection": N or null}) hands over from descriptor 3 on what that unit listens on,
+        or this one connection; then what ``unit`` has stored; LISTEN_FDS, LISTEN_FDNAMES and LISTEN_PID say so.
+        ``store``: so many descriptors the unit may leave with us (FDSTORE=1).
         Ids grow; a known id is ignored, and so is one more than ``SPAWN_IDS_KEPT`` below the newest.
     {"do": "signal", "unit": NAME, "id": SPAWN_ID or null, "whom": "main|all", "signal": INT, "cont": BOOL}
     {"do": "follow", "unit": NAME, "id": SPAWN_ID, "pid": INT or null, "trusted": BOOL}
@@ -48,6 +51,15 @@ Requests (``do``)
     {"do": "release", "unit": NAME}
         Close output pipe and notify socket, remove its cgroups; while a process is left nothing is done, and the
         output is sent again.
+    {"do": "listen", "unit": NAME, "id": N, "sockets": [SPEC..]}
+        Hold exactly these for the unit, in this order; what is held already as it is asked for stays as it is, what is
+        not among them is closed. Answered by ``listening``. SPEC: ``name``, ``text`` (for people), ``family``,
+        ``type``, ``address`` (of Python's socket), ``path`` or null, ``fifo``, ``mode``, ``uid``, ``gid``, ``backlog``,
+        ``reuse_port``, ``accept``.
+    {"do": "await", "unit": NAME}
+        Tell of the next connection to (datagram for, byte in) any of them, once; with ``accept`` take it.
+    {"do": "close", "unit": NAME, "connection": N or null}
+        Let go of this one connection; without one of all that is held for the unit, its stored descriptors included.
     {"do": "restart-manager"}       pre-flight a new manager, then end this one (else ``preflight-failed`` is told); a
                                     runtime folder that somebody removed is made anew for it
     {"do": "reexec"}                replace the keeper itself in place, and the manager (``keeper/handover.py``); what
@@ -69,6 +81,10 @@ Facts, numbered from 1 without a hole, sent in order, kept until acknowledged
     {"fact": "tree-empty", "unit"}                      a later end than those that ``exited`` told made it empty
     {"fact": "notify", "unit", "id": SPAWN_ID or null, "pid", "fields": {..}, "main_pid": INT or null,
      "refused": TEXT or null}
+    {"fact": "listening", "unit", "id": N, "failed": TEXT or null}
+    {"fact": "connection", "unit", "socket": NAME, "number": N or null, "peer": {..} or null}
+        With a number it was accepted; ``peer``: ``address`` and ``port``, or ``pid`` and ``uid``.
+    {"fact": "stored", "unit", "names": [NAME..]}       what the unit has stored is now this
     {"fact": "reexecuted", "old": VERSION, "new": VERSION or null, "refused": TEXT or null}     exactly one of both
     {"fact": "stray", "pid", "command", "init": BOOL}, {"fact": "stray-exited", "pid", "code", "signal", "core"}
         ``init``: we are process 1, whose children all orphans become; such as have ended already are not told.

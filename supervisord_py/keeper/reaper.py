@@ -21,6 +21,7 @@ from supervisord_py.keeper.follow import Follower
 from supervisord_py.keeper.inventory import Inventory, Spawn, Unit, read_stat, walk
 from supervisord_py.keeper.loop import SPAWN, Loop
 from supervisord_py.keeper.notify import Notify
+from supervisord_py.keeper.sockets import Sockets
 
 REAPED_A_TURN = 500
 
@@ -35,7 +36,8 @@ class Reaper:
         self._send_outputs, self._manager_ended = send_outputs, manager_ended
         self._book = book
         self.follower = Follower(loop, inventory, self._followed_ended, book.spawn)
-        self.notify = Notify(folder, loop, inventory, put, self._resolve_all, self.follower)
+        self.sockets = Sockets(loop, spawner, put, inventory.managers)
+        self.notify = Notify(folder, loop, inventory, put, self._resolve_all, self.follower, self.sockets)
         self._ended: list[tuple[Unit, dict[str, Any]]] = []
         self._next_look_ns = 0
         """When units that a dead keeper left may be looked for again."""
@@ -66,6 +68,8 @@ class Reaper:
             case "spawn":
                 if not self._inventory.is_known(do["id"]):
                     self._spawn(do)
+            case "listen" | "await" | "close":
+                self.sockets.request(do)
             case "follow":
                 if (fact := self.follower.request(do)) is not None:
                     self._put(fact, do["unit"])
@@ -117,8 +121,10 @@ class Reaper:
         if not self._loop.guard(watch, of_unit=True):
             os.kill(spawn.pid, signal.SIGKILL)  # it could start without our knowing: its end is known
 
-    def _prepare(self, unit: Unit, do: dict[str, Any]) -> tuple[int, dict[str, str]]:
-        """Return the unit's output for its processes and what the keeper adds to the environment."""
+    def _prepare(self, unit: Unit, do: dict[str, Any]) -> tuple[int, dict[str, str], list[int]]:
+        """Return the unit's output for its processes, what is added to the environment, and what is handed over."""
+        fds, env = self.sockets.handed(do)
+        unit.stores = do.get("store") or 0
         unit.cgroups.update({folder: False for folder in do.get("cgroups") or () if folder not in unit.cgroups})
         unit.killing = None
         is_own = not do.get("inherit") and not do.get("discard")
@@ -130,7 +136,9 @@ class Reaper:
                 os.fchown(unit.output[1], unit.uid, -1)
         out = unit.output[1] if unit.output is not None and is_own else self._spawner.null if do.get("discard") else -1
         access = do.get("notify", "none")
-        return out, {} if access == "none" else {"NOTIFY_SOCKET": self.notify.open(unit, access)}
+        if access != "none":
+            env["NOTIFY_SOCKET"] = self.notify.open(unit, access)
+        return out, env, fds
 
     def _open_output(self, name: str) -> tuple[int, int]:
         reader, writer = os.pipe2(os.O_CLOEXEC)

@@ -1,6 +1,7 @@
 """How the processes of one unit are made: keys of ``[service]`` and ``[limits]``."""
 
 from supervisord_py.model.assemble_sandbox import assemble_sandbox
+from supervisord_py.model.context import Belongings, FolderKind, Folders, Streams
 from supervisord_py.model.fields import Fields
 from supervisord_py.model.problems import Problem
 from supervisord_py.model.unit import ExecContext
@@ -24,8 +25,31 @@ def assemble_context(fields: Fields, added: tuple[tuple[str, str], ...], problem
         umask=fields.get("service", "umask", _CONTEXT.umask),
         environment=(*environment.items(), *added),
         ignore_sigpipe=fields.get("service", "ignore-sigpipe", True),
+        belongings=_belongings(fields),
+        streams=Streams(
+            input=fields.get("service", "standard-input", _CONTEXT.streams.input),
+            output=fields.get("service", "standard-output", None),
+            error=fields.get("service", "standard-error", None),
+        ),
         rlimits=tuple((key, decoded.value) for key, decoded in limits if decoded is not None),
         nice=fields.get("limits", "nice", None),
         enforce=fields.get("limits", "enforce", _CONTEXT.enforce),
         sandbox=assemble_sandbox(fields, problems),
     )
+
+
+def _belongings(fields: Fields) -> Belongings:
+    return Belongings(
+        environment_files=fields.get("service", "environment-file", ()),
+        pass_environment=fields.get("service", "pass-environment", ()),
+        unset_environment=fields.get("service", "unset-environment", ()),
+        **{kind.value: _folders(fields, kind) for kind in FolderKind},
+        runtime_preserve=fields.get("service", "runtime-directory-preserve", "no"),
+        load_credentials=fields.get("service", "load-credential", ()),
+        set_credentials=fields.get("service", "set-credential", ()),
+    )
+
+
+def _folders(fields: Fields, kind: FolderKind) -> Folders:
+    key = f"{kind.value}-directory"
+    return Folders(fields.get("service", key, ()), fields.get("service", f"{key}-mode", Folders().mode))

@@ -26,6 +26,7 @@ from msgspec.structs import replace
 from supervisord_py.model.assemble_context import RLIMITS
 from supervisord_py.model.calendar import format_calendar
 from supervisord_py.model.command import command_text
+from supervisord_py.model.context import Credential, FolderKind
 from supervisord_py.model.sandbox import SANDBOX_KEYS, sandbox_text
 from supervisord_py.model.settings import Settings, settings_texts
 from supervisord_py.model.states import Until
@@ -189,6 +190,20 @@ def _rlimit(name: str) -> Key:
     return _restart(f"limits.{name}", text)
 
 
+def _folders(kind: FolderKind) -> tuple[Key, Key]:
+    key = f"service.{kind.value}-directory"
+
+    def paths(own: Service) -> str | None:
+        folders = own.context.belongings.of(kind).folders
+        return _names(each.path + (f":{each.link}" if each.link else "") for each in folders)
+
+    return _restart(key, paths), _restart(f"{key}-mode", lambda own: format_mode(own.context.belongings.of(kind).mode))
+
+
+def _credentials(credentials: Iterable[Credential]) -> str | None:
+    return _names(f"{each.name}:{each.path if each.value is None else each.value}" for each in credentials)
+
+
 KEYS: tuple[Key, ...] = (
     _unit("description", lambda unit: unit.description or None),
     _unit("documentation", lambda unit: _names(unit.documentation)),
@@ -267,6 +282,16 @@ KEYS: tuple[Key, ...] = (
     _restart("service.working-directory", lambda own: own.context.working_directory),
     _restart("service.umask", lambda own: format_mode(own.context.umask)),
     _restart("service.ignore-sigpipe", lambda own: _flag(own.context.ignore_sigpipe)),
+    _restart("service.environment-file", lambda own: _names(own.context.belongings.environment_files)),
+    _restart("service.pass-environment", lambda own: _names(own.context.belongings.pass_environment)),
+    _restart("service.unset-environment", lambda own: _names(own.context.belongings.unset_environment)),
+    *(each for kind in FolderKind for each in _folders(kind)),
+    _restart("service.runtime-directory-preserve", lambda own: own.context.belongings.runtime_preserve),
+    _restart("service.load-credential", lambda own: _credentials(own.context.belongings.load_credentials)),
+    _restart("service.set-credential", lambda own: _credentials(own.context.belongings.set_credentials)),
+    _restart("service.standard-input", lambda own: own.context.streams.input),
+    _restart("service.standard-output", lambda own: own.context.streams.output),
+    _restart("service.standard-error", lambda own: own.context.streams.error),
     _restart("limits.nice", lambda own: None if own.context.nice is None else str(own.context.nice)),
     _restart("limits.enforce", lambda own: own.context.enforce),
     *(_rlimit(name) for name in RLIMITS),

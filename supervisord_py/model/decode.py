@@ -12,6 +12,7 @@ from typing import cast
 
 from msgspec import Struct
 
+from supervisord_py.model import decode_service
 from supervisord_py.model.command import Expand, parse_command, parse_commands
 from supervisord_py.model.commands import COMMANDS, PRESETS
 from supervisord_py.model.conditions import parse_condition
@@ -102,6 +103,11 @@ def _switch(value: object, spec: KeySpec, expand: Expand) -> object:
 
 def _switch_or_strings(value: object, spec: KeySpec, expand: Expand) -> object:
     return ("yes" if value else "no",) if isinstance(value, bool) else _strings(value, spec, expand)
+
+
+def _items(decode_one: Callable[[str], object]) -> Decoder:
+    """Make the decoder of a list of texts, each of which means something."""
+    return lambda value, spec, expand: _each(value, lambda item, _: decode_one(_text(item, expand)))
 
 
 def _enum(value: object, spec: KeySpec, expand: Expand) -> object:
@@ -442,6 +448,14 @@ DECODERS: Mapping[str, Decoder] = {
     "exit-statuses": _exit_statuses,
     "environment": _environment,
     "environment-names": _environment_names,
+    "environment-files": _items(decode_service.environment_file),
+    "variable-names": _items(decode_service.variable_name),
+    "unset-variables": _items(decode_service.unset_variable),
+    "folders": _items(decode_service.folder),
+    "loaded-credentials": _items(decode_service.load_credential),
+    "set-credentials": _items(decode_service.set_credential),
+    "input-stream": lambda value, spec, expand: decode_service.input_stream(_line(value, expand)),
+    "output-stream": lambda value, spec, expand: decode_service.output_stream(_line(value, expand)),
     "config": _config,
     "class": lambda value, spec, expand: _class(value, expand),
     "classes": lambda value, spec, expand: _each(value, lambda item, _: _class(item, expand)),

@@ -10,6 +10,7 @@ from typing import Literal
 from msgspec import Struct
 
 from supervisord_py.model.calendar import Calendar
+from supervisord_py.model.context import Belongings, Streams
 from supervisord_py.model.sandbox import Sandbox
 from supervisord_py.model.states import (
     ExitSupervisorOn,
@@ -130,6 +131,8 @@ class ExecContext(Struct, frozen=True):
     umask: int = 0o022
     environment: tuple[tuple[str, str], ...] = ()
     ignore_sigpipe: bool = True
+    belongings: Belongings = Belongings()
+    streams: Streams = Streams()
     rlimits: tuple[tuple[str, Limit], ...] = ()
     nice: int | None = None
     enforce: Literal["strict", "best-effort"] = "strict"

@@ -12,13 +12,16 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 PACKAGE = ROOT / "supervisord_py"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-PURE = ("core", "wire", "store", "model")
+PURE = ("core", "wire", "store", "model", "convert")
+EDGES = ("convert/command.py", "convert/reading.py")
+"""Modules of these that face files and people."""
+
 BANNED_IN_PURE = {
     "os", "io", "asyncio", "socket", "subprocess", "threading", "time", "random", "logging", "signal", "pathlib",
     "psutil", "zmq",
 }  # fmt: skip
 MODULE_LINES_MAX = 600
-KEEPER_CODE_LINES_MAX = 2700
+KEEPER_CODE_LINES_MAX = 3000
 
 
 def imports(path: Path) -> set[str]:
@@ -36,7 +39,11 @@ def name(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-@pytest.mark.parametrize("path", [path for path in MODULES if path.relative_to(PACKAGE).parts[0] in PURE], ids=name)
+def is_pure(path: Path) -> bool:
+    return path.relative_to(PACKAGE).parts[0] in PURE and str(path.relative_to(PACKAGE)) not in EDGES
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if is_pure(path)], ids=name)
 def test_pure_layers_touch_nothing(path: Path) -> None:
     """Core, wire, store and model import nothing that reads a clock, a file or the network."""
     assert not imports(path) & BANNED_IN_PURE

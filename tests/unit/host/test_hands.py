@@ -60,6 +60,7 @@ class Rig:
             trees=self.trees,
             pid_of=lambda unit: None,
             invocation_of=lambda unit: None,
+            is_restarted=lambda unit: False,
         )
 
     async def trees(self, units: Sequence[str]) -> dict[str, list[int]]:

@@ -27,6 +27,7 @@ from supervisord_py.model.changes import (
     take_live,
     texts_of,
 )
+from supervisord_py.model.context import Credential, Folder
 from supervisord_py.model.keys import parse_key_table
 from supervisord_py.model.sandbox import Access, Bind, Families
 from supervisord_py.model.states import ProbeKind, Restart, ServiceType
@@ -97,7 +98,8 @@ def _is_group(hint: Any) -> bool:
     return (
         isinstance(hint, type)
         and issubclass(hint, msgspec.Struct)
-        and hint not in (Access, Bind, CallFilter, Calendar, Command, Condition, Dependency, Families, Probe)
+        and hint not in (Command, Condition, Calendar, Dependency, Probe, Folder, Credential)
+        and hint not in (Access, Bind, CallFilter, Families)
     )
 
 
@@ -149,6 +151,8 @@ def another(value: Any, hint: Any, name: str) -> Any:
         made: dict[type, Any] = {
             Command: Command(("/bin/other",)),
             Dependency: Dependency("other"),
+            Folder: Folder("other"),
+            Credential: Credential("other", path="/other"),
             str: "other",
             int: 7 * 10**9,
         }
@@ -198,7 +202,9 @@ def test_the_manual_lists_what_needs_a_restart() -> None:
     """supervisord-py.unit(5) names every key of [service] that only a restart brings, and no other."""
     manual = (Path(__file__).parents[3] / "man" / "supervisord-py.unit.5").read_text()
     told = re.search(
-        r"holds until the next start:\n(.*?)and the tables\n\.Ic agent ,\n\.Ic limits\nand\n\.Ic sandbox", manual, re.DOTALL
+        r"holds until the next start:\n(.*?)and the tables\n\.Ic agent ,\n\.Ic limits\nand\n\.Ic sandbox",
+        manual,
+        re.DOTALL,
     )
     assert told is not None
     words = {word for word in told[1].replace("\\-", "-").split() if word not in (".Ic", ",", "and")}

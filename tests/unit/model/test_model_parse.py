@@ -110,10 +110,37 @@ def test_unknown_keys_get_what_was_meant(line: str, hint: str) -> None:
         (SLEEP + "[[socket]]\nx = 1\n[[socket]]\n", "[[socket]] is not supported yet", ""),
         (SLEEP + "idle-exit-sec = 5\n", "idle-exit-sec is not supported yet", ""),
         (
-            SLEEP + "environment-file = '/e'\n",
-            "environment-file is not supported yet",
-            "write the variables into [service.environment]",
+            SLEEP + "environment-file = 'e'\n",
+            "'e' is a relative path",
+            "write an absolute path, with - before it if it may be missing",
         ),
+        (
+            SLEEP + "runtime-directory = '/run/x'\n",
+            "'/run/x' is not a folder below another",
+            "write a relative path without . and .., such as web or web/cache",
+        ),
+        (
+            SLEEP + "state-directory = 'x:../y'\n",
+            "'../y' is not a folder below another",
+            "write a relative path without . and .., such as web or web/cache",
+        ),
+        (
+            SLEEP + "unset-environment = 'A-B'\n",
+            "'A-B' is not a variable's name",
+            "letters, digits and _, no digit first",
+        ),
+        (SLEEP + "set-credential = 'token'\n", "a credential without a value", "write NAME:VALUE"),
+        (
+            SLEEP + "load-credential = 'a/b:/c'\n",
+            "'a/b' is not the name of a credential",
+            "letters, digits and _ . -, as of a file",
+        ),
+        (
+            SLEEP + "standard-input = 'tty'\n",
+            "'tty' is not possible here",
+            "a supervisor has no terminal: write file: and the device, such as file:/dev/tty9",
+        ),
+        (SLEEP + "standard-output = 'file:x'\n", "'x' is a relative path", "write file: and an absolute path"),
         (
             "[unit]\nwants = { unit = 'db', until = 'well' }\n" + SLEEP,
             "'well' is not possible here",

@@ -1,0 +1,1 @@
+"""``supervisord-py convert``: configurations of other supervisors as unit files."""

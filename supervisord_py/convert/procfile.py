@@ -1,0 +1,65 @@
+"""``convert procfile``: the lines of a Procfile as unit files.
+
+A line is ``NAME: COMMAND``, which a shell runs. foreman and honcho end everything when one process ends and restart
+nothing; Heroku restarts what ends. Here it is restarted when it fails.
+
+Source: honcho 2.0, environ.py (parse_procfile): ``^([A-Za-z0-9_-]+):\\s*(.+)$``, other lines are passed over.
+"""
+
+import re
+from collections.abc import Sequence
+
+from supervisord_py.convert.draft import Conversion, ConvertError, Place, SourceFile
+from supervisord_py.convert.formats import Surroundings
+from supervisord_py.convert.names import unit_name
+from supervisord_py.convert.text_forms import literal, shell
+
+_LINE = re.compile(r"([A-Za-z0-9_-]+):\s*(.+)")
+
+
+def convert(files: Sequence[SourceFile], around: Surroundings) -> Conversion:
+    """Convert Procfiles.
+
+    Raises:
+        ConvertError: A name stands twice in one of them, or it is no text.
+    """
+    conversion = Conversion()
+    for file in files:
+        if any("\ud800" <= character <= "\udfff" for character in file.text):
+            raise ConvertError(f"{file.path}: this is no UTF-8")
+        seen: dict[str, int] = {}
+        for number, line in enumerate(file.text.split("\n"), 1):
+            _convert_line(line.strip("\r"), Place(file.path, number, ""), file, seen, conversion)
+    return conversion
+
+
+def _convert_line(line: str, where: Place, file: SourceFile, seen: dict[str, int], conversion: Conversion) -> None:
+    match = _LINE.fullmatch(line)
+    if match is None:
+        if line.strip() and not line.lstrip().startswith("#"):
+            conversion.ledger.lost(where, "no line of a Procfile (NAME: COMMAND), and passed over there too")
+        return
+    name, command = match[1], match[2].strip()
+    place = Place(file.path, where.line, name)
+    if name in seen:
+        raise ConvertError(f"{file.path}:{where.line}: {name} stands in line {seen[name]} already")
+    if "\0" in command or not command:
+        conversion.ledger.lost(place, "no command that a program can be given")
+        return
+    seen[name] = where.line
+    unit = unit_name(name, set(conversion.drafts))
+    if unit != name:
+        conversion.ledger.note(place, f"the process {name} is called {unit} here")
+    draft = conversion.draft(unit, file.path)
+    # The shell goes away for the program where one command is all there is.
+    draft.put("service", "exec-start", shell(command), place)
+    draft.put("service", "working-directory", literal(file.base))
+    draft.put("service", "kill-mode", "control-group")
+    if name == "release":
+        # Heroku runs it once, before the others; here it is to be asked for.
+        draft.put("service", "type", "oneshot")
+        draft.put("unit", "enabled", False)
+        conversion.ledger.note(place, "the release phase of a deployment: supctl start runs it")
+    for variable in dict.fromkeys(re.findall(r"\$\{?(PORT|PS)\b", command)):
+        conversion.ledger.note(place, f"{variable} is set by what runs Procfiles: write it into [service.environment]")
+    conversion.ledger.carried(place)

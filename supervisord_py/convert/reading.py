@@ -1,0 +1,112 @@
+"""The edge of the converters: files and folders, and nothing else of the machine."""
+
+import glob
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from supervisord_py.convert.draft import ConvertError, SourceFile
+from supervisord_py.convert.systemd_units import SUFFIXES, parse_name
+
+_SIZE_MAX = 8 * 1024 * 1024
+
+
+def read_file(path: str) -> SourceFile:
+    """Read a file; what is no UTF-8 in it becomes lone surrogates.
+
+    Raises:
+        ConvertError: It cannot be read, or is too large to be a configuration.
+    """
+    try:
+        with open(path, "rb") as file:
+            data = file.read(_SIZE_MAX + 1)
+    except OSError as error:
+        raise ConvertError(f"{path}: {(error.strerror or str(error)).lower()}") from None
+    except ValueError:
+        raise ConvertError(f"{path!r} is no file's name") from None
+    if len(data) > _SIZE_MAX:
+        raise ConvertError(f"{path}: more than {_SIZE_MAX >> 20} MiB, which is no configuration")
+    return SourceFile(path, data.decode(errors="surrogateescape"), os.path.dirname(os.path.abspath(path)))
+
+
+def read_matching(pattern: str, base: str) -> list[SourceFile]:
+    """Read the files that match a pattern, sorted; relative ones below ``base``.
+
+    Raises:
+        ConvertError: One of them cannot be read.
+    """
+    found = sorted(glob.glob(os.path.join(base, pattern)))
+    return [read_file(path) for path in found if os.path.isfile(path)]
+
+
+def read_systemd(paths: Sequence[str]) -> list[SourceFile]:
+    """Read unit files of systemd and what belongs to them: of a folder its unit files, of each unit its drop-ins, of a
+    socket or a timer the service beside it.
+
+    Raises:
+        ConvertError: One of them cannot be read.
+    """
+    mains: dict[str, None] = {}
+    drop_ins: dict[str, None] = {}
+    for path in paths:
+        if os.path.isdir(path) and not path.rstrip("/").endswith(".d"):
+            try:
+                inside = sorted(os.listdir(path))
+            except OSError as error:
+                raise ConvertError(f"{path}: {(error.strerror or str(error)).lower()}") from None
+            here = [os.path.join(path, name) for name in inside if parse_name(name) is not None]
+            mains |= dict.fromkeys(each for each in here if os.path.isfile(each))
+        elif path.endswith(".conf"):
+            drop_ins[path] = None
+        else:
+            mains[path] = None
+    for path in list(mains):
+        folder, name = os.path.split(path)
+        unit = parse_name(name)
+        if unit is not None and unit.suffix in ("socket", "timer"):
+            beside = os.path.join(folder, unit.named("service"))
+            if os.path.isfile(beside):
+                mains[beside] = None
+    for path in mains:
+        unit = parse_name(os.path.basename(path))
+        names = [os.path.basename(path)]
+        if unit is not None and unit.instance and unit.suffix in SUFFIXES:
+            names.append(f"{unit.prefix}@.{unit.suffix}")
+        for name in names:
+            folder = os.path.join(os.path.dirname(path), f"{glob.escape(name)}.d")
+            drop_ins |= dict.fromkeys(sorted(glob.glob(os.path.join(folder, "*.conf"))))
+    return [read_file(path) for path in (*mains, *drop_ins)]
+
+
+def write_units(folder: Path, texts: dict[str, str], *, force: bool) -> list[str]:
+    """Write unit files, all or none; the folder is made.
+
+    Args:
+        folder: Where to.
+        texts: By file name.
+        force: Files that are there are replaced.
+
+    Returns:
+        The paths that were written.
+
+    Raises:
+        ConvertError: A file is there already, or cannot be written.
+    """
+    there = [name for name in texts if os.path.lexists(folder / name)]
+    if there and not force:
+        shown = ", ".join(str(folder / name) for name in there[:3]) + (" ..." if len(there) > 3 else "")
+        raise ConvertError(f"{shown} {'is' if len(there) == 1 else 'are'} there already; --force replaces files")
+    written: list[str] = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            path = folder / name
+            if there:
+                # Not through a link that somebody put there.
+                path.unlink(missing_ok=True)
+            with path.open("x", encoding="utf-8", errors="replace") as file:
+                file.write(text)
+            written.append(str(path))
+    except OSError as error:
+        raise ConvertError(f"cannot write to {folder}: {(error.strerror or str(error)).lower()}") from None
+    return written

@@ -1,0 +1,229 @@
+"""Values of systemd's directives as values of our keys: what a key's type (``docs/keys.toml``) is written like.
+
+One function a type, assignment by assignment, as systemd itself reads them; an assignment that it would ignore is a
+``BadValue``. Lists that several assignments add to are put together by the caller.
+
+Source: systemd.syntax(7), systemd.unit(5) "Specifiers"; systemd src/core/load-fragment.c, src/basic/extract-word.c.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+
+from msgspec import Struct
+
+from supervisord_py.model.command import extract_word
+from supervisord_py.model.conditions import FALSE_WORDS, TRUE_WORDS
+from supervisord_py.model.keys import KeySpec
+from supervisord_py.model.problems import BadValue
+
+_SPECIFIER = re.compile(r"%(.?)", re.DOTALL)
+_OURS = frozenset("iIptSLhuUHbyY%")
+_FOLDERS = {"C": "/var/cache", "E": "/etc", "T": "/tmp", "V": "/var/tmp"}
+_USER_FOLDERS = {"C": "%h/.cache", "E": "%h/.config", "T": "/tmp", "V": "/var/tmp"}
+_NOT_HAD = {
+    "a": "the architecture", "A": "the image's version", "B": "the build", "c": "the control group", "f": "", "g":
+    "the group's name", "G": "the group's number", "l": "the short host name", "m": "the machine's id", "M":
+    "the image's name", "o": "the operating system's id", "q": "the pretty host name", "r": "the control group", "R":
+    "the control group", "s": "the user's shell", "v": "the kernel's release", "w": "the version's id", "W":
+    "the variant's id", "D": "the shared data folder", "d": "the folder of the credentials",
+}  # fmt: skip
+_ESCAPE = re.compile(
+    r"\\(?:[abfnrtv\\\"'s]|x(?!00)[0-9a-fA-F]{2}|u(?!0000|[dD][89a-fA-F])[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|"
+    r"(?!000)[0-3][0-7]{2}|(?<=[ \t]\\);(?=[ \t]|$))|\\"
+)
+_NUMBER = re.compile(r"[0-9]+", re.ASCII)
+
+
+class UnitContext(Struct, frozen=True):
+    """The unit whose values are read: systemd's name of it, taken apart, and whether ``%n`` of ours is the same.
+
+    ``is_user``: it is a unit of a user's service manager.
+    """
+
+    prefix: str
+    instance: str | None
+    suffix: str
+    is_renamed: bool = False
+    is_user: bool = False
+
+
+def translate_specifiers(text: str, unit: UnitContext, *, in_command: bool = False) -> str:
+    """Write the specifiers of a text as ours.
+
+    Raises:
+        BadValue: One of them is not had here.
+    """
+
+    prefix = unit.prefix.replace("%", "%%")
+    if in_command:
+        # It is read as a word of the command afterwards.
+        prefix = prefix.replace("\\", "\\\\")
+
+    def one(match: re.Match[str]) -> str:
+        letter = match[1]
+        if letter == "":
+            return "%%"
+        if letter in "np" and unit.is_renamed:
+            return prefix + ("" if letter == "p" else f"{_at(unit)}.{unit.suffix}")
+        if letter == "n":
+            return f"%n.{unit.suffix}"
+        if letter == "N":
+            return f"{prefix}{_at(unit)}" if unit.is_renamed else "%n"
+        if letter in _OURS:
+            return match[0]
+        if letter in _FOLDERS:
+            return (_USER_FOLDERS if unit.is_user else _FOLDERS)[letter]
+        if letter == "P":
+            return _unescaped(unit.prefix)
+        if letter in "jJ":
+            last = unit.prefix.rpartition("-")[2]
+            return last if letter == "j" else _unescaped(last)
+        if letter == "f":
+            return "/%I" if unit.instance is not None else f"/{_unescaped(unit.prefix)}"
+        if letter == "d" and in_command:
+            return "${CREDENTIALS_DIRECTORY}"
+        if letter in _NOT_HAD:
+            raise BadValue(f"%{letter} ({_NOT_HAD[letter]}) is no specifier here")
+        return f"%%{letter}"
+
+    return _SPECIFIER.sub(one, text)
+
+
+def _at(unit: UnitContext) -> str:
+    return "" if unit.instance is None else "@%i"
+
+
+def _unescaped(text: str) -> str:
+    plain = re.sub(r"\\x([0-9a-fA-F]{2})", lambda match: chr(int(match[1], 16)), text.replace("-", "/"))
+    return plain.replace("%", "%%")
+
+
+def words_of(text: str, *, unescape: bool = False) -> list[str]:
+    """Split a list as systemd does: blanks, quotes.
+
+    Raises:
+        BadValue: A quote is not closed.
+    """
+    words: list[str] = []
+    position = 0
+    while (found := extract_word(text, position, unescape=unescape)) is not None:
+        words.append(found[0])
+        position = found[1]
+    return words
+
+
+def boolean(text: str) -> bool:
+    lowered = text.lower()
+    if lowered in TRUE_WORDS:
+        return True
+    if lowered in FALSE_WORDS:
+        return False
+    raise BadValue(f"{text!r} is no boolean, and systemd ignores it")
+
+
+def number_or_text(text: str) -> int | str:
+    return int(text) if _NUMBER.fullmatch(text) and len(text) < 19 else text
+
+
+def command(text: str, unit: UnitContext) -> str:
+    """One ExecStart= and its kin: our string form has systemd's rules, so little is to be done.
+
+    Escapes that mean nothing stay as they stand in systemd; the prefix ``!!`` does nothing on kernels of today.
+    """
+    if "\n" in text:
+        raise BadValue("a line break in a command")
+    escaped = _ESCAPE.sub(lambda match: "\\\\" if match[0] == "\\" else match[0], text)
+    translated = translate_specifiers(escaped, unit, in_command=True)
+    prefixes = re.match(r"[-@:+!|]*", translated)
+    taken = prefixes[0] if prefixes is not None else ""
+    if "|" in taken:
+        raise BadValue("the prefix | (the user's shell) is not had here")
+    return taken.replace("!!", "") + translated[len(taken) :]
+
+
+def with_privileges(text: str) -> str:
+    """The same command outside of the unit's user and sandbox (what PermissionsStartOnly= does)."""
+    return text if re.match(r"[-@:]*[+!]", text) else f"+{text}"
+
+
+def environment(text: str, unit: UnitContext) -> dict[str, str]:
+    """``Environment=``: words of ``NAME=VALUE``; those that are none are ignored, as in systemd."""
+    found: dict[str, str] = {}
+    for word in words_of(_ESCAPE.sub(lambda match: "\\\\" if match[0] == "\\" else match[0], text), unescape=True):
+        name, equals, value = translate_specifiers(word, unit).partition("=")
+        if equals and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            found[name] = value
+    if not found:
+        raise BadValue("no variable in it, and systemd ignores it")
+    return found
+
+
+_CLASSES = {"0": "none", "1": "realtime", "2": "best-effort", "3": "idle"}
+_POLICIES = {"0": "other", "1": "fifo", "2": "rr", "3": "batch", "5": "idle"}
+_LEVELS = {"ProtectSystem", "ProtectHome"}
+_WHOLE = frozenset(
+    {
+        "EnvironmentFile", "LoadCredential", "SetCredential", "ListenStream", "ListenDatagram",
+        "ListenSequentialPacket", "ListenFIFO", "OnCalendar",
+    }
+)  # fmt: skip
+"""Directives that are lists of one value an assignment."""
+_INVERTED = frozenset({"SystemCallFilter", "CapabilityBoundingSet", "AmbientCapabilities", "RestrictAddressFamilies",
+                       "RestrictNamespaces"})  # fmt: skip
+"""Directives whose ``~`` holds for all words of an assignment."""
+
+LIST_TYPES = frozenset({"strings", "accounts", "labels", "calendars", "timespans", "conditions", "exit-statuses"})
+
+
+def scalar(directive: str, spec: KeySpec, text: str, unit: UnitContext) -> object:
+    """One value of a key that takes one."""
+    if spec.expands:
+        text = translate_specifiers(text, unit)
+    match spec.type:
+        case "boolean":
+            return boolean(text)
+        case "enum":
+            if directive == "IOSchedulingClass":
+                return _CLASSES.get(text, text)
+            if directive == "CPUSchedulingPolicy":
+                return _POLICIES.get(text, text)
+            if text not in spec.values and text.lower() in TRUE_WORDS | FALSE_WORDS:
+                return "yes" if boolean(text) else "no"
+            return text
+        case "mode":
+            return text.zfill(4) if re.fullmatch(r"[0-7]{1,4}", text) else text
+        case "integer":
+            try:
+                return int(text)
+            except ValueError:
+                raise BadValue(f"{text!r} is no whole number, and systemd ignores it") from None
+        case "timespan" | "timeout" | "delay" | "period" | "size" | "size-or-percent" | "count-or-percent":
+            return number_or_text(text)
+        case "limit-count" | "limit-bytes" | "limit-seconds":
+            return number_or_text(text)
+        case "limit-hard-microseconds":
+            return number_or_text(text.rpartition(":")[2])
+        case _:
+            if directive in _LEVELS and text.lower() in TRUE_WORDS | FALSE_WORDS:
+                return "yes" if boolean(text) else "no"
+            return text
+
+
+def items(directive: str, spec: KeySpec, text: str, unit: UnitContext) -> list[object]:
+    """The values that one assignment adds to a list."""
+    if spec.type == "conditions":
+        return [translate_specifiers(text, unit)]
+    if spec.type == "timespans":
+        return [number_or_text(text)]
+    if directive in _WHOLE:
+        return [translate_specifiers(text, unit)]
+    if directive in _INVERTED:
+        inverted = text.startswith("~")
+        words = words_of(text.removeprefix("~"))
+        return [f"~{word}" if inverted else word for word in words]
+    words = [translate_specifiers(word, unit) for word in words_of(text)]
+    return [number_or_text(word) for word in words] if spec.type == "exit-statuses" else list(words)
+
+
+Translator = Callable[[str, UnitContext], object]
+WORDS_OF_OUTPUT: Mapping[str, str] = {"syslog": "journal", "syslog+console": "journal+console"}

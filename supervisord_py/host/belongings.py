@@ -1,0 +1,331 @@
+"""What is read and made for a unit before its processes: variables of files, folders below the roots, credentials.
+
+Folders are made when a command of the unit is, with the owner it runs as; an existing one of another owner is handed
+over with all that is in it. Each step of a path is entered by descriptor, and a link only when root or we made it: a
+user cannot have a folder made, or given away, elsewhere. What goes when the unit stops (its runtime folders, its
+credentials) is written down in ``made/UNIT.json`` before it is made, so that a later manager removes it.
+
+Source: systemd.exec(5), RuntimeDirectory=, LoadCredential=, EnvironmentFile=; systemd src/core/exec-invoke.c,
+setup_exec_directory, src/core/exec-credential.c.
+"""
+
+import contextlib
+import errno
+import glob
+import json
+import os
+import shutil
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from msgspec import Struct
+
+from supervisord_py.host.accounts import Account
+from supervisord_py.host.places import default_places
+from supervisord_py.model.context import Belongings, Credential, Folder, FolderKind, Folders
+from supervisord_py.model.environment_file import is_variable_name, parse_environment_file
+
+EXIT_CODES = {
+    FolderKind.RUNTIME: 233,
+    FolderKind.STATE: 238,
+    FolderKind.CACHE: 239,
+    FolderKind.LOGS: 240,
+    FolderKind.CONFIGURATION: 241,
+}
+EXIT_CREDENTIALS = 243
+ENVIRONMENT_FILE_MAX = 16 * 1024 * 1024
+CREDENTIAL_MAX = 1024 * 1024
+"""Bytes of all credentials of a unit, as in systemd."""
+
+
+class CannotProvideError(Exception):
+    """Something cannot be read or made; ``step`` and ``code`` are those of a failed spawn."""
+
+    def __init__(self, step: str, code: int, number: int, detail: str) -> None:
+        super().__init__(detail)
+        self.step, self.code, self.errno, self.detail = step, code, number, detail
+
+
+class Roots(Struct, frozen=True):
+    """Below what folders are made."""
+
+    runtime: str
+    state: str
+    cache: str
+    logs: str
+    configuration: str
+
+    def of(self, kind: FolderKind) -> str:
+        root: str = getattr(self, kind.value)
+        return root
+
+
+def own_roots(environment: Mapping[str, str]) -> Roots:
+    """Return the roots of the user that we are, by the XDG variables of ``environment``."""
+    home = os.path.expanduser("~")
+    if os.geteuid() == 0:
+        return Roots("/run", "/var/lib", "/var/cache", "/var/log", "/etc")
+    state = environment.get("XDG_STATE_HOME") or f"{home}/.local/state"
+    return Roots(
+        runtime=environment.get("XDG_RUNTIME_DIR")
+        or str(default_places(dict(environment), os.geteuid(), home).runtime),
+        state=state,
+        cache=environment.get("XDG_CACHE_HOME") or f"{home}/.cache",
+        logs=f"{state}/log",
+        configuration=environment.get("XDG_CONFIG_HOME") or f"{home}/.config",
+    )
+
+
+class Keeping:
+    """Makes what units own, and removes what goes with them.
+
+    Args:
+        folder: The instance's runtime folder.
+        roots: Below what folders are made.
+    """
+
+    def __init__(self, folder: Path, roots: Roots) -> None:
+        self._made = folder / "made"
+        self._credentials = folder / "credentials"
+        self._roots = roots
+
+    def variables(self, unit: str, belongings: Belongings) -> dict[str, str]:
+        """Return the variables that name a unit's folders and credentials."""
+        variables = {
+            f"{kind.name}_DIRECTORY": ":".join(self._paths(kind, folders)) for kind, folders in belongings.all_folders
+        }
+        if belongings.credentials:
+            variables["CREDENTIALS_DIRECTORY"] = str(self._credentials / unit)
+        return variables
+
+    def provide(self, unit: str, invocation: str, belongings: Belongings, account: Account) -> None:
+        """Make a unit's folders and credentials for a life, unless they are there.
+
+        Raises:
+            CannotProvideError: Something of it cannot be had.
+        """
+        if not belongings.all_folders and not belongings.credentials:
+            return
+        note = self._read_note(unit)
+        if note.get("invocation") != invocation:
+            if note.get("preserve") == "no":
+                self._remove(unit, note)
+            with _failing("runtime-directory", EXIT_CODES[FolderKind.RUNTIME], str(self._made)):
+                self._write_note(unit, invocation, belongings)
+            self._provide_credentials(unit, belongings.credentials, account)
+        for kind, folders in belongings.all_folders:
+            owner = None if kind is FolderKind.CONFIGURATION else account
+            for folder, path in zip(folders.folders, self._paths(kind, folders), strict=True):
+                with _failing(f"{kind.value}-directory", EXIT_CODES[kind], path):
+                    self._make(self._roots.of(kind), folder, folders.mode, owner)
+
+    def release(self, unit: str, *, is_restarted: bool) -> None:
+        """Remove what goes when a unit has stopped."""
+        note = self._read_note(unit)
+        if note and not (is_restarted and note.get("preserve") == "restart"):
+            self._remove(unit, note)
+            (self._made / f"{unit}.json").unlink(missing_ok=True)
+
+    def _paths(self, kind: FolderKind, folders: Folders) -> list[str]:
+        return [f"{self._roots.of(kind)}/{folder.path}" for folder in folders.folders]
+
+    def _read_note(self, unit: str) -> dict[str, object]:
+        try:
+            found = json.loads((self._made / f"{unit}.json").read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def _write_note(self, unit: str, invocation: str, belongings: Belongings) -> None:
+        runtime = belongings.runtime
+        gone = [f"{self._roots.runtime}/{each.link}" for each in runtime.folders if each.link]
+        gone += self._paths(FolderKind.RUNTIME, runtime)
+        if belongings.runtime_preserve == "yes":
+            gone = []
+        note = {"invocation": invocation, "preserve": belongings.runtime_preserve, "remove": gone}
+        self._made.mkdir(mode=0o700, exist_ok=True)
+        path = self._made / f"{unit}.json"
+        fresh = path.with_suffix(".new")
+        fresh.write_text(json.dumps(note))
+        fresh.rename(path)
+
+    def _remove(self, unit: str, note: Mapping[str, object]) -> None:
+        gone = note.get("remove")
+        for path in gone if isinstance(gone, list) else ():
+            if os.path.islink(path):
+                with contextlib.suppress(OSError):
+                    os.unlink(path)
+            else:
+                shutil.rmtree(path, ignore_errors=True)
+        _remove_credentials(self._credentials / unit)
+
+    def _make(self, root: str, folder: Folder, mode: int, owner: Account | None) -> None:
+        os.makedirs(root, exist_ok=True)
+        fd = os.open(root, os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            parts = folder.path.split("/")
+            for part in parts[:-1]:
+                fd = _enter(fd, part, 0o755)
+            fd = _enter(fd, parts[-1], mode)
+            _hand_over(fd, mode, owner)
+        finally:
+            os.close(fd)
+        if folder.link is not None:
+            link = f"{root}/{folder.link}"
+            os.makedirs(os.path.dirname(link), exist_ok=True)
+            if not os.path.islink(link):
+                os.symlink(f"{root}/{folder.path}", link)
+
+    def _provide_credentials(self, unit: str, credentials: tuple[Credential, ...], account: Account) -> None:
+        folder = self._credentials / unit
+        with _failing("credentials", EXIT_CREDENTIALS, str(folder)):
+            _remove_credentials(folder)
+            if not credentials:
+                return
+            contents = read_credentials(credentials)
+            self._credentials.mkdir(mode=0o711, exist_ok=True)
+            folder.mkdir(mode=0o700)
+            for name, content in contents.items():
+                fd = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400)
+                with open(fd, "wb") as file:
+                    file.write(content)
+                    _give(fd, account)
+            fd = os.open(folder, os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                _give(fd, account)
+                os.fchmod(fd, 0o500)
+            finally:
+                os.close(fd)
+
+
+def read_credentials(credentials: tuple[Credential, ...]) -> dict[str, bytes]:
+    """Return the credentials by name; one with a value is the default of one whose file is missing.
+
+    Raises:
+        OSError: A file is missing or cannot be read.
+    """
+    contents: dict[str, bytes] = {}
+    own = os.environ.get("CREDENTIALS_DIRECTORY")
+    for each in credentials:
+        if each.value is not None:
+            contents[each.name] = each.value.encode()
+            continue
+        assert each.path is not None
+        path = each.path if each.path.startswith("/") else f"{own}/{each.path}" if own else None
+        try:
+            if path is None:
+                raise FileNotFoundError(errno.ENOENT, "the supervisor was given no credentials", each.path)
+            if os.path.isdir(path):
+                contents |= {f"{each.name}_{name}": _read(f"{path}/{name}") for name in sorted(os.listdir(path))}
+            else:
+                contents[each.name] = _read(path)
+        except FileNotFoundError:
+            if each.name not in contents:
+                raise
+    if sum(map(len, contents.values())) > CREDENTIAL_MAX:
+        raise OSError(errno.E2BIG, "credentials of more than 1 MiB")
+    return contents
+
+
+def read_environment_files(patterns: tuple[str, ...]) -> tuple[dict[str, str], list[str]]:
+    """Read the variables of ``environment-file``, later ones win.
+
+    Returns:
+        The variables, and what was left out because no variable can have that name.
+
+    Raises:
+        CannotProvideError: A file is missing without ``-`` before it, cannot be read, or is none.
+    """
+    variables: dict[str, str] = {}
+    odd: list[str] = []
+    for pattern in patterns:
+        may_miss, path = pattern.startswith("-"), pattern.removeprefix("-")
+        found = sorted(glob.glob(path)) if glob.has_magic(path) else [path]
+        if not found and not may_miss:
+            raise CannotProvideError("environment-file", 0, errno.ENOENT, f"no environment-file is like {path}")
+        for each in found:
+            try:
+                parsed = parse_environment_file(_read(each))
+            except OSError as error:
+                if may_miss:
+                    continue
+                detail = f"environment-file {each}: {(error.strerror or str(error)).lower()}"
+                raise CannotProvideError("environment-file", 0, error.errno or 0, detail) from None
+            except ValueError as error:
+                detail = f"environment-file {each}: {error}"
+                raise CannotProvideError("environment-file", 0, errno.EINVAL, detail) from None
+            for name, value in parsed:
+                if is_variable_name(name):
+                    variables[name] = value
+                else:
+                    odd.append(f"{each}: {name!r} is not a variable's name")
+    return variables, odd
+
+
+def _read(path: str) -> bytes:
+    """Return what a file says; never waits for a FIFO or a device."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    with open(fd, "rb") as file:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "not a file", path)
+        if found.st_size > ENVIRONMENT_FILE_MAX:
+            raise OSError(errno.EFBIG, "too large", path)
+        return file.read()
+
+
+@contextlib.contextmanager
+def _failing(step: str, code: int, about: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        words = (error.strerror or str(error)).lower()
+        named = error.filename if isinstance(error.filename, str) and error.filename.startswith("/") else about
+        raise CannotProvideError(step, code, error.errno or 0, f"{step} {named}: {words}") from None
+
+
+def _enter(fd: int, name: str, mode: int) -> int:
+    """Return a descriptor of a folder in ``fd``, which is closed, made when it is not there; a link is followed when
+    root or we made it.
+    """
+    try:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(name, mode, dir_fd=fd)
+        flags = os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
+        found = os.stat(name, dir_fd=fd, follow_symlinks=False)
+        if stat.S_ISLNK(found.st_mode) and found.st_uid in (0, os.geteuid()):
+            flags &= ~os.O_NOFOLLOW
+        return os.open(name, flags, dir_fd=fd)
+    finally:
+        os.close(fd)
+
+
+def _hand_over(fd: int, mode: int, owner: Account | None) -> None:
+    found = os.fstat(fd)
+    if stat.S_IMODE(found.st_mode) != mode:
+        os.fchmod(fd, mode)
+    if owner is None or os.geteuid() != 0:
+        return
+    uid, gid = _ids(owner)
+    if (found.st_uid, found.st_gid) == (uid, gid):
+        return
+    for _, folders, files, below in os.fwalk(".", dir_fd=fd):
+        for name in (*folders, *files):
+            os.chown(name, uid, gid, dir_fd=below, follow_symlinks=False)
+    os.fchown(fd, uid, gid)
+
+
+def _ids(account: Account) -> tuple[int, int]:
+    return (os.geteuid() if account.uid is None else account.uid, os.getegid() if account.gid is None else account.gid)
+
+
+def _give(fd: int, account: Account) -> None:
+    if os.geteuid() == 0:
+        os.fchown(fd, *_ids(account))
+
+
+def _remove_credentials(folder: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        folder.chmod(0o700)
+        shutil.rmtree(folder)

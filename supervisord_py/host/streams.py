@@ -1,0 +1,48 @@
+"""``standard-input``, ``-output`` and ``-error``: operations by which the child opens them itself, with the keeper's
+privileges, as systemd does; a FIFO that nobody reads holds up that child alone. Nothing is opened for what is captured.
+
+``journald`` speaks the stream protocol of systemd's journal. Source: systemd src/core/exec-invoke.c,
+connect_journal_socket, setup_output.
+"""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from supervisord_py.model.context import Streams
+
+JOURNAL = "/run/systemd/journal/stdout"
+PRIORITY = 6
+"""Informational: of lines that do not begin with ``<N>``."""
+_OPENED = {
+    "file": os.O_WRONLY | os.O_CREAT,
+    "append": os.O_WRONLY | os.O_CREAT | os.O_APPEND,
+    "truncate": os.O_WRONLY | os.O_CREAT | os.O_TRUNC,
+}
+
+
+def stream_operations(unit: str, identifier: str, streams: Streams) -> list[dict[str, Any]]:
+    """Return what the child does; the error output goes where the output goes unless it is told otherwise."""
+    given = [("stdin", 0, streams.input), ("stdout", 1, streams.output), ("stderr", 2, streams.error)]
+    operations: list[dict[str, Any]] = []
+    for step, target, wanted in given:
+        operations += ({"step": step, **each} for each in _open(unit, identifier, target, wanted))
+    if streams.error in (None, "inherit") and streams.output not in (None, "inherit", "journal"):
+        operations.append({"step": "stderr", "do": "dup", "fd": "stdout", "to": 2})
+    return operations
+
+
+def _open(unit: str, identifier: str, target: int, wanted: str | None) -> Iterator[dict[str, Any]]:
+    register = ("stdin", "stdout", "stderr")[target]
+    if wanted in (None, "inherit", "journal") or (target == 0 and wanted == "null"):
+        return
+    kind, _, path = wanted.partition(":")
+    if kind == "null":
+        yield {"do": "open", "path": "/dev/null", "flags": os.O_WRONLY, "as": register}
+    elif kind == "journald":
+        header = f"{identifier}\n{unit if os.geteuid() == 0 else ''}\n{PRIORITY}\n1\n0\n0\n0\n"
+        yield {"do": "connect", "path": JOURNAL, "text": header, "as": register}
+    else:
+        flags = os.O_RDONLY if target == 0 else _OPENED[kind]
+        yield {"do": "open", "path": path, "flags": flags | os.O_NOCTTY, "mode": 0o644, "as": register}
+    yield {"do": "dup", "fd": register, "to": target}

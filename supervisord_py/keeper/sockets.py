@@ -1,0 +1,349 @@
+"""What a unit listens on, the connections that were accepted for it, and the descriptors that it left in our care.
+
+All of it outlives the process that uses it, the manager and an exec of the keeper; what a killed keeper held is gone.
+
+Laws: a listener that is held already as it is asked for stays open, with who waits in it; a readiness is told once for
+each time that it was asked for (``await``), so nobody who does not take a connection makes us spin; what a unit leaves
+here is bounded (``file-descriptor-store-max``), held once however often it comes, and let go when its other end is.
+
+Source: systemd.socket(5), sd_notify(3) (FDSTORE=1); src/core/socket.c, src/shared/socket-label.c.
+"""
+
+import contextlib
+import ctypes
+import os
+import select
+import socket
+import stat
+import struct
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from supervisord_py.keeper.child import Spawner, close_elsewhere
+from supervisord_py.keeper.inventory import ME
+from supervisord_py.keeper.loop import PIDFD, Loop
+
+KCMP = {"x86_64": 312, "aarch64": 272}.get(os.uname().machine)
+FIRST_FD = 3
+"""The lowest descriptor of a process that is handed over (sd_listen_fds(3))."""
+NAME_MAX = 255
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Listener(NamedTuple):
+    spec: dict[str, Any]
+    fd: int
+    inode: int | None
+    """Of its path; what stands there with another one is not ours to remove."""
+
+
+class Stored(NamedTuple):
+    name: str
+    fd: int
+    polled: bool
+
+
+class Sockets:
+    """``put`` queues facts, ``helpers`` are the pids of children that are nobody's."""
+
+    def __init__(self, loop: Loop, spawner: Spawner, put: Callable[..., bool], helpers: set[int]) -> None:
+        self._loop, self._spawner, self._put, self._helpers = loop, spawner, put, helpers
+        self._listeners: dict[str, list[Listener]] = {}
+        self._connections: dict[str, dict[int, int]] = {}
+        self._stored: dict[str, list[Stored]] = {}
+        self._awaited: dict[str, None] = {}
+        """Units whose next connection is to be told."""
+        self._last = 0
+        """The number of the newest connection."""
+
+    def pack(self) -> dict[str, Any]:
+        return {
+            "listeners": self._listeners, "stored": self._stored, "awaited": list(self._awaited), "last": self._last,
+            "connections": [[name, *each] for name, held in self._connections.items() for each in held.items()],
+        }  # fmt: skip
+
+    def fds(self) -> list[int]:
+        """Return every descriptor that is held."""
+        held = [each.fd for listeners in self._listeners.values() for each in listeners]
+        held += [each.fd for stored in self._stored.values() for each in stored]
+        return held + [fd for connections in self._connections.values() for fd in connections.values()]
+
+    def unpack(self, packed: dict[str, Any]) -> None:
+        self._listeners = {name: [Listener(*each) for each in held] for name, held in packed["listeners"].items()}
+        self._last = packed["last"]
+        for name, number, fd in packed["connections"]:
+            self._connections.setdefault(name, {})[number] = fd
+        for name, held in packed["stored"].items():
+            for each in held:
+                self._keep(name, Stored(*each))
+        for name in packed["awaited"]:
+            self._await(name)
+
+    def request(self, do: dict[str, Any]) -> None:
+        name = do["unit"]
+        match do["do"]:
+            case "listen":
+                failed = None
+                try:
+                    self._listen(name, do["sockets"])
+                except OSError as error:
+                    failed = error.strerror or str(error)
+                except Exception as error:  # noqa: BLE001  a request unanswered is a unit that hangs
+                    failed = f"{type(error).__name__}: {error}"
+                self._put({"fact": "listening", "unit": name, "id": do["id"], "failed": failed}, name)
+            case "await":
+                self._await(name)
+            case "close" if do.get("connection") is not None:
+                self._let_go([fd for fd in (self._connections.get(name, {}).pop(do["connection"], None),) if fd])
+            case "close":
+                self.close(name)
+
+    def handed(self, do: dict[str, Any]) -> tuple[list[int], dict[str, str]]:
+        """Return what a process gets from descriptor 3 on, and the environment that says so."""
+        given: dict[str, Any] = do.get("sockets") or {}
+        if not given:
+            return [], {}
+        name, number = given["of"], given.get("connection")
+        if number is not None:
+            fds = [("connection", fd) for fd in (self._connections.get(name, {}).get(number),) if fd is not None]
+        else:
+            fds = [(each.spec["name"], each.fd) for each in self._listeners.get(name, ())]
+        fds += [(each.name, each.fd) for each in self._stored.get(do["unit"], ())]
+        names = ":".join(one for one, _ in fds)
+        return [fd for _, fd in fds], {"LISTEN_FDS": str(len(fds)), "LISTEN_FDNAMES": names} if fds else {}
+
+    # Listeners
+
+    def _listen(self, name: str, specs: list[dict[str, Any]]) -> None:
+        """Hold exactly these listeners; raises OSError with what is wrong in words, and holds what it could open."""
+        old, held = self._listeners.pop(name, []), self._listeners.setdefault(name, [])
+        kept = {id(each): each for each in old if each.spec in specs and _is_in_place(each)}
+        self._quiet(old)
+        for each in old:
+            if id(each) not in kept:
+                _close(each)
+        is_awaited = self._awaited.pop(name, False) is None
+        for spec in specs:
+            same = next((each for each in kept.values() if each.spec == spec), None)
+            if same is not None:
+                held.append(kept.pop(id(same)))
+                continue
+            try:
+                held.append(self._open(spec))
+            except OSError as error:
+                for each in kept.values():
+                    _close(each)
+                raise OSError(error.errno, f"{spec['text']}: {(error.strerror or str(error)).lower()}") from error
+        if is_awaited:
+            self._await(name)
+
+    def _open(self, spec: dict[str, Any]) -> Listener:
+        path: str | None = spec.get("path")
+        if path is not None:
+            os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
+        before = os.umask(0o777 & ~spec["mode"])
+        try:
+            fd = _open_fifo(path) if spec["fifo"] and path is not None else _bind(spec, path)
+        finally:
+            os.umask(before)
+        try:
+            self._spawner.check_room(fd)
+            if path is None:
+                return Listener(spec, fd, None)
+            if spec["fifo"]:
+                os.chmod(path, spec["mode"])
+            if spec["uid"] is not None or spec["gid"] is not None:
+                owner = (-1 if number is None else number for number in (spec["uid"], spec["gid"]))
+                os.chown(path, *owner, follow_symlinks=False)
+            return Listener(spec, fd, os.lstat(path).st_ino)
+        except OSError:
+            os.close(fd)
+            raise
+
+    def _await(self, name: str) -> None:
+        """Tell of the next connection, or of the one that is there."""
+        if not self._listeners.get(name):
+            return
+        self._awaited[name] = None
+        for each in self._listeners[name]:
+            self._loop.watch(each.fd, PIDFD, lambda each=each: self._came(name, each))  # type: ignore[misc]
+
+    def _quiet(self, listeners: list[Listener]) -> None:
+        for each in listeners:
+            self._loop.unwatch(each.fd)
+
+    def _came(self, name: str, listener: Listener) -> None:
+        fact: dict[str, Any] = {"fact": "connection", "unit": name, "socket": listener.spec["name"], "number": None}
+        fact["peer"] = None
+        if listener.spec["accept"]:
+            try:
+                fd, fact["peer"] = _accept(listener.fd)
+            except (BlockingIOError, ConnectionError):
+                return  # gone again before its turn
+            try:
+                self._spawner.check_room(fd)
+            except OSError:
+                os.close(fd)
+                raise
+            self._last = fact["number"] = self._last + 1
+            self._connections.setdefault(name, {})[self._last] = fd
+        del self._awaited[name]
+        self._quiet(self._listeners[name])
+        self._put(fact, name)
+
+    def close(self, name: str) -> None:
+        """Let go of all that is held for a unit."""
+        self._awaited.pop(name, None)
+        listeners = self._listeners.pop(name, [])
+        self._quiet(listeners)
+        for each in listeners:
+            _close(each)
+        stored = [each.fd for each in self._stored.pop(name, [])]
+        for fd in stored:
+            self._loop.unwatch(fd)
+        self._let_go([*stored, *self._connections.pop(name, {}).values()])
+
+    def close_all(self) -> None:
+        for name in [*self._listeners]:
+            self.close(name)
+
+    # The store
+
+    def store(self, unit: str, most: int, fds: list[int], fields: dict[str, str]) -> list[int]:
+        """Keep what came with ``FDSTORE=1``; return what is not kept."""
+        name = fields.get("FDNAME", "")
+        if not (0 < len(name) <= NAME_MAX and name.isascii() and name.isprintable() and ":" not in name):
+            name = "stored"
+        left = []
+        for fd in fds:
+            held = self._stored.get(unit, [])
+            if len(held) >= most or any(_is_same(each.fd, fd) for each in held):
+                left.append(fd)
+                continue
+            try:
+                self._spawner.check_room(fd)
+            except OSError:
+                left.append(fd)
+                continue
+            self._keep(unit, Stored(name, fd, fields.get("FDPOLL") != "0"))
+        if len(left) < len(fds):
+            self._tell_stored(unit)
+        return left
+
+    def remove(self, unit: str, name: str) -> None:
+        """Do what ``FDSTOREREMOVE=1`` asks for."""
+        self._drop(unit, [each for each in self._stored.get(unit, ()) if each.name == name])
+
+    def _keep(self, unit: str, stored: Stored) -> None:
+        self._stored.setdefault(unit, []).append(stored)
+        if stored.polled:
+            with contextlib.suppress(OSError):  # a file, which has no other end
+                self._loop.watch(stored.fd, PIDFD, lambda: self._hung_up(unit, stored), hang_up=True)
+
+    def _hung_up(self, unit: str, stored: Stored) -> None:
+        poll = select.poll()
+        poll.register(stored.fd, 0)
+        if poll.poll(0):
+            self._drop(unit, [stored])
+
+    def _drop(self, unit: str, gone: list[Stored]) -> None:
+        if not gone:
+            return
+        self._stored[unit] = [each for each in self._stored[unit] if each not in gone]
+        for each in gone:
+            self._loop.unwatch(each.fd)
+        self._let_go([each.fd for each in gone])
+        self._tell_stored(unit)
+
+    def _tell_stored(self, unit: str) -> None:
+        self._put({"fact": "stored", "unit": unit, "names": [each.name for each in self._stored[unit]]}, unit)
+
+    def _let_go(self, fds: list[int]) -> None:
+        """Close what others made: that may take as long as they like, so it is not done here."""
+        if fds:
+            self._helpers.add(close_elsewhere(fds))
+
+
+def _bind(spec: dict[str, Any], path: str | None) -> int:
+    sock = socket.socket(spec["family"], spec["type"])
+    try:
+        if spec["family"] != socket.AF_UNIX:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if spec["reuse_port"]:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        address: Any = spec["address"] if isinstance(spec["address"], str) else tuple(spec["address"])
+        try:
+            sock.bind(address)
+        except OSError:
+            if path is None or not _is_deserted(path, spec["type"]):
+                raise
+            os.unlink(path)
+            sock.bind(address)
+        if spec["type"] != socket.SOCK_DGRAM:
+            sock.listen(spec["backlog"])
+        if spec["accept"]:
+            sock.setblocking(False)
+        return sock.detach()
+    finally:
+        sock.close()
+
+
+def _open_fifo(path: str) -> int:
+    with contextlib.suppress(FileExistsError):
+        os.mkfifo(path)
+    fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+    if not stat.S_ISFIFO(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise FileExistsError(17, os.strerror(17))
+    os.set_blocking(fd, True)
+    return fd
+
+
+def _is_deserted(path: str, kind: int) -> bool:
+    """Say whether a socket was left here by somebody who is gone."""
+    if not stat.S_ISSOCK(os.lstat(path).st_mode):
+        return False
+    with socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            return True
+        except OSError:
+            return False
+    return False
+
+
+def _is_in_place(listener: Listener) -> bool:
+    try:
+        return listener.inode is None or os.lstat(listener.spec["path"]).st_ino == listener.inode
+    except OSError:
+        return False
+
+
+def _close(listener: Listener) -> None:
+    if listener.inode is not None and _is_in_place(listener):
+        with contextlib.suppress(OSError):
+            os.unlink(listener.spec["path"])
+    os.close(listener.fd)
+
+
+def _accept(fd: int) -> tuple[int, dict[str, Any]]:
+    """Return a connection and who is at its other end."""
+    listener = socket.socket(fileno=fd)
+    try:
+        connection, address = listener.accept()
+        # The program reads it as it is: without a flag that it has not set.
+        connection.setblocking(True)
+        if connection.family == socket.AF_UNIX:
+            credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+            peer: dict[str, Any] = dict(zip(("pid", "uid"), struct.unpack("=iII", credentials), strict=False))
+        else:
+            peer = {"address": address[0], "port": address[1]}
+        return connection.detach(), peer
+    finally:
+        listener.detach()
+
+
+def _is_same(one: int, other: int) -> bool:
+    """Say whether two descriptors are of one open file."""
+    return KCMP is not None and _libc.syscall(KCMP, ME, ME, 0, one, other) == 0

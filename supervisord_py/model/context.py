@@ -1,0 +1,75 @@
+"""What a process is given besides its command: variables, folders, credentials, streams (part of ``[service]``)."""
+
+from enum import StrEnum
+
+from msgspec import Struct
+
+
+class FolderKind(StrEnum):
+    """The roots below which folders are made; the variable that names them is ``RUNTIME_DIRECTORY`` and so on."""
+
+    RUNTIME = "runtime"
+    STATE = "state"
+    CACHE = "cache"
+    LOGS = "logs"
+    CONFIGURATION = "configuration"
+
+
+class Folder(Struct, frozen=True):
+    """One folder of a unit, relative to its root, and a link to it there."""
+
+    path: str
+    link: str | None = None
+
+
+class Folders(Struct, frozen=True):
+    """All folders of one kind."""
+
+    folders: tuple[Folder, ...] = ()
+    mode: int = 0o755
+
+
+class Credential(Struct, frozen=True):
+    """A secret, read from ``path`` (relative: one that the supervisor was given itself), or ``value``."""
+
+    name: str
+    path: str | None = None
+    value: str | None = None
+
+
+class Belongings(Struct, frozen=True):
+    """What is read or made for a unit before its processes are."""
+
+    environment_files: tuple[str, ...] = ()
+    pass_environment: tuple[str, ...] = ()
+    unset_environment: tuple[str, ...] = ()
+    runtime: Folders = Folders()
+    state: Folders = Folders()
+    cache: Folders = Folders()
+    logs: Folders = Folders()
+    configuration: Folders = Folders()
+    runtime_preserve: str = "no"
+    load_credentials: tuple[Credential, ...] = ()
+    set_credentials: tuple[Credential, ...] = ()
+
+    def of(self, kind: FolderKind) -> Folders:
+        found: Folders = getattr(self, kind.value)
+        return found
+
+    @property
+    def all_folders(self) -> list[tuple[FolderKind, Folders]]:
+        """The kinds of which there are any."""
+        return [(kind, self.of(kind)) for kind in FolderKind if self.of(kind).folders]
+
+    @property
+    def credentials(self) -> tuple[Credential, ...]:
+        """Values first: they are the defaults of files that are missing."""
+        return (*self.set_credentials, *self.load_credentials)
+
+
+class Streams(Struct, frozen=True):
+    """``standard-input``, ``-output``, ``-error``; of the last two None is our capture, and as the output."""
+
+    input: str = "null"
+    output: str | None = None
+    error: str | None = None

@@ -1,0 +1,200 @@
+"""``convert systemd``: what a directive becomes, what systemd's defaults are written out as, and what is said of the
+rest."""
+
+import pytest
+
+from supervisord_py.convert.draft import ConvertError, SourceFile
+from supervisord_py.convert.systemd_syntax import parse_unit_file
+from tests.convert.bench import check_passes, converted, loaded, lost_of, text_of
+
+SERVICE = "[Service]\nExecStart=/bin/true\n"
+
+
+def test_a_service_with_systemds_defaults() -> None:
+    """What is another default here is written out, and a unit that nobody enables is not enabled."""
+    assert text_of("systemd", SERVICE, "a.service") == (
+        '# a\n[unit]\nstart-limit-interval-sec = "10s"\nstart-limit-burst = 5\nenabled = false\n\n'
+        '[service]\nexec-start = "/bin/true"\nrestart = "no"\n'
+    )
+
+
+def test_restarts_are_those_of_systemd() -> None:
+    """A pause stays what it is, nothing is drawn, and the start limit is the only one that ends restarts."""
+    conversion = converted("systemd", [SourceFile("a.service", SERVICE + "Restart=always\nRestartSec=3\n")])
+    (unit,) = loaded(conversion).unit_set.units.values()
+    assert unit.service is not None
+    policy = unit.service.restart
+    assert (policy.restart.value, policy.delay_ns, policy.steps, policy.jitter) == ("always", 3_000_000_000, 0, 0.0)
+    assert policy.failures == 0 and policy.limit is not None and policy.limit.burst == 5
+
+
+def test_requires_without_after_has_no_order() -> None:
+    """Requires= alone orders nothing in systemd; with After= it is one relation here."""
+    conversion = converted(
+        "systemd",
+        [
+            SourceFile("a.service", "[Unit]\nRequires=b.service c.service\nAfter=c.service d.service\n" + SERVICE),
+            SourceFile("b.service", SERVICE),
+            SourceFile("c.service", SERVICE),
+        ],
+    )
+    unit = loaded(conversion).unit_set.units["a"]
+    assert [(each.unit, each.ordered) for each in unit.requires] == [("b", False), ("c", True)]
+    assert [each.unit for each in unit.after] == ["d"]
+    assert not lost_of(conversion)
+
+
+def test_a_socket_and_a_timer_are_tables_of_their_service() -> None:
+    """One unit comes of three, and it is enabled because the timer is."""
+    text = text_of(
+        "systemd",
+        "[Service]\nType=oneshot\nExecStart=/bin/true\n",
+        "a.service",
+        a__timer="[Timer]\nOnCalendar=daily\nOnBootSec=5min\nPersistent=yes\n[Install]\nWantedBy=timers.target\n",
+    )
+    assert text.count("# ") == 1 and "enabled" not in text
+    assert '[timer]\non-boot-sec = "5min"\non-calendar = "daily"\naccuracy-sec = "1min"\npersistent = true\n' in text
+
+
+def test_an_empty_value_takes_back() -> None:
+    """Lists are reset by an empty assignment; of triggers and conditions all are."""
+    conversion = converted(
+        "systemd",
+        [
+            SourceFile(
+                "a.service",
+                "[Unit]\nConditionPathExists=/a\nConditionUser=root\nConditionPathExists=\nConditionPathExists=/b\n"
+                "[Service]\nExecStart=/bin/false\nExecStart=\nExecStart=/bin/true\nEnvironment=A=1\nEnvironment=\n"
+                "User=nobody\nUser=\n",
+            )
+        ],
+    )
+    (unit,) = loaded(conversion).unit_set.units.values()
+    assert [(each.kind, each.parameter) for each in unit.conditions] == [("path-exists", "/b")]
+    assert unit.service is not None
+    assert [command.words for command in unit.service.exec_start] == [("/bin/true",)]
+    assert unit.service.context.environment == () and unit.service.context.user is None
+
+
+@pytest.mark.parametrize(
+    ("line", "argv"),
+    [
+        (r"/bin/echo a\ b 'c d' \x41", ["/bin/echo", "a\\", "b", "c d", "A"]),
+        (r"/bin/echo \$x a\;b \; %% %n %p %i", ["/bin/echo", "\\$x", "a\\;b", ";", "%", "a.service", "a", ""]),
+        ("-@/bin/echo me ${X}", ["me", "${X}"]),
+        ("!!/bin/echo %C %E %j", ["/bin/echo", "/var/cache", "/etc", "a"]),
+    ],
+)
+def test_commands(line: str, argv: list[str]) -> None:
+    """Words, escapes that mean nothing, prefixes and specifiers are what systemd makes of them."""
+    conversion = converted("systemd", [SourceFile("a.service", f"[Service]\nExecStart={line}\n")])
+    (unit,) = loaded(conversion).unit_set.units.values()
+    assert unit.service is not None
+    (command,) = unit.service.exec_start
+    assert [command.argv0 or command.words[0], *command.words[1:]] == argv
+
+
+def test_what_is_lost_is_told_with_its_line() -> None:
+    """Each assignment that has no effect is told with file, line, key and reason."""
+    conversion = converted(
+        "systemd",
+        [
+            SourceFile(
+                "a.service",
+                "[Unit]\nAfter=network-online.target\nOnFailure=x.mount\n[Service]\nExecStart=/bin/true\n"
+                "Type=dbus\nFrobnicate=1\nNice=lots\nKillMode=none\n[Socket]\nAccept=yes\nnonsense\n",
+            )
+        ],
+    )
+    found = {key: (line, reason) for line, key, reason in lost_of(conversion)}
+    assert found["After"][0] == 2 and "network-online.target" in found["After"][1]
+    assert found["OnFailure"] == (3, "x.mount: there are no mount units here")
+    assert found["Type"][0] == 6 and found["Frobnicate"] == (7, "Frobnicate has no counterpart here")
+    assert found["Nice"][0] == 8 and found["KillMode"][0] == 9
+    assert found["Accept"] == (11, "systemd ignores the section [Socket] in a service")
+    assert found["nonsense"] == (12, "a line without =, which systemd ignores")
+    check_passes(conversion)
+
+
+def test_a_requirement_that_is_not_there_is_no_requirement() -> None:
+    """A unit that could never start would be no help; the other relations wait for their unit."""
+    conversion = converted(
+        "systemd", [SourceFile("a.service", "[Unit]\nRequires=b.service\nWants=c.service\n" + SERVICE)]
+    )
+    assert [key for _, key, _ in lost_of(conversion)] == ["Requires"]
+    (unit,) = loaded(conversion).unit_set.units.values()
+    assert [each.unit for each in unit.wants] == ["c"]
+
+
+def test_drop_ins_and_aliases() -> None:
+    """A drop-in is read after its unit; a name in Alias= means the unit."""
+    conversion = converted(
+        "systemd",
+        [
+            SourceFile("a.service.d/x.conf", "[Service]\nUMask=0077\n"),
+            SourceFile("a.service", SERVICE + "[Install]\nAlias=other.service\n"),
+            SourceFile("b.service", "[Unit]\nRequires=other.service\n" + SERVICE),
+        ],
+    )
+    units = loaded(conversion).unit_set.units
+    assert units["a"].service is not None and units["a"].service.context.umask == 0o077
+    assert [each.unit for each in units["b"].requires] == ["a"]
+
+
+def test_names_that_are_none_of_ours_are_mapped() -> None:
+    """A name with an escape is written otherwise, and that is said; %n still is what it was."""
+    conversion = converted("systemd", [SourceFile(r"a\x2db.service", "[Service]\nExecStart=/bin/echo %n\n")])
+    (unit,) = loaded(conversion).unit_set.units.values()
+    assert unit.name == "a-b" and unit.service is not None
+    assert unit.service.exec_start[0].words[1] == r"a\x2db.service"
+    assert [use.reason for use in conversion.ledger.notes] == [r"the unit a\x2db.service is called a-b here"]
+
+
+def test_a_service_and_a_target_of_one_name() -> None:
+    """The service has the name, the target keeps its suffix."""
+    conversion = converted(
+        "systemd", [SourceFile("a.target", "[Unit]\nWants=a.service\n"), SourceFile("a.service", SERVICE)]
+    )
+    units = loaded(conversion).unit_set.units
+    assert set(units) == {"a", "a.target"} and [each.unit for each in units["a.target"].wants] == ["a"]
+
+
+def test_permissions_start_only() -> None:
+    """Only the main command runs as the user then."""
+    conversion = converted(
+        "systemd",
+        [
+            SourceFile(
+                "a.service",
+                "[Service]\nUser=nobody\nPermissionsStartOnly=yes\nExecStartPre=-/bin/a\nExecStart=/bin/b\n",
+            )
+        ],
+    )
+    (unit,) = loaded(conversion).unit_set.units.values()
+    assert unit.service is not None
+    assert unit.service.exec_start_pre[0].privileged and unit.service.exec_start_pre[0].ignore_failure
+    assert not unit.service.exec_start[0].privileged
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("Description=1\\\n2\\\n3\n", "1 2 3"),
+        ("Description=1\\\n#hogehoge\\\n2\\\n3\n", "1 2 3"),
+        ("Description=1\\\n\n2\n", "1"),
+        ("Description=a\\\n[Service]\n", "a [Service]"),
+        (" Description = x y \n", "x y"),
+        ("\ufeffDescription=x\\\\\n", "x\\\\"),
+        ("Description=x\r\nDescription=y\\", "y"),
+    ],
+)
+def test_lines(text: str, value: str) -> None:
+    """Continuations, comments within them, blanks and ends of lines. Source: the answers of systemd 252."""
+    assignments, _ = parse_unit_file(f"[Unit]\n{text.removeprefix(chr(0xFEFF))}", "a.service")
+    assert assignments[-1].value == value
+
+
+def test_a_broken_header_is_refused() -> None:
+    """systemd refuses the whole file, so there is nothing to convert."""
+    with pytest.raises(ConvertError, match=r"a\.service:1"):
+        converted("systemd", [SourceFile("a.service", "[Unit\nDescription=x\n")])
