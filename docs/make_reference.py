@@ -70,6 +70,7 @@ VALUES: dict[str, str] = {
     "folders": "strings",
     "loaded-credentials": "strings",
     "set-credentials": "strings",
+    "cpus": "strings",
     "input-stream": "string",
     "output-stream": "string",
     "environment-names": 'names, or "all"',

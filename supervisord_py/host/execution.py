@@ -30,6 +30,7 @@ from supervisord_py.host.cgroups import UnitGroups
 from supervisord_py.host.confine import CannotConfine, Confinement, confine_privileges
 from supervisord_py.host.limits import INFINITY, RLIMIT_NUMBERS
 from supervisord_py.host.powers import own_powers
+from supervisord_py.host.priorities import priority_operations
 from supervisord_py.host.streams import stream_operations
 from supervisord_py.model.command import expand_words
 from supervisord_py.model.names import base_unit
@@ -136,6 +137,7 @@ def build_spawn(
     context = ExecContext() if service is None else service.context
     privileged = action.command.privileged
     degraded: list[str] = []
+    before: list[dict[str, Any]] = []
     try:
         try:
             if privileged:
@@ -165,7 +167,7 @@ def build_spawn(
             "groups": None if account.groups is None else list(account.groups),
             "rlimits": {} if privileged else _rlimits(context),
             "strict": [] if privileged or context.enforce != "strict" else sorted(name for name, _ in context.rlimits),
-            "nice": context.nice,
+            "nice": context.priorities.nice,
             "cgroups": [],
             "sigpipe": not context.ignore_sigpipe,
             "notify": (NotifyAccess.NONE if service is None or is_beside else effective_notify_access(service)).value,
@@ -174,8 +176,11 @@ def build_spawn(
         }
         if not is_beside:
             identifier = os.path.basename(action.command.words[0])
-            if before := stream_operations(action.unit, identifier, context.streams):
-                request["before"] = before
+            before += stream_operations(action.unit, identifier, context.streams)
+        if not privileged:
+            before += priority_operations(context.priorities, may_fail=context.enforce != "strict")
+        if before:
+            request["before"] = before
         if degraded:
             request["degraded"] = degraded
         if runtime.direct == action.unit:

@@ -7,7 +7,6 @@ with psutil for everything else.
 """
 
 import contextlib
-import os
 import resource
 from collections.abc import Mapping
 from pathlib import Path
@@ -92,7 +91,7 @@ def parse_proc_limits(text: str) -> dict[str, Limit]:
     return limits
 
 
-def change_limits(pid: int, limits: Mapping[str, Limit], nice: int | None) -> str | None:
+def change_limits(pid: int, limits: Mapping[str, Limit]) -> str | None:
     """Give a running process other limits; of ``rttime`` the hard one only, the soft one is the keeper's mark.
 
     Returns:
@@ -111,14 +110,6 @@ def change_limits(pid: int, limits: Mapping[str, Limit], nice: int | None) -> st
             return None
         except (OSError, ValueError) as error:
             return f"{name} = {format_limit(limit)}: {error} (process {pid})"
-    try:
-        for thread in os.listdir(f"/proc/{pid}/task") if nice is not None else ():
-            with contextlib.suppress(ProcessLookupError):
-                os.setpriority(os.PRIO_PROCESS, int(thread), nice or 0)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        return f"nice = {nice}: {(error.strerror or str(error)).lower()} (process {pid})"
     return None
 
 

@@ -36,6 +36,7 @@ from supervisord_py.host.execution import DEFAULT_LIMITS
 from supervisord_py.host.facade import Peer, Submission, TuningReport
 from supervisord_py.host.limits import change_limits
 from supervisord_py.host.places import Places
+from supervisord_py.host.priorities import change_priorities, is_known_before
 from supervisord_py.host.sources import Sources
 from supervisord_py.host.unit_files import CONTROL_PRIORITY, printable
 from supervisord_py.model.changes import Effect, KeyChange
@@ -327,8 +328,8 @@ class Tuning:
         if running is None or running.service is None or loaded.service is None:
             return None
         old, new = running.service.context, loaded.service.context
-        limits, nice = limits_between(old, new)
-        if limits is None:
+        limits = limits_between(old, new)
+        if limits is None or not is_known_before(old.priorities, new.priorities):
             return "what it had before is known to a fresh process only: restart it"
         done: set[int] = set()
         while not plan:
@@ -336,7 +337,8 @@ class Tuning:
             if not fresh:
                 break
             for pid in fresh:
-                if (problem := change_limits(pid, limits, nice)) is not None:
+                problem = change_limits(pid, limits) or change_priorities(pid, old.priorities, new.priorities)
+                if problem is not None:
                     return problem
             done.update(fresh)
         return None
@@ -345,13 +347,12 @@ class Tuning:
         return printable(str(folder / f"{name}.toml.d" / base))
 
 
-def limits_between(old: ExecContext, new: ExecContext) -> tuple[dict[str, Limit] | None, int | None]:
-    """Return the limits and niceness that a process by ``old`` needs for ``new``; None where that is not known."""
+def limits_between(old: ExecContext, new: ExecContext) -> dict[str, Limit] | None:
+    """Return the limits that a process by ``old`` needs for ``new``; None where that is not known."""
     before, after = {**DEFAULT_LIMITS, **dict(old.rlimits)}, {**DEFAULT_LIMITS, **dict(new.rlimits)}
-    if before.keys() - after.keys() or (new.nice is None and old.nice is not None):
-        return None, None
-    changed = {name: limit for name, limit in after.items() if before.get(name) != limit}
-    return changed, new.nice if new.nice != old.nice else None
+    if before.keys() - after.keys():
+        return None
+    return {name: limit for name, limit in after.items() if before.get(name) != limit}
 
 
 def parse_settings(unit: str, settings: Sequence[str]) -> dict[tuple[str, ...], Any]:

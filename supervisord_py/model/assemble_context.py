@@ -1,7 +1,7 @@
 """How the processes of one unit are made: keys of ``[service]`` and ``[limits]``."""
 
 from supervisord_py.model.assemble_sandbox import assemble_sandbox
-from supervisord_py.model.context import Belongings, FolderKind, Folders, Streams
+from supervisord_py.model.context import Belongings, FolderKind, Folders, Priorities, Streams
 from supervisord_py.model.fields import Fields
 from supervisord_py.model.problems import Problem
 from supervisord_py.model.unit import ExecContext
@@ -32,7 +32,15 @@ def assemble_context(fields: Fields, added: tuple[tuple[str, str], ...], problem
             error=fields.get("service", "standard-error", None),
         ),
         rlimits=tuple((key, decoded.value) for key, decoded in limits if decoded is not None),
-        nice=fields.get("limits", "nice", None),
+        priorities=Priorities(
+            nice=fields.get("limits", "nice", None),
+            oom_score_adjust=fields.get("limits", "oom-score-adjust", None),
+            cpu_affinity=fields.get("limits", "cpu-affinity", ()),
+            io_class=fields.get("limits", "io-scheduling-class", None),
+            io_priority=fields.get("limits", "io-scheduling-priority", None),
+            cpu_policy=fields.get("limits", "cpu-scheduling-policy", None),
+            cpu_priority=fields.get("limits", "cpu-scheduling-priority", None),
+        ),
         enforce=fields.get("limits", "enforce", _CONTEXT.enforce),
         sandbox=assemble_sandbox(fields, problems),
     )

@@ -204,6 +204,26 @@ def _credentials(credentials: Iterable[Credential]) -> str | None:
     return _names(f"{each.name}:{each.path if each.value is None else each.value}" for each in credentials)
 
 
+PRIORITIES = {
+    "nice": "nice",
+    "oom_score_adjust": "oom-score-adjust",
+    "cpu_affinity": "cpu-affinity",
+    "io_class": "io-scheduling-class",
+    "io_priority": "io-scheduling-priority",
+    "cpu_policy": "cpu-scheduling-policy",
+    "cpu_priority": "cpu-scheduling-priority",
+}
+"""The fields of ``Priorities`` and their keys."""
+
+
+def _priority(name: str, key: str) -> Key:
+    def text(own: Service) -> str | None:
+        value = getattr(own.context.priorities, name)
+        return None if value is None else _names(map(str, value)) if isinstance(value, tuple) else str(value)
+
+    return _restart(f"limits.{key}", text)
+
+
 KEYS: tuple[Key, ...] = (
     _unit("description", lambda unit: unit.description or None),
     _unit("documentation", lambda unit: _names(unit.documentation)),
@@ -292,7 +312,7 @@ KEYS: tuple[Key, ...] = (
     _restart("service.standard-input", lambda own: own.context.streams.input),
     _restart("service.standard-output", lambda own: own.context.streams.output),
     _restart("service.standard-error", lambda own: own.context.streams.error),
-    _restart("limits.nice", lambda own: None if own.context.nice is None else str(own.context.nice)),
+    *(_priority(name, key) for name, key in PRIORITIES.items()),
     _restart("limits.enforce", lambda own: own.context.enforce),
     *(_rlimit(name) for name in RLIMITS),
     *(_sandbox(key) for key in SANDBOX_KEYS),

@@ -67,6 +67,18 @@ class Belongings(Struct, frozen=True):
         return (*self.set_credentials, *self.load_credentials)
 
 
+class Priorities(Struct, frozen=True):
+    """The keys of ``[limits]`` that say who goes first; None leaves what the supervisor has."""
+
+    nice: int | None = None
+    oom_score_adjust: int | None = None
+    cpu_affinity: tuple[int, ...] = ()
+    io_class: str | None = None
+    io_priority: int | None = None
+    cpu_policy: str | None = None
+    cpu_priority: int | None = None
+
+
 class Streams(Struct, frozen=True):
     """``standard-input``, ``-output``, ``-error``; of the last two None is our capture, and as the output."""
 

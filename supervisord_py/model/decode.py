@@ -110,6 +110,17 @@ def _items(decode_one: Callable[[str], object]) -> Decoder:
     return lambda value, spec, expand: _each(value, lambda item, _: decode_one(_text(item, expand)))
 
 
+def _cpus(value: object, spec: KeySpec, expand: Expand) -> object:
+    """All CPUs of a list of texts or numbers."""
+
+    def one(item: object, _: int | None) -> object:
+        is_number = isinstance(item, int) and not isinstance(item, bool)
+        return decode_service.cpus(str(item) if is_number else _line(item, expand))
+
+    parts = cast("tuple[tuple[int, ...], ...]", _each(value, one))
+    return tuple(sorted({cpu for part in parts for cpu in part}))
+
+
 def _enum(value: object, spec: KeySpec, expand: Expand) -> object:
     if isinstance(value, bool) and "no" in spec.values:
         raise BadValue(f"{shown(value)} is not a string", f"write one of {_listed(spec.values)}, in quotes")
@@ -454,6 +465,7 @@ DECODERS: Mapping[str, Decoder] = {
     "folders": _items(decode_service.folder),
     "loaded-credentials": _items(decode_service.load_credential),
     "set-credentials": _items(decode_service.set_credential),
+    "cpus": _cpus,
     "input-stream": lambda value, spec, expand: decode_service.input_stream(_line(value, expand)),
     "output-stream": lambda value, spec, expand: decode_service.output_stream(_line(value, expand)),
     "config": _config,

@@ -10,6 +10,7 @@ from supervisord_py.model.environment_file import is_variable_name
 from supervisord_py.model.problems import BadValue
 
 _CREDENTIAL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,255}", re.ASCII)
+_CPU_MAX = 8191
 INPUTS = ("null", "file:PATH")
 OUTPUTS = ("inherit", "null", "journal", "journald", "file:PATH", "append:PATH", "truncate:PATH")
 _NO_TERMINAL = ("tty", "tty-force", "tty-fail", "journal+console", "kmsg+console", "kmsg")
@@ -70,6 +71,19 @@ def set_credential(text: str) -> Credential:
 def _check_credential(name: str) -> None:
     if _CREDENTIAL_NAME.fullmatch(name) is None or name in (".", ".."):
         raise BadValue(f"{name!r} is not the name of a credential", "letters, digits and _ . -, as of a file")
+
+
+def cpus(text: str) -> tuple[int, ...]:
+    """CPUs by number, with ranges, between spaces or commas: ``0-3,8``. Source: systemd src/shared/cpu-set-util.c."""
+    found: set[int] = set()
+    for word in text.replace(",", " ").split():
+        first, dash, last = word.partition("-")
+        if not first.isdecimal() or not (last.isdecimal() or not dash):
+            raise BadValue(f"{word!r} is not a CPU", "write numbers and ranges, such as 0-3,8")
+        if int(last or first) > _CPU_MAX:
+            raise BadValue(f"there is no CPU {last or first}", f"the highest number is {_CPU_MAX}")
+        found.update(range(int(first), int(last or first) + 1))
+    return tuple(sorted(found))
 
 
 def input_stream(text: str) -> str:

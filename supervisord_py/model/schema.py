@@ -122,6 +122,7 @@ _FRAGMENTS: dict[str, Fragment] = {
     "loaded-credentials": _one_or_list(_TEXT),
     "set-credentials": _one_or_list(_TEXT),
     "input-stream": _TEXT,
+    "cpus": _one_or_list({"anyOf": [{"type": "integer", "minimum": 0}, _TEXT]}),
     "output-stream": _TEXT,
     "runtime-path": {"type": "string", "minLength": 1},
     "conditions": _one_or_list({"type": ["string", "integer", "boolean"]}),

@@ -10,7 +10,7 @@ from typing import Literal
 from msgspec import Struct
 
 from supervisord_py.model.calendar import Calendar
-from supervisord_py.model.context import Belongings, Streams
+from supervisord_py.model.context import Belongings, Priorities, Streams
 from supervisord_py.model.sandbox import Sandbox
 from supervisord_py.model.states import (
     ExitSupervisorOn,
@@ -134,7 +134,7 @@ class ExecContext(Struct, frozen=True):
     belongings: Belongings = Belongings()
     streams: Streams = Streams()
     rlimits: tuple[tuple[str, Limit], ...] = ()
-    nice: int | None = None
+    priorities: Priorities = Priorities()
     enforce: Literal["strict", "best-effort"] = "strict"
     sandbox: Sandbox = Sandbox()
 

@@ -1,0 +1,63 @@
+"""Who goes first: niceness, CPUs, scheduling and I/O, of real processes, at the start and set live."""
+
+import os
+from pathlib import Path
+
+import psutil
+import pytest
+
+from supervisord_py.host.priorities import change_priorities, is_known_before
+from supervisord_py.model.context import Priorities
+from tests.integration.supervisor_rig import supervisor
+
+SLEEP = '[service]\nexec-start = ["sleep", "1000"]\n'
+CPU = min(os.sched_getaffinity(0))
+
+
+def seen(pid: int) -> tuple[object, ...]:
+    process = psutil.Process(pid)
+    oom = int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+    io = process.ionice()
+    return process.nice(), process.cpu_affinity(), os.sched_getscheduler(pid), (int(io.ioclass), int(io.value)), oom
+
+
+def test_a_process_has_the_priorities_of_its_unit_and_takes_others() -> None:
+    """All that an ordinary user may set, too; what is set live is true of the process and of what show says."""
+    keys = (
+        f"nice = 3\ncpu-affinity = ['{CPU}']\ncpu-scheduling-policy = 'batch'\nio-scheduling-priority = 6\n"
+        "oom-score-adjust = 900\n"
+    )
+    with supervisor({"web": f"{SLEEP}[limits]\n{keys}"}) as running:
+        pid = running.wait_state("web", "active")["pid"]
+        assert seen(pid) == (3, [CPU], os.SCHED_BATCH, (2, 6), 900)
+        wanted = ("nice=4", "cpu-scheduling-policy=idle", "io-scheduling-class=idle", "oom-score-adjust=950")
+        changed = running.supctl("set", "web", *(f"limits.{each}" for each in wanted))
+        assert changed.returncode == 0, changed.stderr
+        assert seen(pid) == (4, [CPU], os.SCHED_IDLE, (3, 0), 950)
+        assert running.status("web")["needs_restart"] is False
+        wrong = running.supctl("set", "web", "limits.cpu-affinity=8000")
+        assert (wrong.returncode, "cpu-affinity = 8000: invalid argument" in wrong.stderr) == (1, True)
+
+
+@pytest.mark.parametrize("enforce", ["strict", "best-effort"])
+def test_a_priority_that_cannot_be_had(enforce: str) -> None:
+    """Strict, the start fails with systemd's code for it, 215; best-effort it runs, and status says without what."""
+    unit = f"{SLEEP}restart = 'no'\n[limits]\ncpu-affinity = 8000\nnice = 2\nenforce = '{enforce}'\n"
+    with supervisor({"web": unit}) as running:
+        status = running.wait_state("web", "failed", "active")
+        if enforce == "strict":
+            assert status["exit"] == {"code": 215, "signal": None}
+            assert "affinity" in status["why"]
+        else:
+            assert status["degraded"] == ["affinity: invalid argument"]
+            assert psutil.Process(status["pid"]).nice() == 2
+            assert "Degraded: affinity: invalid argument" in running.supctl("status", "web").stdout
+
+
+def test_what_was_before_is_not_known() -> None:
+    """A key that is taken back leaves a value that only a fresh process has; a process that is gone needs nothing."""
+    assert is_known_before(Priorities(), Priorities(nice=1, cpu_affinity=(0,)))
+    assert is_known_before(Priorities(nice=1), Priorities(nice=2))
+    assert not is_known_before(Priorities(nice=1), Priorities())
+    assert not is_known_before(Priorities(cpu_affinity=(0,)), Priorities())
+    assert change_priorities(2**22 + 1, Priorities(), Priorities(nice=1)) is None
