@@ -22,7 +22,7 @@ class Surroundings(Struct, frozen=True):
 
     keys: KeyTable
     read: ReadMatching
-    load_yaml: Callable[[str, str], Any]
+    load_yaml: Callable[[str, str], tuple[Any, dict[tuple[str | int, ...], int]]]
     known: frozenset[str] = frozenset()
 
 

@@ -19,6 +19,7 @@ from supervisord_py.convert.draft import Conversion, Draft, Ledger, Place, Sourc
 from supervisord_py.convert.formats import Surroundings
 from supervisord_py.convert.ini import IniKey, Sections, read_ini
 from supervisord_py.convert.names import unit_name
+from supervisord_py.convert.ranks import order_by_rank
 from supervisord_py.convert.supervisord_keys import ELSEWHERE, LOST_KEYS, NEEDLESS_KEYS, PROGRAM_KEYS
 from supervisord_py.convert.text_forms import joined, literal, quoted, truth
 from supervisord_py.model.problems import BadValue
@@ -241,17 +242,12 @@ class _Converter:
         """Starts in the order of priorities, each after those of the next lower one."""
         if not self._priorities:
             return
-        ranks: dict[int, list[str]] = {}
-        for program, names in self._members.items():
-            ranks.setdefault(self._priorities.get(program, (_DEFAULT_PRIORITY, None))[0], []).extend(names)
-        lower: list[str] = []
-        for rank in sorted(ranks):
-            for name in ranks[rank]:
-                if lower:
-                    # A template in a relation means all of its instances.
-                    after = [{"unit": other, "until": "started"} for other in lower]
-                    self._conversion.drafts[name].put("unit", "after", after)
-            lower = ranks[rank]
+        ranks = {
+            name: self._priorities.get(program, (_DEFAULT_PRIORITY, None))[0]
+            for program, names in self._members.items()
+            for name in names
+        }
+        order_by_rank(self._conversion, ranks)
 
 
 class _Program:

@@ -222,6 +222,8 @@ def items(directive: str, spec: KeySpec, text: str, unit: UnitContext) -> list[o
         words = words_of(text.removeprefix("~"))
         return [f"~{word}" if inverted else word for word in words]
     words = [translate_specifiers(word, unit) for word in words_of(text)]
+    if directive.endswith(("Directory", "Directories")):
+        words = [word.rstrip("/") or word for word in words]
     return [number_or_text(word) for word in words] if spec.type == "exit-statuses" else list(words)
 
 
