@@ -11,7 +11,7 @@ import signal
 import time
 from collections import deque
 
-from supervisord_py.agent.cycles import GRACE_MIN_S, MESSAGES_S, STDERR, end_by, is_fatal, next_due_s, tell_done
+from supervisord_py.agent.cycles import GRACE_MIN_S, MESSAGES_S, STDERR, Streak, end_by, is_fatal, next_due_s
 from supervisord_py.agent.errors import CycleTimeout
 from supervisord_py.agent.leaving import bound_the_end
 from supervisord_py.agent.reports import report_error
@@ -63,7 +63,7 @@ class LoopCycles:
         self._plan = plan
         self._link = link
         self._has_failed = False
-        self._is_in_streak = False
+        self._streak = Streak()
         self._inbox: deque[Message] = deque()
         self._set_up: list[Plugin] = []
         self._waiter: LoopWaiter
@@ -110,11 +110,11 @@ class LoopCycles:
     async def cycle(self) -> None:
         """Make one cycle; a fatal exception is for the caller."""
         self._link.tell(WATCHDOG="1")
-        self._is_in_streak = not await self._guarded(self._agent.run_cycle, ends_streak=True)
+        await self._guarded("cycle", self._agent.run_cycle)
 
     async def take(self, message: "Message") -> None:
         """Hand a message to the agent; a fatal exception is for the caller."""
-        await self._guarded(self._agent.on_message, message, ends_streak=not self._is_in_streak)
+        await self._guarded("message", self._agent.on_message, message)
 
     async def _repeat(self) -> None:
         due_s = time.monotonic()
@@ -127,17 +127,18 @@ class LoopCycles:
             due_s = next_due_s(due_s, self._plan.every_s, time.monotonic())
             await self._idle(due_s)
 
-    async def _guarded(self, work: "Callable[..., Any]", *arguments: object, ends_streak: bool) -> bool:
+    async def _guarded(self, kind: str, work: "Callable[..., Any]", *arguments: object) -> None:
+        self._agent._has_erred = False
         try:
             await self._limited(self._plan.cycle_timeout_s, work, *arguments)
         except BaseException as problem:  # a fatal one is raised on
             if is_fatal(self._agent, problem) and not _is_of_another_task(problem):
                 raise
             self._has_failed = True
+            self._streak.failed(kind)
             report_error(self._link, problem)
-            return False
-        tell_done(self._link, ends_streak=ends_streak)
-        return True
+        else:
+            self._link.tell(**self._streak.went_well(self._agent, kind))
 
     async def _limited(self, limit_s: "float | None", work: "Callable[..., Any]", *arguments: object) -> None:
         if limit_s is None:

@@ -72,6 +72,26 @@ class Waiter:
         self._other_end.close()
 
 
+class Streak:
+    """Which work of an agent fails now, its cycles or the messages it takes: that the one goes well does not end the
+    streak of the other, or an agent that is sent messages would never be restarted for its cycles."""
+
+    def __init__(self) -> None:
+        self._failing: set[str] = set()
+
+    def failed(self, kind: str) -> None:
+        self._failing.add(kind)
+
+    def went_well(self, agent: "Agent", kind: str) -> "dict[str, str]":
+        """Return what is told of work that has returned; it may have reported errors itself."""
+        told = {"X_PROGRESS": "1", "WATCHDOG": "1"}
+        if agent._has_erred:
+            self._failing.add(kind)
+        else:
+            self._failing.discard(kind)
+        return told if self._failing else told | {"X_OK": "1"}
+
+
 class Cycles:
     """Runs one agent from ``setup`` to ``teardown``."""
 
@@ -81,7 +101,7 @@ class Cycles:
         self._link = link
         self._waiter = waiter
         self._has_failed = False
-        self._is_in_streak = False
+        self._streak = Streak()
         self._set_up: list[Plugin] = []
 
     def run(self) -> int:
@@ -125,15 +145,16 @@ class Cycles:
     def cycle(self) -> None:
         """Make one cycle; a fatal exception is for the caller."""
         self._link.tell(WATCHDOG="1")
-        self._is_in_streak = not self._guarded(self._agent.run_cycle, ends_streak=True)
+        self._guarded("cycle", self._agent.run_cycle)
 
     def take(self, message: "Message") -> None:
         """Hand a message to the agent; a fatal exception is for the caller."""
-        self._guarded(self._agent.on_message, message, ends_streak=not self._is_in_streak)
+        self._guarded("message", self._agent.on_message, message)
 
-    def _guarded(self, work: "Callable[..., object]", *arguments: object, ends_streak: bool) -> bool:
-        """Run a cycle, or the handler of a message: its exception is an error, its return work done; says which."""
+    def _guarded(self, kind: str, work: "Callable[..., object]", *arguments: object) -> None:
+        """Run a cycle, or the handler of a message: its exception is an error, its return work done."""
         limit_s = self._plan.cycle_timeout_s
+        self._agent._has_erred = False
         try:
             if limit_s is None:
                 _call(work, *arguments)
@@ -143,10 +164,10 @@ class Cycles:
             if is_fatal(self._agent, problem):
                 raise
             self._has_failed = True
+            self._streak.failed(kind)
             report(self._link, problem)
-            return False
-        tell_done(self._link, ends_streak=ends_streak)
-        return True
+        else:
+            self._link.tell(**self._streak.went_well(self._agent, kind))
 
     def _idle(self, due_s: float) -> None:
         """Wait for the next cycle, beat meanwhile, and take messages; some, too, when the cycle is due already."""
@@ -237,14 +258,6 @@ def forget_signals() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     release_signals()
-
-
-def tell_done(link: "Link", *, ends_streak: bool) -> None:
-    """Tell that work was done; a message that was taken says nothing of cycles that fail."""
-    if ends_streak:
-        link.tell(X_PROGRESS="1", X_OK="1", WATCHDOG="1")
-    else:
-        link.tell(X_PROGRESS="1", WATCHDOG="1")
 
 
 def next_due_s(due_s: float, every_s: float, now_s: float) -> float:

@@ -40,7 +40,8 @@ def main(arguments: "Sequence[str]") -> int:
 def _build(arguments: "Sequence[str]", link: "Any") -> "tuple[Agent, Plan]":
     plan = parse_arguments(arguments)
     sys.path[:0] = plan.path
-    cls = find_class(plan.cls, Agent, "agent.class")
+    is_stub = bool(os.environ.get("SUPERVISORD_PY_STUB"))
+    cls = find_class(plan.cls, Agent, "quarantine.stub-class" if is_stub else "agent.class")
     plan.complete(cls, os.environ)
     agent = cls()
     name = os.environ.get("SUPERVISORD_PY_UNIT", cls.__name__)

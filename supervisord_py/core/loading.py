@@ -258,7 +258,8 @@ def forget_if_vanished(ledger: Ledger, name: str) -> None:
     ledger.edit_globals().vanished.pop(name)
     if state.stopped and ledger.rollout is not None and name in ledger.rollout.units:
         # Going back may bring its file back; that somebody has stopped it would be forgotten with it.
-        ledger.edit_rollout().units[name].step = RolloutStep.LEFT_OUT
+        unit = ledger.edit_rollout().units[name]
+        unit.step, unit.message = RolloutStep.LEFT_OUT, f"{name} was stopped meanwhile"
     ledger.drop_text(name)
     if name not in ledger.set.bad and name not in ledger.set.masked:
         ledger.record("unit.removed", name)

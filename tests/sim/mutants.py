@@ -20,6 +20,7 @@ from supervisord_py.core import (
     health,
     ledger,
     life,
+    probation,
     processes,
     rollout,
     shutdown,
@@ -576,11 +577,11 @@ def lets_off_early() -> Iterator[type[Manager]]:
         def put(book: ledger.Ledger, roll: Any, name: str, unit: Any) -> None:
             original(book, roll, name, unit)
             unit.good_at_ns -= roll.probation_ns // 2
-            book.timers.arm(unit.good_at_ns, name, rollout.DeadlineKind.ROLLOUT)
+            book.timers.arm(unit.good_at_ns, name, probation.DeadlineKind.ROLLOUT)
 
         return put
 
-    with swapped(rollout, "_put_on_probation", made) as manager:
+    with swapped(probation, "put_on_probation", made) as manager:
         yield manager
 
 

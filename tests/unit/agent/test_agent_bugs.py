@@ -13,7 +13,7 @@ import pytest
 
 from supervisord_py.agent import Message
 from supervisord_py.testing import AgentRig
-from tests.unit.agent.test_agent_cycles import KINDS, Counter, acting, fail
+from tests.unit.agent.test_agent_cycles import KINDS, Counter, acting
 
 START = Path(__file__).parents[3] / "supervisord_py" / "agent" / "start.py"
 HEAD = """
@@ -214,17 +214,6 @@ def test_the_end_of_another_task_was_taken_for_the_agents_own() -> None:
     with AgentRig(Tested) as rig:
         rig.cycle(2)
         assert rig.errors == ["CancelledError"] * 2
-
-
-@KINDS
-def test_a_message_that_was_taken_ended_the_streak_of_failing_cycles(base: type[Counter]) -> None:
-    """An agent that gets mail would never have been restarted."""
-    with AgentRig(acting(base, lambda agent: fail(OSError("no")))) as rig:
-        rig.deliver("early")
-        assert "X_OK" in rig.link.told[-1]
-        rig.cycle()
-        rig.deliver("news")
-        assert rig.link.told[-1] == {"X_PROGRESS": "1", "WATCHDOG": "1"}
 
 
 def repeat(rig: AgentRig[Counter], messages: int) -> None:
