@@ -8,7 +8,8 @@ happened before. All three may be plain functions or coroutines; one coroutine m
 
 What the supervisor is told comes from that thread alone: a heartbeat between two cycles and whenever ``beat`` or
 ``progress`` is called, never from a thread beside it, which would beat on while the work hangs. A cycle that returns is
-progress and ends a streak of errors; one that raises is an error, told with its traceback, and the next one follows.
+progress, and if it has reported none itself it ends a streak of errors; one that raises is an error, told with its
+traceback, and the next one follows. Messages are taken likewise, and the two say nothing about each other.
 ``error-threshold`` errors in a row make the supervisor restart the agent.
 """
 
@@ -52,6 +53,7 @@ class Agent:
     _link: "Link"
     _environment: "Mapping[str, str]"
     _is_stopping = False
+    _has_erred = False
     _waiter: "Any" = None
 
     # What people write
@@ -107,6 +109,7 @@ class Agent:
         """Report an error and go on: one more of a streak, which a cycle without an error ends."""
         from supervisord_py.agent.reports import report_error
 
+        self._has_erred = True
         report_error(self._link, problem)
 
     def send(self, event: str, to: "str | None" = None, timeout: "float | None" = 30.0, **payload: "Any") -> int:
