@@ -34,9 +34,8 @@ class RecordingLink:
         subscribed: What was subscribed to: topic and number.
     """
 
-    has_bus = False
-
     def __init__(self) -> None:
+        self.has_bus = False
         self.told: list[dict[str, str]] = []
         self.sent: list[dict[str, Any]] = []
         self.subscribed: list[tuple[str, int | None]] = []
