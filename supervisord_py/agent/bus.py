@@ -130,7 +130,7 @@ class BusClient:
             if answer is not None:
                 why = str(answer.get("message"))
                 if answer.get("error") not in PASSING:
-                    raise NotSentError(f"refused: {why}")
+                    raise NotSentError(f"refused: {why}", answer.get("error"))
                 again_s, retry_s = time.monotonic() + retry_s, min(2 * retry_s, RETRY_LAST_S)
             if self._refused is not None:
                 raise NotSentError(self._refused)

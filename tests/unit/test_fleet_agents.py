@@ -79,6 +79,25 @@ def test_what_a_worker_keeps_too_long_is_given_to_another(tmp_path: Path) -> Non
         assert handed(scheduler) == [("w@1", 1), ("w@2", 1)]
 
 
+def test_a_worker_that_was_scaled_away_stopped_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was the first of the idle ones for ever, and every cycle an error."""
+    from supervisord_py.agent import NotSentError
+
+    with rig("agents.scheduler:Scheduler", tmp_path, name="scheduler") as scheduler:
+        send = scheduler.link.send
+
+        def refuse(envelope: dict[str, Any], timeout_s: float | None) -> int:
+            if envelope["to"] == "w@4":
+                raise NotSentError("refused: there is no unit w@4", "no-such-unit")
+            return send(envelope, timeout_s)
+
+        monkeypatch.setattr(scheduler.link, "send", refuse)
+        scheduler.deliver("order", sender="feed", number=1, value=7)
+        for worker in ("w@4", "w@1"):
+            scheduler.deliver("ask", sender=worker)
+        assert handed(scheduler) == [("w@1", 1)] and not scheduler.errors
+
+
 def test_a_worker_leaves_after_its_turn(tmp_path: Path) -> None:
     with rig("agents.worker:Worker", tmp_path, {"turn": 2}) as worker:
         assert worker.link.subscribed == [("", None)] and worker.sent[0] == {"event": "ask", "to": "scheduler"}
