@@ -3,9 +3,10 @@
 Theory of operation
 -------------------
 A *connection* is known from its first request on (a ROUTER knows no address before). Answers and deliveries to it go
-through libzmq's pipe (``queue`` messages), and what that does not take waits in ``outgoing``: answers always, and with
-``on-full = "block"`` deliveries too, until libzmq says that there is room. With ``"drop"`` a delivery that does not fit
-is counted, and the subscriber is told how many and after which record before the next one: the journal has them.
+through libzmq's pipe (``PIPE_MAX`` messages), and what that does not take waits in ``outgoing`` until libzmq says that
+there is room: answers always, deliveries up to ``queue`` altogether, with ``on-full = "block"`` all of them. With
+``"drop"`` a delivery that does not fit is counted, and the subscriber is told how many and after which record before
+the next one: the journal has them. What waits is one message in memory, however many subscribers it waits for.
 
 A *subscription* is of one address: a topic, or the unit's own name. One that begins in the past (``after``) first reads
 the journal, no faster than the subscriber takes it, up to the newest record that was delivered to anybody; in the same
@@ -40,6 +41,9 @@ READERS = 2
 
 RETRY_S = 1.0
 BEHIND_S = 0.01
+PIPE_MAX = 64
+"""Messages of one connection that libzmq holds: those of the past are its own, so their number is what bounds them."""
+
 CHUNK_MAX = 1000
 """Deliveries of the past that are in memory for one unit."""
 
@@ -59,7 +63,7 @@ class Connection:
         self.member = member
         self.fd = fd
         self.subscriptions: dict[str, Subscription] = {}
-        self.outgoing: deque[tuple[bytes, asyncio.Future[None] | None]] = deque()
+        self.outgoing: deque[tuple[zmq.Frame, asyncio.Future[None] | None]] = deque()
         self.under_way = 0
         """Messages of it that are not acknowledged yet."""
         self.is_gone = False
@@ -167,9 +171,11 @@ class Subscribers:
         """Send an answer; one that a peer leaves unread for too long is counted and forgotten."""
         if connection.is_gone:
             return
-        if connection.outgoing or not self._send(connection, data):
-            if not connection.is_gone and len(connection.outgoing) < self.queue:
-                self._wait(connection, data)
+        frame = zmq.Frame(data, copy=True)
+        if connection.outgoing or not self._send(connection, frame):
+            # Beside as many deliveries as may wait there is room for as many answers.
+            if not connection.is_gone and len(connection.outgoing) < 2 * self.queue:
+                self._queue(connection, frame)
             else:
                 self._meter.count(connection.member.unit, "unread")
 
@@ -184,8 +190,9 @@ class Subscribers:
         subscriptions = self._by_address.get(record["to"] or "")
         if not subscriptions:
             return []
-        data = format_delivery(record)
-        waits = [self._deliver(each, seq, data, record) for each in list(subscriptions) if each.reading is None]
+        # Copied once into libzmq's memory, and shared by all whom it goes to.
+        frame = zmq.Frame(format_delivery(record), copy=True)
+        waits = [self._deliver(each, seq, frame, record) for each in list(subscriptions) if each.reading is None]
         return [wait for wait in waits if wait is not None]
 
     @property
@@ -206,8 +213,8 @@ class Subscribers:
     def _flush(self) -> None:
         for connection in list(self._crowded):
             while connection.outgoing:
-                data, done = connection.outgoing[0]
-                if not self._send(connection, data):
+                frame, done = connection.outgoing[0]
+                if not self._send(connection, frame):
                     break
                 connection.outgoing.popleft()
                 if done is not None and not done.done():
@@ -229,13 +236,13 @@ class Subscribers:
     # Inside
 
     def _deliver(
-        self, subscription: Subscription, seq: int, data: bytes, record: dict[str, Any]
+        self, subscription: Subscription, seq: int, frame: zmq.Frame, record: dict[str, Any]
     ) -> "asyncio.Future[None] | None":
         connection = subscription.connection
         if seq <= subscription.seen or not self._may_see(connection, record):
             return None
         unit = connection.member.unit
-        if not connection.outgoing and self._tell_dropped(subscription) and self._send(connection, data):
+        if self._tell_dropped(subscription) and self._put(connection, frame):
             subscription.seen = seq
             self._meter.count(unit, "delivered")
             return None
@@ -244,7 +251,7 @@ class Subscribers:
         if self.is_blocking:
             subscription.seen = seq
             self._meter.count(unit, "delivered")
-            return self._wait(connection, data)
+            return self._wait(connection, frame)
         subscription.dropped += 1
         self._crowded[connection] = None
         self._meter.count(unit, "dropped")
@@ -256,7 +263,7 @@ class Subscribers:
         if not subscription.dropped:
             return True
         notice = format_dropped(subscription.dropped, subscription.seen, subscription.to)
-        if not self._send(subscription.connection, notice):
+        if not self._put(subscription.connection, zmq.Frame(notice, copy=True)):
             return False
         subscription.dropped = 0
         return True
@@ -266,18 +273,30 @@ class Subscribers:
         unit = record.get("unit")
         return scope is None or scope.everything or (isinstance(unit, str) and scope.holds(unit))
 
-    def _wait(self, connection: Connection, data: bytes) -> "asyncio.Future[None]":
+    def _put(self, connection: Connection, frame: zmq.Frame) -> bool:
+        """Send a message, or have it wait behind others; False when so many wait already, or the peer is gone."""
+        if not connection.outgoing and self._send(connection, frame):
+            return True
+        if connection.is_gone or len(connection.outgoing) >= self.queue - PIPE_MAX:
+            return False
+        self._queue(connection, frame)
+        return True
+
+    def _wait(self, connection: Connection, frame: zmq.Frame) -> "asyncio.Future[None]":
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        connection.outgoing.append((data, done))
-        self._crowded[connection] = None
+        self._queue(connection, frame, done)
         return done
 
-    def _send(self, connection: Connection, data: bytes) -> bool:
+    def _queue(self, connection: Connection, frame: zmq.Frame, done: "asyncio.Future[None] | None" = None) -> None:
+        connection.outgoing.append((frame, done))
+        self._crowded[connection] = None
+
+    def _send(self, connection: Connection, frame: zmq.Frame) -> bool:
         """Hand a message to libzmq; False when the peer's queue is full, or the peer gone."""
         if connection.is_gone:
             return False
         try:
-            self._router.send_multipart((connection.address, data), zmq.NOBLOCK)
+            self._router.send_multipart((connection.address, frame), zmq.NOBLOCK, copy=False)
         except zmq.Again:
             self._crowded[connection] = None
             if not self._is_flushing:
@@ -360,10 +379,11 @@ class Subscribers:
 
     async def _push(self, connection: Connection, data: bytes) -> bool:
         """Send when there is room; False when the peer is gone."""
-        if connection.outgoing or not self._send(connection, data):
+        frame = zmq.Frame(data, copy=True)
+        if connection.outgoing or not self._send(connection, frame):
             if connection.is_gone:
                 return False
-            await self._wait(connection, data)
+            await self._wait(connection, frame)
         return True
 
     async def _collect(self, subscription: Subscription, upto: int) -> tuple[int, list[dict[str, Any]], int]:

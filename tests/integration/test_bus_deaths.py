@@ -227,6 +227,25 @@ def test_a_subscriber_that_does_not_read_is_told_what_it_missed() -> None:
             assert (limit["unit"], limit["limit"]) == ("b", "messages to topic:t")
 
 
+def test_subscribers_that_do_not_read_took_the_managers_memory() -> None:
+    """Each had a copy of its own of every message: one agent with 60 connections made it 3 GB, and everybody wait."""
+    settings = '[bus]\nrate-limit = "100000/s"\nqueue = 1000\n'
+    with supervisor({}, prepare=with_puppets("a", "b"), settings=settings) as running:
+        with puppets(running, "a", "b") as (a, b):
+            for number in range(40):
+                b.open(f"slow {number}", rcvhwm=1)
+                b.ask(f"slow {number}", subscribe="t")
+            manager = psutil.Process(running.manager_pid())
+            before = manager.memory_info().rss
+            for start in range(0, 200, 20):
+                payload = {f"part{n}": "x" * 3900 for n in range(15)}
+                a.send(*({"id": f"m{n}", "to": "topic:t", **payload} for n in range(start, start + 20)))
+                a.receive_all(is_ack, 20)
+            stats = json.loads(running.supctl("stats", "--json").stdout)["bus"]
+            assert stats["by_unit"]["b"]["delivered"] == 40 * 200
+            assert manager.memory_info().rss - before < 200 * 1024 * 1024
+
+
 def test_with_block_the_sender_waits_for_room() -> None:
     """Nothing is dropped: the acknowledgement comes when the subscriber has taken what was before."""
     settings = '[bus]\nrate-limit = "100000/s"\nqueue = 1000\non-full = "block"\n'
