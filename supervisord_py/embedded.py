@@ -382,8 +382,18 @@ class Supervisor:
                 wanted = {**everything, "after": last_seq}
                 for reply in client.stream("Journal.Follow", filter=wanted, last=None):
                     # The last reply, which ends the stream, has no record.
-                    if record := reply["record"]:
-                        last_seq = record.get("seq") or last_seq
+                    record = reply["record"]
+                    if reply.get("gone"):
+                        _log.warning(
+                            "records %d to %d are gone before a callback saw them", last_seq + 1, reply["gone"]
+                        )
+                    if reply["dropped"]:
+                        # The callbacks are slow: the journal has what the stream could not wait with.
+                        for missed in self.events(after=last_seq):
+                            last_seq = missed["seq"]
+                            yield missed
+                    if record and (record["seq"] or last_seq + 1) > last_seq:
+                        last_seq = record["seq"] or last_seq
                         yield record
             self._is_over.wait(0.05)
         yield from self.events(after=last_seq)
