@@ -409,28 +409,42 @@ class Supervisor:
         """Every record, in its order, without a hole where a manager is replaced, to the last one."""
         last_seq = 0
         may_follow = True
-        everything: dict[str, Any] = {"units": [], "events": []}
         while self.is_running:
-            try:
-                if may_follow:
-                    with self.client() as client:
-                        wanted = {**everything, "after": last_seq}
-                        for reply in client.stream("Journal.Follow", filter=wanted, last=None):
-                            # The last reply, which ends the stream, has no record.
-                            if record := reply["record"]:
-                                last_seq = record.get("seq") or last_seq
-                                yield record
-            except (ConnectionLostError, UnreachableError):
-                pass
-            except ControlError as refused:
-                may_follow = refused.name != "NotPermitted"
-            if not may_follow:
-                # ``allowed_commands`` leaves the journal to nobody on the socket; its files are this program's own.
-                for record in self.events(after=last_seq):
-                    last_seq = record.get("seq") or last_seq
-                    yield record
+            # Where ``allowed_commands`` leaves the journal to nobody on the socket, its files are the program's own.
+            for record in self._followed(last_seq) if may_follow else self.events(after=last_seq):
+                if record is None:
+                    may_follow = False
+                    continue
+                last_seq = record["seq"] or last_seq
+                yield record
             self._is_over.wait(POLL_S if may_follow else LOOK_S)
         yield from self.events(after=last_seq)
+
+    def _followed(self, last_seq: int) -> Iterator[dict[str, Any] | None]:
+        """Every record as the manager tells it, until it is gone; None: it may not tell."""
+        wanted = {"units": [], "events": [], "after": last_seq}
+        try:
+            with self.client() as client:
+                for reply in client.stream("Journal.Follow", filter=wanted, last=None):
+                    # The last reply, which ends the stream, has no record.
+                    record = reply["record"]
+                    if reply.get("gone"):
+                        _log.warning(
+                            "records %d to %d are gone before a callback saw them", last_seq + 1, reply["gone"]
+                        )
+                    if reply["dropped"]:
+                        # The callbacks are slow: the journal has what the stream could not wait with.
+                        for missed in self.events(after=last_seq):
+                            last_seq = missed["seq"]
+                            yield missed
+                    if record and (record["seq"] or last_seq + 1) > last_seq:
+                        last_seq = record["seq"] or last_seq
+                        yield record
+        except (ConnectionLostError, UnreachableError):
+            pass
+        except ControlError as refused:
+            if refused.name == "NotPermitted":
+                yield None
 
 
 _ENUMS = ("load_state", "active_state", "sub_state", "result")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from supervisord_py.agent.agent import Agent, Plugin
     from supervisord_py.agent.link import Link
-    from supervisord_py.agent.message import Message
+    from supervisord_py.agent.message import Message, Missed
     from supervisord_py.agent.plan import Plan
 
 
@@ -64,7 +64,7 @@ class LoopCycles:
         self._link = link
         self._has_failed = False
         self._streak = Streak()
-        self._inbox: deque[Message] = deque()
+        self._inbox: deque[Message | Missed] = deque()
         self._set_up: list[Plugin] = []
         self._waiter: LoopWaiter
 
@@ -112,9 +112,9 @@ class LoopCycles:
         self._link.tell(WATCHDOG="1")
         await self._guarded("cycle", self._agent.run_cycle)
 
-    async def take(self, message: "Message") -> None:
+    async def take(self, message: "Message | Missed") -> None:
         """Hand a message to the agent; a fatal exception is for the caller."""
-        await self._guarded("message", self._agent.on_message, message)
+        await self._guarded("message", message.handler(self._agent), message)
 
     async def _repeat(self) -> None:
         due_s = time.monotonic()

@@ -23,7 +23,7 @@ else:
 
     from supervisord_py.agent.agent import Agent, Plugin
     from supervisord_py.agent.link import Link
-    from supervisord_py.agent.message import Message
+    from supervisord_py.agent.message import Message, Missed
     from supervisord_py.agent.plan import Plan
 
 GRACE_MIN_S = 1.0
@@ -147,9 +147,9 @@ class Cycles:
         self._link.tell(WATCHDOG="1")
         self._guarded("cycle", self._agent.run_cycle)
 
-    def take(self, message: "Message") -> None:
+    def take(self, message: "Message | Missed") -> None:
         """Hand a message to the agent; a fatal exception is for the caller."""
-        self._guarded("message", self._agent.on_message, message)
+        self._guarded("message", message.handler(self._agent), message)
 
     def _guarded(self, kind: str, work: "Callable[..., object]", *arguments: object) -> None:
         """Run a cycle, or the handler of a message: its exception is an error, its return work done."""

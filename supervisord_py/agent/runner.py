@@ -91,7 +91,7 @@ CO_COROUTINE = 0x80
 
 def has_coroutine(agent: "Agent") -> bool:
     """Tell whether one of the methods of an agent or of its plugins is a coroutine."""
-    methods: list[Any] = [agent.setup, agent.run_cycle, agent.on_message, agent.teardown]
+    methods: list[Any] = [agent.setup, agent.run_cycle, agent.on_message, agent.on_missed, agent.teardown]
     for plugin in agent.plugins.values():
         methods += [plugin.setup, plugin.finalize]
     return any(getattr(getattr(each, "__code__", None), "co_flags", 0) & CO_COROUTINE for each in methods)

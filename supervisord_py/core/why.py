@@ -93,6 +93,9 @@ def _reasons(ledger: Ledger, name: str) -> list[WhyLine]:
         at = "" if state.uphold_at_ns is None else f" at {_moment(ledger, state.uphold_at_ns)}"
         message = f"it ended ({state.result.value}) and is started{at}, because {upholder} upholds it"
         return [WhyLine("backoff", message + _what(state), seq=seq, advice=f"supctl lives {name}")]
+    if state.sub is SubState.DEAD and state.uphold_refused is not None and demand.upholder(ledger, name) is not None:
+        message = f"it is upheld by {demand.upholder(ledger, name)}, but its start was refused: {state.uphold_refused}"
+        return [WhyLine("conflict", message, seq=seq, advice=f"supctl start {name}")]
     if state.sub is SubState.FAILED:
         return _failed(ledger, name)
     if state.awaits_health:

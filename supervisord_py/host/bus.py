@@ -166,6 +166,9 @@ class Bus:
     async def newest(self, wanted: RecordFilter, count: int) -> list[dict[str, Any]]:
         return await self._journal.query(wanted, count)
 
+    async def oldest(self) -> int:
+        return await self._journal.oldest()
+
     def invocation(self, unit: str) -> str | None:
         return view.invocation(self._supervisor.manager, unit)
 

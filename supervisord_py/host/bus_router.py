@@ -117,6 +117,9 @@ class BusHost(Protocol):
 
     async def newest(self, wanted: RecordFilter, count: int) -> list[dict[str, Any]]: ...
 
+    async def oldest(self) -> int:
+        """The number that what the journal has kept begins with."""
+
     def invocation(self, unit: str) -> str | None: ...
 
     def has_unit(self, unit: str) -> bool: ...
@@ -198,7 +201,7 @@ class Router:
         self._socket.setsockopt(zmq.USE_FD, os.dup(listener.fileno()))
         self._subscribers = Subscribers(
             self._socket,
-            Past(host.stream, lambda: host.written, self._scope_of),
+            Past(host.stream, host.oldest, lambda: host.written, self._scope_of),
             meter,
             published=max(host.next_seq - 1, host.written),
             on_dropped=lambda unit, to: self._limit(unit, f"messages to {to}", "dropped"),

@@ -11,7 +11,8 @@ the next one: the journal has them. What waits is one message in memory, however
 A *subscription* is of one address: a topic, or the unit's own name. One that begins in the past (``after``) first reads
 the journal, no faster than the subscriber takes it, up to the newest record that was delivered to anybody; in the same
 turn that finds nothing more to read it goes live. So it has no hole and nothing twice, and the past waits in the
-journal and not in memory.
+journal and not in memory. What the journal has dropped since (``[journal] max-bytes``, ``max-age``) is a hole all the
+same, and told as one.
 
 Laws: deliveries of one address come to a connection in the order of their numbers, each once; a subscriber that does
 not read costs its queue, once, and nobody else anything (with ``"block"``: those who send to it).
@@ -19,7 +20,7 @@ not read costs its queue, once, and nobody else anything (with ``"block"``: thos
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -30,7 +31,7 @@ from supervisord_py.host.bus_door import Member
 from supervisord_py.host.bus_limits import Meter
 from supervisord_py.host.facade import RecordFilter
 from supervisord_py.host.journal_reader import JournalUnavailableError
-from supervisord_py.wire.bus import format_delivery, format_dropped
+from supervisord_py.wire.bus import format_delivery, format_dropped, format_gone
 
 SUBSCRIPTIONS_MAX = 64
 """Of one connection."""
@@ -45,6 +46,9 @@ PIPE_MAX = 64
 
 CHUNK_MAX = 1000
 """Deliveries of the past that are in memory for one unit."""
+
+COLLECT_ATTEMPTS = 3
+"""Readings that retention may overtake, before what it has dropped meanwhile counts as a hole."""
 
 BREATH = 64
 """Deliveries of the past before everybody else gets a turn."""
@@ -82,10 +86,12 @@ class Past:
     def __init__(
         self,
         stream: Callable[[RecordFilter], AsyncIterator[list[dict[str, Any]]]],
+        oldest: Callable[[], Awaitable[int]],
         written: Callable[[], int],
         scope_of: Callable[[Member], Scope | None],
     ) -> None:
         self.stream = stream
+        self.oldest = oldest
         self.written = written
         self.scope_of = scope_of
 
@@ -356,21 +362,42 @@ class Subscribers:
         # One reader of a unit holds what it has read until it is taken; whoever is slow holds up its own kind only.
         async with self._turns.setdefault(connection.member.unit or connection.user, asyncio.Lock()):
             async with self._readers:
-                records, upto = await self._collect(subscription, upto)
+                oldest, records, upto = await self._collect(subscription, upto)
+            if oldest - 1 > subscription.seen:
+                gone = format_gone(subscription.seen, oldest - 1, subscription.to)
+                if not await self._push(connection, gone):
+                    return
+                subscription.seen = oldest - 1
             for place, record in enumerate(records, 1):
-                frame = zmq.Frame(format_delivery(record), copy=True)
-                if connection.outgoing or not self._send(connection, frame):
-                    if connection.is_gone:
-                        return
-                    await self._wait(connection, frame)
+                if not await self._push(connection, format_delivery(record)):
+                    return
                 subscription.seen = record["seq"]
                 self._meter.count(connection.member.unit, "delivered")
                 if place % BREATH == 0:
                     await asyncio.sleep(0)
         subscription.seen = max(subscription.seen, upto)
 
-    async def _collect(self, subscription: Subscription, upto: int) -> tuple[list[dict[str, Any]], int]:
-        """Return the next records of the past that are wanted, and up to which number these are all."""
+    async def _push(self, connection: Connection, data: bytes) -> bool:
+        """Send when there is room; False when the peer is gone."""
+        frame = zmq.Frame(data, copy=True)
+        if connection.outgoing or not self._send(connection, frame):
+            if connection.is_gone:
+                return False
+            await self._wait(connection, frame)
+        return True
+
+    async def _collect(self, subscription: Subscription, upto: int) -> tuple[int, list[dict[str, Any]], int]:
+        """Return the oldest number that the journal had all the time, the next records from there on that are wanted,
+        and up to which number these are all."""
+        oldest = await self._past.oldest()
+        for _ in range(COLLECT_ATTEMPTS):
+            records, last = await self._collect_once(subscription, upto)
+            before, oldest = oldest, await self._past.oldest()
+            if before == oldest:
+                break
+        return oldest, [record for record in records if record["seq"] >= oldest], max(last, oldest - 1)
+
+    async def _collect_once(self, subscription: Subscription, upto: int) -> tuple[list[dict[str, Any]], int]:
         found: list[dict[str, Any]] = []
         async for records in self._past.stream(RecordFilter(events=("unit.message",), after=subscription.seen)):
             for record in records:

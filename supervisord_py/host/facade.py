@@ -177,8 +177,12 @@ class RecordFilter(Struct, frozen=True):
 
 
 class Followed(Struct, frozen=True):
+    """A record; before it a slow reader has missed ``dropped``, and what was asked for up to number ``gone`` is no
+    longer kept."""
+
     record: dict[str, Any]
     dropped: int = 0
+    gone: int | None = None
 
 
 class Tuning(Protocol):

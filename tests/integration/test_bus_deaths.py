@@ -14,7 +14,7 @@ from tests.integration.supervisor_rig import SYSTEM_PYTHON, RunningSupervisor, s
 
 AGENTS = dedent(
     """
-    from supervisord_py.agent import Agent
+    from supervisord_py.agent import Agent, NotSentError
 
     class Counter(Agent):
         every = 0
@@ -39,6 +39,13 @@ AGENTS = dedent(
 
         def on_message(self, message):
             print(message.seq, message.sender, message.payload.get("n"), file=self.seen, flush=True)
+
+    class Stray(Agent):
+        def run_cycle(self):
+            try:
+                self.send("hello", to="nobody")
+            except NotSentError as problem:
+                self.status(f"{problem.refusal}: {problem}")
 
     class LoopListener(Listener):
         async def run_cycle(self):
@@ -303,3 +310,15 @@ def test_an_agent_without_pyzmq_is_told() -> None:
         until(lambda: [record for record in running.records() if record["event"] == "unit.error"], "an error", 60)
         (error, *_) = [record for record in running.records() if record["event"] == "unit.error"]
         assert "has no pyzmq, which messages need: install that" in error["message"]
+
+
+def test_an_agent_learns_why_its_message_was_refused() -> None:
+    """By a word that it can decide by, as the protocol has it."""
+
+    def prepare(folder: Path) -> None:
+        (folder / "bus_agents.py").write_text(AGENTS)
+        (folder / "units" / "stray.toml").write_text(agent("Stray", folder))
+
+    with supervisor({}, prepare=prepare) as running:
+        told = until(lambda: running.status("stray")["status_text"], "what it was told")
+        assert told == "no-such-unit: refused: there is no unit nobody"

@@ -217,6 +217,29 @@ def test_callbacks_miss_nothing_when_the_manager_is_killed(embedded: Supervisor)
     assert seen == [record["seq"] for record in embedded.events()]
 
 
+def test_a_slow_callback_is_told_what_the_stream_could_not_wait_with(
+    embedded: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The journal has it; what comes in both ways comes once."""
+    kept = [{"seq": seq, "event": "unit.message"} for seq in range(1, 8)]
+    replies = [(kept[0], None), ({"seq": None, "event": "unit.heartbeat"}, 3), (kept[3], None), (kept[6], 2)]
+
+    class Slow(Client):
+        def stream(self, method: str, **parameters: Any) -> Any:
+            monkeypatch.setattr(Supervisor, "is_running", False)
+            return iter([{"record": record, "dropped": dropped} for record, dropped in replies])
+
+    monkeypatch.setattr(Supervisor, "is_running", True)
+    monkeypatch.setattr(Supervisor, "client", lambda self: Slow("nowhere"))
+    monkeypatch.setattr(
+        Supervisor,
+        "events",
+        lambda self, after: [record for record in kept if record["seq"] > after][: 5 - after or None],
+    )
+    seen = [record["seq"] for record in embedded._records()]
+    assert [seq for seq in seen if seq] == list(range(1, 8))
+
+
 def test_it_stops_when_the_program_dies(tmp_path: Path) -> None:
     """kill -9 of the program: its units and its supervisor end in order."""
     script = tmp_path / "program.py"

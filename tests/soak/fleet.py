@@ -21,7 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from supervisord_py.ctl.client import ControlError
+from supervisord_py.ctl.client import Client, ControlError
 from supervisord_py.doctor.findings import Level
 from supervisord_py.doctor.instance import examine
 from supervisord_py.errors import SupervisordError
@@ -35,6 +35,7 @@ from tests.soak.verdict import Sample, growth
 
 FLEET = ROOT / "units" / "fleet"
 PACE_S = 3.0
+SCALED_MAX_S = 8.0
 VICTIMS = ["feed", "scheduler", "worker@1", "worker@2", "collector", "archive", "cache", "courier", "gauge", "monitor"]
 VICTIMS += ["auditor"]
 FAST = {"printer": ('retry-after = "15s"', 'retry-after = "5s"')}
@@ -74,7 +75,9 @@ class FleetFate(Fate):
         self._order(unit, "Restart", units=[unit], reason="the soak wants it so")
 
     def _scale(self) -> None:
-        self._order("worker@", "Scale", template="worker@", count=self._random.randint(2, 4))
+        for count in (self._random.randint(4, 5), 3):
+            self._order("worker@", "Scale", template="worker@", count=count)
+            self.stopping.wait(self._random.uniform(1, SCALED_MAX_S))
 
     def _order(self, unit: str, method: str, **parameters: Any) -> None:
         began_ns = time.monotonic_ns()
@@ -116,12 +119,20 @@ class Asker(threading.Thread):
                 with self._running.client(timeout_s=CALL_S) as client:
                     filter = wanted | {"after": self._seen}
                     for record in client.call("Journal.Query", filter=filter, last=None)["records"]:
-                        causes = client.call("Why", unit=record["unit"])["causes"]
-                        text = " | ".join(cause["message"] for cause in causes)
-                        self.answers.append(Answer(record["seq"], record["unit"], text, time.monotonic_ns()))
+                        self._ask(client, record)
                         self._seen = record["seq"]
             except SupervisordError:
                 continue  # whoever was asked has been killed
+
+    def _ask(self, client: Client, record: dict[str, Any]) -> None:
+        try:
+            causes = client.call("Why", unit=record["unit"])["causes"]
+        except ControlError as error:
+            if error.name != "NoSuchUnit":
+                raise
+            return  # a worker that was scaled away
+        text = " | ".join(cause["message"] for cause in causes)
+        self.answers.append(Answer(record["seq"], record["unit"], text, time.monotonic_ns()))
 
 
 def soak(seconds: float, seed: int, keep: Path, uid: int | None = None) -> list[str]:

@@ -212,6 +212,8 @@ def _answers(lives: Mapping[str, list[Record]], answers: Sequence[Answer]) -> tu
             late += 1
         elif word not in answer.text:
             wrong.append(f"why {answer.unit}, after {record['result']} (record {answer.seq}), says: {answer.text}")
+    if len(answers) < len(ends) // 2:
+        wrong.append(f"why was asked of {len(answers)} ends only, of {len(ends)}")
     if late > max(1, len(answers) // LATE_SHARE):
         wrong.append(f"{late} of {len(answers)} questions came too late")
     return [f"why was asked of {len(answers)} ends, {late} times after the next one"], wrong
