@@ -28,6 +28,7 @@ VALUES: dict[str, str] = {
     "string": "string",
     "strings": "strings",
     "boolean": "boolean",
+    "switch-or-strings": "boolean or strings",
     "fraction": "number from 0 to 1",
     "integer": "integer",
     "timespan": "time span",

@@ -27,11 +27,14 @@ from supervisord_py.core.events import SpawnFailed
 from supervisord_py.host.accounts import Account, Accounts, NoAccount
 from supervisord_py.host.belongings import CannotProvideError, Keeping, read_environment_files
 from supervisord_py.host.cgroups import UnitGroups
+from supervisord_py.host.confine import CannotConfine, Confinement, confine_privileges
 from supervisord_py.host.limits import INFINITY, RLIMIT_NUMBERS
+from supervisord_py.host.powers import own_powers
 from supervisord_py.host.priorities import priority_operations
 from supervisord_py.host.streams import stream_operations
 from supervisord_py.model.command import expand_words
 from supervisord_py.model.names import base_unit
+from supervisord_py.model.sandbox import Sandbox
 from supervisord_py.model.states import NotifyAccess, Role, ServiceType
 from supervisord_py.model.unit import ExecContext, Limit, Service, Unit, UnitKind
 
@@ -39,6 +42,8 @@ EXIT_CHDIR = 200
 EXIT_EXEC = 203
 EXIT_STATE_DIRECTORY = 238
 EXIT_LIMITS = 205
+EXIT_NAMESPACE = 226
+EXIT_SECCOMP = 228
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_LANG = "C.UTF-8"
@@ -182,6 +187,8 @@ def build_spawn(
             request["inherit"] = True
         if action.role is Role.PROBE:
             request["discard"] = True
+        if not privileged:
+            _confine(request, context.sandbox, account)
         _check_strings(request["argv"], environment)
         if runtime.groups is not None:
             request["cgroups"] = list(runtime.groups.create(action.unit))
@@ -189,6 +196,21 @@ def build_spawn(
     except (_Refused, CannotProvideError) as error:
         return SpawnFailed(action.spawn_id, error.step, error.code, error.errno, error.detail)
     return request
+
+
+def _confine(request: dict[str, Any], sandbox: Sandbox, account: Account) -> None:
+    """Add what ``[sandbox]`` asks for to the request."""
+    if sandbox == Sandbox():
+        return
+    into = Confinement(sandbox.enforce)
+    try:
+        confine_privileges(sandbox, account, own_powers(), into, has_namespace=False)
+    except CannotConfine as error:
+        code = EXIT_NAMESPACE if error.step == "namespace" else EXIT_SECCOMP
+        raise _Refused(error.step, code, 0, error.detail) from None
+    for name, found in (("before", into.before), ("after", into.after), ("degraded", into.degraded)):
+        if found:
+            request[name] = [*request.get(name, ()), *found]
 
 
 def effective_notify_access(service: Service) -> NotifyAccess:

@@ -413,6 +413,26 @@ def _tell(report: int, step: str, number: int, detail: str) -> None:
     os.write(report, f"{step} {number} {detail}".replace("\0", " ").encode("utf-8", "replace")[: TOLD_MAX - 1] + b"\0")
 
 
+class _Sandbox:
+    """What a child does of its operations, and tells: each key that it does without once."""
+
+    def __init__(self, report: int) -> None:
+        self._report, self._registers, self._told = report, ops.Registers(), set[str]()
+
+    def perform(self, op: ops.Op) -> None:
+        number, why = 0, "what it needs is missing"
+        try:
+            if op.run(self._registers):
+                return
+        except OSError as error:
+            if not op.may_fail:
+                raise
+            number, why = error.errno or 0, _describe(error)
+        if op.key not in self._told:
+            self._told.add(op.key)
+            _tell(self._report, DEGRADED + op.key, number, why)
+
+
 def _hand_over(fds: list[int], report: int) -> int:
     """Put ``fds`` where the program looks for them, and return where the report has gone to make room."""
     if not fds:
@@ -425,18 +445,9 @@ def _hand_over(fds: list[int], report: int) -> int:
     return report
 
 
-def _perform(op: ops.Op, registers: ops.Registers, report: int) -> None:
-    try:
-        op.run(registers)
-    except OSError as error:
-        if not op.may_fail:
-            raise
-        _tell(report, DEGRADED + op.step, error.errno or 0, _describe(error))
-
-
 def _run_steps(plan: Plan, null: int, report: int) -> NoReturn:
     """Become the process of ``plan``. Runs in the forked child, ends in exec or in ``os._exit``."""
-    step = "fds"
+    step, key = "fds", ""
     try:
         gc.disable()
         # A killed keeper leaves nobody who has no tag yet and would run a program later.
@@ -460,10 +471,11 @@ def _run_steps(plan: Plan, null: int, report: int) -> NoReturn:
         step = "nice"
         if plan.nice is not None:
             os.setpriority(os.PRIO_PROCESS, 0, plan.nice)
-        registers: ops.Registers = {}
+        sandbox = _Sandbox(report)
         for op in plan.before:
-            step = op.step
-            _perform(op, registers, report)
+            step, key = op.step, op.key
+            sandbox.perform(op)
+        key = ""
         step = "group"
         if plan.groups is not None:
             os.setgroups(plan.groups)
@@ -487,20 +499,20 @@ def _run_steps(plan: Plan, null: int, report: int) -> NoReturn:
             plan.env[os.fsencode(name)] = b"%d" % os.getpid()
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         for op in plan.after:
-            step = op.step
-            _perform(op, registers, report)
-        step = "limits"
+            step, key = op.step, op.key
+            sandbox.perform(op)
+        step, key = "limits", ""
         for name in late:
             set_limit(name, *plan.limits[name], name in plan.strict)
         die_with_parent(0)
         for op in plan.last:
-            step = op.step
-            _perform(op, registers, report)
-        step = "exec"
+            step, key = op.step, op.key
+            sandbox.perform(op)
+        step, key = "exec", ""
         _first_that_runs(plan.candidates, lambda path: os.execve(path, plan.argv, plan.env))
     except BaseException as error:  # noqa: BLE001  nothing may return into the keeper's code in this process
         number = (error.errno or 0) if isinstance(error, OSError) else errno.ENOMEM
-        _tell(report, step, number, _describe(error))
+        _tell(report, step, number, f"{key}: {_explain(error)}" if key not in ("", step) else _describe(error))
     finally:
         os._exit(EXIT_CODES[step])
 
@@ -511,6 +523,14 @@ def _describe(error: BaseException) -> str:
         return f"{type(error).__name__}: {error}"
     path = os.fsdecode(error.filename or b"")
     return path if path.startswith("/") else ": ".join(filter(None, (path, error.strerror.lower())))
+
+
+def _explain(error: BaseException) -> str:
+    """Return what an error is about and why, all in words."""
+    about = _describe(error)
+    if isinstance(error, OSError) and about.startswith("/"):
+        about += f": {os.strerror(error.errno or 0).lower()}"
+    return about
 
 
 def _only_lowers(name: str, hard: int) -> bool:

@@ -3,10 +3,12 @@
 Which call is made for which key of a unit is decided by the manager (``host.sandbox`` and its neighbours); here is only
 what carries it out, so that the keeper stays small and need not change with what it is asked for. An operation is
 
-    {"step": STEP, "do": KIND, ..., "may_fail": BOOL, "if_missing": BOOL}
+    {"step": STEP, "do": KIND, ..., "key": TEXT, "needs": REGISTER, "may_fail": BOOL, "if_missing": BOOL}
 
-with ``STEP`` of ``EXIT_CODES`` in ``keeper.child``. One that ``may_fail`` and does is told and the rest goes on; with
-``if_missing`` only a missing file is let pass, and silently. Kinds:
+with ``STEP`` of ``EXIT_CODES`` in ``keeper.child``; ``key`` is what the unit calls it, for whoever is told. One that
+``may_fail`` and does is told and the rest goes on; with ``if_missing`` only a missing file is let pass, and silently.
+One whose registers (``needs`` is one more) are empty is not done: what it builds upon has failed or is missing, and
+without a mount namespace of its own a mount would be everybody's. Kinds:
 
     {"do": "call", "name": NAME, "args": [ARG..], "as": REGISTER}     a function of libc, ``syscall`` among them, that
         returns -1 and errno when it fails. An ARG is an integer, a string (a path, in UTF-8), null (a null pointer),
@@ -18,6 +20,7 @@ with ``STEP`` of ``EXIT_CODES`` in ``keeper.child``. One that ``may_fail`` and d
     {"do": "write", "path": PATH, "text": TEXT}
     {"do": "mkdir", "path": PATH, "mode": INT}          one that is there already is left as it is
     {"do": "touch", "path": PATH, "mode": INT}          an empty file to mount over; the same
+    {"do": "landlock-path", "ruleset": REGISTER, "fd": REGISTER, "access": INT}     a rule for a path that is open
     {"do": "affinity", "cpus": [INT..]}, {"do": "scheduler", "policy": INT, "priority": INT}
     {"do": "seccomp", "filter": BASE64}                 an array of ``struct sock_filter``; without no-new-privileges
         this needs CAP_SYS_ADMIN
@@ -33,12 +36,16 @@ import ctypes
 import errno
 import os
 import socket
+import struct
 from collections.abc import Callable
 from typing import Any
 
 _libc = ctypes.CDLL(None, use_errno=True)
 CLONE_NEWUSER = 0x10000000
+SYS_LANDLOCK_ADD_RULE = 445
 PR_SET_SECCOMP = 22
+ABSENT = -1
+"""In a register whose file is missing, and may be."""
 SECCOMP_MODE_FILTER = 2
 
 Registers = dict[str, int]
@@ -50,16 +57,28 @@ class Op:
 
     def __init__(self, given: dict[str, Any], work: Work) -> None:
         self.step: str = given["step"]
+        self.key: str = given.get("key") or given["step"]
         self.may_fail, self.if_missing = bool(given.get("may_fail")), bool(given.get("if_missing"))
+        used = [given.get("needs"), given.get("fd"), given.get("ruleset")]
+        used += [one["fd"] for one in given.get("args") or () if isinstance(one, dict) and "fd" in one]
+        self._needs = {str(one) for one in used if one is not None}
+        self._gives: str | None = given.get("as")
         self._work = work
 
-    def run(self, registers: Registers) -> None:
-        """Raises OSError."""
-        try:
-            self._work(registers)
-        except OSError as error:
-            if not (self.if_missing and error.errno in (errno.ENOENT, errno.ENOTDIR)):
-                raise
+    def run(self, registers: Registers) -> bool:
+        """Do it, and say whether it was done as far as it can be: not when what it needs has failed. Raises OSError."""
+        if not self._needs <= registers.keys():
+            return False
+        if all(registers[one] != ABSENT for one in self._needs):
+            try:
+                self._work(registers)
+                return True
+            except OSError as error:
+                if not (self.if_missing and error.errno in (errno.ENOENT, errno.ENOTDIR)):
+                    raise
+        if self._gives is not None:
+            registers[self._gives] = ABSENT
+        return True
 
 
 def prepare(given: list[dict[str, Any]]) -> list[Op]:
@@ -168,6 +187,17 @@ def _touch(given: dict[str, Any]) -> Work:
     return work
 
 
+def _landlock_path(given: dict[str, Any]) -> Work:
+    number, ruleset, opened, access = SYS_LANDLOCK_ADD_RULE, given["ruleset"], given["fd"], int(given["access"])
+
+    def work(registers: Registers) -> None:
+        rule = struct.pack("=Qi", access, registers[opened])
+        if _libc.syscall(number, ctypes.c_long(registers[ruleset]), 1, rule, 0) != 0:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), given.get("path"))
+
+    return work
+
+
 def _affinity(given: dict[str, Any]) -> Work:
     cpus = [int(cpu) for cpu in given["cpus"]]
     return lambda _: os.sched_setaffinity(0, cpus)
@@ -236,5 +266,5 @@ def _user_namespace(given: dict[str, Any]) -> Work:
 _KINDS: dict[str, Callable[[dict[str, Any]], Work]] = {
     "call": _call, "open": _open, "connect": _connect, "data": _data, "dup": _dup, "write": _write, "mkdir": _mkdir,
     "touch": _touch, "affinity": _affinity, "scheduler": _scheduler, "seccomp": _seccomp,
-    "user-namespace": _user_namespace,
+    "user-namespace": _user_namespace, "landlock-path": _landlock_path,
 }  # fmt: skip

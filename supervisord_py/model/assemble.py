@@ -49,7 +49,7 @@ _NOTIFYING = frozenset({ServiceType.NOTIFY, ServiceType.NOTIFY_RELOAD})
 _DEFAULT_LIMIT = StartLimit(10 * SECOND_NS, 5)
 """systemd's, for the one of its two keys that is not written."""
 _NO_STATUSES = ExitStatuses()
-_OF_PROCESSES = ("limits", "log", "quarantine", "pool", "timer", "health")
+_OF_PROCESSES = ("limits", "sandbox", "log", "quarantine", "pool", "timer", "health")
 # The defaults that stand in model.unit.
 _SERVICE = Service()
 _KILL = _SERVICE.kill
@@ -188,7 +188,7 @@ def _service(fields: Fields, problems: list[Problem], machine: Machine, source: 
         reload_signal=fields.get("service", "reload-signal", _SERVICE.reload_signal),
         remain_after_exit=fields.get("service", "remain-after-exit", False),
         notify_access=_notify_access(fields, kind),
-        context=assemble_context(fields, () if agent is None else agent_environment(agent)),
+        context=assemble_context(fields, () if agent is None else agent_environment(agent), problems),
         log=LogPolicy(
             max_bytes=fields.get("log", "max-bytes", _LOG.max_bytes),
             backups=fields.get("log", "backups", _LOG.backups),

@@ -1,7 +1,9 @@
 """How the processes of one unit are made: keys of ``[service]`` and ``[limits]``."""
 
+from supervisord_py.model.assemble_sandbox import assemble_sandbox
 from supervisord_py.model.context import Belongings, FolderKind, Folders, Priorities, Streams
 from supervisord_py.model.fields import Fields
+from supervisord_py.model.problems import Problem
 from supervisord_py.model.unit import ExecContext
 
 _CONTEXT = ExecContext()
@@ -12,7 +14,7 @@ RLIMITS = (
 """The keys of ``[limits]`` that are resource limits, in the order in which they are set."""
 
 
-def assemble_context(fields: Fields, added: tuple[tuple[str, str], ...]) -> ExecContext:
+def assemble_context(fields: Fields, added: tuple[tuple[str, str], ...], problems: list[Problem]) -> ExecContext:
     environment: dict[str, str] = fields.get("service", "environment", {})
     limits = [(key, fields.decoded("limits", key)) for key in RLIMITS]
     return ExecContext(
@@ -40,6 +42,7 @@ def assemble_context(fields: Fields, added: tuple[tuple[str, str], ...]) -> Exec
             cpu_priority=fields.get("limits", "cpu-scheduling-priority", None),
         ),
         enforce=fields.get("limits", "enforce", _CONTEXT.enforce),
+        sandbox=assemble_sandbox(fields, problems),
     )
 
 

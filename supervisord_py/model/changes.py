@@ -27,6 +27,7 @@ from supervisord_py.model.assemble_context import RLIMITS
 from supervisord_py.model.calendar import format_calendar
 from supervisord_py.model.command import command_text
 from supervisord_py.model.context import Credential, FolderKind
+from supervisord_py.model.sandbox import SANDBOX_KEYS, sandbox_text
 from supervisord_py.model.settings import Settings, settings_texts
 from supervisord_py.model.states import Until
 from supervisord_py.model.unit import (
@@ -173,6 +174,10 @@ def _restart(name: str, text: Callable[[Service], str | None]) -> Key:
     return _of_service(name, Effect.RESTART, text)
 
 
+def _sandbox(key: str) -> Key:
+    return _restart(f"sandbox.{key}", lambda own: sandbox_text(own.context.sandbox, key))
+
+
 def _timer(name: str, text: Callable[[Timer], str | None]) -> Key:
     return Key(f"timer.{name}", Effect.LIVE, lambda unit: None if unit.timer is None else text(unit.timer))
 
@@ -310,6 +315,7 @@ KEYS: tuple[Key, ...] = (
     *(_priority(name, key) for name, key in PRIORITIES.items()),
     _restart("limits.enforce", lambda own: own.context.enforce),
     *(_rlimit(name) for name in RLIMITS),
+    *(_sandbox(key) for key in SANDBOX_KEYS),
     _live("quarantine.failures", lambda own: str(own.restart.failures)),
     _beside(
         "quarantine.stub",

@@ -96,6 +96,15 @@ def _strings(value: object, spec: KeySpec, expand: Expand) -> object:
     return _each(value, lambda item, _: _line(item, expand))
 
 
+def _switch(value: object, spec: KeySpec, expand: Expand) -> object:
+    """One of the values, or a boolean for its yes and no."""
+    return ("yes" if value else "no") if isinstance(value, bool) else _enum(value, spec, expand)
+
+
+def _switch_or_strings(value: object, spec: KeySpec, expand: Expand) -> object:
+    return ("yes" if value else "no",) if isinstance(value, bool) else _strings(value, spec, expand)
+
+
 def _items(decode_one: Callable[[str], object]) -> Decoder:
     """Make the decoder of a list of texts, each of which means something."""
     return lambda value, spec, expand: _each(value, lambda item, _: decode_one(_text(item, expand)))
@@ -415,6 +424,7 @@ def _looked_at(parse: Callable[[str], str]) -> Decoder:
 DECODERS: Mapping[str, Decoder] = {
     "string": lambda value, spec, expand: _line(value, expand),
     "strings": _strings,
+    "switch-or-strings": _switch_or_strings,
     "boolean": lambda value, spec, expand: parse_boolean(value),
     "integer": lambda value, spec, expand: parse_integer(value, spec.minimum, spec.maximum),
     "fraction": lambda value, spec, expand: parse_fraction(value),

@@ -16,7 +16,8 @@ _EXPANDING = frozenset(
     {
     "string", "strings", "command", "commands", "dependencies", "ordering", "names", "labels", "account", "accounts",
     "directory", "environment", "conditions", "exit-statuses", "runtime-path", "label", "url", "address", "path",
-    "socket-path", "regex", "calendars", "environment-files", "variable-names", "unset-variables", "folders",
+    "switch-or-strings", "socket-path", "regex", "calendars",
+    "environment-files", "variable-names", "unset-variables", "folders",
     "loaded-credentials", "set-credentials", "input-stream", "output-stream",
     }
 )  # fmt: skip

@@ -87,6 +87,7 @@ _FRAGMENTS: dict[str, Fragment] = {
     "string": _TEXT,
     "strings": _one_or_list(_TEXT),
     "boolean": {"type": "boolean"},
+    "switch-or-strings": {"anyOf": [{"type": "boolean"}, *_one_or_list(_TEXT)["anyOf"]]},
     "integer": {"type": "integer"},
     "fraction": {"type": "number", "minimum": 0, "maximum": 1},
     "timespan": _SPAN,
@@ -194,6 +195,8 @@ def _empty_object(doc: str) -> Fragment:
 def _key(spec: KeySpec, *, resets: bool) -> Fragment:
     if spec.type == "enum":
         schema: Fragment = {"enum": [value for value in spec.values if value not in spec.pending]}
+    elif spec.type == "switch":
+        schema = {"enum": [*spec.values, True, False]}
     else:
         schema = dict(_FRAGMENTS[spec.type])
     if spec.type == "environment":

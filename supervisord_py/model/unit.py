@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from supervisord_py.model.calendar import Calendar
 from supervisord_py.model.context import Belongings, Priorities, Streams
+from supervisord_py.model.sandbox import Sandbox
 from supervisord_py.model.states import (
     ExitSupervisorOn,
     KillMode,
@@ -135,6 +136,7 @@ class ExecContext(Struct, frozen=True):
     rlimits: tuple[tuple[str, Limit], ...] = ()
     priorities: Priorities = Priorities()
     enforce: Literal["strict", "best-effort"] = "strict"
+    sandbox: Sandbox = Sandbox()
 
 
 class LogPolicy(Struct, frozen=True):

@@ -29,7 +29,9 @@ from supervisord_py.model.changes import (
 )
 from supervisord_py.model.context import Credential, Folder, Priorities
 from supervisord_py.model.keys import parse_key_table
+from supervisord_py.model.sandbox import Access, Bind, Families
 from supervisord_py.model.states import ProbeKind, Restart, ServiceType
+from supervisord_py.model.system_calls import CallFilter
 from supervisord_py.model.unit import (
     BadUnit,
     Command,
@@ -97,6 +99,7 @@ def _is_group(hint: Any) -> bool:
         isinstance(hint, type)
         and issubclass(hint, msgspec.Struct)
         and hint not in (Command, Condition, Calendar, Dependency, Probe, Folder, Credential)
+        and hint not in (Access, Bind, CallFilter, Families)
     )
 
 
@@ -125,6 +128,19 @@ def another(value: Any, hint: Any, name: str) -> Any:
         "health": (Probe("up", ProbeKind.LIVENESS, tcp="localhost:81"),),
         "on_calendar": (Calendar(weekdays=1),),
         "stub": Command(("/bin/other",)),
+        "keyring_mode": "private",
+        "system_call_filter": CallFilter(False, (("uname", None),)),
+        "system_call_architectures": ("x86",),
+        "restrict_address_families": Families(True, (1,)),
+        "restrict_namespaces": 0x10000000,
+        "landlock": (Access("/srv", "r"),),
+        "protect_system": "full",
+        "protect_home": "tmpfs",
+        "protect_proc": "invisible",
+        "proc_subset": "pid",
+        "bind_paths": (Bind("/a", "/b"),),
+        "bind_read_only_paths": (Bind("/a", "/b"),),
+        "temporary_file_system": (("/var", ""),),
     }
     if name in choices and value != choices[name]:
         return choices[name]
@@ -186,14 +202,16 @@ def test_the_manual_lists_what_needs_a_restart() -> None:
     """supervisord-py.unit(5) names every key of [service] that only a restart brings, and no other."""
     manual = (Path(__file__).parents[3] / "man" / "supervisord-py.unit.5").read_text()
     told = re.search(
-        r"holds until the next start:\n(.*?)and the tables\n\.Ic agent\nand\n\.Ic limits", manual, re.DOTALL
+        r"holds until the next start:\n(.*?)and the tables\n\.Ic agent ,\n\.Ic limits\nand\n\.Ic sandbox",
+        manual,
+        re.DOTALL,
     )
     assert told is not None
     words = {word for word in told[1].replace("\\-", "-").split() if word not in (".Ic", ",", "and")}
     keys = {key.removeprefix("service.") for key in BUILT if key.startswith("service.")}
     assert words == {key for key in keys if effect_of(f"service.{key}") is Effect.RESTART}
     others = [key for key in BUILT if not key.startswith("service.") and effect_of(key) is Effect.RESTART]
-    assert {key.partition(".")[0] for key in others} == {"agent", "limits"}
+    assert {key.partition(".")[0] for key in others} == {"agent", "limits", "sandbox"}
 
 
 def test_values_are_told_as_the_file_has_them() -> None:

@@ -92,7 +92,6 @@ def test_the_schema_names_its_dialect_and_holds_what_is_built() -> None:
             properties = (place["additionalProperties"] if table.form == "named" else place)["properties"]
             assert properties.keys() == {key for key, spec in table.keys.items() if spec.built}
             assert all(entry["description"] for entry in properties.values())
-    assert "sandbox" not in UNIT["properties"]
     assert "allow" in SETTINGS["properties"]["control"]["properties"]
     assert "socket-mode" in SETTINGS["properties"]["control"]["properties"]
     assert "remote" not in SETTINGS["properties"]["control"]["properties"]

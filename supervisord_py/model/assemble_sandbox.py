@@ -1,0 +1,146 @@
+"""``[sandbox]`` of one unit: entries of several forms into sets, filters and places. Source: systemd.exec(5)."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+from supervisord_py.model.capabilities import ALL_CAPABILITIES, SECURE_BITS, parse_capabilities
+from supervisord_py.model.fields import Fields
+from supervisord_py.model.problems import BadValue, Problem
+from supervisord_py.model.sandbox import ADDRESS_FAMILIES, NAMESPACES, NEW_TIME, Architecture, Families, Sandbox
+from supervisord_py.model.system_calls import KILL, CallFilter, parse_call_filter, parse_errno
+
+Value = TypeVar("Value")
+
+TABLE = "sandbox"
+_DEFAULT = Sandbox()
+_PLAIN = (
+    "enforce", "no-new-privileges", "keyring-mode", "restrict-realtime", "restrict-suid-sgid", "lock-personality",
+    "memory-deny-write-execute", "protect-hostname", "protect-clock", "protect-kernel-modules", "protect-kernel-logs",
+)  # fmt: skip
+"""Keys whose value stands as it is."""
+
+_ARCHITECTURES = {
+    "x86-64": "x86-64", "x86": "x86", "x32": "x32", "arm64": "arm64", "aarch64": "arm64", "arm": "arm", "native": "",
+}  # fmt: skip
+
+
+def assemble_sandbox(fields: Fields, problems: list[Problem]) -> Sandbox:
+    """Return what ``[sandbox]`` says."""
+    if not fields.has(TABLE):
+        return _DEFAULT
+    reader = _Reader(fields, problems)
+    values: dict[str, Any] = {
+        key.replace("-", "_"): fields.get(TABLE, key, getattr(_DEFAULT, key.replace("-", "_"))) for key in _PLAIN
+    }
+    return Sandbox(
+        **values,
+        capability_bounding_set=reader.read(
+            "capability-bounding-set", lambda lines: parse_capabilities(lines, ALL_CAPABILITIES), None
+        ),
+        ambient_capabilities=reader.read("ambient-capabilities", lambda lines: parse_capabilities(lines, 0), 0),
+        secure_bits=reader.read("secure-bits", _secure_bits, 0),
+        system_call_filter=reader.read("system-call-filter", reader.call_filter, None),
+        system_call_error_number=reader.read("system-call-error-number", _error_number, None),
+        system_call_architectures=reader.read("system-call-architectures", _architectures, None),
+        restrict_address_families=reader.read("restrict-address-families", _families, None),
+        restrict_namespaces=reader.read("restrict-namespaces", _namespaces, 0),
+    )
+
+
+class _Reader:
+    """Decodes values whose entries together make one thing; what is wrong is a problem at its key."""
+
+    def __init__(self, fields: Fields, problems: list[Problem]) -> None:
+        self._fields, self._problems = fields, problems
+
+    def read(self, key: str, parse: Callable[[tuple[str, ...]], Value], default: Value) -> Value:
+        decoded = self._fields.decoded(TABLE, key)
+        if decoded is None:
+            return default
+        value: Any = decoded.value
+        try:
+            return parse(value if isinstance(value, tuple) else (value,))
+        except BadValue as bad:
+            self._problems += [decoded.entry.problem(one.message, one.hint, one.at) for one in bad.all()]
+            return default
+
+    def call_filter(self, lines: tuple[str, ...]) -> CallFilter | None:
+        found, unknown = parse_call_filter(lines)
+        for name in dict.fromkeys(unknown):
+            message = f"no system call is called {name!r} here"
+            hint = "it is left out; systemd-analyze syscall-filter lists them"
+            self._problems.append(self._fields.problem(TABLE, "system-call-filter", message, hint, warning=True))
+        return found
+
+
+def _each(lines: tuple[str, ...]) -> list[str]:
+    return [word for line in lines for word in line.split()]
+
+
+def _secure_bits(lines: tuple[str, ...]) -> int:
+    bits = 0
+    for word in _each(lines):
+        if word not in SECURE_BITS:
+            raise BadValue(f"{word!r} is not a secure bit", f"they are {', '.join(SECURE_BITS)}")
+        bits |= SECURE_BITS[word]
+    return bits
+
+
+def _error_number(lines: tuple[str, ...]) -> int | None:
+    number = parse_errno(lines[-1])
+    return None if number == KILL else number
+
+
+def _architectures(lines: tuple[str, ...]) -> tuple[Architecture, ...]:
+    found = []
+    for word in _each(lines):
+        if word not in _ARCHITECTURES:
+            raise BadValue(f"{word!r} is not an architecture known here", f"they are {', '.join(_ARCHITECTURES)}")
+        if _ARCHITECTURES[word]:
+            found.append(cast(Architecture, _ARCHITECTURES[word]))
+    return tuple(dict.fromkeys(found))
+
+
+def _families(lines: tuple[str, ...]) -> Families | None:
+    """As with system calls, the first line decides what is listed, and a later one of the other kind takes back."""
+    allows: bool | None = None
+    found: dict[int, None] = {}
+    for line in lines:
+        if line == "none":
+            allows, found = True, {}
+            continue
+        inverts = line.startswith("~")
+        allows = not inverts if allows is None else allows
+        for word in line.removeprefix("~").split():
+            if word not in ADDRESS_FAMILIES:
+                raise BadValue(f"{word!r} is not an address family", "write AF_INET, AF_UNIX and so on, or none")
+            if inverts is not allows:
+                found[ADDRESS_FAMILIES[word]] = None
+            else:
+                found.pop(ADDRESS_FAMILIES[word], None)
+    return None if allows is None else Families(allows, tuple(sorted(found)))
+
+
+def _namespaces(lines: tuple[str, ...]) -> int:
+    """Return the flags of the kinds that are refused; each line allows more, or less with ``~``."""
+    every = NEW_TIME
+    for flag in NAMESPACES.values():
+        every |= flag
+    allowed: int | None = None
+    for line in lines:
+        if line in ("yes", "no"):
+            allowed = 0 if line == "yes" else every
+            continue
+        named = 0
+        for word in line.removeprefix("~").split():
+            if word not in NAMESPACES:
+                raise BadValue(f"{word!r} is not a kind of namespace", f"they are {', '.join(NAMESPACES)}")
+            named |= NAMESPACES[word]
+        if line.startswith("~"):
+            allowed = (every if allowed is None else allowed) & ~named
+        else:
+            allowed = named if allowed is None else allowed | named
+    if allowed is None:
+        return 0
+    refused = every & ~allowed
+    return 0 if refused in (0, NEW_TIME) else refused
