@@ -20,11 +20,11 @@ from supervisord_py.convert.systemd_rules import Rules, Target
 from supervisord_py.convert.systemd_syntax import Assignment
 from supervisord_py.convert.systemd_units import SystemdUnit, UnitId, context_of, our_name, read_units
 from supervisord_py.convert.systemd_values import (
-    LIST_TYPES,
     UnitContext,
     boolean,
     command,
     environment,
+    is_list,
     items,
     scalar,
     with_privileges,
@@ -289,7 +289,7 @@ class _UnitConverter:
             self._check(target, found)
             self._draft.table(*table).setdefault(key, {}).update(found)
             self._draft.places.setdefault((table, key), []).append(place)
-        elif spec.type in LIST_TYPES or (spec.type.endswith("s") and isinstance(spec.default, list)):
+        elif is_list(spec, text):
             added = items(name, spec, text, self._context)
             self._check(target, added)
             self._draft.add(table, key, added, place)

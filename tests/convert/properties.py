@@ -99,7 +99,7 @@ def capability_mask(words: list[str], start: int) -> int:
     inverted = bool(words) and words[0].startswith("~")
     if not inverted:
         mask = 0
-    for word in words:
+    for word in (f"~{word}" if line.startswith("~") else word for line in words for word in line.strip("~").split()):
         name = word.removeprefix("~").lower()
         bit = 1 << CAPABILITIES.index(name) if name in CAPABILITIES else 0
         mask = mask & ~bit if word.startswith("~") else mask | bit
@@ -134,14 +134,15 @@ def _tasks(seen: Seen) -> object:
 
 
 def _families(seen: Seen) -> object:
-    words = _listed(seen.get("sandbox", "restrict-address-families", []))
+    lines = _listed(seen.get("sandbox", "restrict-address-families", []))
+    words = [f"~{word}" if line.startswith("~") else word for line in lines for word in line.strip("~").split()]
     names = {word.removeprefix("~").replace("AF_LOCAL", "AF_UNIX") for word in words}
     return [not any(word.startswith("~") for word in words), sorted(names)]
 
 
 def _namespaces(seen: Seen) -> object:
-    words = _listed(seen.get("sandbox", "restrict-namespaces", []))
-    return 0 if words and str(words[0]).lower() in ("yes", "true", "1", "on") else words
+    value = seen.get("sandbox", "restrict-namespaces")
+    return 0 if value is True else value
 
 
 PROPERTIES: dict[str, Ours] = {
