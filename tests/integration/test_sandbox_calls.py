@@ -77,7 +77,7 @@ EVERYBODY: dict[str, tuple[str, str, object]] = {
         f"k = l.syscall({KEYCTL}, 0, -3, 0); sys.exit(k == {{before}} or k <= 0)", 0,
     ),
     "landlock": (
-        "landlock = ['/usr:rx', '/lib:rx', '-/lib64:rx', '-/no/such:r'," 
+        "landlock = ['/usr:rx', '/lib:rx', '-/lib64:rx', '-/no/such:r',"
         " '/etc/ld.so.cache:r', '/dev/null:rw', '/tmp:rw']",
         "import tempfile; f = tempfile.NamedTemporaryFile(); open(f.name, 'w').write('x'); os.listdir('/usr'); "
         + raises("open('/etc/passwd')", "EACCES"), 0,
