@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from supervisord_py.agent.life import LastLife
     from supervisord_py.agent.link import Link
-    from supervisord_py.agent.message import Message
+    from supervisord_py.agent.message import Message, Missed
 
 
 class Agent:
@@ -67,6 +67,15 @@ class Agent:
 
     def on_message(self, message: "Message") -> "Coroutine[Any, Any, None] | None":
         """Take a message, between two cycles; an exception is an error like that of a cycle."""
+
+    def on_missed(self, missed: "Missed") -> "Coroutine[Any, Any, None] | None":
+        """Hear that messages are gone which nobody has any more, between two others; unless you say otherwise it is a
+        line in the log."""
+        import sys
+
+        text = f"messages to {missed.to} may be missing: the journal has nothing left behind {missed.after} up to"
+        sys.stderr.write(f"{text} {missed.until}\n")
+        return None
 
     def teardown(self) -> "Coroutine[Any, Any, None] | None":
         """Clean up; called once, also after an exception in ``setup`` or a fatal one."""

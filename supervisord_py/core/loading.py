@@ -50,6 +50,7 @@ def take_over(ledger: Ledger, units: UnitSet, cause: int | None) -> list[str]:
             ledger.touch_unit(name)
         elif name not in units.bad and name not in units.masked and name not in ledger.globals.vanished:
             # Counters that survived the supervisor, of a unit that did not.
+            ledger.note_refused(name, None)
             ledger.states.pop(name, None)
             ledger.touch_unit(name)
     # What a job waits for may not be asked for any more, or be there under another name.
@@ -263,5 +264,6 @@ def forget_if_vanished(ledger: Ledger, name: str) -> None:
     ledger.drop_text(name)
     if name not in ledger.set.bad and name not in ledger.set.masked:
         ledger.record("unit.removed", name)
+        ledger.note_refused(name, None)
         ledger.states.pop(name, None)
         ledger.touch_unit(name)

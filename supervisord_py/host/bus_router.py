@@ -37,7 +37,7 @@ from msgspec import Struct, field
 from supervisord_py.host.access import Scope
 from supervisord_py.host.bus_door import Door, Identify, Judge, Member
 from supervisord_py.host.bus_limits import Bucket, Memory, Meter
-from supervisord_py.host.bus_subscribers import Connection, Past, Subscribers
+from supervisord_py.host.bus_subscribers import PIPE_MAX, Connection, Past, Subscribers
 from supervisord_py.host.facade import Peer, RecordFilter
 from supervisord_py.host.peers import Credentials
 from supervisord_py.model.records import Record
@@ -79,6 +79,9 @@ REFUSED_MAX = 64
 
 PAUSE_S = 0.005
 
+COUNTED_BYTES = 4096
+"""A message counts for the rate once more for each of these: the disk is everybody's."""
+
 LIMIT_RECORD_S = 60.0
 IDS_READ_BACK = 10_000
 RECEIVE_HWM = 128
@@ -113,6 +116,9 @@ class BusHost(Protocol):
     def stream(self, wanted: RecordFilter) -> AsyncIterator[list[dict[str, Any]]]: ...
 
     async def newest(self, wanted: RecordFilter, count: int) -> list[dict[str, Any]]: ...
+
+    async def oldest(self) -> int:
+        """The number that what the journal has kept begins with."""
 
     def invocation(self, unit: str) -> str | None: ...
 
@@ -195,7 +201,7 @@ class Router:
         self._socket.setsockopt(zmq.USE_FD, os.dup(listener.fileno()))
         self._subscribers = Subscribers(
             self._socket,
-            Past(host.stream, lambda: host.written, self._scope_of),
+            Past(host.stream, host.oldest, lambda: host.written, self._scope_of),
             meter,
             published=max(host.next_seq - 1, host.written),
             on_dropped=lambda unit, to: self._limit(unit, f"messages to {to}", "dropped"),
@@ -329,7 +335,7 @@ class Router:
         if settings == self._settings:
             return
         self._settings = settings
-        self._socket.sndhwm = settings.queue
+        self._socket.sndhwm = min(settings.queue, PIPE_MAX)
         self._subscribers.queue = settings.queue
         self._subscribers.is_blocking = settings.on_full == "block"
         self._buckets.clear()
@@ -347,7 +353,7 @@ class Router:
             if len(body) != 1:
                 raise BadRequestError(BAD_REQUEST, f"a request is one frame, not {len(body)}")
             request = parse_request(body[0].bytes)
-            self._check(member, request.id)
+            self._check(member, request.id, len(body[0]))
             if isinstance(request, Subscribe):
                 self._subscribe(connection, request)
             else:
@@ -355,7 +361,7 @@ class Router:
         except BadRequestError as bad:
             self._refuse(connection, bad.slug, bad.message, bad.id)
 
-    def _check(self, member: Member, id: Id | None) -> None:
+    def _check(self, member: Member, id: Id | None, size: int) -> None:
         """Refuse whoever sends too much, or in a life that is over."""
         subject = member.unit or "/"
         now_ns = time.monotonic_ns()
@@ -363,7 +369,7 @@ class Router:
         assert self._settings is not None
         if bucket is None:
             bucket = self._buckets[subject] = Bucket(self._settings.rate_limit, now_ns)
-        if not bucket.take(now_ns):
+        if not bucket.take(now_ns, 1 + size // COUNTED_BYTES):
             self._limit(member.unit, "messages", "refused")
             raise BadRequestError(RATE_LIMITED, "more messages than [bus] rate-limit allows", id)
         if member.unit and self._host.invocation(member.unit) != member.invocation:

@@ -26,6 +26,7 @@ class Peer(Struct, frozen=True):
     ``unit`` is set when the peer is a process of that unit (then the unit is the subject, not the uid); ``stray``
     when it descends from the keeper and belongs to no unit. ``groups`` holds the supplementary groups too. ``gone``:
     the process that connected had ended before it could be looked at, so nothing but its uid is known; it is a stray.
+    ``claimed``: that it is a process of ``unit`` is what it says itself: it is granted nothing that others are not.
     """
 
     uid: int
@@ -38,6 +39,7 @@ class Peer(Struct, frozen=True):
     unit: str | None = None
     stray: bool = False
     gone: bool = False
+    claimed: bool = False
 
     def origin(self) -> Origin:
         return Origin(uid=self.uid, gid=self.gid, pid=self.pid, user=self.user, unit=self.unit)
@@ -175,8 +177,12 @@ class RecordFilter(Struct, frozen=True):
 
 
 class Followed(Struct, frozen=True):
+    """A record; before it a slow reader has missed ``dropped``, and what was asked for up to number ``gone`` is no
+    longer kept."""
+
     record: dict[str, Any]
     dropped: int = 0
+    gone: int | None = None
 
 
 class Tuning(Protocol):

@@ -6,13 +6,17 @@ python3 dump_self.py FILE
 import json
 import os
 import resource
+import subprocess
 import sys
 
 with open("/proc/self/status") as status:
     fields = dict(line.split(":", 1) for line in status)
+with open("/proc/self/environ") as environ:
+    # Not os.environ: Python adds to it.
+    given = dict(line.split("=", 1) for line in environ.read().split("\0")[:-1])
 umask = os.umask(0)
 seen = {
-    "env": dict(os.environ),
+    "env": given,
     "cwd": os.getcwd(),
     "umask": oct(umask),
     "uid": list(os.getresuid()),
@@ -25,6 +29,8 @@ seen = {
     "sched": os.sched_getscheduler(0),
     "caps": {name: fields[name].strip() for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")},
     "limits": {name: list(resource.getrlimit(getattr(resource, f"RLIMIT_{name}"))) for name in ("NOFILE", "CORE")},
+    "ionice": subprocess.run(["ionice"], capture_output=True, text=True, check=False).stdout.strip(),
+    "outputs": [os.readlink(f"/proc/self/fd/{fd}") for fd in (1, 2)],
     "stdin": os.readlink("/proc/self/fd/0"),
     "fds": sorted(int(fd) for fd in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{fd}")),
 }

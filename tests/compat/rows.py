@@ -118,16 +118,8 @@ def all_rows() -> dict[str, Row]:
 
 
 WAITING: dict[str, tuple[str, ...]] = {
-    "types/exec, missing EnvironmentFile with - prefix": ("EnvironmentFile",),
-    "types/exec, StandardInput=file missing": ("StandardInput",),
-    "types/exec, StandardOutput=append to missing dir": ("StandardOutput",),
-    "settings/UnsetEnvironment=PATH LANG": ("UnsetEnvironment",),
-    "settings/StandardOutput=file": ("StandardOutput",),
     "settings/NoNewPrivileges=yes": ("NoNewPrivileges",),
-    "settings/CPUSchedulingPolicy=batch": ("CPUSchedulingPolicy",),
-    "settings/IOSchedulingClass=idle": ("IOSchedulingClass",),
     "settings/SyslogIdentifier=foo": ("SyslogIdentifier",),
-    "settings/PassEnvironment=TERM container": ("PassEnvironment",),
     "settings/Personality=x86": ("Personality",),
     "settings/FileDescriptorStoreMax=3": ("FileDescriptorStoreMax",),
     "settings/TimerSlackNSec=1ms": ("TimerSlackNSec",),

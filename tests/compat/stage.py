@@ -68,7 +68,7 @@ MISSING = "/nonexistent"
 """No file or folder below it is there; everything else that a unit names is."""
 
 BAD_ACCOUNT = "nosuch"
-FAILURES = {"user": 217, "group": 216, "chdir": 200, "exec": 203}
+FAILURES = {"user": 217, "group": 216, "chdir": 200, "exec": 203, "stdin": 208, "stdout": 209}
 
 
 class Body:
@@ -283,6 +283,10 @@ class Stage:
             failed = "group"
         elif folder.startswith(MISSING):
             failed = "chdir"
+        elif MISSING in context.streams.input:
+            failed = "stdin"
+        elif MISSING in (context.streams.output or ""):
+            failed = "stdout"
         elif action.command.words[0].startswith(MISSING) or action.command.words[0] == "/run/badfmt":
             failed = "exec"
         if failed is not None:

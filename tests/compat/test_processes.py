@@ -58,6 +58,9 @@ OURS_ALONE = re.compile("SUPERVISORD_PY_.*|HOME|USER|LOGNAME|SHELL")
 
 SHAPES = {"INVOCATION_ID": "<32 hex>", "NOTIFY_SOCKET": "<path>", "WATCHDOG_PID": "<pid>"}
 OTHER_MACHINES_NOFILE = 20000
+THEIR_OUTPUT = "/run/envx.out"
+PASSED = ("/usr/bin/env", "TERM=xterm", "container=systemd-nspawn")
+"""What the supervisor has in its own environment, as systemd had there."""
 NO_SYNC = '[journal]\nsync = "never"\n'
 
 
@@ -221,7 +224,8 @@ def season(request: pytest.FixtureRequest) -> Iterator[Season]:
         for row in judged(Matrix.SETTINGS):
             unit = setting_name(row)
             command = f"{python} {folder}/{DUMP_SELF.name} {folder}/{unit}.json"
-            texts[unit] = f"{setting_text(row)}\nExecStart={command}\n"
+            own = setting_text(row).replace(THEIR_OUTPUT, f"{folder}/{Path(THEIR_OUTPUT).name}")
+            texts[unit] = f"{own}\nExecStart={command}\n"
         for text in texts.values():
             for fifo in re.findall(r"\S+\.fifo", text):
                 os.mkfifo(fifo)
@@ -231,7 +235,7 @@ def season(request: pytest.FixtureRequest) -> Iterator[Season]:
         units = {unit: translate(text) for unit, text in (texts | CLI_UNITS).items()}
         units["q1"] = units["q1"].replace("[unit]", "[unit]\nenabled = true")
         units["defaults"] = "[unit]\nenabled = false\n"
-        with supervisor(units, settings=NO_SYNC) as running, ThreadPoolExecutor(AT_A_TIME) as pool:
+        with supervisor(units, settings=NO_SYNC, prefix=PASSED) as running, ThreadPoolExecutor(AT_A_TIME) as pool:
             season = Season(running, folder)
             for index, row in enumerate(ROWS):
                 season.plays[row.id] = plays[row.id]
@@ -281,7 +285,19 @@ def test_a_process_is_given_what_systemd_gave_it(row: Row, season: Season) -> No
     given = json.loads(file.read_text())
     observed = dict(row.data["observed"])
     wanted: dict[str, Any] = {}
-    for key in ("cwd", "umask", "uid", "gid", "groups", "is_session_leader", "is_pgrp_leader", "nnp", "nice", "sched"):
+    for key in (
+        "cwd",
+        "umask",
+        "uid",
+        "gid",
+        "groups",
+        "is_session_leader",
+        "is_pgrp_leader",
+        "nnp",
+        "nice",
+        "sched",
+        "ionice",
+    ):
         if key in observed:
             wanted[key] = observed[key]
     if "env" in observed:
@@ -297,6 +313,9 @@ def test_a_process_is_given_what_systemd_gave_it(row: Row, season: Season) -> No
         wanted["caps"] = {name: value for name, value in observed["caps"].items() if name != "CapBnd"}
     if "fds" in observed:
         wanted["stdin"], wanted["fds"] = observed["fds"]["0"], sorted(map(int, observed["fds"]))
+        if observed["fds"]["1"] == THEIR_OUTPUT:
+            wanted["outputs"] = [Path(THEIR_OUTPUT).name] * 2
+            given["outputs"] = [Path(path).name for path in given["outputs"]]
     if "Limit" in row.data["directives"]:
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         soft, hard = observed["limits"]["NOFILE"]

@@ -75,7 +75,7 @@ def _value(directive: str, spec: KeySpec, values: list[str], after: list[str]) -
             if directive.startswith(("Condition", "Assert")):
                 words = values
             return f"[{', '.join(map(_text, words))}]"
-        case "accounts":
+        case "accounts" | "environment-files" | "variable-names" | "unset-variables":
             return f"[{', '.join(map(_text, words))}]"
         case "environment":
             pairs = [word.split("=", 1) for word in words]

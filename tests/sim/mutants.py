@@ -360,6 +360,16 @@ def never_upholds() -> Iterator[type[Manager]]:
         yield manager
 
 
+@mutant(
+    "what is upheld stays down when its start was refused once", "upholds",
+    upholds=0.9, relations=0.7, requests=20, gap_max_ms=400, units_max=8, shutdown=0, conditions=0, conflicts=0,
+    timers=0, apply=0, rolling=0,
+)  # fmt: skip
+def upholds_once() -> Iterator[type[Manager]]:
+    with swapped(Ledger, "note_refused", lambda _: lambda book, name, reason: None) as manager:
+        yield manager
+
+
 @mutant("on-failure starts its units at every failure, also before a restart", "hooks", needs="hooks")
 def hooks_fire_early() -> Iterator[type[Manager]]:
     def made(original: Any) -> Any:
@@ -764,6 +774,40 @@ def knows_no_zones() -> Iterator[type[Manager]]:
             pass
 
     yield Zoneless
+
+
+@mutant("a supervisor that was off has forgotten when its timers fired", "timers", **{**TIMED, "requests": 30})
+def forgets_over_a_cold_start() -> Iterator[type[Manager]]:
+    class Forgetful(Manager):
+        def restore_counters(self, state: Mapping[str, str]) -> None:
+            super().restore_counters(state)
+            for name in list(self.ledger.states):
+                self.ledger.edit(name).timer = None
+
+    yield Forgetful
+
+
+@mutant("what a timer has missed while the supervisor was off is run twice", "timers", **{**TIMED, "requests": 30})
+def makes_up_twice() -> Iterator[type[Manager]]:
+    class Eager(Manager):
+        def __init__(self, seed: int) -> None:
+            super().__init__(seed)
+            self.may_repeat: set[str] = set()
+
+        def restore_counters(self, state: Mapping[str, str]) -> None:
+            super().restore_counters(state)
+            self.may_repeat = set(self.ledger.states)
+
+        def handle(self, event: Event, now: Now) -> Effects:
+            effects = super().handle(event, now)
+            for name in [each.unit for each in effects.records if each.event == "timer.elapsed"]:
+                timer = self.ledger.state(name or "").timer
+                if name in self.may_repeat and timer is not None:
+                    self.may_repeat.discard(name)
+                    self.ledger.set_timer(name, replace(timer, once_more=True))
+            return effects
+
+    yield Eager
 
 
 @mutant("what fires a persistent timer is not kept", "timers", **TIMED)

@@ -20,7 +20,7 @@ def prepare(folder: Path) -> list[str]:
         (folder / name).mkdir(mode=0o755, parents=True, exist_ok=True)
     if not (folder / "fleet.key").exists():
         keygen = [sys.executable, "-m", "supervisord_py", "keygen", "--name", "fleet", "-o", str(folder)]
-        subprocess.run(keygen, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(keygen, check=True, capture_output=True)
         (folder / "fleet.pub").rename(folder / "keys" / "fleet.pub")
     settings = folder / "supervisord.toml"
     settings.write_text((HERE / "etc" / "supervisord.toml").read_text().replace("@FOLDER@", str(folder)))

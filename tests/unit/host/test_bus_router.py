@@ -3,6 +3,8 @@
 import asyncio
 import json
 import socket
+import subprocess
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -37,6 +39,7 @@ class Host:
         self.safe = 1 << 60
         self.is_kept = True
         self.records: list[dict[str, Any]] = []
+        self.first = 1
         self.chain = Chain()
         self.life: dict[str, str] = {"web": "life-1", "db": "life-1"}
         self.peers: Callable[[], Peer] = lambda: Peer(0, 0, 1, unit="web")
@@ -74,6 +77,9 @@ class Host:
     async def stream(self, wanted: RecordFilter) -> AsyncIterator[list[dict[str, Any]]]:
         yield [record for record in self.records if record["seq"] > (wanted.after or 0)]
 
+    async def oldest(self) -> int:
+        return self.first
+
     async def newest(self, wanted: RecordFilter, count: int) -> list[dict[str, Any]]:
         return self.records[-count:]
 
@@ -103,6 +109,7 @@ class Host:
 
 class Agent:
     def __init__(self, context: "zmq.asyncio.Context", path: str) -> None:
+        self.path = path
         self.socket = context.socket(zmq.DEALER)
         self.socket.linger = 0
         self.socket.connect(f"ipc://{path}")
@@ -300,6 +307,31 @@ def test_a_connection_that_was_told_of_a_moment_after_the_last_look_comes_in(mon
     drive(main())
 
 
+def test_what_retention_drops_while_the_past_is_read_is_told_once() -> None:
+    """Each reading is overtaken: what is kept at the end is delivered, and the rest is one hole before it."""
+
+    class Rotating(Host):
+        async def stream(self, wanted: RecordFilter) -> AsyncIterator[list[dict[str, Any]]]:
+            async for records in super().stream(wanted):
+                yield [record for record in records if record["seq"] >= self.first]
+            self.first = min(self.first + 2, 9)
+
+    async def main() -> None:
+        host = Rotating()
+        fields = {"id": "a", "to": "topic:t", "name": None, "payload": {}}
+        host.write([Record("unit.message", unit="web", invocation="life-1", fields=fields) for _ in range(10)])
+        async with bus(host) as agent:
+            web = agent()
+            await web.say(id="s", subscribe="t", after=2)
+            assert (await web.hear())["subscribe"] == "t"
+            hole = await web.hear()
+            assert hole == {"v": 1, "dropped": None, "after": 2, "until": hole["until"], "to": "topic:t"}
+            assert hole["until"] >= 4
+            assert [(await web.hear())["seq"] for _ in range(10 - hole["until"])] == list(range(hole["until"] + 1, 11))
+
+    drive(main())
+
+
 def test_a_stranger_is_refused_and_not_heard() -> None:
     """Its client is told by ZeroMQ, and nothing that it has sent comes in."""
 
@@ -333,6 +365,36 @@ def test_a_connection_that_ends_in_its_handshake_takes_nobody_s_place() -> None:
                 await web.say(id=number, event="x")
                 assert (await web.hear())["ack"] == number
                 web.socket.close()
+
+    drive(main())
+
+
+def test_one_process_took_all_places_of_its_user_at_the_door() -> None:
+    """By connections that say nothing: no other agent of that user came in until they were given up."""
+
+    async def main() -> None:
+        async with bus(Host()) as agent:
+            path = agent().path
+            crowd = (
+                "import socket, sys\n"
+                "crowd = [socket.socket(socket.AF_UNIX) for _ in range(600)]\n"
+                "for each in crowd: each.connect(sys.argv[1])\n"
+                "print(flush=True)\n"
+                "sys.stdin.read()"
+            )
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-c", crowd, path, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            )
+            assert process.stdout is not None
+            try:
+                await process.stdout.readline()
+                web = agent()
+                await web.say(id="a", event="x")
+                async with asyncio.timeout(10):
+                    assert (await web.hear())["seq"] == 1
+            finally:
+                process.kill()
+                await process.wait()
 
     drive(main())
 

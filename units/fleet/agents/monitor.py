@@ -23,7 +23,7 @@ class Monitor(Agent):
 
     def run_cycle(self) -> None:
         with Client(os.environ["SUPERVISORD_PY_SOCKET"], timeout_s=10.0) as client:
-            wanted = {"units": ["@fleet"], "events": LEARNS, "after": self.known["seq"]}
+            wanted = {"units": [], "events": LEARNS, "after": self.known["seq"]}
             records = client.call("Journal.Query", filter=wanted, last=None)["records"]
         for record in records:
             self.learn(record)

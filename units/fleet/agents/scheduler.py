@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 
 from agents.notes import load, save
-from supervisord_py.agent import Agent, Message
+from supervisord_py.agent import Agent, Message, NotSentError
 
 
 @dataclass
@@ -57,7 +57,13 @@ class Scheduler(Agent):
         while known["waiting"] and known["idle"]:
             worker, (number, value) = known["idle"][0], known["waiting"][0]
             # First sent, then saved: twice is no harm, never is.
-            self.send("task", to=worker, number=number, value=value)
+            try:
+                self.send("task", to=worker, number=number, value=value)
+            except NotSentError as problem:
+                if problem.refusal != "no-such-unit":
+                    raise  # it stays on top of the list, and the next cycle tries again
+                known["idle"].pop(0)  # somebody has scaled it away
+                continue
             known["idle"].pop(0)
             known["waiting"].pop(0)
             known["handed"][worker] = [number, value, time.time()]
