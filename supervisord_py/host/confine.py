@@ -86,8 +86,8 @@ class Privileges(Struct, frozen=True):
 
 def confine_privileges(
     sandbox: Sandbox, account: Account, powers: Powers, into: Confinement, *, has_namespace: bool
-) -> None:
-    """Gather capabilities, no-new-privileges, the keyring and the filters of system calls.
+) -> Privileges:
+    """Gather capabilities, no-new-privileges and the keyring, and return what is decided about the filters.
 
     Args:
         sandbox: What the unit says.
@@ -105,7 +105,8 @@ def confine_privileges(
     inner = ALL_CAPABILITIES if has_namespace else powers.permitted
     changes_user = account.uid is not None and account.uid != 0 and inner != 0
     _drop_bounding(sandbox, decided, powers, into, has_namespace)
-    needed = SYS_ADMIN if decided.filters and not decided.no_new_privileges else 0
+    confines_itself = bool(decided.filters or sandbox.landlock)
+    needed = SYS_ADMIN if confines_itself and not decided.no_new_privileges else 0
     if sandbox.secure_bits:
         needed |= SETPCAP
     if (needed or sandbox.ambient_capabilities) and changes_user:
@@ -125,6 +126,11 @@ def confine_privileges(
     _keyring(sandbox, powers, into)
     if decided.no_new_privileges:
         into.call(into.after, "no-new-privileges", "no-new-privileges", "prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    return decided
+
+
+def confine_calls(decided: Privileges, into: Confinement) -> None:
+    """Gather the filters: the last of all."""
     for one in decided.filters:
         program = base64.b64encode(one.program).decode()
         into.add(into.after, one.step, one.key, "seccomp", filter=program)
@@ -172,7 +178,9 @@ def _key_of_capabilities(sandbox: Sandbox, decided: Privileges) -> str:
     """Return for which key capabilities are kept over the change of the user."""
     if sandbox.ambient_capabilities:
         return "ambient-capabilities"
-    return "secure-bits" if sandbox.secure_bits else decided.filters[0].key
+    if sandbox.secure_bits:
+        return "secure-bits"
+    return decided.filters[0].key if decided.filters else "landlock"
 
 
 def _set_capabilities(permitted: int, inheritable: int, key: str, into: Confinement) -> None:

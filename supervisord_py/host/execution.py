@@ -27,7 +27,8 @@ from supervisord_py.core.events import SpawnFailed
 from supervisord_py.host.accounts import Account, Accounts, NoAccount
 from supervisord_py.host.belongings import CannotProvideError, Keeping, read_environment_files
 from supervisord_py.host.cgroups import UnitGroups
-from supervisord_py.host.confine import CannotConfine, Confinement, confine_privileges
+from supervisord_py.host.confine import CannotConfine, Confinement, confine_calls, confine_privileges
+from supervisord_py.host.confine_landlock import confine_landlock, landlock_abi
 from supervisord_py.host.limits import INFINITY, RLIMIT_NUMBERS
 from supervisord_py.host.powers import own_powers
 from supervisord_py.host.priorities import priority_operations
@@ -204,9 +205,11 @@ def _confine(request: dict[str, Any], sandbox: Sandbox, account: Account) -> Non
         return
     into = Confinement(sandbox.enforce)
     try:
-        confine_privileges(sandbox, account, own_powers(), into, has_namespace=False)
+        decided = confine_privileges(sandbox, account, own_powers(), into, has_namespace=False)
+        confine_landlock(sandbox, landlock_abi(), into)
+        confine_calls(decided, into)
     except CannotConfine as error:
-        code = EXIT_NAMESPACE if error.step == "namespace" else EXIT_SECCOMP
+        code = EXIT_SECCOMP if error.step in ("seccomp", "address-families") else EXIT_NAMESPACE
         raise _Refused(error.step, code, 0, error.detail) from None
     for name, found in (("before", into.before), ("after", into.after), ("degraded", into.degraded)):
         if found:

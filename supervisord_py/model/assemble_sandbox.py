@@ -6,7 +6,15 @@ from typing import Any, TypeVar, cast
 from supervisord_py.model.capabilities import ALL_CAPABILITIES, SECURE_BITS, parse_capabilities
 from supervisord_py.model.fields import Fields
 from supervisord_py.model.problems import BadValue, Problem
-from supervisord_py.model.sandbox import ADDRESS_FAMILIES, NAMESPACES, NEW_TIME, Architecture, Families, Sandbox
+from supervisord_py.model.sandbox import (
+    ADDRESS_FAMILIES,
+    NAMESPACES,
+    NEW_TIME,
+    Access,
+    Architecture,
+    Families,
+    Sandbox,
+)
 from supervisord_py.model.system_calls import KILL, CallFilter, parse_call_filter, parse_errno
 
 Value = TypeVar("Value")
@@ -44,6 +52,7 @@ def assemble_sandbox(fields: Fields, problems: list[Problem]) -> Sandbox:
         system_call_architectures=reader.read("system-call-architectures", _architectures, None),
         restrict_address_families=reader.read("restrict-address-families", _families, None),
         restrict_namespaces=reader.read("restrict-namespaces", _namespaces, 0),
+        landlock=reader.read("landlock", _landlock, ()),
     )
 
 
@@ -144,3 +153,30 @@ def _namespaces(lines: tuple[str, ...]) -> int:
         return 0
     refused = every & ~allowed
     return 0 if refused in (0, NEW_TIME) else refused
+
+
+def _landlock(lines: tuple[str, ...]) -> tuple[Access, ...]:
+    return tuple(_access(line) for line in lines)
+
+
+def _access(line: str) -> Access:
+    place, _, access = line.rpartition(":")
+    if place.startswith("tcp:"):
+        port = place.removeprefix("tcp:")
+        if not port.isdecimal() or int(port) > 65535 or access not in ("bind", "connect"):
+            raise BadValue(f"{line!r} is not a port", "write tcp:PORT:bind or tcp:PORT:connect")
+        return Access(port=int(port), access=access)
+    path = normal_path(place.removeprefix("-"))
+    if not access or set(access) - set("rwx") or len(set(access)) != len(access):
+        raise BadValue(
+            f"{line!r} does not say what is allowed", "write PATH:ACCESS with letters of rwx, such as /srv:rw"
+        )
+    return Access(path, access, may_miss=place.startswith("-"))
+
+
+def normal_path(path: str) -> str:
+    """Return an absolute path without what says nothing; raises BadValue."""
+    parts = path.split("/")
+    if not path.startswith("/") or ".." in parts:
+        raise BadValue(f"{path!r} is not an absolute path", "write one that begins with / and has no ..")
+    return "/" + "/".join(part for part in parts if part not in ("", "."))

@@ -42,8 +42,8 @@ class Families(Struct, frozen=True):
 
 
 class Access(Struct, frozen=True):
-    """One entry of ``landlock``: a path and the letters of ``rwx`` that hold for it and below, or a TCP port that may
-    be bound or connected to."""
+    """One entry of ``landlock``: a path and the letters of ``rwx`` that hold for it and below, or a TCP port and one
+    of ``bind`` and ``connect``."""
 
     path: str = ""
     access: str = ""

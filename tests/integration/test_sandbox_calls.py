@@ -76,6 +76,22 @@ EVERYBODY: dict[str, tuple[str, str, object]] = {
         "keyring-mode = 'private'",
         f"k = l.syscall({KEYCTL}, 0, -3, 0); sys.exit(k == {{before}} or k <= 0)", 0,
     ),
+    "landlock": (
+        "landlock = ['/usr:rx', '/lib:rx', '-/lib64:rx', '-/no/such:r',"
+        " '/etc/ld.so.cache:r', '/dev/null:rw', '/tmp:rw']",
+        "import tempfile; f = tempfile.NamedTemporaryFile(); open(f.name, 'w').write('x'); os.listdir('/usr'); "
+        + raises("open('/etc/passwd')", "EACCES"), 0,
+    ),
+    "landlock-read-only": (
+        "landlock = ['/:rx', '/dev/null:w']",
+        "open('/etc/passwd').read(); open('/dev/null', 'w').write('x'); "
+        + raises("open('/tmp/never-made-here', 'w')", "EACCES"), 0,
+    ),
+    "landlock-ports": (
+        "landlock = ['tcp:34567:connect']",
+        "s = socket.socket(); r = s.connect_ex(('127.0.0.1', 34567)); assert r in (0, 111), r; "
+        + raises("s.bind(('127.0.0.1', 0))", "EACCES"), 0,
+    ),
     "architectures": ("system-call-architectures = 'native'", "", 0),
     "loose": ("enforce = 'best-effort'\nsystem-call-filter = '~uname:EPERM'", raises("os.uname()", "EPERM"), 0),
 }  # fmt: skip
@@ -103,6 +119,10 @@ FOR_ROOT: dict[str, tuple[str, str, str, int]] = {
     ),
     "secure-bits": (
         "secure-bits = 'no-setuid-fixup noroot'", "user = 'nobody'", "sys.exit(l.prctl(27, 0, 0, 0, 0) != 5)", 0,
+    ),
+    "user-with-landlock": (
+        "landlock = '/:rx'", "user = 'nobody'",
+        CAPS + "s['NoNewPrivs'] == '0' or 1/0; " + raises("open('/tmp/never-made-here', 'w')", "EACCES"), 0,
     ),
     "no-clock": ("protect-clock = true", "", CAPS + "sys.exit(int(s['CapBnd'], 16) >> 25 & 1)", 0),
 }  # fmt: skip
