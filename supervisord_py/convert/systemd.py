@@ -14,7 +14,7 @@ refuses (``convert.settle`` takes it out again, with the reason).
 
 from collections.abc import Callable, Sequence
 
-from supervisord_py.convert.draft import Conversion, Draft, Place, SourceFile
+from supervisord_py.convert.draft import Conversion, Draft, Place, SourceFile, TableId
 from supervisord_py.convert.systemd_relations import Relations
 from supervisord_py.convert.systemd_rules import Rules, Target
 from supervisord_py.convert.systemd_syntax import Assignment
@@ -240,11 +240,25 @@ class _UnitConverter:
                 self._take(assignment, place)
             except BadValue as bad:
                 self._result.ledger.lost(place, bad.message)
+        self._refuse_idle()
         if boolean_of(self._unit.last("Service", "PermissionsStartOnly")) and self._draft.get("service", "user"):
             for key in _OTHER_PHASES:
                 lines = self._draft.get("service", key)
                 if isinstance(lines, list):
                     lines[:] = [with_privileges(line) for line in lines]
+
+    def _refuse_idle(self) -> None:
+        """A timer without a time and a socket that listens on nothing are refused by systemd."""
+        table: TableId = ("timer",) if self._section == "Timer" else self._table_of_socket
+        prefix = {"Timer": "on-", "Socket": "listen-"}.get(self._section)
+        if prefix is None or any(key.startswith(prefix) for key in self._draft.tables.get(table, {})):
+            return
+        for key in list(self._draft.tables.get(table, {})):
+            self._draft.drop(table, key)
+        self._draft.tables.pop(table, None)
+        places = [_place(each) for each in self._unit.assignments if each.section == self._section]
+        reason = "a timer without a time" if self._section == "Timer" else "a socket that listens on nothing"
+        self._result.ledger.lose(places or [Place(self._unit.files[0], 0, "")], f"{reason}, which systemd refuses")
 
     def _take(self, assignment: Assignment, place: Place) -> None:
         section = assignment.section

@@ -207,7 +207,7 @@ def _socket(name: str, value: Any, unit: str, seen: Seen, found: Comparison) -> 
     found.note(unit, name, value, int(ours, 8) if known == "socket-mode" and ours else ours)
 
 
-@pytest.mark.parametrize("kind", ["every", "one", "value", "awaited"])
+@pytest.mark.parametrize("kind", ["every", "one", "value", "awaited", "oracle"])
 def test_differences_have_reasons(kind: str) -> None:
     """A difference is listed with the reason for it."""
     assert all(len(reason) > 15 for reason in LISTED[kind].values())
