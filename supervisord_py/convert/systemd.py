@@ -20,11 +20,11 @@ from supervisord_py.convert.systemd_rules import Rules, Target
 from supervisord_py.convert.systemd_syntax import Assignment
 from supervisord_py.convert.systemd_units import SystemdUnit, UnitId, context_of, our_name, read_units
 from supervisord_py.convert.systemd_values import (
-    LIST_TYPES,
     UnitContext,
     boolean,
     command,
     environment,
+    is_list,
     items,
     scalar,
     with_privileges,
@@ -226,7 +226,12 @@ class _UnitConverter:
     def convert(self) -> None:
         self._draft.table({"Target": "target"}.get(self._section, "service"))
         if self._section == "Socket":
-            self._draft.table(*self._table_of_socket)
+            accepts = boolean_of(self._unit.last("Socket", "Accept"))
+            # systemd's defaults: the name of a descriptor, and how often a socket may trigger.
+            self._draft.put(
+                self._table_of_socket, "name", "connection" if accepts else self._unit.name.replace("@.", "@%i.")
+            )
+            self._draft.put(self._table_of_socket, "trigger-limit-burst", 200 if accepts else 20)
             if self._unit.values("Install", "WantedBy", "RequiredBy") and self._draft.get("unit", "enabled"):
                 self._draft.table("service")["activation"] = "start"
         for assignment in self._unit.assignments:
@@ -268,10 +273,13 @@ class _UnitConverter:
         if spec.type in _RELATION_TYPES:
             self._relations.take(self._draft.name, self._unit, key, text, self._context, place)
             return
-        if not text:
+        if not text and name != "CapabilityBoundingSet":
             self._reset(table, key, name, place)
             return
-        if spec.type == "commands":
+        if not text:
+            # Here nothing is a value: no capability at all.
+            self._draft.put(table, key, "", place)
+        elif spec.type == "commands":
             line = command(text, self._context)
             self._check(target, line)
             self._draft.table(*table).setdefault(key, []).append(line)
@@ -281,7 +289,7 @@ class _UnitConverter:
             self._check(target, found)
             self._draft.table(*table).setdefault(key, {}).update(found)
             self._draft.places.setdefault((table, key), []).append(place)
-        elif spec.type in LIST_TYPES or (spec.type.endswith("s") and isinstance(spec.default, list)):
+        elif is_list(spec, text):
             added = items(name, spec, text, self._context)
             self._check(target, added)
             self._draft.add(table, key, added, place)

@@ -81,6 +81,8 @@ class Relations:
         name = self._names.get(word) or self._names.get(unit.named(unit.suffix)) or our_name(unit)
         if name == owner:
             raise _Needless(f"{word} is the same unit here")
+        if key in _REQUIRING and name.endswith("@"):
+            raise _Lost(f"{word} has an instance for each connection, which a unit cannot require")
         if key in _REQUIRING and not self._is_known(name):
             raise _Lost(f"{word} is not among the files, and a unit cannot start without what it requires")
         return name

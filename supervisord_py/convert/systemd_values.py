@@ -175,6 +175,13 @@ _INVERTED = frozenset({"SystemCallFilter", "CapabilityBoundingSet", "AmbientCapa
 LIST_TYPES = frozenset({"strings", "accounts", "labels", "calendars", "timespans", "conditions", "exit-statuses"})
 
 
+def is_list(spec: KeySpec, text: str) -> bool:
+    """Whether a value is one of several that a key takes."""
+    if spec.type == "switch-or-strings":
+        return text.lower() not in TRUE_WORDS | FALSE_WORDS
+    return spec.type in LIST_TYPES or (spec.type.endswith("s") and isinstance(spec.default, list))
+
+
 def scalar(directive: str, spec: KeySpec, text: str, unit: UnitContext) -> object:
     """One value of a key that takes one."""
     if spec.expands:
@@ -203,10 +210,20 @@ def scalar(directive: str, spec: KeySpec, text: str, unit: UnitContext) -> objec
             return number_or_text(text)
         case "limit-hard-microseconds":
             return number_or_text(text.rpartition(":")[2])
+        case "runtime-path":
+            return _of_today(directive, text)
+        case "switch-or-strings":
+            return boolean(text)
         case _:
             if directive in _LEVELS and text.lower() in TRUE_WORDS | FALSE_WORDS:
                 return "yes" if boolean(text) else "no"
             return text
+
+
+def _of_today(directive: str, text: str) -> str:
+    """A path below ``/var/run``, which is ``/run`` today: systemd writes it so, too."""
+    is_path = directive == "PIDFile" or directive.startswith("Listen")
+    return text.removeprefix("/var") if is_path and text.startswith("/var/run/") else text
 
 
 def items(directive: str, spec: KeySpec, text: str, unit: UnitContext) -> list[object]:
@@ -216,13 +233,12 @@ def items(directive: str, spec: KeySpec, text: str, unit: UnitContext) -> list[o
     if spec.type == "timespans":
         return [number_or_text(text)]
     if directive in _WHOLE:
-        return [translate_specifiers(text, unit)]
+        return [_of_today(directive, translate_specifiers(text, unit))]
     if directive in _INVERTED:
-        inverted = text.startswith("~")
-        words = words_of(text.removeprefix("~"))
-        return [f"~{word}" if inverted else word for word in words]
+        # What one assignment says is one entry: a ~ at its beginning holds for all of it.
+        return [" ".join(text.split()).replace("~ ", "~")]
     words = [translate_specifiers(word, unit) for word in words_of(text)]
-    if directive.endswith(("Directory", "Directories")):
+    if directive.endswith(("Directory", "Directories", "Paths")):
         words = [word.rstrip("/") or word for word in words]
     return [number_or_text(word) for word in words] if spec.type == "exit-statuses" else list(words)
 

@@ -21,7 +21,7 @@ from supervisord_py.model.specifiers import SpecifierContext
 from supervisord_py.model.unitset import LoadResult, UnitFile, UnitFileKind, build_unit_set
 
 KEYS = key_table()
-CONTEXT = SpecifierContext("/root", "/run", "/var/lib", "/var/log", "root", 0, "host", "b00f")
+CONTEXT = SpecifierContext("/root", "/run", "/var/lib", "/var/log", "root", 0, "vm", "b00f")
 MACHINE = Machine(zone_named, AGENT_RUNNER)
 FIXTURES = Path(os.environ.get("SUPERVISORD_PY_FIXTURES", Path(__file__).parents[2].parent / "shared" / "fixtures"))
 
