@@ -83,6 +83,10 @@ class _Converter:
                 names[unit.name] = f"{name}.target" if name in taken else name
         for unit in self._units:
             activated = self._activated(unit)
+            if activated in names and _accepts(unit) and activated.endswith("@.service"):
+                # What is accepted makes instances of a plain unit here.
+                plain = names[activated].removesuffix("@")
+                names[activated] = plain if plain not in names.values() else f"{plain}.socket"
             if activated in names:
                 names[unit.name] = names[activated]
         for unit in self._units:
@@ -100,8 +104,7 @@ class _Converter:
             return _of_template(unit.last("Timer", "Unit")) or plain.named("service")
         if unit.suffix != "socket":
             return ""
-        accepts = unit.last("Socket", "Accept").lower() in ("1", "yes", "y", "true", "t", "on")
-        if accepts and unit.instance is None:
+        if _accepts(unit) and unit.instance is None:
             return f"{unit.prefix}@.service"
         return _of_template(unit.last("Socket", "Service")) or plain.named("service")
 
@@ -137,7 +140,7 @@ class _Converter:
             return
         draft = self._result.draft(name, unit.files[0])
         draft.origins += [file for file in unit.files[1:] if file not in draft.origins]
-        if our_name(UnitId(unit.prefix, unit.instance, "x")) != UnitId(unit.prefix, unit.instance, "x").named("x")[:-2]:
+        if unit.suffix in ("service", "target") and name != UnitId(unit.prefix, unit.instance, "x").named("x")[:-2]:
             self._result.ledger.note(Place(unit.files[0], 0, ""), f"the unit {unit.name} is called {name} here")
         _UnitConverter(unit, draft, self._rules, self._relations, self._result).convert()
 
@@ -177,6 +180,10 @@ class _Converter:
             self._result.ledger.lose(draft.drop(("service",), "remain-after-exit"), reason)
 
 
+def _accepts(unit: SystemdUnit) -> bool:
+    return unit.suffix == "socket" and boolean_of(unit.last("Socket", "Accept"))
+
+
 def _of_template(name: str) -> str:
     """The template of ``NAME@%i.service``, which a template names as its own instance."""
     return name.replace("@%i.", "@.")
@@ -203,7 +210,7 @@ class _UnitConverter:
         self._rules = rules
         self._relations = relations
         self._result = result
-        self._context: UnitContext = context_of(unit)
+        self._context: UnitContext = context_of(unit, draft.name)
         self._section = _SECTION_OF[unit.suffix]
         self._table_of_socket = ("socket", sum(table[0] == "socket" for table in draft.tables))
         self._special: dict[tuple[str, str], Callable[[Assignment, Place], None]] = {
@@ -226,13 +233,14 @@ class _UnitConverter:
     def convert(self) -> None:
         self._draft.table({"Target": "target"}.get(self._section, "service"))
         if self._section == "Socket":
-            accepts = boolean_of(self._unit.last("Socket", "Accept"))
+            accepts = _accepts(self._unit)
             # systemd's defaults: the name of a descriptor, and how often a socket may trigger.
             self._draft.put(
                 self._table_of_socket, "name", "connection" if accepts else self._unit.name.replace("@.", "@%i.")
             )
             self._draft.put(self._table_of_socket, "trigger-limit-burst", 200 if accepts else 20)
-            if self._unit.values("Install", "WantedBy", "RequiredBy") and self._draft.get("unit", "enabled"):
+            is_installed = bool(self._unit.values("Install", "WantedBy", "RequiredBy"))
+            if is_installed and not accepts and self._draft.get("unit", "enabled"):
                 self._draft.table("service")["activation"] = "start"
         for assignment in self._unit.assignments:
             place = _place(assignment)
@@ -410,7 +418,10 @@ class _UnitConverter:
     def _alias(self, assignment: Assignment, place: Place) -> None:
         name = self._draft.name
         self._result.ledger.carried(place)
-        self._result.ledger.note(place, f"the other files mean {name} where they name it; supctl knows it as {name}")
+        others = [word for word in assignment.value.split() if word.rpartition(".")[0] != name]
+        if others:
+            shown = ", ".join(others)
+            self._result.ledger.note(place, f"{shown} means {name} in the other files; supctl knows it as {name} alone")
 
     def _install(self, assignment: Assignment, place: Place) -> None:
         if self._relations.install(self._draft.name, assignment, self._context, place):

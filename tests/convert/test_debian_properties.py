@@ -157,8 +157,9 @@ def _names(answers: dict[str, Any], drafts: dict[str, Any]) -> dict[str, str]:
             continue
         prefix = parsed.prefix.replace("\\x2d", "-")
         name = prefix if parsed.instance is None else f"{prefix}@{parsed.instance}"
-        for candidate in (name, f"{name}.target"):
-            if candidate in drafts or f"{candidate.partition('@')[0]}@" in drafts:
+        accepting = [f"{prefix}.socket", prefix] if parsed.instance is not None else []
+        for candidate in (name, f"{name}.target", *accepting):
+            if candidate in drafts or ("@" in candidate and f"{candidate.partition('@')[0]}@" in drafts):
                 names[unit] = candidate
                 break
     return names
