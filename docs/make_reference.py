@@ -102,7 +102,7 @@ class OutOfPlaceError(Exception):
 
 def value_words(spec: KeySpec) -> str:
     """Say what a key takes: ``time span``, ``integer from 0``, ``"wait" or "fail"``."""
-    if spec.type == "enum":
+    if spec.type in ("enum", "switch"):
         built = [f'"{value}"' for value in spec.values if value not in spec.pending]
         return f"{', '.join(built[:-1])} or {built[-1]}" if len(built) > 1 else built[0]
     words = VALUES[spec.type]
@@ -207,7 +207,7 @@ def key_list(spec: TableSpec) -> list[str]:
         if not item.built:
             continue
         words = value_words(item).replace('"', "\\(dq")
-        shown = words.replace("-", "\\-") if item.type == "enum" else f"Ar {words}"
+        shown = words.replace("-", "\\-") if item.type in ("enum", "switch") else f"Ar {words}"
         lines += [f".It Ic {_code(key)} No = {shown}", *_filled_lines(_sentence(item.doc))]
         # An empty default is what everybody expects of a key that is not written; saying so thirty times is noise.
         if item.default not in (None, "", [], {}):

@@ -51,10 +51,8 @@ def _convert_line(line: str, where: Place, file: SourceFile, seen: dict[str, int
     if unit != name:
         conversion.ledger.note(place, f"the process {name} is called {unit} here")
     draft = conversion.draft(unit, file.path)
-    # The shell goes away for the program where one command is all there is.
     draft.put("service", "exec-start", shell(command), place)
     draft.put("service", "working-directory", literal(file.base))
-    draft.put("service", "kill-mode", "control-group")
     if name == "release":
         # Heroku runs it once, before the others; here it is to be asked for.
         draft.put("service", "type", "oneshot")

@@ -17,6 +17,7 @@ from supervisord_py.host.execution import SpawnRuntime, passed_environment
 from supervisord_py.host.facade import RecordFilter
 from supervisord_py.host.output import OutputCollector
 from supervisord_py.host.places import Places
+from supervisord_py.host.private_folders import PrivateFolders
 from supervisord_py.host.resources import UnitResources
 from supervisord_py.model.settings import Settings
 
@@ -92,6 +93,7 @@ def runtime_of(
         bus=bus_address(places.runtime, listeners),
         agents=str(places.agents),
         keeping=Keeping(places.runtime, own_roots(os.environ)),
+        private=PrivateFolders(places.runtime),
         own_environment=passed_environment("all", os.environ),
         direct=config.get("forward"),
         passed=environment_of(config, settings),

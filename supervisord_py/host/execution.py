@@ -29,9 +29,12 @@ from supervisord_py.host.belongings import CannotProvideError, Keeping, read_env
 from supervisord_py.host.cgroups import UnitGroups
 from supervisord_py.host.confine import CannotConfine, Confinement, confine_calls, confine_privileges
 from supervisord_py.host.confine_landlock import confine_landlock, landlock_abi
+from supervisord_py.host.confine_mounts import Places as SandboxPlaces
+from supervisord_py.host.confine_mounts import confine_namespaces, make_inaccessible, needs_namespace
 from supervisord_py.host.limits import INFINITY, RLIMIT_NUMBERS
 from supervisord_py.host.powers import own_powers
 from supervisord_py.host.priorities import priority_operations
+from supervisord_py.host.private_folders import PrivateFolders
 from supervisord_py.host.resources import UnitResources
 from supervisord_py.host.streams import stream_operations
 from supervisord_py.model.command import expand_words
@@ -73,6 +76,7 @@ class SpawnRuntime(Struct, frozen=True):
     agents: str | None = None
     """The folder with a state folder for each agent."""
     keeping: Keeping | None = None
+    private: PrivateFolders | None = None
     passed: tuple[tuple[str, str], ...] = ()
     own_environment: tuple[tuple[str, str], ...] = ()
     """The supervisor's own, of which a unit may ask for variables (``pass-environment``)."""
@@ -192,7 +196,7 @@ def build_spawn(
         if action.role is Role.PROBE:
             request["discard"] = True
         if not privileged:
-            _confine(request, context.sandbox, account)
+            _confine(request, action, context, account, runtime)
         _check_strings(request["argv"], environment)
         if runtime.groups is not None:
             request["cgroups"] = list(runtime.groups.create(action.unit))
@@ -206,13 +210,19 @@ def build_spawn(
     return request
 
 
-def _confine(request: dict[str, Any], sandbox: Sandbox, account: Account) -> None:
+def _confine(
+    request: dict[str, Any], action: SpawnProcess, context: ExecContext, account: Account, runtime: SpawnRuntime
+) -> None:
     """Add what ``[sandbox]`` asks for to the request."""
+    sandbox = context.sandbox
     if sandbox == Sandbox():
         return
     into = Confinement(sandbox.enforce)
     try:
-        decided = confine_privileges(sandbox, account, own_powers(), into, has_namespace=False)
+        has_namespace = False
+        if needs_namespace(sandbox, None):
+            has_namespace = confine_namespaces(sandbox, account, own_powers(), _places(action, sandbox, runtime), into)
+        decided = confine_privileges(sandbox, account, own_powers(), into, has_namespace=has_namespace)
         confine_landlock(sandbox, landlock_abi(), into)
         confine_calls(decided, into)
     except CannotConfine as error:
@@ -226,7 +236,7 @@ def _confine(request: dict[str, Any], sandbox: Sandbox, account: Account) -> Non
 def _bound(resources: UnitResources, unit: str, context: ExecContext, degraded: list[str]) -> tuple[str, ...]:
     """Write the bounds of a unit; returns the groups that its processes join for them."""
     plan = resources.plan(context.resources)
-    if not plan.writes and not plan.impossible:
+    if not plan.writes and not plan.impossible and not resources.is_bound(unit):
         return ()
     problems = plan.impossible | resources.apply(unit, plan)
     if problems and context.enforce == "strict":
@@ -234,6 +244,26 @@ def _bound(resources: UnitResources, unit: str, context: ExecContext, degraded: 
         raise _Refused("cgroup", EXIT_CGROUP, 0, f"{key} cannot be enforced here: {reason}")
     degraded += [f"{key}: {reason}" for key, reason in problems.items()]
     return resources.folders(unit, plan)
+
+
+def _places(action: SpawnProcess, sandbox: Sandbox, runtime: SpawnRuntime) -> SandboxPlaces:
+    """Make the folders that the mounts of a process need, and say what it must reach."""
+    assert runtime.private is not None
+    folder, unit = runtime.private.runtime, base_unit(action.unit)
+    try:
+        inaccessible = make_inaccessible(folder / "inaccessible")
+        if not sandbox.private_tmp:
+            folders: dict[str, str] = {}
+        elif action.role in BESIDE:
+            folders = runtime.private.of(unit)
+        else:
+            folders = runtime.private.provide(unit, action.invocation)
+    except OSError as error:
+        detail = f"private-tmp: cannot make {error.filename}: {os.strerror(error.errno or 0).lower()}"
+        raise _Refused("namespace", EXIT_NAMESPACE, error.errno or 0, detail) from None
+    bus = () if runtime.bus is None else (runtime.bus.removeprefix("ipc://"),)
+    own = (f"{folder}/n", f"{folder}/credentials/{unit}", runtime.control_socket)
+    return SandboxPlaces(inaccessible, folders, (*own, *bus))
 
 
 def effective_notify_access(service: Service) -> NotifyAccess:

@@ -115,6 +115,9 @@ class ManagerHands:
 
     def restore(self, processes: Iterable[tuple[int, str, str, int]]) -> None:
         """Take over (spawn id, unit, role, pid) of the keeper's inventory after a manager's death."""
+        processes = list(processes)
+        if self._runtime.private is not None:
+            self._runtime.private.sweep({unit for _, unit, _, _ in processes})
         for spawn_id, unit, role, pid in processes:
             self._spawns_of[unit] = spawn_id
             self._roles[spawn_id] = (unit, Role(role))
@@ -280,6 +283,8 @@ class ManagerHands:
         self._limits.forget(unit)
         if self._runtime.keeping is not None:
             self._runtime.keeping.release(unit, is_restarted=self._is_restarted(unit))
+        if self._runtime.private is not None:
+            self._runtime.private.release(unit)
         self._probes.forget(unit)
         spawn_id = self._spawns_of.get(unit)
         drained = self._output.drain(unit)
@@ -302,6 +307,8 @@ class ManagerHands:
             await asyncio.wait(set(self._releasing))
             await asyncio.sleep(0)
         await self._pid_files.close()
+        if self._runtime.private is not None:
+            await asyncio.to_thread(self._runtime.private.settle)
 
     async def close(self) -> None:
         """End what waits and looks: whoever comes next asks again."""

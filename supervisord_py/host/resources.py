@@ -195,6 +195,10 @@ class UnitResources:
         self._kills[unit] = self.kill_count(unit)
         return failed
 
+    def is_bound(self, unit: str) -> bool:
+        """Say whether the unit has bounds that were written before, and that another text may not have."""
+        return unit in self._kills
+
     def _lift(self, unit: str, plan: Plan) -> None:
         """Take back the bounds that a group still has of a text before."""
         kept = {write.name for writes in plan.writes.values() for write in writes}

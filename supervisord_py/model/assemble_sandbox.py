@@ -12,6 +12,7 @@ from supervisord_py.model.sandbox import (
     NEW_TIME,
     Access,
     Architecture,
+    Bind,
     Families,
     Sandbox,
 )
@@ -24,6 +25,9 @@ _DEFAULT = Sandbox()
 _PLAIN = (
     "enforce", "no-new-privileges", "keyring-mode", "restrict-realtime", "restrict-suid-sgid", "lock-personality",
     "memory-deny-write-execute", "protect-hostname", "protect-clock", "protect-kernel-modules", "protect-kernel-logs",
+    "protect-kernel-tunables", "protect-control-groups", "private-tmp", "private-devices", "private-network",
+    "private-ipc", "private-users", "private-mounts", "protect-system", "protect-home", "protect-proc", "proc-subset",
+    "remove-ipc",
 )  # fmt: skip
 """Keys whose value stands as it is."""
 
@@ -53,6 +57,15 @@ def assemble_sandbox(fields: Fields, problems: list[Problem]) -> Sandbox:
         restrict_address_families=reader.read("restrict-address-families", _families, None),
         restrict_namespaces=reader.read("restrict-namespaces", _namespaces, 0),
         landlock=reader.read("landlock", _landlock, ()),
+        network_namespace_path=reader.read("network-namespace-path", lambda lines: normal_path(lines[-1]), None),
+        read_only_paths=reader.read("read-only-paths", _paths, ()),
+        read_write_paths=reader.read("read-write-paths", _paths, ()),
+        inaccessible_paths=reader.read("inaccessible-paths", _paths, ()),
+        exec_paths=reader.read("exec-paths", _paths, ()),
+        no_exec_paths=reader.read("no-exec-paths", _paths, ()),
+        bind_paths=reader.read("bind-paths", _binds, ()),
+        bind_read_only_paths=reader.read("bind-read-only-paths", _binds, ()),
+        temporary_file_system=reader.read("temporary-file-system", _temporary, ()),
     )
 
 
@@ -172,6 +185,43 @@ def _access(line: str) -> Access:
             f"{line!r} does not say what is allowed", "write PATH:ACCESS with letters of rwx, such as /srv:rw"
         )
     return Access(path, access, may_miss=place.startswith("-"))
+
+
+def _paths(lines: tuple[str, ...]) -> tuple[str, ...]:
+    """Read paths with ``-`` (it may be missing) and ``+`` (below ``root-directory``, where all of them are)."""
+    found: list[str] = []
+    for line in lines:
+        path = line
+        while path[:1] in ("-", "+"):
+            path = path[1:]
+        sign = "-" if "-" in line[: len(line) - len(path)] else ""
+        found.append(sign + normal_path(path))
+    return tuple(dict.fromkeys(found))
+
+
+def _binds(lines: tuple[str, ...]) -> tuple[Bind, ...]:
+    found: dict[str, Bind] = {}
+    for line in lines:
+        source, *rest = line.removeprefix("-").split(":")
+        if len(rest) > 2 or (len(rest) == 2 and rest[1] not in ("rbind", "norbind")):
+            raise BadValue(f"{line!r} is not a bind", "write SOURCE:TARGET, and :norbind to leave out mounts below it")
+        target = normal_path(rest[0] if rest else source)
+        found.pop(target, None)
+        recursive = len(rest) < 2 or rest[1] == "rbind"
+        found[target] = Bind(normal_path(source), target, line.startswith("-"), recursive)
+    return tuple(found.values())
+
+
+def _temporary(lines: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    found: dict[str, str] = {}
+    for line in lines:
+        path, _, options = line.partition(":")
+        if normal_path(path) == "/":
+            raise BadValue("an empty file system over / hides the program too", "name folders below it")
+        if any(character.isspace() for character in options):
+            raise BadValue(f"{options!r} are no mount options", "write them as in size=10%,mode=0700,ro")
+        found[normal_path(path)] = options
+    return tuple(found.items())
 
 
 def normal_path(path: str) -> str:

@@ -425,6 +425,7 @@ def _looked_at(parse: Callable[[str], str]) -> Decoder:
 DECODERS: Mapping[str, Decoder] = {
     "string": lambda value, spec, expand: _line(value, expand),
     "strings": _strings,
+    "switch": _switch,
     "switch-or-strings": _switch_or_strings,
     "boolean": lambda value, spec, expand: parse_boolean(value),
     "integer": lambda value, spec, expand: parse_integer(value, spec.minimum, spec.maximum),

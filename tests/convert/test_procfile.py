@@ -13,9 +13,9 @@ from tests.convert.bench import check_passes, converted, fixture, loaded, lost_o
 def test_a_procfile() -> None:
     """Each line is a unit that a shell runs, in the folder of the file."""
     assert text_of("procfile", "web: gunicorn app -b :$PORT  \n\n# worker: no\nworker_1:x 100%\n") == (
-        '# web\n[service]\nexec-start = ["/bin/sh", "-c", "gunicorn app -b :$PORT"]\nkill-mode = "control-group"\n'
+        '# web\n[service]\nexec-start = ["/bin/sh", "-c", "gunicorn app -b :$PORT"]\n'
         'working-directory = "/"\n\n'
-        '# worker_1\n[service]\nexec-start = ["/bin/sh", "-c", "x 100%%"]\nkill-mode = "control-group"\n'
+        '# worker_1\n[service]\nexec-start = ["/bin/sh", "-c", "x 100%%"]\n'
         'working-directory = "/"\n'
     )
 

@@ -16,7 +16,7 @@ HOME = "/home/you"
 ELLIPSIS = "..."
 
 _BLOCK = re.compile(r"^( *)```([a-z]+)((?: \w+)*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
-_FILE = re.compile(r"# +(\S+\.(?:toml|py))(?:\s.*)?")
+_FILE = re.compile(r"# +(\S+\.(?:toml|py|service|timer|conf)|Procfile)(?:\s.*)?")
 _STATE = "active|inactive|activating|deactivating|reloading|queued|failed"
 _VOLATILE = (
     (re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z| [+-]\d\d:\d\d)?"), "<time>"),

@@ -43,7 +43,7 @@ def test_every_decoder_is_used() -> None:
 def test_entries_are_whole(table: TableSpec, key: str, spec: KeySpec) -> None:
     """Names are kebab-case, every key has a sentence, enums have values and a possible default."""
     assert key == key.lower().replace("_", "-") and spec.doc and not spec.doc.endswith(".")
-    assert bool(spec.values) == (spec.type in ("enum", "environment", "conditions"))
+    assert bool(spec.values) == (spec.type in ("enum", "switch", "environment", "conditions"))
     assert set(spec.pending) <= set(spec.values)
     if spec.type == "enum" and spec.default is not None:
         assert spec.default in spec.values and spec.default not in spec.pending

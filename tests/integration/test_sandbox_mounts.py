@@ -1,0 +1,221 @@
+"""``[sandbox]``, namespaces and mounts: what programs see, as root and, in a user namespace, as an ordinary user."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from supervisord_py.host.private_folders import BASES, PREFIX
+from tests.integration.supervisor_rig import AS_USER, RunningSupervisor, supervisor, until
+from tests.integration.test_sandbox_calls import CAPS, ends, raises, unit
+
+WRITE = "open({!r}, 'w').close()"
+NOTIFY = "s = socket.socket(socket.AF_UNIX, 2); s.sendto(b'STATUS=reached', os.environ['NOTIFY_SOCKET']); "
+CONTROL = "s = socket.socket(socket.AF_UNIX); s.connect(os.environ['SUPERVISORD_PY_SOCKET']); "
+MARK = "/tmp/supervisord-py-test-mark"
+"""A file that a unit must not see; nobody makes it outside of a test's own /tmp."""
+
+UNITS: dict[str, tuple[str, str]] = {
+    "private-tmp": (
+        "private-tmp = true",
+        f"assert not any(n.startswith('spy-p') and n != os.environ['SUPERVISORD_PY_SOCKET'].split('/')[2] "
+        f"for n in os.listdir('/tmp')), os.listdir('/tmp'); open({MARK!r}, 'w'); open('/var/tmp/x', 'w'); "
+        "assert os.stat('/tmp').st_mode & 0o7777 == 0o1777; " + CONTROL,
+    ),
+    "private-devices": (
+        "private-devices = true",
+        "assert sorted(os.listdir('/dev'))[:3] == ['core', 'fd', 'full'] and not os.path.exists('/dev/kmsg'); "
+        "assert open('/dev/zero', 'rb').read(2) == b'\\0\\0'; open('/dev/null', 'w').write('x'); "
+        "open('/dev/shm/spy-x', 'w'); os.unlink('/dev/shm/spy-x')",
+    ),
+    "private-network": (
+        "private-network = true",
+        "assert os.listdir('/proc/self/net/dev_snmp6') == ['lo'] if os.path.exists('/proc/self/net/dev_snmp6') else 1; "
+        "a = socket.create_server(('127.0.0.1', 0)); socket.create_connection(a.getsockname()); "
+        "assert [n for _, n in socket.if_nameindex()] == ['lo']",
+    ),
+    "private-ipc": ("private-ipc = true", "assert len(open('/proc/sysvipc/shm').readlines()) == 1"),
+    "private-users": (
+        "private-users = true",
+        "assert os.getuid() == {uid}; assert str({uid}) in open('/proc/self/uid_map').read().split(); "
+        "assert '4294967295' not in open('/proc/self/uid_map').read()",
+    ),
+    "system-strict": (
+        "protect-system = 'strict'\nread-write-paths = '{folder}/rw'",
+        WRITE.format("{folder}/rw/x") + "; " + raises(WRITE.format("{folder}/x"), "EROFS"),
+    ),
+    "system-full": ("protect-system = 'full'", "assert not any(os.access(p, os.W_OK) for p in ('/usr', '/etc'))"),
+    "system-yes": ("protect-system = true", raises(WRITE.format("/usr/x"), "EROFS")),
+    "home": ("protect-home = true", "assert not os.path.exists('/root/.bashrc'); " + NOTIFY),
+    "home-read-only": ("protect-home = 'read-only'", raises("os.mkdir('/home/x')", "EROFS")),
+    "home-tmpfs": ("protect-home = 'tmpfs'", "assert os.listdir('/root') == [] == os.listdir('/home')"),
+    "nested": (
+        "read-only-paths = ['{folder}', '-/no/such']\nread-write-paths = '{folder}/rw'\n"
+        "inaccessible-paths = '{folder}/rw/no'",
+        WRITE.format("{folder}/rw/y") + "; assert not os.access('{folder}/rw/no', os.W_OK); "
+        + raises(WRITE.format("{folder}/y"), "EROFS"),
+    ),
+    "inaccessible": (
+        "inaccessible-paths = ['{folder}/rw', '{folder}/secret']",
+        "assert os.listdir('{folder}/rw') == [] if {uid} == 0 else not os.access('{folder}/rw', os.R_OK); "
+        "assert {uid} or open('{folder}/secret').read() == ''; " + raises(WRITE.format("{folder}/rw/x"), "{ro}"),
+    ),
+    "no-exec": (
+        "no-exec-paths = '/'\nexec-paths = ['/usr', '-/lib', '-/lib64', '-/bin']",
+        "os.access('{folder}/run', os.X_OK) and 1/0; import subprocess; subprocess.run(['/bin/true'], check=True)",
+    ),
+    "bind": (
+        "bind-paths = '{folder}/rw:{folder}/deep/er/place'\nbind-read-only-paths = ['{folder}/secret:/tmp/seen', "
+        "'-/no/such:/tmp/no']\nprivate-tmp = true\nprotect-system = 'strict'",
+        WRITE.format("{folder}/deep/er/place/z") + "; assert open('/tmp/seen').read() == 'secret'; "
+        + raises("open('/tmp/seen', 'a')", "EROFS"),
+    ),
+    "tmpfs": (
+        "temporary-file-system = ['/usr/share:ro', '/mnt:mode=0700']\n"
+        "bind-read-only-paths = '{folder}/rw:/usr/share/a/b'",
+        "assert os.listdir('/usr/share') == ['a'] and os.stat('/mnt').st_mode & 0o777 == 0o700; "
+        + WRITE.format("/mnt/x") + "; " + raises(WRITE.format("/usr/share/x"), "EROFS"),
+    ),
+    "tunables": (
+        "protect-kernel-tunables = true\nprotect-control-groups = true\nprotect-kernel-modules = true\n"
+        "protect-kernel-logs = true",
+        "assert not os.access('/sys', os.W_OK) and not os.access('/sys/fs/cgroup', os.W_OK); "
+        "assert not os.path.isdir('/usr/lib/modules') or {uid} or not os.listdir('/usr/lib/modules'); "
+        + raises("open('/proc/sys/kernel/domainname', 'w')", "EROFS"),
+    ),
+    "notify": (
+        "protect-system = 'strict'\ntemporary-file-system = '/run'\nprivate-tmp = true", NOTIFY + CONTROL,
+    ),
+    "hostname": ("protect-hostname = true\nprivate-mounts = true", "assert l.sethostname(b'x', 1) == -1"),
+}  # fmt: skip
+AS_ROOT = {
+    "proc": ("proc-subset = 'pid'\nprotect-proc = 'invisible'", "", "assert not os.path.exists('/proc/meminfo')"),
+    "invisible": (
+        "protect-proc = 'invisible'", "user = 'nobody'",
+        "assert not os.path.exists('/proc/1') and os.path.exists('/proc/self')",
+    ),
+    "user": (
+        "private-users = true\nprotect-system = 'strict'\nprivate-tmp = true", "user = 'nobody'",
+        CAPS + "assert os.getuid() == 65534 and s['CapEff'] == '0' * 16 and os.stat('/etc/passwd').st_uid == 0; "
+        "open('/tmp/x', 'w')",
+    ),
+    "filter-in-namespace": (
+        "private-users = true\nsystem-call-filter = '@system-service'\nprivate-network = true", "user = 'nobody'",
+        "os.uname()",
+    ),
+}  # fmt: skip
+
+
+def text_of(folder: Path, text: str, uid: int) -> str:
+    reads_only = "EROFS" if uid == 0 else "EACCES"
+    for name, value in (("folder", str(folder)), ("uid", str(uid)), ("ro", reads_only)):
+        text = text.replace(f"{{{name}}}", value)
+    return text
+
+
+def fill(folder: Path, uid: int) -> None:
+    (folder / "rw" / "no").mkdir(parents=True)
+    (folder / "secret").write_text("secret")
+    (folder / "run").write_text("#!/bin/sh\n")
+    (folder / "run").chmod(0o755)
+    for path in (folder, folder / "rw", folder / "rw" / "no", folder / "secret"):
+        os.chown(path, uid, -1)
+
+
+def own_mounts() -> list[str]:
+    return [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+
+
+def left_in_tmp() -> set[str]:
+    return {str(path) for base in BASES for path in Path(base).glob(f"{PREFIX}*")}
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A folder that everybody may enter; those of pytest are its user's alone."""
+    folder = Path(tempfile.mkdtemp(prefix="spy-place-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def check_all(running: RunningSupervisor, names: list[str]) -> None:
+    for name in names:
+        status = running.wait_state(name, "inactive", "failed")
+        assert ends(status) == 0, (name, status["exit"], status["why"], running.supctl("logs", name).stdout[-1500:])
+
+
+@pytest.mark.parametrize("uid", AS_USER)
+def test_what_is_seen(uid: int | None, place: Path) -> None:
+    """Each key does what it says, and nothing of it is seen outside or left behind."""
+    own = os.geteuid() if uid is None else uid
+    folder = place
+    fill(folder, own)
+    before, mounts = left_in_tmp(), own_mounts()
+    units = {
+        name: unit(
+            text_of(folder, keys, own), text_of(folder, code, own), service="restart = 'no'\nnotify-access = 'main'"
+        )
+        for name, (keys, code) in UNITS.items()
+    }
+    with supervisor(units, uid=uid) as running:
+        check_all(running, list(UNITS))
+    assert left_in_tmp() <= before
+    assert own_mounts() == mounts
+    assert not Path(MARK).exists()
+
+
+@pytest.mark.root
+def test_what_root_can_give_another_user() -> None:
+    """Namespaces, and then the user; only root sees all of /proc another way."""
+    units = {
+        name: unit(keys, code, service=f"restart = 'no'\n{service}") for name, (keys, service, code) in AS_ROOT.items()
+    }
+    with supervisor(units) as running:
+        check_all(running, list(AS_ROOT))
+
+
+@pytest.mark.parametrize("uid", AS_USER)
+def test_private_tmp_is_one_for_a_life_and_goes_with_it(uid: int | None) -> None:
+    """All commands and checks of a life share it; the next one has another; what was left by a kill goes too."""
+    before = left_in_tmp()
+    text = """
+[service]
+exec-start-pre = "/bin/sh -c 'test ! -e /tmp/mark; echo x > /tmp/mark'"
+exec-start = "/bin/sh -c 'exec sleep 1000'"
+restart = "no"
+[health.up]
+kind = "readiness"
+exec = "test -e /tmp/mark"
+interval = 0.1
+[sandbox]
+private-tmp = true
+"""
+    with supervisor({"a": text}, uid=uid, invariants=False) as running:
+        first = running.wait_state("a", "active")
+        assert len(left_in_tmp() - before) == 2
+        assert running.supctl("restart", "a").returncode == 0
+        assert running.wait_state("a", "active")["invocation"] != first["invocation"]
+        until(lambda: len(left_in_tmp() - before) == 2, "only the folders of this life")
+        running.kill_manager()
+        running.wait_started()
+        assert running.wait_state("a", "active")["pid"] is not None
+        assert len(left_in_tmp() - before) == 2
+        assert running.supctl("stop", "a").returncode == 0
+        until(lambda: left_in_tmp() <= before, "nothing left behind")
+
+
+@pytest.mark.parametrize("uid", [65534] if os.geteuid() == 0 else [None])
+def test_what_cannot_be_mounted_is_told(uid: int | None) -> None:
+    """A path that is missing fails the start with its key; best-effort runs, and says which keys do not hold."""
+    keys = "read-only-paths = '/no/such/path'\nprivate-tmp = true"
+    loose = unit(f"enforce = 'best-effort'\n{keys}", "import signal; signal.pause()").replace("oneshot", "simple")
+    with supervisor({"strict": unit(keys, "", service="restart = 'no'"), "loose": loose}, uid=uid) as running:
+        status = running.wait_state("strict", "failed")
+        assert status["exit"]["code"] == 226
+        assert "read-only-paths: /no/such/path: no such file or directory" in running.supctl("why", "strict").stdout
+        status = running.wait_state("loose", "active")
+        assert status["degraded"] == ["read-only-paths: /no/such/path: no such file or directory"]
