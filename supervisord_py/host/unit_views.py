@@ -114,7 +114,16 @@ class UnitViews:
         shown["lines"] = None if lines is None else list(lines)
         shown["groups"] = list(self.groups(unit))
         shown["lowered_limits"] = self._lowered_limits(unit, status.pid)
+        shown["applied"] = self._applied(unit, status.pid)
         return shown
+
+    def _applied(self, unit: str, pid: int | None) -> list[str]:
+        """Return the bounds that hold for a unit that runs, each with its mechanism."""
+        life = view.lives(self._supervisor.manager).get(unit)
+        if pid is None or life is None or life.service is None:
+            return []
+        plan = self._supervisor.resources.plan(life.service.context.resources)
+        return [f"{key}: {mechanism.value}" for key, mechanism in plan.how.items()]
 
     def _lowered_limits(self, unit: str, pid: int | None) -> list[str]:
         """Return what is lower than it should be, by what the process really has; looked up where that can be."""
