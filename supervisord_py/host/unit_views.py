@@ -14,6 +14,7 @@ from supervisord_py.core import view
 from supervisord_py.host.facade import Supervisor, Usage
 from supervisord_py.host.limits import lowered_rttime
 from supervisord_py.host.redaction import redact_file, redact_setting
+from supervisord_py.host.sandbox import applied_sandbox
 from supervisord_py.model.status import Exit, UnitStatus
 from supervisord_py.model.unit import BadUnit, Unit
 from supervisord_py.store.redact import redact_text, redact_words
@@ -114,7 +115,16 @@ class UnitViews:
         shown["lines"] = None if lines is None else list(lines)
         shown["groups"] = list(self.groups(unit))
         shown["lowered_limits"] = self._lowered_limits(unit, status.pid)
+        if status.pid is not None:
+            shown["applied"] = [*status.applied, *self._confining(unit, status.degraded)]
         return shown
+
+    def _confining(self, unit: str, degraded: tuple[str, ...]) -> list[str]:
+        """Return what of ``[sandbox]`` confines the process of a unit."""
+        life = view.lives(self._supervisor.manager).get(unit)
+        if life is None or life.service is None or any(command.privileged for command in life.service.exec_start):
+            return []
+        return applied_sandbox(life.service.context.sandbox, degraded)
 
     def _lowered_limits(self, unit: str, pid: int | None) -> list[str]:
         """Return what is lower than it should be, by what the process really has; looked up where that can be."""
