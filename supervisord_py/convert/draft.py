@@ -108,10 +108,12 @@ class Ledger:
 
     def lose(self, places: Iterable[Place], reason: str, *, awaited: bool = False) -> None:
         """What had been carried over is not after all."""
-        gone = set(places)
+        gone = dict.fromkeys(places)
+        lost = {use.place for use in self.uses if use.fate is Fate.LOST}
         self.uses = [use for use in self.uses if use.place not in gone or use.fate is not Fate.CARRIED]
-        for place in dict.fromkeys(places):
-            self.lost(place, reason, awaited=awaited)
+        for place in gone:
+            if place not in lost:
+                self.lost(place, reason, awaited=awaited)
 
 
 @dataclass

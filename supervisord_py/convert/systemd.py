@@ -14,7 +14,7 @@ refuses (``convert.settle`` takes it out again, with the reason).
 
 from collections.abc import Callable, Sequence
 
-from supervisord_py.convert.draft import Conversion, Draft, Place, SourceFile
+from supervisord_py.convert.draft import Conversion, Draft, Place, SourceFile, TableId
 from supervisord_py.convert.systemd_relations import Relations
 from supervisord_py.convert.systemd_rules import Rules, Target
 from supervisord_py.convert.systemd_syntax import Assignment
@@ -83,6 +83,10 @@ class _Converter:
                 names[unit.name] = f"{name}.target" if name in taken else name
         for unit in self._units:
             activated = self._activated(unit)
+            if activated in names and _accepts(unit) and activated.endswith("@.service"):
+                # What is accepted makes instances of a plain unit here.
+                plain = names[activated].removesuffix("@")
+                names[activated] = plain if plain not in names.values() else f"{plain}.socket"
             if activated in names:
                 names[unit.name] = names[activated]
         for unit in self._units:
@@ -100,8 +104,7 @@ class _Converter:
             return _of_template(unit.last("Timer", "Unit")) or plain.named("service")
         if unit.suffix != "socket":
             return ""
-        accepts = unit.last("Socket", "Accept").lower() in ("1", "yes", "y", "true", "t", "on")
-        if accepts and unit.instance is None:
+        if _accepts(unit) and unit.instance is None:
             return f"{unit.prefix}@.service"
         return _of_template(unit.last("Socket", "Service")) or plain.named("service")
 
@@ -137,7 +140,7 @@ class _Converter:
             return
         draft = self._result.draft(name, unit.files[0])
         draft.origins += [file for file in unit.files[1:] if file not in draft.origins]
-        if our_name(UnitId(unit.prefix, unit.instance, "x")) != UnitId(unit.prefix, unit.instance, "x").named("x")[:-2]:
+        if unit.suffix in ("service", "target") and name != UnitId(unit.prefix, unit.instance, "x").named("x")[:-2]:
             self._result.ledger.note(Place(unit.files[0], 0, ""), f"the unit {unit.name} is called {name} here")
         _UnitConverter(unit, draft, self._rules, self._relations, self._result).convert()
 
@@ -177,6 +180,10 @@ class _Converter:
             self._result.ledger.lose(draft.drop(("service",), "remain-after-exit"), reason)
 
 
+def _accepts(unit: SystemdUnit) -> bool:
+    return unit.suffix == "socket" and boolean_of(unit.last("Socket", "Accept"))
+
+
 def _of_template(name: str) -> str:
     """The template of ``NAME@%i.service``, which a template names as its own instance."""
     return name.replace("@%i.", "@.")
@@ -203,7 +210,7 @@ class _UnitConverter:
         self._rules = rules
         self._relations = relations
         self._result = result
-        self._context: UnitContext = context_of(unit)
+        self._context: UnitContext = context_of(unit, draft.name)
         self._section = _SECTION_OF[unit.suffix]
         self._table_of_socket = ("socket", sum(table[0] == "socket" for table in draft.tables))
         self._special: dict[tuple[str, str], Callable[[Assignment, Place], None]] = {
@@ -226,13 +233,14 @@ class _UnitConverter:
     def convert(self) -> None:
         self._draft.table({"Target": "target"}.get(self._section, "service"))
         if self._section == "Socket":
-            accepts = boolean_of(self._unit.last("Socket", "Accept"))
+            accepts = _accepts(self._unit)
             # systemd's defaults: the name of a descriptor, and how often a socket may trigger.
             self._draft.put(
                 self._table_of_socket, "name", "connection" if accepts else self._unit.name.replace("@.", "@%i.")
             )
             self._draft.put(self._table_of_socket, "trigger-limit-burst", 200 if accepts else 20)
-            if self._unit.values("Install", "WantedBy", "RequiredBy") and self._draft.get("unit", "enabled"):
+            is_installed = bool(self._unit.values("Install", "WantedBy", "RequiredBy"))
+            if is_installed and not accepts and self._draft.get("unit", "enabled"):
                 self._draft.table("service")["activation"] = "start"
         for assignment in self._unit.assignments:
             place = _place(assignment)
@@ -240,11 +248,25 @@ class _UnitConverter:
                 self._take(assignment, place)
             except BadValue as bad:
                 self._result.ledger.lost(place, bad.message)
+        self._refuse_idle()
         if boolean_of(self._unit.last("Service", "PermissionsStartOnly")) and self._draft.get("service", "user"):
             for key in _OTHER_PHASES:
                 lines = self._draft.get("service", key)
                 if isinstance(lines, list):
                     lines[:] = [with_privileges(line) for line in lines]
+
+    def _refuse_idle(self) -> None:
+        """A timer without a time and a socket that listens on nothing are refused by systemd."""
+        table: TableId = ("timer",) if self._section == "Timer" else self._table_of_socket
+        prefix = {"Timer": "on-", "Socket": "listen-"}.get(self._section)
+        if prefix is None or any(key.startswith(prefix) for key in self._draft.tables.get(table, {})):
+            return
+        for key in list(self._draft.tables.get(table, {})):
+            self._draft.drop(table, key)
+        self._draft.tables.pop(table, None)
+        places = [_place(each) for each in self._unit.assignments if each.section == self._section]
+        reason = "a timer without a time" if self._section == "Timer" else "a socket that listens on nothing"
+        self._result.ledger.lose(places or [Place(self._unit.files[0], 0, "")], f"{reason}, which systemd refuses")
 
     def _take(self, assignment: Assignment, place: Place) -> None:
         section = assignment.section
@@ -396,7 +418,10 @@ class _UnitConverter:
     def _alias(self, assignment: Assignment, place: Place) -> None:
         name = self._draft.name
         self._result.ledger.carried(place)
-        self._result.ledger.note(place, f"the other files mean {name} where they name it; supctl knows it as {name}")
+        others = [word for word in assignment.value.split() if word.rpartition(".")[0] != name]
+        if others:
+            shown = ", ".join(others)
+            self._result.ledger.note(place, f"{shown} means {name} in the other files; supctl knows it as {name} alone")
 
     def _install(self, assignment: Assignment, place: Place) -> None:
         if self._relations.install(self._draft.name, assignment, self._context, place):

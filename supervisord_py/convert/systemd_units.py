@@ -64,9 +64,10 @@ def our_name(unit: UnitId) -> str:
     return f"{prefix}@{re.sub(r'[^A-Za-z0-9:_.%-]+', '-', unit.instance)}"
 
 
-def context_of(unit: SystemdUnit) -> UnitContext:
-    plain = UnitId(unit.prefix, unit.instance, unit.suffix)
-    renamed = our_name(plain) != plain.named("x").removesuffix(".x")
+def context_of(unit: SystemdUnit, name: str) -> UnitContext:
+    """What the specifiers of a unit stand for, which is called ``name`` here."""
+    plain = UnitId(unit.prefix, unit.instance, unit.suffix).named("x").removesuffix(".x")
+    renamed = unit.suffix in ("service", "target") and name != plain
     return UnitContext(unit.prefix, unit.instance, unit.suffix, renamed, unit.is_user)
 
 

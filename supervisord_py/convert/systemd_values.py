@@ -20,6 +20,9 @@ _SPECIFIER = re.compile(r"%(.?)", re.DOTALL)
 _OURS = frozenset("iIptSLhuUHbyY%")
 _FOLDERS = {"C": "/var/cache", "E": "/etc", "T": "/tmp", "V": "/var/tmp"}
 _USER_FOLDERS = {"C": "%h/.cache", "E": "%h/.config", "T": "/tmp", "V": "/var/tmp"}
+_OF_ROOT = {"g": "root", "G": "0"}
+"""What is known of the system's service manager."""
+
 _NOT_HAD = {
     "a": "the architecture", "A": "the image's version", "B": "the build", "c": "the control group", "f": "", "g":
     "the group's name", "G": "the group's number", "l": "the short host name", "m": "the machine's id", "M":
@@ -65,6 +68,12 @@ def translate_specifiers(text: str, unit: UnitContext, *, in_command: bool = Fal
             return "%%"
         if letter in "np" and unit.is_renamed:
             return prefix + ("" if letter == "p" else f"{_at(unit)}.{unit.suffix}")
+        if letter in "iIf" and unit.is_renamed and unit.instance:
+            # The instance is called otherwise here.
+            kept = unit.instance.replace("%", "%%").replace("\\", "\\\\" if in_command else "\\")
+            return kept if letter == "i" else ("/" if letter == "f" else "") + _unescaped(unit.instance)
+        if letter in _OF_ROOT and not unit.is_user:
+            return _OF_ROOT[letter]
         if letter == "n":
             return f"%n.{unit.suffix}"
         if letter == "N":
@@ -84,12 +93,16 @@ def translate_specifiers(text: str, unit: UnitContext, *, in_command: bool = Fal
             return "${CREDENTIALS_DIRECTORY}"
         if letter in _NOT_HAD:
             raise BadValue(f"%{letter} ({_NOT_HAD[letter]}) is no specifier here")
+        if letter.isascii() and letter.isalnum():
+            raise BadValue(f"%{letter} is no specifier, and systemd refuses it")
         return f"%%{letter}"
 
     return _SPECIFIER.sub(one, text)
 
 
 def _at(unit: UnitContext) -> str:
+    if unit.instance and unit.is_renamed:
+        return f"@{unit.instance.replace('%', '%%')}"
     return "" if unit.instance is None else "@%i"
 
 
@@ -220,6 +233,15 @@ def scalar(directive: str, spec: KeySpec, text: str, unit: UnitContext) -> objec
             return text
 
 
+def _simple_path(word: str) -> str:
+    """A path without empty parts and single dots; marks before it and what follows a colon stay."""
+    match = re.match(r"([-+]*)([^:]*)(.*)", word, re.DOTALL)
+    assert match is not None, "internal error: an expression that matches everything does not"
+    marks, path, rest = match.groups()
+    simple = "/".join(part for part in path.split("/") if part not in ("", "."))
+    return f"{marks}{'/' if path.startswith('/') else ''}{simple}{rest}"
+
+
 def _of_today(directive: str, text: str) -> str:
     """A path below ``/var/run``, which is ``/run`` today: systemd writes it so, too."""
     is_path = directive == "PIDFile" or directive.startswith("Listen")
@@ -239,7 +261,7 @@ def items(directive: str, spec: KeySpec, text: str, unit: UnitContext) -> list[o
         return [" ".join(text.split()).replace("~ ", "~")]
     words = [translate_specifiers(word, unit) for word in words_of(text)]
     if directive.endswith(("Directory", "Directories", "Paths")):
-        words = [word.rstrip("/") or word for word in words]
+        words = [_simple_path(word) for word in words]
     return [number_or_text(word) for word in words] if spec.type == "exit-statuses" else list(words)
 
 

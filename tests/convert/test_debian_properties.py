@@ -157,8 +157,9 @@ def _names(answers: dict[str, Any], drafts: dict[str, Any]) -> dict[str, str]:
             continue
         prefix = parsed.prefix.replace("\\x2d", "-")
         name = prefix if parsed.instance is None else f"{prefix}@{parsed.instance}"
-        for candidate in (name, f"{name}.target"):
-            if candidate in drafts or f"{candidate.partition('@')[0]}@" in drafts:
+        accepting = [f"{prefix}.socket", prefix] if parsed.instance is not None else []
+        for candidate in (name, f"{name}.target", *accepting):
+            if candidate in drafts or ("@" in candidate and f"{candidate.partition('@')[0]}@" in drafts):
                 names[unit] = candidate
                 break
     return names
@@ -207,7 +208,7 @@ def _socket(name: str, value: Any, unit: str, seen: Seen, found: Comparison) -> 
     found.note(unit, name, value, int(ours, 8) if known == "socket-mode" and ours else ours)
 
 
-@pytest.mark.parametrize("kind", ["every", "one", "value", "awaited"])
+@pytest.mark.parametrize("kind", ["every", "one", "value", "awaited", "oracle"])
 def test_differences_have_reasons(kind: str) -> None:
     """A difference is listed with the reason for it."""
     assert all(len(reason) > 15 for reason in LISTED[kind].values())

@@ -4,8 +4,9 @@ rest."""
 import pytest
 
 from supervisord_py.convert.draft import ConvertError, SourceFile
+from supervisord_py.convert.formats import convert
 from supervisord_py.convert.systemd_syntax import parse_unit_file
-from tests.convert.bench import check_passes, converted, loaded, lost_of, text_of
+from tests.convert.bench import around, check_passes, converted, loaded, lost_of, text_of
 
 SERVICE = "[Service]\nExecStart=/bin/true\n"
 
@@ -198,3 +199,35 @@ def test_a_broken_header_is_refused() -> None:
     """systemd refuses the whole file, so there is nothing to convert."""
     with pytest.raises(ConvertError, match=r"a\.service:1"):
         converted("systemd", [SourceFile("a.service", "[Unit\nDescription=x\n")])
+
+
+def test_a_socket_that_accepts_belongs_to_a_plain_unit() -> None:
+    """An instance for each connection is made of the unit that listens; its name is not that of the plain service."""
+    conversion = convert(
+        "systemd",
+        [
+            SourceFile("ftp.socket", "[Socket]\nListenStream=21\nAccept=yes\n[Install]\nWantedBy=sockets.target\n"),
+            SourceFile("ftp@.service", "[Service]\nExecStart=-/usr/sbin/in.ftpd %p %i\nStandardInput=socket\n"),
+            SourceFile("ftp.service", SERVICE),
+        ],
+        around(),
+    )
+    draft = conversion.drafts["ftp.socket"]
+    assert draft.tables["socket", 0] == {
+        "name": "connection",
+        "trigger-limit-burst": 200,
+        "listen-stream": ["21"],
+        "accept": True,
+    }
+    assert draft.get("service", "exec-start") == "-/usr/sbin/in.ftpd ftp %i"
+    assert draft.get("unit", "enabled") is None and draft.get("service", "activation") is None
+    assert set(conversion.drafts) == {"ftp", "ftp.socket"}
+
+
+def test_a_timer_without_a_time_is_told() -> None:
+    """systemd refuses it, and so it is lost with all that it says."""
+    conversion = converted(
+        "systemd", [SourceFile("a.service", SERVICE), SourceFile("a.timer", "[Timer]\nOnBootSec=1\nOnBootSec=\n")]
+    )
+    assert {reason for _, _, reason in lost_of(conversion)} == {"a timer without a time, which systemd refuses"}
+    assert loaded(conversion).unit_set.units["a"].timer is None
