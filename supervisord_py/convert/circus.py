@@ -19,6 +19,7 @@ from supervisord_py.convert.ini import IniKey, Sections
 from supervisord_py.convert.names import unit_name
 from supervisord_py.convert.ranks import order_by_rank
 from supervisord_py.convert.text_forms import joined, literal, seconds, truth
+from supervisord_py.model.assemble_context import RLIMITS
 from supervisord_py.model.problems import BadValue
 
 _HEADER = re.compile(r"\[(?P<header>.+)\]")
@@ -331,8 +332,10 @@ class _Watcher:
             found = getattr(self, f"_{option}")(key)
             return found if isinstance(found, str) else None
         if option.startswith("rlimit_"):
-            value = self._expanded(key.value)
-            self._draft.put("limits", option[7:].lower(), int(value) if value.isdecimal() else "infinity", key.place)
+            value, name = self._expanded(key.value), option[7:].lower()
+            if name not in RLIMITS:
+                raise BadValue("there is no such limit")
+            self._draft.put("limits", name, int(value) if value.isdecimal() else "infinity", key.place)
             return None
         if option.startswith("stdout_stream."):
             return self._stream(option.partition(".")[2], key)

@@ -6,7 +6,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from supervisord_py.convert.draft import Conversion, SourceFile
+from supervisord_py.convert.draft import Conversion, ConvertError, SourceFile
 from supervisord_py.model.keys import KeyTable
 
 ReadMatching = Callable[[str, str], list[SourceFile]]
@@ -50,6 +50,9 @@ def convert(name: str, files: Sequence[SourceFile], around: Surroundings) -> Con
 
         reviewed = resources.files(__package__).joinpath("systemd.toml").read_text(encoding="utf-8")
         return convert_systemd(files, Rules(around.keys, reviewed), around.known)
+    for file in files:
+        if any("\ud800" <= character <= "\udfff" for character in file.text):
+            raise ConvertError(f"{file.path}: this is no UTF-8")
     module = import_module(f"supervisord_py.convert.{name.replace('-', '_')}")
     result = module.convert(files, around)
     assert isinstance(result, Conversion), f"internal error: {name} made no conversion"

@@ -21,12 +21,10 @@ def convert(files: Sequence[SourceFile], around: Surroundings) -> Conversion:
     """Convert Procfiles.
 
     Raises:
-        ConvertError: A name stands twice in one of them, or it is no text.
+        ConvertError: A name stands twice in one of them.
     """
     conversion = Conversion()
     for file in files:
-        if any("\ud800" <= character <= "\udfff" for character in file.text):
-            raise ConvertError(f"{file.path}: this is no UTF-8")
         seen: dict[str, int] = {}
         for number, line in enumerate(file.text.split("\n"), 1):
             _convert_line(line.strip("\r"), Place(file.path, number, ""), file, seen, conversion)

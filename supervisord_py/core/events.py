@@ -67,10 +67,29 @@ class SpawnFailed(Event, frozen=True):
     detail: str = ""
 
 
+class Breach(Struct, frozen=True):
+    """A limit on all processes of a unit that was reached: ``value`` of ``most`` (bytes, or tasks)."""
+
+    limit: str
+    """The key: ``memory-max`` or ``tasks-max``."""
+    value: int
+    most: int
+    mechanism: str
+
+
+class LimitExceeded(Event, frozen=True):
+    """The life ``invocation`` uses more than it may, and nothing but us holds it back."""
+
+    unit: str
+    invocation: str
+    breach: Breach
+
+
 class ProcessExited(Event, frozen=True):
     """The process of ``spawn_id`` has ended and was reaped; or, with ``main`` False, the process that it was before
     ``MAINPID=`` handed its place to another.
 
+    ``breach``: the kernel killed it because the unit's memory was full.
     ``tree_empty``: no other process of the unit is left. ``rusage`` is what wait4 said
     (``user_us``, ``system_us``, ``max_rss_kb``, ...), empty when unknown. ``runtime_ms`` is None where nobody saw when
     it ended.
@@ -83,6 +102,7 @@ class ProcessExited(Event, frozen=True):
     tree_empty: bool = True
     runtime_ms: int | None = 0
     rusage: dict[str, int] = {}
+    breach: Breach | None = None
 
 
 class MainFollowed(Event, frozen=True):
@@ -289,6 +309,7 @@ class ClockChanged(Event, frozen=True):
 
 AnyEvent = (
     ProcessSpawned
+    | LimitExceeded
     | SpawnFailed
     | ProcessExited
     | MainFollowed

@@ -41,6 +41,7 @@ from supervisord_py.core.events import (
     Event,
     KeeperLost,
     KeeperReplaced,
+    LimitExceeded,
     MainFollowed,
     NotifyReceived,
     Now,
@@ -141,6 +142,8 @@ class Manager:
                 service.spawn_failed(ledger, event)
             case ProcessExited():
                 service.process_exited(ledger, event)
+            case LimitExceeded():
+                service.limit_exceeded(ledger, event)
             case MainFollowed():
                 service.main_followed(ledger, event)
             case ConditionsChecked():

@@ -15,7 +15,9 @@ from enum import Enum
 
 from supervisord_py.core import processes, steps, stopping
 from supervisord_py.core.events import (
+    Breach,
     ExitStatus,
+    LimitExceeded,
     MainFollowed,
     ProcessExited,
     ProcessSpawned,
@@ -41,7 +43,7 @@ from supervisord_py.core.state import (
 from supervisord_py.core.steps import Ended
 from supervisord_py.model.states import ProbeAction, Result, Role, ServiceType, Severity, SubState
 from supervisord_py.model.unit import Command, Probe
-from supervisord_py.model.values import format_signal
+from supervisord_py.model.values import format_signal, format_size
 
 
 class Input(Enum):
@@ -147,6 +149,10 @@ def process_exited(ledger: Ledger, event: ProcessExited) -> None:
     result = exit_result(status, daemon=daemon, success=service.success)
     if process.role is Role.CONDITION and result is Result.EXIT_CODE and status.code != FAILED_CONDITION:
         result = Result.EXEC_CONDITION
+    if event.breach is not None:
+        _record_breach(ledger, name, event.breach)
+        if result is Result.SIGNAL:
+            result = Result.OOM_KILL
     good = result in (Result.SUCCESS, Result.EXEC_CONDITION)
     _record_exit(ledger, name, process.role, event, Severity.INFO if good else Severity.WARNING)
     state = ledger.edit(name)
@@ -155,6 +161,8 @@ def process_exited(ledger: Ledger, event: ProcessExited) -> None:
     state.unseen = process.role is Role.MAIN and event.runtime_ms is None
     what = "main process" if process.role is Role.MAIN else f"{process.role.value} command"
     message = f"its {what} {processes.describe_exit(status.code, status.signal, status.core_dumped)}"
+    if result is Result.OOM_KILL and event.breach is not None:
+        message += f" by the kernel, for its memory was full ({_describe_breach(event.breach)})"
     _process_over(ledger, name, process, status, result, message)
 
 
@@ -218,6 +226,29 @@ def found_unhealthy(ledger: Ledger, name: str, probe: Probe, message: str) -> No
     feed(ledger, name, Input.FAULT, Ended(Result.HEALTH, message, 0))
     if probe.action is ProbeAction.KILL and ledger.state(name).sub in (SubState.STOP, SubState.STOP_SIGTERM):
         stopping.enter_kill(ledger, name)
+
+
+def limit_exceeded(ledger: Ledger, event: LimitExceeded) -> None:
+    """End a life that takes more than it may, where only we see it: at once, for it will not get less."""
+    name = event.unit
+    if ledger.state(name).invocation != event.invocation:
+        return
+    _record_breach(ledger, name, event.breach)
+    result = Result.MEMORY_LIMIT if event.breach.limit == "memory-max" else Result.RESOURCES
+    message = f"it exceeded {_describe_breach(event.breach)}"
+    feed(ledger, name, Input.FAULT, Ended(result, message, 0))
+    if ledger.state(name).sub in (SubState.STOP, SubState.STOP_SIGTERM):
+        stopping.enter_kill(ledger, name)
+
+
+def _record_breach(ledger: Ledger, name: str, breach: Breach) -> None:
+    fields = {"limit": breach.limit, "value": breach.value, "most": breach.most, "mechanism": breach.mechanism}
+    ledger.record("unit.limit", name, severity=Severity.WARNING, fields=fields)
+
+
+def _describe_breach(breach: Breach) -> str:
+    show = format_size if breach.limit.startswith("memory") else str
+    return f"{breach.limit} = {show(breach.most)}, it had {show(breach.value)}"
 
 
 def order_stop(ledger: Ledger, name: str, ending: Ending, reason: str) -> None:

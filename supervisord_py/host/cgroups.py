@@ -86,11 +86,11 @@ def parse_mounts(mountinfo: str) -> list[Mount]:
         else:
             continue
         is_writable = "rw" in fields[5].split(",") and "rw" in rest[2].split(",")
-        mounts.append(Mount(hierarchy, _unescape(fields[3]), _unescape(fields[4]), is_writable))
+        mounts.append(Mount(hierarchy, unescape(fields[3]), unescape(fields[4]), is_writable))
     return sorted(mounts, key=lambda mount: mount.hierarchy is Hierarchy.NAMED)
 
 
-def _unescape(text: str) -> str:
+def unescape(text: str) -> str:
     for escape, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
         text = text.replace(escape, character)
     return text
@@ -234,12 +234,20 @@ class UnitGroups:
     def __init__(self, finding: Finding, name: str, instance: int) -> None:
         self._finding = finding
         self._name = name
+        self._instance = instance
+        self._others: list[UnitGroups] = []
         self._lock: int | None = None
         self._problem: str | None = None
         place = finding.place
         self.base: str | None = None if place is None else f"{place.folder}/{base_name(name, instance)}"
         self.home: str | None = None if place is None else place.leaf or place.folder
         """The group of the keeper and ourselves."""
+
+    def beside(self, folder: str) -> "UnitGroups":
+        """Return groups of the same units in another hierarchy, below ``folder``; swept and closed with these."""
+        other = UnitGroups(Finding(Place(Hierarchy.NAMED, folder), ()), self._name, self._instance)
+        self._others.append(other)
+        return other
 
     def folder(self, unit: str) -> str | None:
         """Return the folder of the unit's group, made or not; None where there are no groups."""
@@ -271,6 +279,24 @@ class UnitGroups:
         self._problem = None
         return (folder,)
 
+    def controllers(self) -> set[str]:
+        """Return the controllers that the units' groups can have: those of cgroup v2 that may be passed on to them."""
+        place = self._finding.place
+        if place is None or place.hierarchy is not Hierarchy.UNIFIED:
+            return set()
+        with contextlib.suppress(OSError):
+            offered = set(Path(place.folder, "cgroup.controllers").read_text().split())
+            passed = set(Path(place.folder, "cgroup.subtree_control").read_text().split())
+            return {each for each in offered if each in passed or _pass_on(place.folder, each)}
+        return set()
+
+    def pass_on(self, controller: str) -> None:
+        """Let the units' groups have a controller; until then they are without it, and cheaper."""
+        if self.base is not None:
+            with contextlib.suppress(FileExistsError, OSError):
+                os.mkdir(self.base)
+            _pass_on(self.base, controller)
+
     def remove(self, unit: str) -> bool:
         """Remove the unit's group and what its processes made below; False when one of them still lives there: try
         again later."""
@@ -284,6 +310,8 @@ class UnitGroups:
 
     def sweep(self) -> list[Leftover]:
         """Remove what dead instances of this name left, where it is empty; return what is not."""
+        for other in self._others:
+            other.sweep()
         if self.base is None:
             return []
         parent, own = os.path.split(self.base)
@@ -308,6 +336,8 @@ class UnitGroups:
 
     def sweep_own(self) -> None:
         """Before anything is started: remove what the killed keeper that we go on for has left empty."""
+        for other in self._others:
+            other.sweep_own()
         if self.base is not None:
             for name in _folders(self.base):
                 if name.endswith(SUFFIX):
@@ -315,6 +345,8 @@ class UnitGroups:
 
     def close(self, *, remove: bool) -> None:
         """Give up the lock; with ``remove`` (the instance ends) also the base folder, when nothing lives in it."""
+        for other in self._others:
+            other.close(remove=remove)
         if remove and self.base is not None:
             _remove_tree(self.base)
         if self._lock is not None:
@@ -335,6 +367,15 @@ class UnitGroups:
         elif reasons:
             text += f", not the unified ones ({reasons})"
         return f"{text}; {self._problem}" if self._problem else text
+
+
+def _pass_on(folder: str, controller: str) -> bool:
+    """Let the groups below have a controller; False where the kernel refuses it: there are processes in the group."""
+    try:
+        Path(folder, "cgroup.subtree_control").write_text(f"+{controller}")
+    except OSError:
+        return False
+    return True
 
 
 def _lock(folder: str) -> int | None:

@@ -11,7 +11,6 @@ from supervisord_py.core.view import exit_code, unit_status
 from supervisord_py.host.accounts import Accounts
 from supervisord_py.host.belongings import Keeping, own_roots
 from supervisord_py.host.bus import bus_address
-from supervisord_py.host.cgroups import UnitGroups
 from supervisord_py.host.console import Console
 from supervisord_py.host.echo import Echo
 from supervisord_py.host.execution import SpawnRuntime, passed_environment
@@ -19,6 +18,7 @@ from supervisord_py.host.facade import RecordFilter
 from supervisord_py.host.output import OutputCollector
 from supervisord_py.host.places import Places
 from supervisord_py.host.private_folders import PrivateFolders
+from supervisord_py.host.resources import UnitResources
 from supervisord_py.model.settings import Settings
 
 ENDLESS_NS = 100 * 365 * 86_400 * 1_000_000_000
@@ -82,13 +82,14 @@ def environment_of(config: Mapping[str, Any], settings: Settings) -> tuple[tuple
 
 
 def runtime_of(
-    config: Mapping[str, Any], settings: Settings, places: Places, groups: UnitGroups, listeners: dict[str, Any]
+    config: Mapping[str, Any], settings: Settings, places: Places, resources: UnitResources, listeners: dict[str, Any]
 ) -> SpawnRuntime:
     """Return what all spawns of a manager share."""
     return SpawnRuntime(
         control_socket=str(places.socket),
         accounts=Accounts(),
-        groups=groups,
+        groups=resources.groups,
+        resources=resources,
         bus=bus_address(places.runtime, listeners),
         agents=str(places.agents),
         keeping=Keeping(places.runtime, own_roots(os.environ)),

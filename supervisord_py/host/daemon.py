@@ -62,6 +62,7 @@ from supervisord_py.host.last_good import LAST_GOOD_KEY, LastGood
 from supervisord_py.host.live import describe_process
 from supervisord_py.host.output import OutputCollector
 from supervisord_py.host.rehearsal import rehearse
+from supervisord_py.host.resources import UnitResources
 from supervisord_py.host.servers import Servers
 from supervisord_py.host.snapshot_file import SnapshotStore, boot_id, first_manager, next_manager
 from supervisord_py.host.sources import (
@@ -124,6 +125,7 @@ class Daemon:
         self._snapshot = SnapshotStore(places.snapshot, gid, lambda: self._manager.snapshot())
         self._lineage = lineage_of(welcome, keeper.pid)
         self._groups = UnitGroups(find_place(), welcome.config["name"], welcome.instance)
+        self._resources = UnitResources(self._groups)
         if is_first:
             # What a killed supervisor of this name left, as far as nothing lives in it.
             self._groups.sweep()
@@ -133,7 +135,7 @@ class Daemon:
         )
         self._echo = echo_of(self._config, self._loop, self._output)
         self._hands = ManagerHands(
-            runtime=runtime_of(self._config, self._settings, places, self._groups, welcome.listeners),
+            runtime=runtime_of(self._config, self._settings, places, self._resources, welcome.listeners),
             output=self._output,
             unit_of=self._unit_of,
             ask=lambda request: self._driver.ask(request),
@@ -243,6 +245,13 @@ class Daemon:
     @property
     def manager(self) -> Manager:
         return self._manager
+
+    @property
+    def resources(self) -> UnitResources:
+        return self._resources
+
+    def watch_limits(self, unit: str) -> None:
+        self._hands.watch_limits(unit, view.invocation(self._manager, unit) or "")
 
     @property
     def settings(self) -> Settings:

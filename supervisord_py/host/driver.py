@@ -91,7 +91,7 @@ class Hands(Protocol):
 
     def spawn_failed(self, event: SpawnFailed) -> None: ...
 
-    def process_exited(self, event: ProcessExited) -> None: ...
+    def process_exited(self, event: ProcessExited) -> ProcessExited: ...
 
     def main_pid_changed(self, event: NotifyReceived) -> None: ...
 
@@ -298,7 +298,7 @@ class Driver:
             case SpawnFailed():
                 self._hands.spawn_failed(event)
             case ProcessExited():
-                self._hands.process_exited(event)
+                event = self._hands.process_exited(event)
             case NotifyReceived():
                 self._hands.main_pid_changed(event)
             case MainFollowed() if queued.fact and not self._hands.main_followed(event):

@@ -31,6 +31,7 @@ from supervisord_py.host.confine import CannotConfine
 from supervisord_py.host.limits import INFINITY, RLIMIT_NUMBERS
 from supervisord_py.host.priorities import priority_operations
 from supervisord_py.host.private_folders import PrivateFolders
+from supervisord_py.host.resources import UnitResources
 from supervisord_py.host.sandbox import Place, confine
 from supervisord_py.host.streams import stream_operations
 from supervisord_py.model.command import expand_words
@@ -42,6 +43,7 @@ EXIT_CHDIR = 200
 EXIT_EXEC = 203
 EXIT_STATE_DIRECTORY = 238
 EXIT_LIMITS = 205
+EXIT_CGROUP = 219
 EXIT_NAMESPACE = 226
 EXIT_SECCOMP = 228
 
@@ -65,6 +67,7 @@ class SpawnRuntime(Struct, frozen=True):
     control_socket: str
     accounts: Accounts
     groups: UnitGroups | None = None
+    resources: UnitResources | None = None
     bus: str | None = None
     agents: str | None = None
     """The folder with a state folder for each agent."""
@@ -196,6 +199,10 @@ def build_spawn(
         if runtime.groups is not None:
             request["cgroups"] = list(runtime.groups.create(action.unit))
             request["home"] = runtime.groups.home
+        if runtime.resources is not None and not is_beside:
+            request["cgroups"] += _bound(runtime.resources, action.unit, context, degraded)
+            if degraded:
+                request["degraded"] = degraded
     except (_Refused, CannotProvideError) as error:
         return SpawnFailed(action.spawn_id, error.step, error.code, error.errno, error.detail)
     return request
@@ -229,6 +236,19 @@ def _confine(
     for name, found in (("before", into.before), ("after", into.after), ("degraded", into.degraded)):
         if found:
             request[name] = [*request.get(name, ()), *found]
+
+
+def _bound(resources: UnitResources, unit: str, context: ExecContext, degraded: list[str]) -> tuple[str, ...]:
+    """Write the bounds of a unit; returns the groups that its processes join for them."""
+    plan = resources.plan(context.resources)
+    if not plan.writes and not plan.impossible and not resources.is_bound(unit):
+        return ()
+    problems = plan.impossible | resources.apply(unit, plan)
+    if problems and context.enforce == "strict":
+        key, reason = next(iter(problems.items()))
+        raise _Refused("cgroup", EXIT_CGROUP, 0, f"{key} cannot be enforced here: {reason}")
+    degraded += [f"{key}: {reason}" for key, reason in problems.items()]
+    return resources.folders(unit, plan)
 
 
 def effective_notify_access(service: Service) -> NotifyAccess:

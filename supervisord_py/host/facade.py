@@ -11,6 +11,7 @@ from msgspec import Struct
 from supervisord_py.core.actions import Refusal, Reply, UnitOutcome
 from supervisord_py.core.events import Origin
 from supervisord_py.core.manager import Manager
+from supervisord_py.host.resources import UnitResources
 from supervisord_py.host.unit_watch import SourceMarks
 from supervisord_py.model.changes import Change, KeyChange, UnitChange
 from supervisord_py.model.problems import Problem
@@ -292,6 +293,10 @@ class Supervisor(Protocol):
 
     @property
     def loaded(self) -> LoadResult: ...
+
+    @property
+    def resources(self) -> UnitResources:
+        """How bounds on units are kept here."""
 
     @property
     def versions(self) -> Mapping[str, Any]:

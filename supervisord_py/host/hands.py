@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -25,6 +26,7 @@ from supervisord_py.core.actions import (
     ThawUnit,
 )
 from supervisord_py.core.events import (
+    Breach,
     ConditionsChecked,
     Event,
     MainFollowed,
@@ -38,9 +40,11 @@ from supervisord_py.host.conditions import Host, check_bounded
 from supervisord_py.host.execution import SpawnRuntime, build_spawn
 from supervisord_py.host.hook_output import HookOutput
 from supervisord_py.host.ipc import remove_ipc
+from supervisord_py.host.limit_watch import LimitWatch
 from supervisord_py.host.output import OutputCollector
 from supervisord_py.host.pid_files import PidFiles
 from supervisord_py.host.probes import Probes
+from supervisord_py.host.resources import bound_of, sampled_bounds
 from supervisord_py.host.standstill import StandStill, Trees
 from supervisord_py.host.unit_files import specifier_context
 from supervisord_py.model.hooks import with_specifiers
@@ -100,6 +104,7 @@ class ManagerHands:
         self._pid_files = PidFiles(ask=ask, answer=submit, complain=self._pid_file_refused)
         self._still = StandStill(groups=runtime.groups, trees=trees, ask=ask, submit=submit, pid_of=pid_of)
         self._probes = Probes(submit=submit, output=output, invocation_of=invocation_of)
+        self._limits = LimitWatch(trees, submit)
         self._checks: set[asyncio.Task[None]] = set()
         self._pids: dict[int, int] = {}
         self._roles: dict[int, tuple[str, Role]] = {}
@@ -123,6 +128,8 @@ class ManagerHands:
                 self._pids[spawn_id] = pid
                 if Role(role) is Role.MAIN:
                     self._daemons[unit] = pid
+                if self._runtime.resources is not None and not is_aux_owner(unit):
+                    self._runtime.resources.was_killed(unit)
 
     def spawn(self, action: SpawnProcess) -> dict[str, Any] | SpawnFailed:
         """Turn ``action`` into the keeper's request; the unit's new life begins in its output too."""
@@ -147,6 +154,7 @@ class ManagerHands:
             for name, value in action.environment
         )
         main_pid = None if action.main_spawn is None else self._pids.get(action.main_spawn)
+        self.watch_limits(action.unit, action.invocation)
         return build_spawn(
             msgspec.structs.replace(action, environment=environment),
             unit,
@@ -182,9 +190,10 @@ class ManagerHands:
     def spawn_failed(self, event: SpawnFailed) -> None:
         self._roles.pop(event.spawn_id, None)
 
-    def process_exited(self, event: ProcessExited) -> None:
+    def process_exited(self, event: ProcessExited) -> ProcessExited:
+        """Return the event with what the kernel counted when it killed the process."""
         if not event.main:
-            return
+            return event
         self._pids.pop(event.spawn_id, None)
         unit, role = self._roles.pop(event.spawn_id, (None, None))
         if unit is not None and event.tree_empty:
@@ -192,6 +201,26 @@ class ManagerHands:
             has_more = text is not None and text.service is not None and bool(text.service.exec_stop_post)
             if role is Role.STOP_POST or not has_more:
                 self._remove_pid_file(unit)
+        return event if unit is None else self._with_breach(event, unit)
+
+    def _with_breach(self, event: ProcessExited, unit: str) -> ProcessExited:
+        resources, text = self._runtime.resources, self._unit_of(unit)
+        if event.status.signal != signal.SIGKILL or resources is None or text is None or text.service is None:
+            return event
+        amount = text.service.context.resources.memory_max
+        if amount is None or not resources.was_killed(unit):
+            return event
+        most = bound_of("memory_max", amount) or 0
+        mechanism = resources.plan(text.service.context.resources).how["memory-max"].value
+        breach = Breach("memory-max", resources.peak(unit) or most, most, mechanism)
+        return msgspec.structs.replace(event, breach=breach)
+
+    def watch_limits(self, unit: str, invocation: str) -> None:
+        """Count what a life has, as far as nothing else bounds it."""
+        resources, text = self._runtime.resources, self._unit_of(unit)
+        if resources is not None and text is not None and text.service is not None:
+            wanted = text.service.context.resources
+            self._limits.watch(unit, invocation, sampled_bounds(wanted, resources.plan(wanted).how))
 
     def follow(self, action: FollowMain) -> None:
         """Find the main process of a forking unit: ``MainFollowed`` tells which."""
@@ -260,6 +289,7 @@ class ManagerHands:
             self._ask({"do": "release", "unit": unit})
             return
         self._remove_pid_file(unit)
+        self._limits.forget(unit)
         if self._runtime.keeping is not None:
             self._runtime.keeping.release(unit, is_restarted=self._is_restarted(unit))
         if self._runtime.private is not None:
@@ -275,6 +305,8 @@ class ManagerHands:
                 self._spawns_of.pop(unit, None)
                 self._output.detach(unit)
                 self._ask({"do": "release", "unit": unit})
+                if self._runtime.resources is not None:
+                    self._runtime.resources.release(unit)
 
         self._releasing.add(drained)
         drained.add_done_callback(done)
@@ -309,7 +341,7 @@ class ManagerHands:
         for task in list(self._checks):
             task.cancel()
         self._hook_output.close()
-        looking = (self._pid_files.close(), self._still.close(), self._probes.close())
+        looking = (self._limits.close(), self._pid_files.close(), self._still.close(), self._probes.close())
         await asyncio.gather(*self._checks, *looking, return_exceptions=True)
 
     def _remove_pid_file(self, unit: str) -> None:

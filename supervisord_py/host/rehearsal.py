@@ -89,7 +89,8 @@ class _NoHands:
 
     def spawn_failed(self, event: SpawnFailed) -> None: ...
 
-    def process_exited(self, event: Any) -> None: ...
+    def process_exited(self, event: Any) -> Any:
+        return event
 
     def main_pid_changed(self, event: Any) -> None: ...
 

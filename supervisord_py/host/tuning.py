@@ -37,6 +37,7 @@ from supervisord_py.host.facade import Peer, Submission, TuningReport
 from supervisord_py.host.limits import change_limits
 from supervisord_py.host.places import Places
 from supervisord_py.host.priorities import change_priorities, is_known_before
+from supervisord_py.host.resources import UnitResources
 from supervisord_py.host.sources import Sources
 from supervisord_py.host.unit_files import CONTROL_PRIORITY, printable
 from supervisord_py.model.changes import Effect, KeyChange
@@ -77,6 +78,12 @@ class Host(Protocol):
 
     @property
     def loaded(self) -> LoadResult: ...
+
+    @property
+    def resources(self) -> UnitResources: ...
+
+    def watch_limits(self, unit: str) -> None:
+        """Hold the life of a unit to its limits as they are now."""
 
     @property
     def sources(self) -> Sources: ...
@@ -233,6 +240,8 @@ class Tuning:
             if planned.changes:
                 host.load(*self._now(planned), read=(), cause=seq, limited=limited)
                 await host.changed()
+                for name in limited:
+                    host.watch_limits(name)
         return TuningReport(outcomes, await host.all_durable())
 
     # Deciding
@@ -331,11 +340,21 @@ class Tuning:
         limits = limits_between(old, new)
         if limits is None or not is_known_before(old.priorities, new.priorities):
             return "what it had before is known to a fresh process only: restart it"
+        wanted = new.resources
+        resources = self._host.resources
+        bounds = resources.plan(wanted)
+        if wanted != old.resources:
+            problems = bounds.impossible | ({} if plan else resources.apply(name, bounds))
+            if problems:
+                key, reason = next(iter(problems.items()))
+                return f"{key} cannot be enforced here: {reason}"
         done: set[int] = set()
         while not plan:
             fresh = [pid for pid in (await self._host.trees([name])).get(name, []) if pid not in done]
             if not fresh:
                 break
+            if wanted != old.resources:
+                resources.move(name, fresh, bounds)
             for pid in fresh:
                 problem = change_limits(pid, limits) or change_priorities(pid, old.priorities, new.priorities)
                 if problem is not None:

@@ -115,16 +115,25 @@ class UnitViews:
         shown["lines"] = None if lines is None else list(lines)
         shown["groups"] = list(self.groups(unit))
         shown["lowered_limits"] = self._lowered_limits(unit, status.pid)
-        if status.pid is not None:
-            shown["applied"] = [*status.applied, *self._confining(unit, status.degraded)]
+        shown["applied"] = [*self._applied(unit, status.pid), *self._confining(unit, status)]
         return shown
 
-    def _confining(self, unit: str, degraded: tuple[str, ...]) -> list[str]:
+    def _confining(self, unit: str, status: UnitStatus) -> list[str]:
         """Return what of ``[sandbox]`` confines the process of a unit."""
         life = view.lives(self._supervisor.manager).get(unit)
-        if life is None or life.service is None or any(command.privileged for command in life.service.exec_start):
+        if status.pid is None or life is None or life.service is None:
             return []
-        return applied_sandbox(life.service.context.sandbox, degraded)
+        if any(command.privileged for command in life.service.exec_start):
+            return []
+        return applied_sandbox(life.service.context.sandbox, status.degraded)
+
+    def _applied(self, unit: str, pid: int | None) -> list[str]:
+        """Return the bounds that hold for a unit that runs, each with its mechanism."""
+        life = view.lives(self._supervisor.manager).get(unit)
+        if pid is None or life is None or life.service is None:
+            return []
+        plan = self._supervisor.resources.plan(life.service.context.resources)
+        return [f"{key}: {mechanism.value}" for key, mechanism in plan.how.items()]
 
     def _lowered_limits(self, unit: str, pid: int | None) -> list[str]:
         """Return what is lower than it should be, by what the process really has; looked up where that can be."""

@@ -1,7 +1,7 @@
 """How the processes of one unit are made: keys of ``[service]`` and ``[limits]``."""
 
 from supervisord_py.model.assemble_sandbox import assemble_sandbox
-from supervisord_py.model.context import Belongings, FolderKind, Folders, Priorities, Streams
+from supervisord_py.model.context import Belongings, FolderKind, Folders, Priorities, Resources, Streams
 from supervisord_py.model.fields import Fields
 from supervisord_py.model.problems import Problem
 from supervisord_py.model.unit import ExecContext
@@ -41,6 +41,15 @@ def assemble_context(fields: Fields, added: tuple[tuple[str, str], ...], problem
             io_priority=fields.get("limits", "io-scheduling-priority", None),
             cpu_policy=fields.get("limits", "cpu-scheduling-policy", None),
             cpu_priority=fields.get("limits", "cpu-scheduling-priority", None),
+        ),
+        resources=Resources(
+            memory_max=fields.get("limits", "memory-max", None),
+            memory_high=fields.get("limits", "memory-high", None),
+            memory_swap_max=fields.get("limits", "memory-swap-max", None),
+            cpu_quota=fields.get("limits", "cpu-quota", None),
+            cpu_weight=fields.get("limits", "cpu-weight", None),
+            tasks_max=fields.get("limits", "tasks-max", None),
+            io_weight=fields.get("limits", "io-weight", None),
         ),
         enforce=fields.get("limits", "enforce", _CONTEXT.enforce),
         sandbox=assemble_sandbox(fields, problems),

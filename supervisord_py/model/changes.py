@@ -23,10 +23,11 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
+from supervisord_py.model.amounts import format_amount, format_percent
 from supervisord_py.model.assemble_context import RLIMITS
 from supervisord_py.model.calendar import format_calendar
 from supervisord_py.model.command import command_text
-from supervisord_py.model.context import Credential, FolderKind
+from supervisord_py.model.context import Amount, Credential, FolderKind, Resources
 from supervisord_py.model.sandbox import SANDBOX_KEYS, sandbox_text
 from supervisord_py.model.settings import Settings, settings_texts
 from supervisord_py.model.states import Until
@@ -224,6 +225,18 @@ def _priority(name: str, key: str) -> Key:
     return _restart(f"limits.{key}", text)
 
 
+def _resource(name: str) -> Key:
+    def text(own: Service) -> str | None:
+        value = getattr(own.context.resources, name)
+        if isinstance(value, Amount):
+            return format_amount(value, is_size=name.startswith("memory"))
+        if value is None:
+            return None
+        return format_percent(value) if name == "cpu_quota" else str(value)
+
+    return _restart(f"limits.{name.replace('_', '-')}", text)
+
+
 KEYS: tuple[Key, ...] = (
     _unit("description", lambda unit: unit.description or None),
     _unit("documentation", lambda unit: _names(unit.documentation)),
@@ -314,6 +327,7 @@ KEYS: tuple[Key, ...] = (
     _restart("service.standard-output", lambda own: own.context.streams.output),
     _restart("service.standard-error", lambda own: own.context.streams.error),
     *(_priority(name, key) for name, key in PRIORITIES.items()),
+    *(_resource(name) for name in Resources.__struct_fields__),
     _restart("limits.enforce", lambda own: own.context.enforce),
     *(_rlimit(name) for name in RLIMITS),
     *(_sandbox(key) for key in SANDBOX_KEYS),

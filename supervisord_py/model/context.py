@@ -67,6 +67,31 @@ class Belongings(Struct, frozen=True):
         return (*self.set_credentials, *self.load_credentials)
 
 
+class Amount(Struct, frozen=True):
+    """A bound: so many bytes or tasks, or a share of what the machine has; with neither there is none."""
+
+    count: int | None = None
+    permyriad: int | None = None
+    """Hundredths of a percent."""
+
+    def of(self, whole: int) -> int | None:
+        """Return the bound on a machine that has ``whole``; None: no bound."""
+        return self.count if self.permyriad is None else whole * self.permyriad // 10_000
+
+
+class Resources(Struct, frozen=True):
+    """The keys of ``[limits]`` that bound all processes of a unit together."""
+
+    memory_max: Amount | None = None
+    memory_high: Amount | None = None
+    memory_swap_max: Amount | None = None
+    cpu_quota: int | None = None
+    """Hundredths of a percent of one processor."""
+    cpu_weight: int | None = None
+    tasks_max: Amount | None = None
+    io_weight: int | None = None
+
+
 class Priorities(Struct, frozen=True):
     """The keys of ``[limits]`` that say who goes first; None leaves what the supervisor has."""
 

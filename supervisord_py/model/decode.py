@@ -13,6 +13,7 @@ from typing import cast
 from msgspec import Struct
 
 from supervisord_py.model import decode_service
+from supervisord_py.model.amounts import parse_count_amount, parse_percent, parse_size_amount
 from supervisord_py.model.command import Expand, parse_command, parse_commands
 from supervisord_py.model.commands import COMMANDS, PRESETS
 from supervisord_py.model.conditions import parse_condition
@@ -467,6 +468,9 @@ DECODERS: Mapping[str, Decoder] = {
     "loaded-credentials": _items(decode_service.load_credential),
     "set-credentials": _items(decode_service.set_credential),
     "cpus": _cpus,
+    "size-or-percent": lambda value, spec, expand: parse_size_amount(value),
+    "count-or-percent": lambda value, spec, expand: parse_count_amount(value),
+    "percent": lambda value, spec, expand: parse_percent(value),
     "input-stream": lambda value, spec, expand: decode_service.input_stream(_line(value, expand)),
     "output-stream": lambda value, spec, expand: decode_service.output_stream(_line(value, expand)),
     "config": _config,

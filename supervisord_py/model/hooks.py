@@ -11,7 +11,7 @@ from supervisord_py.model.unit import SECOND_NS, Command
 
 _OF_THE_HOST = frozenset(
     {
-        "daemon.started", "daemon.stopped", "manager.restarted", "manager.unfit", "unit.limit", "unit.message",
+        "daemon.started", "daemon.stopped", "manager.restarted", "manager.unfit", "unit.message",
         "command", "command.denied", "command.invalid", "journal.gap", "journal.rotated",
     }
 )  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Literal
 from msgspec import Struct
 
 from supervisord_py.model.calendar import Calendar
-from supervisord_py.model.context import Belongings, Priorities, Streams
+from supervisord_py.model.context import Belongings, Priorities, Resources, Streams
 from supervisord_py.model.sandbox import Sandbox
 from supervisord_py.model.states import (
     ExitSupervisorOn,
@@ -136,6 +136,7 @@ class ExecContext(Struct, frozen=True):
     streams: Streams = Streams()
     rlimits: tuple[tuple[str, Limit], ...] = ()
     priorities: Priorities = Priorities()
+    resources: Resources = Resources()
     enforce: Literal["strict", "best-effort"] = "strict"
     sandbox: Sandbox = Sandbox()
 

@@ -101,3 +101,10 @@ def test_every_file_says_what_circus_reads(record_property: Callable[[str, objec
             wrong += [f"{path.name}: {name}: {each}" for each in differences(watcher, unit)]
     record_property("summary", f"convert circus: {dict(counts)}")
     assert not wrong, "\n".join(wrong)
+
+
+def test_a_limit_that_does_not_exist() -> None:
+    """Found by the fuzzer: rlimit_ with any name was taken for a key."""
+    conversion = converted("circus", [SourceFile("c", "[watcher:a]\ncmd = x\nrlimit_nprog = 3\nrlimit_nofile = 9\n")])
+    assert lost_of(conversion) == [(3, "watcher:a.rlimit_nprog", "there is no such limit")]
+    assert conversion.drafts["a"].get("limits", "nofile") == 9

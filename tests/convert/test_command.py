@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from supervisord_py.cli import main
+from supervisord_py.convert.formats import FORMATS
 
 SERVICE = "[Service]\nExecStart=/bin/true\nSlice=x.slice\n[Install]\nWantedBy=multi-user.target\n"
 
@@ -122,6 +123,14 @@ def test_what_cannot_be_read_is_an_error(source: str, text: str, said: str) -> N
     result = run(source, write("f", text))
     assert result.exit_code == 1 and said in result.stderr and "f" in result.stderr
     assert run(source).exit_code == 2 and run("other", "f").exit_code == 2
+
+
+@pytest.mark.parametrize("source", [source for source in FORMATS if source != "systemd"])
+def test_what_is_no_utf8_is_an_error(source: str) -> None:
+    """Found by the fuzzer: a byte that is no UTF-8 went into a unit, which could not be written."""
+    Path("f").write_bytes(b'command = "/tmp/\xa6"\n')
+    result = run(source, "f")
+    assert result.exit_code == 1 and "f: this is no UTF-8" in result.stderr
 
 
 def test_secrets_are_not_printed_with_what_is_lost() -> None:

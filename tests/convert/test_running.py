@@ -14,8 +14,9 @@ import pytest
 import tomli
 
 from supervisord_py.convert.draft import ConvertError, SourceFile
+from supervisord_py.convert.toml_text import unit_text
 from supervisord_py.convert.yaml_text import load_yaml
-from tests.convert.bench import converted, debian_sets, fixture, read_all
+from tests.convert.bench import KEYS, converted, debian_sets, fixture, read_all
 from tests.convert.stand_ins import BUILTINS, Stage, is_one_program
 from tests.integration.supervisor_rig import supervisor, until
 
@@ -236,6 +237,17 @@ SOURCES: dict[str, Callable[[Stage], Expected]] = {
 }  # fmt: skip
 
 
+ENDS = """
+[program:early]
+command=sh -c "exit 1"
+startretries=1
+[program:late]
+command=sh -c "sleep 1.2; exit 1"
+startretries=1
+"""
+"""An end within startsecs counts there, a later one does not, however often it comes."""
+
+
 @pytest.mark.timeout(600)
 def test_twenty_of_each_format_run(stage: Stage, record_property: Callable[[str, object], None]) -> None:
     """Each unit is up (or has done what it had to), and its program was called as the other supervisor calls it."""
@@ -251,13 +263,19 @@ def test_twenty_of_each_format_run(stage: Stage, record_property: Callable[[str,
         (folder / "units" / "defaults.toml").write_text(defaults)
 
     wrong: list[str] = []
-    with supervisor({name: stage.units[name] for name in expected}, prepare=prepare) as running:
+    ends = converted("supervisord", [SourceFile("s.conf", ENDS)]).drafts
+    units = {name: stage.units[name] for name in expected} | {
+        name: unit_text(draft, KEYS, "made for a test") for name, draft in ends.items()
+    }
+    with supervisor(units, prepare=prepare) as running:
         witnesses = [name for name, each in expected.items() if "words" in each]
         missing = [name for name in expected if name not in stage.units]
         assert not missing
         until(lambda: all(stage.said(name).exists() for name in witnesses), "every stand-in", STARTED_S)
         for name, each in expected.items():
             wrong += [f"{name}: {line}\n{stage.units[name]}" for line in _judged(stage, running, name, each)]
+        assert running.wait_state("early", "quarantined")["failures"] == 2
+        until(lambda: running.status("late")["restarts"] >= 3, "restarts without an end of late ends", STARTED_S)
     record_property("summary", f"convert, units that really ran: {dict(counts)}")
     assert not wrong, "\n".join(wrong)
     assert all(count >= OF_EACH for count in counts.values()), dict(counts)

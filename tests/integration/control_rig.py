@@ -33,6 +33,7 @@ from supervisord_py.core.events import (
     UnitsLoaded,
 )
 from supervisord_py.core.manager import Manager
+from supervisord_py.host.cgroups import Finding, UnitGroups
 from supervisord_py.host.control_interfaces import build_control_server, load_interface
 from supervisord_py.host.control_server import ControlLimits, ControlServer
 from supervisord_py.host.facade import (
@@ -49,6 +50,7 @@ from supervisord_py.host.facade import (
 )
 from supervisord_py.host.last_good import LastGood
 from supervisord_py.host.places import default_places, moved
+from supervisord_py.host.resources import UnitResources
 from supervisord_py.host.sources import Sources, read_sources
 from supervisord_py.host.unit_changes import UnitChanges
 from supervisord_py.host.unit_files import load
@@ -370,6 +372,13 @@ class FakeSupervisor:
             self.loaded = loaded
             self.happens(UnitsLoaded(loaded.unit_set))
         return replace(report, durable=self.durable and not plan)
+
+    @property
+    def resources(self) -> UnitResources:
+        return UnitResources(UnitGroups(Finding(None, ()), "fake", 1), has_systemd=True)
+
+    def watch_limits(self, unit: str) -> None:
+        pass
 
     @property
     def sources(self) -> Sources:

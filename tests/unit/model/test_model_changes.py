@@ -27,7 +27,7 @@ from supervisord_py.model.changes import (
     take_live,
     texts_of,
 )
-from supervisord_py.model.context import Credential, Folder, Priorities
+from supervisord_py.model.context import Amount, Credential, Folder, Priorities
 from supervisord_py.model.keys import parse_key_table
 from supervisord_py.model.sandbox import Access, Bind, Families
 from supervisord_py.model.states import ProbeKind, Restart, ServiceType
@@ -98,7 +98,7 @@ def _is_group(hint: Any) -> bool:
     return (
         isinstance(hint, type)
         and issubclass(hint, msgspec.Struct)
-        and hint not in (Command, Condition, Calendar, Dependency, Probe, Folder, Credential)
+        and hint not in (Command, Condition, Calendar, Dependency, Probe, Folder, Credential, Amount)
         and hint not in (Access, Bind, CallFilter, Families)
     )
 

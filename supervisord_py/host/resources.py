@@ -1,0 +1,331 @@
+"""Bounds on all processes of a unit together, by the strongest mechanism that there is.
+
+Theory of operation
+-------------------
+Each kind of bound (memory, processor, tasks, I/O) has a *controller*. It is looked for in the hierarchy of the units'
+own groups (cgroup v2 whose parent may pass it on), then in a v1 hierarchy of its own, where nobody else manages that
+(no systemd). There a unit that asks for a bound has a group, its processes are born in it, and the bound is a file.
+Where there is neither, memory and tasks are *sampled*: once a second the whole tree is counted, and a life that has too
+much is ended. Weights, quotas and ``memory-high`` cannot be had by sampling.
+
+A bound without a mechanism fails the start, or with ``enforce = "best-effort"`` is told as degraded. What the kernel
+kills because a group is full is counted by the kernel; the count tells an out-of-memory kill from any other SIGKILL.
+
+Source: Linux, Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/; systemd.resource-control(5).
+"""
+
+import contextlib
+import os
+from collections.abc import Callable, Mapping
+from enum import Enum
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+
+from supervisord_py.host.cgroups import Hierarchy, Mount, UnitGroups, own_folder, refusal, unescape
+from supervisord_py.model.context import Amount, Resources
+
+PERIOD_US = 100_000
+"""Of a quota, as in systemd."""
+V1_SHARES_OF_WEIGHT = 1024 / 100
+V1_SHARES_MIN = 2
+UNLIMITED_V1 = -1
+CHANGED_NOWHERE = "nothing here can enforce it"
+
+
+class Controller(Enum):
+    """The kinds of bounds, by their names in cgroup v2; v1 has the same but for io."""
+
+    MEMORY = "memory"
+    CPU = "cpu"
+    TASKS = "pids"
+    IO = "io"
+
+
+class Mechanism(Enum):
+    V2 = "cgroup v2"
+    V1 = "cgroup v1"
+    SAMPLING = "sampling"
+
+
+KEYS: dict[str, Controller] = {
+    "memory_max": Controller.MEMORY,
+    "memory_high": Controller.MEMORY,
+    "memory_swap_max": Controller.MEMORY,
+    "cpu_quota": Controller.CPU,
+    "cpu_weight": Controller.CPU,
+    "tasks_max": Controller.TASKS,
+    "io_weight": Controller.IO,
+}
+SAMPLED = frozenset({"memory_max", "tasks_max"})
+"""What can be seen by counting processes."""
+
+
+class Write(NamedTuple):
+    """One file of a group, and what it is to say."""
+
+    name: str
+    text: str
+
+
+_UNBOUND = {
+    Controller.MEMORY: (
+        Write("memory.memsw.limit_in_bytes", "-1"),
+        Write("memory.limit_in_bytes", "-1"),
+        *(Write(name, "max") for name in ("memory.max", "memory.high", "memory.swap.max")),
+    ),
+    Controller.CPU: (
+        Write("cpu.cfs_quota_us", "-1"),
+        Write("cpu.shares", "1024"),
+        Write("cpu.max", "max"),
+        Write("cpu.weight", "100"),
+    ),
+    Controller.TASKS: (Write("pids.max", "max"),),
+    Controller.IO: (Write("io.weight", "default 100"), Write("blkio.bfq.weight", "100")),
+}
+
+
+class Plan(NamedTuple):
+    """How the bounds of one unit are kept."""
+
+    writes: dict[Controller, list[Write]]
+    how: dict[str, Mechanism]
+    impossible: dict[str, str]
+    """Keys (with ``-``) that nothing here can enforce, and why."""
+
+
+def written(resources: Resources) -> list[str]:
+    """Return the fields that are written in the unit file."""
+    return [name for name in KEYS if getattr(resources, name) is not None]
+
+
+def parse_v1(mountinfo: str, proc_cgroup: str) -> dict[Controller, str]:
+    """Find our own group in each v1 hierarchy that has a controller of ours."""
+    paths: dict[str, str] = {}
+    for line in proc_cgroup.splitlines():
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        paths |= dict.fromkeys(controllers.split(","), path)
+    found: dict[Controller, str] = {}
+    for line in mountinfo.splitlines():
+        before, _, after = line.partition(" - ")
+        fields, rest_fields = before.split(), after.split()
+        if len(fields) < 6 or len(rest_fields) < 3 or rest_fields[0] != "cgroup":
+            continue
+        mount = Mount(Hierarchy.NAMED, unescape(fields[3]), unescape(fields[4]), "rw" in fields[5].split(","))
+        for controller, name in ((each, "blkio" if each is Controller.IO else each.value) for each in Controller):
+            if name in rest_fields[2].split(",") and name in paths and mount.is_writable:
+                folder = own_folder(mount, paths[name])
+                if folder is not None:
+                    found.setdefault(controller, folder)
+    return found
+
+
+class UnitResources:
+    """The bounds of one instance's units.
+
+    Args:
+        groups: The units' own groups.
+        has_systemd: Whether systemd manages this machine: then v1 hierarchies are its own.
+    """
+
+    def __init__(self, groups: UnitGroups, *, has_systemd: bool | None = None) -> None:
+        self.groups = groups
+        self._v1: dict[Controller, UnitGroups] = {}
+        self._v2: set[Controller] = set()
+        self._why_not: dict[Controller, str] = {}
+        self._kills: dict[str, int] = {}
+        has_systemd = os.path.isdir("/run/systemd/system") if has_systemd is None else has_systemd
+        v1 = {} if has_systemd else _read_v1()
+        available = groups.controllers()
+        for controller in Controller:
+            if controller.value in available:
+                self._v2.add(controller)
+            elif (folder := v1.get(controller)) is not None and (reason := refusal(folder)) is None:
+                self._v1[controller] = groups.beside(folder)
+            else:
+                why = reason if folder is not None else "no control group has this controller"
+                self._why_not[controller] = str(why)
+
+    def plan(self, resources: Resources) -> Plan:
+        """Decide how each bound is kept."""
+        plan = Plan({}, {}, {})
+        for name in written(resources):
+            controller, key = KEYS[name], name.replace("_", "-")
+            mechanism = self._mechanism(controller)
+            writes = None if mechanism is None else _writes(name, resources, mechanism, self._file_exists(controller))
+            if mechanism is not None and writes is not None:
+                plan.writes.setdefault(controller, []).extend(writes)
+                plan.how[key] = mechanism
+            elif name in SAMPLED:
+                plan.how[key] = Mechanism.SAMPLING
+            else:
+                nothing = "" if mechanism is None else f"{mechanism.value} has no such bound"
+                plan.impossible[key] = self._why_not.get(controller) or nothing
+        return plan
+
+    def _mechanism(self, controller: Controller) -> Mechanism | None:
+        if controller in self._v2:
+            return Mechanism.V2
+        return Mechanism.V1 if controller in self._v1 else None
+
+    def _file_exists(self, controller: Controller) -> Callable[[str], bool]:
+        folder = self.groups.base if controller in self._v2 else None
+        if controller in self._v1:
+            folder = os.path.dirname(self._v1[controller].base or "")
+        return lambda name: folder is not None and (controller in self._v2 or os.path.exists(f"{folder}/{name}"))
+
+    def folders(self, unit: str, plan: Plan) -> tuple[str, ...]:
+        """Return the groups, besides its own, that a unit's processes join."""
+        v1 = (self._v1[controller] for controller in plan.writes if controller in self._v1)
+        return tuple(folder for groups in v1 if (folder := groups.folder(unit)) is not None)
+
+    def apply(self, unit: str, plan: Plan) -> dict[str, str]:
+        """Make the unit's groups and write its bounds; returns what could not be, as ``Plan.impossible``."""
+        failed: dict[str, str] = {}
+        for controller, writes in plan.writes.items():
+            if controller in self._v2:
+                self.groups.pass_on(controller.value)
+            if made := self._v1.get(controller, self.groups).create(unit):
+                failed |= _write_all(made[0], writes)
+            else:
+                failed |= dict.fromkeys((write.name for write in writes), "its group cannot be made")
+        self._lift(unit, plan)
+        self._kills[unit] = self.kill_count(unit)
+        return failed
+
+    def is_bound(self, unit: str) -> bool:
+        """Say whether the unit has bounds that were written before, and that another text may not have."""
+        return unit in self._kills
+
+    def _lift(self, unit: str, plan: Plan) -> None:
+        """Take back the bounds that a group still has of a text before."""
+        kept = {write.name for writes in plan.writes.values() for write in writes}
+        for controller in Controller:
+            folder = self._v1.get(controller, self.groups).folder(unit)
+            for write in _UNBOUND[controller] if folder is not None else ():
+                if write.name not in kept:
+                    with contextlib.suppress(OSError):  # of another version, or no controller of this group
+                        path = Path(folder or "", write.name)
+                        if path.exists():
+                            path.write_text(write.text)
+
+    def move(self, unit: str, pids: list[int], plan: Plan) -> None:
+        """Put processes that run into the unit's groups."""
+        for folder in self.folders(unit, plan):
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    Path(folder, "cgroup.procs").write_text(str(pid))
+
+    def release(self, unit: str) -> None:
+        """Remove the unit's groups in the hierarchies of controllers; nothing of it lives any more."""
+        self._kills.pop(unit, None)
+        for groups in self._v1.values():
+            groups.remove(unit)
+
+    def kill_count(self, unit: str) -> int:
+        """Return how many processes of the unit the kernel has killed because its memory was full."""
+        groups = self.groups if Controller.MEMORY in self._v2 else self._v1.get(Controller.MEMORY)
+        folder = None if groups is None else groups.folder(unit)
+        name = "memory.events" if Controller.MEMORY in self._v2 else "memory.oom_control"
+        with contextlib.suppress(OSError, ValueError):
+            for line in Path(folder or "/nonexistent", name).read_text().splitlines():
+                key, _, count = line.partition(" ")
+                if key == "oom_kill":
+                    return int(count)
+        return 0
+
+    def was_killed(self, unit: str) -> bool:
+        """Say whether the kernel has killed one since the last time that this was asked."""
+        before, now = self._kills.get(unit), self.kill_count(unit)
+        self._kills[unit] = now
+        return before is not None and now > before
+
+    def peak(self, unit: str) -> int | None:
+        """Return the most memory that the unit has had, as the kernel counts it [B]."""
+        groups = self.groups if Controller.MEMORY in self._v2 else self._v1.get(Controller.MEMORY)
+        folder = None if groups is None else groups.folder(unit)
+        name = "memory.peak" if Controller.MEMORY in self._v2 else "memory.max_usage_in_bytes"
+        with contextlib.suppress(OSError, ValueError):
+            return int(Path(folder or "/nonexistent", name).read_text())
+        return None
+
+
+def _write_all(folder: str, writes: list[Write]) -> dict[str, str]:
+    """Write the files of a group; one that depends on another is tried again after it."""
+    failed: dict[str, str] = {}
+    for write in (*writes, *reversed(writes)):
+        try:
+            Path(folder, write.name).write_text(write.text)
+            failed.pop(write.name, None)
+        except OSError as error:
+            failed[write.name] = (error.strerror or str(error)).lower()
+    return failed
+
+
+def _read_v1() -> dict[Controller, str]:
+    try:
+        return parse_v1(Path("/proc/self/mountinfo").read_text(), Path("/proc/self/cgroup").read_text())
+    except OSError:
+        return {}
+
+
+def bound_of(name: str, amount: Amount) -> int | None:
+    """Return a bound in bytes or tasks; None: there is none."""
+    return amount.of(psutil.virtual_memory().total if name.startswith("memory") else _tasks_of_machine())
+
+
+def _tasks_of_machine() -> int:
+    found = [int(Path("/proc/sys/kernel", name).read_text()) for name in ("pid_max", "threads-max")]
+    return min(found)
+
+
+def _writes(
+    name: str, resources: Resources, mechanism: Mechanism, has_file: Callable[[str], bool]
+) -> list[Write] | None:
+    """Return the files that say a bound, None when the mechanism has none for it."""
+    value = getattr(resources, name)
+    is_v2 = mechanism is Mechanism.V2
+    if isinstance(value, Amount):
+        return _bound(name, bound_of(name, value), resources, has_file, is_v2=is_v2)
+    if name == "cpu_quota":
+        quota = value * PERIOD_US // 10_000
+        if is_v2:
+            return [Write("cpu.max", f"{quota} {PERIOD_US}")]
+        files = [Write("cpu.cfs_period_us", str(PERIOD_US)), Write("cpu.cfs_quota_us", str(quota))]
+        return files if has_file("cpu.cfs_quota_us") else None
+    if name == "cpu_weight":
+        shares = max(V1_SHARES_MIN, int(value * V1_SHARES_OF_WEIGHT))
+        return [Write("cpu.weight", str(value)) if is_v2 else Write("cpu.shares", str(shares))]
+    if is_v2:
+        return [Write("io.weight", f"default {value}")]
+    return [Write("blkio.bfq.weight", str(min(max(value, 1), 1000)))] if has_file("blkio.bfq.weight") else None
+
+
+def _bound(
+    name: str, bound: int | None, resources: Resources, has_file: Callable[[str], bool], *, is_v2: bool
+) -> list[Write] | None:
+    text = "max" if bound is None else str(bound)
+    if name == "tasks_max":
+        return [Write("pids.max", text)]
+    if is_v2:
+        return [Write({"memory_max": "memory.max", "memory_high": "memory.high"}.get(name, "memory.swap.max"), text)]
+    if name == "memory_max":
+        return [Write("memory.limit_in_bytes", str(UNLIMITED_V1 if bound is None else bound))]
+    memory = None if resources.memory_max is None else bound_of("memory_max", resources.memory_max)
+    if name == "memory_high" or memory is None or not has_file("memory.memsw.limit_in_bytes"):
+        return None
+    # In v1 there is one bound for memory and swap together.
+    return [Write("memory.memsw.limit_in_bytes", str(UNLIMITED_V1 if bound is None else memory + bound))]
+
+
+def sampled_bounds(resources: Resources, how: Mapping[str, Mechanism]) -> dict[str, int]:
+    """Return the bounds that are sampled, by their keys."""
+    bounds: dict[str, int] = {}
+    for name in SAMPLED:
+        key, amount = name.replace("_", "-"), getattr(resources, name)
+        bound = None if amount is None or how.get(key) is not Mechanism.SAMPLING else bound_of(name, amount)
+        if bound is not None:
+            bounds[key] = bound
+    return bounds

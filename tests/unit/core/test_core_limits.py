@@ -1,0 +1,60 @@
+"""Bounds on all processes of a unit: what the kernel has ended because of them, and what only we see."""
+
+from core_rig import Rig, service
+
+from supervisord_py.core.events import Breach, ExitStatus, LimitExceeded, ProcessExited
+from supervisord_py.model.states import Severity
+from supervisord_py.model.unit import Restart, RestartPolicy
+
+MIB = 1024 * 1024
+FULL = Breach("memory-max", 64 * MIB, 64 * MIB, "cgroup v2")
+
+
+def running() -> Rig:
+    rig = Rig(service("web", restart=RestartPolicy(restart=Restart.NO)))
+    rig.ask("start", "web")
+    rig.up("web")
+    return rig
+
+
+def test_who_is_killed_because_memory_is_full_was_not_just_killed() -> None:
+    """The result is oom-kill, and the record of the limit, with its numbers, comes before that of the end."""
+    rig = running()
+    spawn = rig.spawns[-1]
+    rig.happen(ProcessExited(spawn.spawn_id, 1, ExitStatus(signal=9), breach=FULL))
+    assert rig.shown("web") == "failed/failed/oom-kill"
+    (limit,) = [record for record in rig.records if record.event == "unit.limit"]
+    assert limit.severity is Severity.WARNING
+    assert limit.fields == {"limit": "memory-max", "value": 64 * MIB, "most": 64 * MIB, "mechanism": "cgroup v2"}
+    assert [record.event for record in rig.records][-3:] == ["unit.limit", "unit.exited", "unit.failed"]
+    message = str(rig.record("unit.failed").fields["message"])
+    assert message.endswith("by the kernel, for its memory was full (memory-max = 64M, it had 64M)")
+
+
+def test_who_ends_otherwise_while_memory_is_full_ends_as_it_says() -> None:
+    """The kernel has killed a child, and the main process took it as an error of its own."""
+    rig = running()
+    rig.happen(ProcessExited(rig.spawns[-1].spawn_id, 1, ExitStatus(code=3), breach=FULL))
+    assert rig.shown("web") == "failed/failed/exit-code"
+
+
+def test_a_life_that_takes_too_much_is_killed_at_once() -> None:
+    """Only we see it, so we end it, without the time to stop; the limits of an older life concern nobody."""
+    rig = running()
+    invocation = rig.spawns[-1].invocation
+    rig.happen(LimitExceeded("web", "another", FULL))
+    assert rig.shown("web") == "active/running/success"
+    rig.happen(LimitExceeded("web", invocation, Breach("memory-max", 70 * MIB, 64 * MIB, "sampling")))
+    assert rig.shown("web") == "deactivating/stop-sigkill/memory-limit"
+    rig.exited("web", signal=9)
+    assert rig.shown("web") == "failed/failed/memory-limit"
+    assert rig.status("web").failures == 1
+
+
+def test_too_many_tasks_are_a_lack_of_resources() -> None:
+    rig = running()
+    rig.happen(LimitExceeded("web", rig.spawns[-1].invocation, Breach("tasks-max", 21, 20, "sampling")))
+    rig.exited("web", signal=9)
+    assert rig.shown("web") == "failed/failed/resources"
+    rig.happen(LimitExceeded("web", rig.spawns[-1].invocation, Breach("tasks-max", 21, 20, "sampling")))
+    assert rig.shown("web") == "failed/failed/resources"
