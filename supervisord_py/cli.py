@@ -78,12 +78,16 @@ def version_command() -> None:
 @click.option("--config", metavar="FILE", help="Settings file (default: the one of root or of the user).")
 @click.option("--state-dir", metavar="DIR", help="State folder: what supctl enable and mask wrote there counts too.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def check_command(paths: tuple[str, ...], config: str | None, state_dir: str | None, as_json: bool) -> None:
+@click.option("--security", is_flag=True, help="Score how much each unit is exposed, and say what to tighten.")
+def check_command(
+    paths: tuple[str, ...], config: str | None, state_dir: str | None, as_json: bool, security: bool
+) -> None:
     """Validate these files and folders (default: the unit path), and the settings, exactly as run does.
 
     All problems of all files are told at once. Exits 1 when there is an error; warnings alone are good.
     """
     from supervisord_py.host.places import moved
+    from supervisord_py.host.security import security_document, security_lines
     from supervisord_py.host.unit_files import load, load_settings
 
     places = moved(_places(), state=state_dir)
@@ -91,9 +95,20 @@ def check_command(paths: tuple[str, ...], config: str | None, state_dir: str | N
     settings, settings_problems = load_settings(settings_path, required=config is not None)
     loaded = load(paths or None, places, settings.limits)
     problems = [*settings_problems, *loaded.problems]
+    assessed = []
+    if security:
+        from supervisord_py.model.security import assess
+
+        found = (assess(unit, is_user=os.geteuid() != 0) for unit in loaded.unit_set.units.values())
+        assessed = sorted((one for one in found if one is not None), key=lambda one: -one.exposure)
     if as_json:
-        click.echo(json.dumps({"problems": [_problem_document(problem) for problem in problems]}, indent=2))
+        document: dict[str, Any] = {"problems": [_problem_document(problem) for problem in problems]}
+        if security:
+            document["security"] = [security_document(one) for one in assessed]
+        click.echo(json.dumps(document, indent=2))
     else:
+        for one in assessed:
+            click.echo("\n".join(security_lines(one)))
         for problem in problems:
             click.echo(problem.text())
         unit_set = loaded.unit_set

@@ -70,9 +70,9 @@ class Confinement:
 class CannotConfine(Exception):
     """A strict unit asks for what cannot be here; ``step`` is that of ``keeper.child``."""
 
-    def __init__(self, step: str, detail: str) -> None:
+    def __init__(self, step: str, detail: str, number: int = 0) -> None:
         super().__init__(detail)
-        self.step, self.detail = step, detail
+        self.step, self.detail, self.errno = step, detail, number
 
 
 class Privileges(Struct, frozen=True):

@@ -25,7 +25,7 @@ from supervisord_py.host.confine import Confinement
 from supervisord_py.host.powers import SYS_ADMIN, Powers
 from supervisord_py.model.mount_plan import Kind, Lay, MountPlan, Rule, plan_mounts
 from supervisord_py.model.sandbox import NAMESPACES, Sandbox
-from supervisord_py.model.sandbox_paths import lays_of, needs_mounts, rules_of
+from supervisord_py.model.sandbox_paths import lays_of, needs_mounts, needs_namespace, rules_of
 
 _OPEN_TREE, _MOVE_MOUNT, _MOUNT_SETATTR = 428, 429, 442
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
@@ -54,18 +54,8 @@ class Places(Struct, frozen=True):
     reached: tuple[str, ...] = ()
     root: str | None = None
     """``root-directory``."""
-
-
-def needs_namespace(sandbox: Sandbox, root: str | None) -> bool:
-    """Say whether a process needs any namespace that takes CAP_SYS_ADMIN to make."""
-    return (
-        sandbox.private_network
-        or sandbox.private_ipc
-        or sandbox.private_users
-        or sandbox.network_namespace_path is not None
-        or needs_mounts(sandbox)
-        or root is not None
-    )
+    beside: tuple[int, int] | None = None
+    """The main process of the unit, by pid and start time [clock ticks]: a check of it is to see what it sees."""
 
 
 def make_inaccessible(folder: Path) -> str:
@@ -83,18 +73,22 @@ def confine_namespaces(sandbox: Sandbox, account: Account, powers: Powers, place
     Returns:
         Whether the process gets a user namespace.
     """
-    if not needs_namespace(sandbox, places.root):
+    if not needs_namespace(sandbox, has_root=places.root is not None):
         return False
     is_privileged = powers.has(SYS_ADMIN)
     builder = _Builder(into)
-    if not is_privileged:
-        builder.own_user_namespace(_first_key(sandbox))
+    shared = (NAMESPACES["net"] if sandbox.private_network else 0) | (NAMESPACES["ipc"] if sandbox.private_ipc else 0)
+    if places.beside is not None and shared:
+        builder.join(_first_key(sandbox), *places.beside, shared | (0 if is_privileged else NAMESPACES["user"]))
+    else:
+        if not is_privileged:
+            builder.own_user_namespace(_first_key(sandbox))
+        if sandbox.private_network and sandbox.network_namespace_path is None:
+            builder.own_network()
+        if sandbox.private_ipc:
+            builder.call("namespace", "private-ipc", "unshare", NAMESPACES["ipc"])
     if sandbox.network_namespace_path is not None:
         builder.join_network(sandbox.network_namespace_path)
-    elif sandbox.private_network:
-        builder.own_network()
-    if sandbox.private_ipc:
-        builder.call("namespace", "private-ipc", "unshare", NAMESPACES["ipc"])
     if needs_mounts(sandbox) or places.root is not None:
         root = places.root or ""
         plan = _plan(sandbox, places, root)
@@ -181,6 +175,10 @@ class _Builder:
 
     def user_namespace(self, key: str, uids: str, gids: str, **given: Any) -> None:
         self._into.add(self._into.before, "namespace", key, "user-namespace", uids=uids, gids=gids, **given)
+
+    def join(self, key: str, pid: int, start: int, flags: int) -> None:
+        """Enter namespaces of another process."""
+        self._into.add(self._into.before, "namespace", key, "join", pid=pid, start=start, flags=flags)
 
     def own_network(self) -> None:
         key, register = "private-network", "loopback"

@@ -27,19 +27,15 @@ from supervisord_py.core.events import SpawnFailed
 from supervisord_py.host.accounts import Account, Accounts, NoAccount
 from supervisord_py.host.belongings import CannotProvideError, Keeping, read_environment_files
 from supervisord_py.host.cgroups import UnitGroups
-from supervisord_py.host.confine import CannotConfine, Confinement, confine_calls, confine_privileges
-from supervisord_py.host.confine_landlock import confine_landlock, landlock_abi
-from supervisord_py.host.confine_mounts import Places as SandboxPlaces
-from supervisord_py.host.confine_mounts import confine_namespaces, make_inaccessible, needs_namespace
+from supervisord_py.host.confine import CannotConfine
 from supervisord_py.host.limits import INFINITY, RLIMIT_NUMBERS
-from supervisord_py.host.powers import own_powers
 from supervisord_py.host.priorities import priority_operations
 from supervisord_py.host.private_folders import PrivateFolders
 from supervisord_py.host.resources import UnitResources
+from supervisord_py.host.sandbox import Place, confine
 from supervisord_py.host.streams import stream_operations
 from supervisord_py.model.command import expand_words
 from supervisord_py.model.names import base_unit
-from supervisord_py.model.sandbox import Sandbox
 from supervisord_py.model.states import NotifyAccess, Role, ServiceType
 from supervisord_py.model.unit import ExecContext, Limit, Service, Unit, UnitKind
 
@@ -129,6 +125,7 @@ def build_spawn(
     runtime: SpawnRuntime,
     *,
     main_pid: int | None = None,
+    beside: int | None = None,
 ) -> dict[str, Any] | SpawnFailed:
     """Return the keeper's request for ``action``, or why no process can be made.
 
@@ -138,6 +135,7 @@ def build_spawn(
             unit that it is about, or None: then it runs as the supervisor does, without limits of its own.
         runtime: What all spawns share.
         main_pid: Process id of ``action.main_spawn``, when it lives.
+        beside: The main process whose network and IPC it is to share, where that is not ``main_pid``.
     """
     is_beside = action.role in BESIDE
     service = None if unit is None else unit.service
@@ -166,7 +164,7 @@ def build_spawn(
             "unit": action.unit,
             "role": action.role.value,
             "argv": expand_words(action.command, environment),
-            "executable": _executable(action, environment),
+            "executable": None if context.root_directory else _executable(action, environment),
             "env": environment,
             "cwd": _directory(context, account, runtime),
             "umask": context.umask,
@@ -196,7 +194,7 @@ def build_spawn(
         if action.role is Role.PROBE:
             request["discard"] = True
         if not privileged:
-            _confine(request, action, context, account, runtime)
+            _confine(request, action, context, account, runtime, main_pid if beside is None else beside)
         _check_strings(request["argv"], environment)
         if runtime.groups is not None:
             request["cgroups"] = list(runtime.groups.create(action.unit))
@@ -211,23 +209,30 @@ def build_spawn(
 
 
 def _confine(
-    request: dict[str, Any], action: SpawnProcess, context: ExecContext, account: Account, runtime: SpawnRuntime
+    request: dict[str, Any],
+    action: SpawnProcess,
+    context: ExecContext,
+    account: Account,
+    runtime: SpawnRuntime,
+    beside: int | None,
 ) -> None:
     """Add what ``[sandbox]`` asks for to the request."""
-    sandbox = context.sandbox
-    if sandbox == Sandbox():
-        return
-    into = Confinement(sandbox.enforce)
+    unit, folder = base_unit(action.unit), "" if runtime.private is None else runtime.private.runtime
+    bus = () if runtime.bus is None else (runtime.bus.removeprefix("ipc://"),)
+    reached = (f"{folder}/n", f"{folder}/credentials/{unit}", runtime.control_socket, *bus)
+    place = Place(
+        private=runtime.private,
+        unit=unit,
+        life=None if action.role in BESIDE else action.invocation,
+        reached=reached,
+        root=context.root_directory,
+        beside=None if action.role is Role.MAIN else beside,
+    )
     try:
-        has_namespace = False
-        if needs_namespace(sandbox, None):
-            has_namespace = confine_namespaces(sandbox, account, own_powers(), _places(action, sandbox, runtime), into)
-        decided = confine_privileges(sandbox, account, own_powers(), into, has_namespace=has_namespace)
-        confine_landlock(sandbox, landlock_abi(), into)
-        confine_calls(decided, into)
+        into = confine(context.sandbox, account, place)
     except CannotConfine as error:
         code = EXIT_SECCOMP if error.step in ("seccomp", "address-families") else EXIT_NAMESPACE
-        raise _Refused(error.step, code, 0, error.detail) from None
+        raise _Refused(error.step, code, error.errno, error.detail) from None
     for name, found in (("before", into.before), ("after", into.after), ("degraded", into.degraded)):
         if found:
             request[name] = [*request.get(name, ()), *found]
@@ -244,26 +249,6 @@ def _bound(resources: UnitResources, unit: str, context: ExecContext, degraded: 
         raise _Refused("cgroup", EXIT_CGROUP, 0, f"{key} cannot be enforced here: {reason}")
     degraded += [f"{key}: {reason}" for key, reason in problems.items()]
     return resources.folders(unit, plan)
-
-
-def _places(action: SpawnProcess, sandbox: Sandbox, runtime: SpawnRuntime) -> SandboxPlaces:
-    """Make the folders that the mounts of a process need, and say what it must reach."""
-    assert runtime.private is not None
-    folder, unit = runtime.private.runtime, base_unit(action.unit)
-    try:
-        inaccessible = make_inaccessible(folder / "inaccessible")
-        if not sandbox.private_tmp:
-            folders: dict[str, str] = {}
-        elif action.role in BESIDE:
-            folders = runtime.private.of(unit)
-        else:
-            folders = runtime.private.provide(unit, action.invocation)
-    except OSError as error:
-        detail = f"private-tmp: cannot make {error.filename}: {os.strerror(error.errno or 0).lower()}"
-        raise _Refused("namespace", EXIT_NAMESPACE, error.errno or 0, detail) from None
-    bus = () if runtime.bus is None else (runtime.bus.removeprefix("ipc://"),)
-    own = (f"{folder}/n", f"{folder}/credentials/{unit}", runtime.control_socket)
-    return SandboxPlaces(inaccessible, folders, (*own, *bus))
 
 
 def effective_notify_access(service: Service) -> NotifyAccess:

@@ -6,6 +6,7 @@ say); then the failure is the event that completes the action.
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -34,9 +35,11 @@ from supervisord_py.core.events import (
     ProcessSpawned,
     SpawnFailed,
 )
+from supervisord_py.host.accounts import NoAccount
 from supervisord_py.host.conditions import Host, check_bounded
 from supervisord_py.host.execution import SpawnRuntime, build_spawn
 from supervisord_py.host.hook_output import HookOutput
+from supervisord_py.host.ipc import remove_ipc
 from supervisord_py.host.limit_watch import LimitWatch
 from supervisord_py.host.output import OutputCollector
 from supervisord_py.host.pid_files import PidFiles
@@ -169,7 +172,13 @@ class ManagerHands:
             command = with_specifiers(action.command, specifiers.expand)
             action = msgspec.structs.replace(action, command=command)
         main_pid = None if action.main_spawn is None else self._pids.get(action.main_spawn)
-        return build_spawn(action, unit, self._runtime, main_pid=main_pid)
+        beside = self._main_pid(base_unit(action.unit)) if action.role is Role.PROBE else None
+        return build_spawn(action, unit, self._runtime, main_pid=main_pid, beside=beside)
+
+    def _main_pid(self, unit: str) -> int | None:
+        """Return the main process that a unit has now."""
+        mains = (spawn_id for spawn_id, found in self._roles.items() if found == (unit, Role.MAIN))
+        return next((self._pids[spawn_id] for spawn_id in mains if spawn_id in self._pids), None)
 
     def use_environment(self, passed: tuple[tuple[str, str], ...]) -> None:
         """Pass these variables to every process from now on (``pass-environment`` was reloaded)."""
@@ -285,6 +294,7 @@ class ManagerHands:
             self._runtime.keeping.release(unit, is_restarted=self._is_restarted(unit))
         if self._runtime.private is not None:
             self._runtime.private.release(unit)
+        self._remove_ipc(unit)
         self._probes.forget(unit)
         spawn_id = self._spawns_of.get(unit)
         drained = self._output.drain(unit)
@@ -300,6 +310,22 @@ class ManagerHands:
 
         self._releasing.add(drained)
         drained.add_done_callback(done)
+
+    def _remove_ipc(self, unit: str) -> None:
+        """Remove the IPC objects of the unit's user, unless another unit of that user runs."""
+
+        def user_of(name: str) -> str | None:
+            text = self._unit_of(name)
+            return None if text is None or text.service is None else text.service.context.user
+
+        text, user = self._unit_of(unit), user_of(unit)
+        if text is None or text.service is None or user is None or not text.service.context.sandbox.remove_ipc:
+            return
+        if all(user_of(base_unit(other)) != user for other in self._spawns_of if base_unit(other) != unit):
+            with contextlib.suppress(NoAccount):
+                account = self._runtime.accounts.find(user, text.service.context.group)
+                if account.uid is not None:
+                    remove_ipc(account.uid)
 
     async def settle(self) -> None:
         """Wait until everything that was released has been let go (before the supervisor ends)."""

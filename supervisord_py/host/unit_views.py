@@ -14,6 +14,7 @@ from supervisord_py.core import view
 from supervisord_py.host.facade import Supervisor, Usage
 from supervisord_py.host.limits import lowered_rttime
 from supervisord_py.host.redaction import redact_file, redact_setting
+from supervisord_py.host.sandbox import applied_sandbox
 from supervisord_py.model.status import Exit, UnitStatus
 from supervisord_py.model.unit import BadUnit, Unit
 from supervisord_py.store.redact import redact_text, redact_words
@@ -114,8 +115,17 @@ class UnitViews:
         shown["lines"] = None if lines is None else list(lines)
         shown["groups"] = list(self.groups(unit))
         shown["lowered_limits"] = self._lowered_limits(unit, status.pid)
-        shown["applied"] = self._applied(unit, status.pid)
+        shown["applied"] = [*self._applied(unit, status.pid), *self._confining(unit, status)]
         return shown
+
+    def _confining(self, unit: str, status: UnitStatus) -> list[str]:
+        """Return what of ``[sandbox]`` confines the process of a unit."""
+        life = view.lives(self._supervisor.manager).get(unit)
+        if status.pid is None or life is None or life.service is None:
+            return []
+        if any(command.privileged for command in life.service.exec_start):
+            return []
+        return applied_sandbox(life.service.context.sandbox, status.degraded)
 
     def _applied(self, unit: str, pid: int | None) -> list[str]:
         """Return the bounds that hold for a unit that runs, each with its mechanism."""

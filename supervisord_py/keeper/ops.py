@@ -24,6 +24,7 @@ without a mount namespace of its own a mount would be everybody's. Kinds:
     {"do": "affinity", "cpus": [INT..]}, {"do": "scheduler", "policy": INT, "priority": INT}
     {"do": "seccomp", "filter": BASE64}                 an array of ``struct sock_filter``; without no-new-privileges
         this needs CAP_SYS_ADMIN
+    {"do": "join", "pid": PID, "start": TICKS, "flags": INT}     namespaces of that process, if it is still that one
     {"do": "user-namespace", "uids": TEXT, "gids": TEXT}
         A new one with these maps (lines of ``/proc/PID/uid_map``), written from outside of it, by a child of ours.
 
@@ -198,6 +199,23 @@ def _landlock_path(given: dict[str, Any]) -> Work:
     return work
 
 
+def _join(given: dict[str, Any]) -> Work:
+    pid, start, flags = int(given["pid"]), int(given["start"]), int(given["flags"])
+
+    def work(_: Registers) -> None:
+        pidfd = os.pidfd_open(pid)
+        try:
+            with open(f"/proc/{pid}/stat", "rb") as file:
+                if int(file.read().rpartition(b")")[2].split()[19]) != start:
+                    raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH), "main process")
+            if _libc.setns(pidfd, flags) != 0:
+                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), "setns")
+        finally:
+            os.close(pidfd)
+
+    return work
+
+
 def _affinity(given: dict[str, Any]) -> Work:
     cpus = [int(cpu) for cpu in given["cpus"]]
     return lambda _: os.sched_setaffinity(0, cpus)
@@ -266,5 +284,5 @@ def _user_namespace(given: dict[str, Any]) -> Work:
 _KINDS: dict[str, Callable[[dict[str, Any]], Work]] = {
     "call": _call, "open": _open, "connect": _connect, "data": _data, "dup": _dup, "write": _write, "mkdir": _mkdir,
     "touch": _touch, "affinity": _affinity, "scheduler": _scheduler, "seccomp": _seccomp,
-    "user-namespace": _user_namespace, "landlock-path": _landlock_path,
+    "user-namespace": _user_namespace, "landlock-path": _landlock_path, "join": _join,
 }  # fmt: skip

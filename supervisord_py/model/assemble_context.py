@@ -22,6 +22,7 @@ def assemble_context(fields: Fields, added: tuple[tuple[str, str], ...], problem
         group=fields.get("service", "group", None),
         supplementary_groups=tuple(dict.fromkeys(fields.get("service", "supplementary-groups", ()))),
         working_directory=fields.get("service", "working-directory", None),
+        root_directory=fields.get("service", "root-directory", None),
         umask=fields.get("service", "umask", _CONTEXT.umask),
         environment=(*environment.items(), *added),
         ignore_sigpipe=fields.get("service", "ignore-sigpipe", True),

@@ -313,6 +313,7 @@ KEYS: tuple[Key, ...] = (
     _restart("service.group", lambda own: own.context.group),
     _restart("service.supplementary-groups", lambda own: _names(own.context.supplementary_groups)),
     _restart("service.working-directory", lambda own: own.context.working_directory),
+    _restart("service.root-directory", lambda own: own.context.root_directory),
     _restart("service.umask", lambda own: format_mode(own.context.umask)),
     _restart("service.ignore-sigpipe", lambda own: _flag(own.context.ignore_sigpipe)),
     _restart("service.environment-file", lambda own: _names(own.context.belongings.environment_files)),

@@ -28,6 +28,18 @@ def needs_mounts(sandbox: Sandbox) -> bool:
     )
 
 
+def needs_namespace(sandbox: Sandbox, *, has_root: bool) -> bool:
+    """Say whether a process needs any namespace that takes CAP_SYS_ADMIN to make."""
+    return (
+        sandbox.private_network
+        or sandbox.private_ipc
+        or sandbox.private_users
+        or sandbox.network_namespace_path is not None
+        or needs_mounts(sandbox)
+        or has_root
+    )
+
+
 def rules_of(sandbox: Sandbox) -> Iterator[Rule]:
     """What may be written and run where."""
     if sandbox.protect_system == "strict":

@@ -128,6 +128,7 @@ class ExecContext(Struct, frozen=True):
     group: str | None = None
     supplementary_groups: tuple[str, ...] = ()
     working_directory: str | None = None
+    root_directory: str | None = None
     umask: int = 0o022
     environment: tuple[tuple[str, str], ...] = ()
     ignore_sigpipe: bool = True

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from supervisord_py.host.private_folders import BASES, PREFIX
-from tests.integration.supervisor_rig import AS_USER, RunningSupervisor, supervisor, until
+from tests.integration.supervisor_rig import AS_USER, SYSTEM_PYTHON, RunningSupervisor, supervisor, until
 from tests.integration.test_sandbox_calls import CAPS, ends, raises, unit
 
 WRITE = "open({!r}, 'w').close()"
@@ -129,8 +130,8 @@ def own_mounts() -> list[str]:
     return [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
 
 
-def left_in_tmp() -> set[str]:
-    return {str(path) for base in BASES for path in Path(base).glob(f"{PREFIX}*")}
+def left_in_tmp(*units: str) -> set[str]:
+    return {str(path) for base in BASES for unit in units for path in Path(base).glob(f"{PREFIX}*-{unit}*")}
 
 
 @pytest.fixture
@@ -154,7 +155,7 @@ def test_what_is_seen(uid: int | None, place: Path) -> None:
     own = os.geteuid() if uid is None else uid
     folder = place
     fill(folder, own)
-    before, mounts = left_in_tmp(), own_mounts()
+    before, mounts = left_in_tmp(*UNITS), own_mounts()
     units = {
         name: unit(
             text_of(folder, keys, own), text_of(folder, code, own), service="restart = 'no'\nnotify-access = 'main'"
@@ -163,7 +164,7 @@ def test_what_is_seen(uid: int | None, place: Path) -> None:
     }
     with supervisor(units, uid=uid) as running:
         check_all(running, list(UNITS))
-    assert left_in_tmp() <= before
+    assert left_in_tmp(*UNITS) <= before
     assert own_mounts() == mounts
     assert not Path(MARK).exists()
 
@@ -181,7 +182,7 @@ def test_what_root_can_give_another_user() -> None:
 @pytest.mark.parametrize("uid", AS_USER)
 def test_private_tmp_is_one_for_a_life_and_goes_with_it(uid: int | None) -> None:
     """All commands and checks of a life share it; the next one has another; what was left by a kill goes too."""
-    before = left_in_tmp()
+    before = left_in_tmp("shared")
     text = """
 [service]
 exec-start-pre = "/bin/sh -c 'test ! -e /tmp/mark; echo x > /tmp/mark'"
@@ -194,18 +195,18 @@ interval = 0.1
 [sandbox]
 private-tmp = true
 """
-    with supervisor({"a": text}, uid=uid, invariants=False) as running:
-        first = running.wait_state("a", "active")
-        assert len(left_in_tmp() - before) == 2
-        assert running.supctl("restart", "a").returncode == 0
-        assert running.wait_state("a", "active")["invocation"] != first["invocation"]
-        until(lambda: len(left_in_tmp() - before) == 2, "only the folders of this life")
+    with supervisor({"shared": text}, uid=uid, invariants=False) as running:
+        first = running.wait_state("shared", "active")
+        assert len(left_in_tmp("shared") - before) == 2
+        assert running.supctl("restart", "shared").returncode == 0
+        assert running.wait_state("shared", "active")["invocation"] != first["invocation"]
+        until(lambda: len(left_in_tmp("shared") - before) == 2, "only the folders of this life")
         running.kill_manager()
         running.wait_started()
-        assert running.wait_state("a", "active")["pid"] is not None
-        assert len(left_in_tmp() - before) == 2
-        assert running.supctl("stop", "a").returncode == 0
-        until(lambda: left_in_tmp() <= before, "nothing left behind")
+        assert running.wait_state("shared", "active")["pid"] is not None
+        assert len(left_in_tmp("shared") - before) == 2
+        assert running.supctl("stop", "shared").returncode == 0
+        until(lambda: left_in_tmp("shared") <= before, "nothing left behind")
 
 
 @pytest.mark.parametrize("uid", [65534] if os.geteuid() == 0 else [None])
@@ -218,4 +219,66 @@ def test_what_cannot_be_mounted_is_told(uid: int | None) -> None:
         assert status["exit"]["code"] == 226
         assert "read-only-paths: /no/such/path: no such file or directory" in running.supctl("why", "strict").stdout
         status = running.wait_state("loose", "active")
+        assert status["applied"] == ["private-tmp: mount namespace", "private-users: user namespace (implied)"]
+        assert "Confined" in running.supctl("status", "loose").stdout
         assert status["degraded"] == ["read-only-paths: /no/such/path: no such file or directory"]
+
+
+@pytest.mark.parametrize("uid", AS_USER)
+def test_a_check_shares_the_network_of_its_unit(uid: int | None) -> None:
+    """A health check of a unit with a private network reaches its server; nobody else does."""
+    server = (
+        "import socket, signal; s = socket.create_server(('127.0.0.1', 45871)); "
+        "t = socket.socket(socket.AF_UNIX, 2); signal.pause()"
+    )
+    check = "import socket; socket.create_connection(('127.0.0.1', 45871)).close()"
+    text = f"""
+[service]
+exec-start = ["{SYSTEM_PYTHON}", "-c", "{server}"]
+[health.up]
+kind = "readiness"
+exec = ["{SYSTEM_PYTHON}", "-c", "{check}"]
+interval = 0.2
+[sandbox]
+private-network = true
+"""
+    with supervisor({"a": text}, uid=uid) as running:
+        assert running.wait_state("a", "active")["applied"][0] == "private-network: network namespace"
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", 45871))
+
+
+@pytest.mark.parametrize("uid", AS_USER)
+def test_another_root(uid: int | None, place: Path) -> None:
+    """A folder is its root; what is bound into it is seen there, the supervisor's sockets too."""
+    root = place / "root"
+    for name in ("usr", "etc", "proc", "dev"):
+        (root / name).mkdir(parents=True)
+    for name in ("bin", "lib", "lib64"):
+        (root / name).symlink_to(f"usr/{name}")
+    (root / "etc" / "mark").write_text("inside")
+    for path in (root, *root.iterdir()):
+        os.chown(path, os.geteuid() if uid is None else uid, -1, follow_symlinks=False)
+    keys = "bind-read-only-paths = '/usr'\nbind-paths = '/proc'"
+    code = "assert os.listdir('/etc') == ['mark'] and os.getcwd() == '/'; " + NOTIFY + CONTROL
+    service = f"restart = 'no'\nnotify-access = 'main'\nroot-directory = '{root}'"
+    with supervisor({"a": unit(keys, code, service=service)}, uid=uid) as running:
+        check_all(running, ["a"])
+    assert sorted(path.name for path in (root / "usr").iterdir()) == []
+
+
+@pytest.mark.root
+def test_ipc_objects_go_with_the_last_unit_of_a_user() -> None:
+    """Those of its user, when it stops."""
+    made = Path("/dev/shm/spy-left-behind")
+    objects = "l.shmget(0x5b9c, 4096, 0o1600) >= 0 or 1/0; l.msgget(0x5b9c, 0o1600) >= 0 or 1/0; "
+    code = f"import signal; open('{made}', 'w'); {objects}open('{made}2', 'w'); signal.pause()"
+    text = unit("remove-ipc = true", code, service="user = 'games'").replace("oneshot", "simple")
+    with supervisor({"a": text}) as running:
+        running.wait_state("a", "active")
+        until(Path(f"{made}2").exists, "its objects")
+        assert running.supctl("stop", "a").returncode == 0
+        until(lambda: not made.exists(), "shared memory is gone")
+        for kind in ("shm", "msg"):
+            table = Path(f"/proc/sysvipc/{kind}")
+            until(lambda table=table: str(0x5B9C) not in table.read_text().split(), f"the object in {table} is gone")

@@ -192,3 +192,20 @@ def test_python_m_is_the_program(tmp_path: Path) -> None:
     )
     assert ended.returncode == 1
     assert "bad.toml:1:2" in ended.stdout
+
+
+def test_security_says_what_to_tighten(tmp_path: Path) -> None:
+    """The most exposed first, as text and as JSON; the exit code is that of the problems."""
+    write(tmp_path / "units" / "bare.toml")
+    write(tmp_path / "units" / "tight.toml", f"{SLEEP}[sandbox]\nno-new-privileges = true\nprotect-system = 'strict'\n")
+    told = run("check", "--security", str(tmp_path / "units"))
+    assert told.exit_code == 0
+    lines = told.stdout.splitlines()
+    assert lines[0].startswith("bare: ")
+    assert "        write no-new-privileges = true" in lines
+    document = json.loads(run("check", "--security", "--json", str(tmp_path / "units")).stdout)
+    bare, tight = document["security"]
+    assert (bare["unit"], tight["unit"]) == ("bare", "tight")
+    assert bare["exposure"] > tight["exposure"]
+    assert {"no-new-privileges", "protect-system"} <= {each["key"] for each in bare["open"]}
+    assert not {"no-new-privileges", "protect-system"} & {each["key"] for each in tight["open"]}
