@@ -38,7 +38,7 @@ def convert_command(
     told key by key, on standard error; nothing is passed over. Every file that is written passes check.
     """
     keys = key_table()
-    known = _units_in(output, force)
+    known = _units_in(output)
     try:
         read = read_systemd(files) if source == "systemd" else [read_file(path) for path in files]
         around = Surroundings(keys, read_matching, load_yaml, frozenset(file.name for file in known))
@@ -72,7 +72,7 @@ def convert_command(
         click.echo(f"wrote {len(written)} unit file{'' if len(written) == 1 else 's'} into {output}", err=True)
 
 
-def _units_in(output: str | None, force: bool) -> tuple[UnitFile, ...]:
+def _units_in(output: str | None) -> tuple[UnitFile, ...]:
     """The units that are in the folder already: a converted one may need them."""
     if output is None or not os.path.isdir(output):
         return ()

@@ -55,7 +55,7 @@ def read_systemd(paths: Sequence[str]) -> list[SourceFile]:
             except OSError as error:
                 raise ConvertError(f"{path}: {(error.strerror or str(error)).lower()}") from None
             here = [os.path.join(path, name) for name in inside if parse_name(name) is not None]
-            mains |= dict.fromkeys(each for each in here if os.path.isfile(each))
+            mains |= dict.fromkeys(each for each in here if _is_unit_of_its_own(each))
         elif path.endswith(".conf"):
             drop_ins[path] = None
         else:
@@ -76,6 +76,18 @@ def read_systemd(paths: Sequence[str]) -> list[SourceFile]:
             folder = os.path.join(os.path.dirname(path), f"{glob.escape(name)}.d")
             drop_ins |= dict.fromkeys(sorted(glob.glob(os.path.join(folder, "*.conf"))))
     return [read_file(path) for path in (*mains, *drop_ins)]
+
+
+def _is_unit_of_its_own(path: str) -> bool:
+    """Whether a file of a folder is a unit: a link to another unit beside it is only another name, one to /dev/null
+    masks."""
+    real = os.path.realpath(path)
+    if real == "/dev/null":
+        return True
+    is_alias = os.path.basename(real) != os.path.basename(path) and os.path.dirname(real) == os.path.realpath(
+        os.path.dirname(path)
+    )
+    return os.path.isfile(path) and not is_alias
 
 
 def write_units(folder: Path, texts: dict[str, str], *, force: bool) -> list[str]:

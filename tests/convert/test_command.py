@@ -93,8 +93,12 @@ def test_what_belongs_to_a_unit_is_read_too() -> None:
     write("s/a.service.d/x.conf", "[Service]\nUMask=0077\n")
     write("s/a.timer", "[Timer]\nOnCalendar=daily\n")
     write("s/README", "not a unit")
+    Path("s/other-name.service").symlink_to("a.service")
+    Path("s/masked.service").symlink_to("/dev/null")
     for typed in ("s/a.timer", "s"):
-        text = run("systemd", typed).stdout
+        result = run("systemd", typed)
+        text = result.stdout
+        assert "other-name" not in text and ("masked.service" in result.stderr) == (typed == "s")
         assert 'umask = "0077"' in text and 'on-calendar = "daily"' in text
 
 
