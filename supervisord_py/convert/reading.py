@@ -90,13 +90,25 @@ def _is_unit_of_its_own(path: str) -> bool:
     return os.path.isfile(path) and not is_alias
 
 
-def write_units(folder: Path, texts: dict[str, str], *, force: bool) -> list[str]:
+def narrowest_mode(files: Sequence[SourceFile]) -> int:
+    """The mode that lets nobody read what the files did not: they may hold secrets."""
+    mode = 0o666
+    for file in files:
+        try:
+            mode &= os.stat(file.path).st_mode
+        except OSError:
+            mode &= 0o600
+    return mode | 0o600
+
+
+def write_units(folder: Path, texts: dict[str, str], *, force: bool, mode: int) -> list[str]:
     """Write unit files, all or none; the folder is made.
 
     Args:
         folder: Where to.
         texts: By file name.
         force: Files that are there are replaced.
+        mode: Of new files, before the umask.
 
     Returns:
         The paths that were written.
@@ -116,7 +128,8 @@ def write_units(folder: Path, texts: dict[str, str], *, force: bool) -> list[str
             if there:
                 # Not through a link that somebody put there.
                 path.unlink(missing_ok=True)
-            with path.open("x", encoding="utf-8", errors="replace") as file:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+            with open(descriptor, "w", encoding="utf-8", errors="replace") as file:
                 file.write(text)
             written.append(str(path))
     except OSError as error:

@@ -137,6 +137,15 @@ def test_what_is_no_utf8_is_an_error(source: str) -> None:
     assert result.exit_code == 1 and "f: this is no UTF-8" in result.stderr
 
 
+def test_who_could_not_read_it_there_cannot_read_it_here() -> None:
+    """A unit file is readable by no more people than the files that it was made from, includes among them."""
+    write("d/x.conf", "[program:a]\ncommand=x\nenvironment=TOKEN=hunter2\n")
+    write("s.conf", "[include]\nfiles=d/*.conf\n")
+    Path("d/x.conf").chmod(0o640)
+    assert run("supervisord", "s.conf", "-o", "out").exit_code == 0
+    assert Path("out/a.toml").stat().st_mode & 0o777 == 0o640
+
+
 def test_secrets_are_not_printed_with_what_is_lost() -> None:
     """Neither values of variables nor passwords stand in what is told of a configuration."""
     text = (
