@@ -146,7 +146,7 @@ def build_spawn(
     before: list[dict[str, Any]] = []
     try:
         try:
-            if privileged:
+            if privileged or action.command.keeps_user:
                 account = runtime.accounts.find(None, None)
             else:
                 account = runtime.accounts.find(context.user, context.group, context.supplementary_groups)
