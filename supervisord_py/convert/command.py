@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from supervisord_py.convert.draft import Conversion, ConvertError, Use
+from supervisord_py.convert.draft import Conversion, ConvertError, SourceFile, Use
 from supervisord_py.convert.formats import FORMATS, Surroundings, convert
-from supervisord_py.convert.reading import read_file, read_matching, read_systemd, write_units
+from supervisord_py.convert.reading import narrowest_mode, read_file, read_matching, read_systemd, write_units
 from supervisord_py.convert.settle import settle
 from supervisord_py.convert.toml_text import unit_text
 from supervisord_py.convert.yaml_text import load_yaml
@@ -38,10 +38,17 @@ def convert_command(
     told key by key, on standard error; nothing is passed over. Every file that is written passes check.
     """
     keys = key_table()
-    known = _units_in(output, force)
+    known = _units_in(output)
     try:
         read = read_systemd(files) if source == "systemd" else [read_file(path) for path in files]
-        around = Surroundings(keys, read_matching, load_yaml, frozenset(file.name for file in known))
+        sources = list(read)
+
+        def read_included(pattern: str, base: str) -> list[SourceFile]:
+            found = read_matching(pattern, base)
+            sources.extend(found)
+            return found
+
+        around = Surroundings(keys, read_included, load_yaml, frozenset(file.name for file in known))
         conversion = convert(source, read, around)
         machine = Machine(zone_named, AGENT_RUNNER)
         settle(conversion, keys, specifier_context(os.environ), machine, known)
@@ -53,7 +60,7 @@ def convert_command(
         if output is None or refused:
             written = [] if refused else list(texts)
         else:
-            written = write_units(Path(output), texts, force=force)
+            written = write_units(Path(output), texts, force=force, mode=narrowest_mode(sources))
     except ConvertError as error:
         if as_json:
             click.echo(json.dumps({"error": {"code": "failed", "message": str(error)}}))
@@ -72,7 +79,7 @@ def convert_command(
         click.echo(f"wrote {len(written)} unit file{'' if len(written) == 1 else 's'} into {output}", err=True)
 
 
-def _units_in(output: str | None, force: bool) -> tuple[UnitFile, ...]:
+def _units_in(output: str | None) -> tuple[UnitFile, ...]:
     """The units that are in the folder already: a converted one may need them."""
     if output is None or not os.path.isdir(output):
         return ()

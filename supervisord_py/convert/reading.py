@@ -55,7 +55,7 @@ def read_systemd(paths: Sequence[str]) -> list[SourceFile]:
             except OSError as error:
                 raise ConvertError(f"{path}: {(error.strerror or str(error)).lower()}") from None
             here = [os.path.join(path, name) for name in inside if parse_name(name) is not None]
-            mains |= dict.fromkeys(each for each in here if os.path.isfile(each))
+            mains |= dict.fromkeys(each for each in here if _is_unit_of_its_own(each))
         elif path.endswith(".conf"):
             drop_ins[path] = None
         else:
@@ -78,13 +78,37 @@ def read_systemd(paths: Sequence[str]) -> list[SourceFile]:
     return [read_file(path) for path in (*mains, *drop_ins)]
 
 
-def write_units(folder: Path, texts: dict[str, str], *, force: bool) -> list[str]:
+def _is_unit_of_its_own(path: str) -> bool:
+    """Whether a file of a folder is a unit: a link to another unit beside it is only another name, one to /dev/null
+    masks."""
+    real = os.path.realpath(path)
+    if real == "/dev/null":
+        return True
+    is_alias = os.path.basename(real) != os.path.basename(path) and os.path.dirname(real) == os.path.realpath(
+        os.path.dirname(path)
+    )
+    return os.path.isfile(path) and not is_alias
+
+
+def narrowest_mode(files: Sequence[SourceFile]) -> int:
+    """The mode that lets nobody read what the files did not: they may hold secrets."""
+    mode = 0o666
+    for file in files:
+        try:
+            mode &= os.stat(file.path).st_mode
+        except OSError:
+            mode &= 0o600
+    return mode | 0o600
+
+
+def write_units(folder: Path, texts: dict[str, str], *, force: bool, mode: int) -> list[str]:
     """Write unit files, all or none; the folder is made.
 
     Args:
         folder: Where to.
         texts: By file name.
         force: Files that are there are replaced.
+        mode: Of new files, before the umask.
 
     Returns:
         The paths that were written.
@@ -104,7 +128,8 @@ def write_units(folder: Path, texts: dict[str, str], *, force: bool) -> list[str
             if there:
                 # Not through a link that somebody put there.
                 path.unlink(missing_ok=True)
-            with path.open("x", encoding="utf-8", errors="replace") as file:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+            with open(descriptor, "w", encoding="utf-8", errors="replace") as file:
                 file.write(text)
             written.append(str(path))
     except OSError as error:

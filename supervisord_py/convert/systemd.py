@@ -68,7 +68,7 @@ class _Converter:
         self._result = Conversion()
         self._names = self._name_all()
         self._relations = Relations(rules, self._names, known, self._result.ledger)
-        self._wanted: set[str] = set()
+        self._of_users = {self._names[unit.name] for unit in units if unit.is_user and unit.name in self._names}
 
     def _name_all(self) -> dict[str, str]:
         """Our names by systemd's: a socket or timer is called as the unit that it activates."""
@@ -160,6 +160,9 @@ class _Converter:
             service.setdefault("restart-jitter", 0)
         unit.setdefault("start-limit-interval-sec", "10s")
         unit.setdefault("start-limit-burst", 5)
+        if draft.name not in self._of_users:
+            # Of a service of the system; one of a user's manager inherits.
+            draft.table("sandbox").setdefault("keyring-mode", "private")
         for table in ("limits", "sandbox"):
             if draft.tables.get((table,)):
                 draft.table(table)["enforce"] = "best-effort"

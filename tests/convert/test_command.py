@@ -93,8 +93,12 @@ def test_what_belongs_to_a_unit_is_read_too() -> None:
     write("s/a.service.d/x.conf", "[Service]\nUMask=0077\n")
     write("s/a.timer", "[Timer]\nOnCalendar=daily\n")
     write("s/README", "not a unit")
+    Path("s/other-name.service").symlink_to("a.service")
+    Path("s/masked.service").symlink_to("/dev/null")
     for typed in ("s/a.timer", "s"):
-        text = run("systemd", typed).stdout
+        result = run("systemd", typed)
+        text = result.stdout
+        assert "other-name" not in text and ("masked.service" in result.stderr) == (typed == "s")
         assert 'umask = "0077"' in text and 'on-calendar = "daily"' in text
 
 
@@ -131,6 +135,15 @@ def test_what_is_no_utf8_is_an_error(source: str) -> None:
     Path("f").write_bytes(b'command = "/tmp/\xa6"\n')
     result = run(source, "f")
     assert result.exit_code == 1 and "f: this is no UTF-8" in result.stderr
+
+
+def test_who_could_not_read_it_there_cannot_read_it_here() -> None:
+    """A unit file is readable by no more people than the files that it was made from, includes among them."""
+    write("d/x.conf", "[program:a]\ncommand=x\nenvironment=TOKEN=hunter2\n")
+    write("s.conf", "[include]\nfiles=d/*.conf\n")
+    Path("d/x.conf").chmod(0o640)
+    assert run("supervisord", "s.conf", "-o", "out").exit_code == 0
+    assert Path("out/a.toml").stat().st_mode & 0o777 == 0o640
 
 
 def test_secrets_are_not_printed_with_what_is_lost() -> None:

@@ -15,7 +15,8 @@ def test_a_service_with_systemds_defaults() -> None:
     """What is another default here is written out, and a unit that nobody enables is not enabled."""
     assert text_of("systemd", SERVICE, "a.service") == (
         '# a\n[unit]\nstart-limit-interval-sec = "10s"\nstart-limit-burst = 5\nenabled = false\n\n'
-        '[service]\nexec-start = "/bin/true"\nrestart = "no"\n'
+        '[service]\nexec-start = "/bin/true"\nrestart = "no"\n\n'
+        '[sandbox]\nkeyring-mode = "private"\nenforce = "best-effort"\n'
     )
 
 
