@@ -12,6 +12,9 @@ from typing import Any
 
 from msgspec import Struct
 
+SECRET_KEYS = frozenset({"environment", "set-credential", "load-credential"})
+"""Keys of which no value is shown to anybody."""
+
 TableId = tuple[str | int, ...]
 """Where a table stands in a unit file: ``("service",)``, ``("health", "http")``, ``("socket", 0)``."""
 

@@ -5,7 +5,7 @@ So whatever is written passes ``check``. A key that is not built yet is taken ou
 
 from msgspec.structs import replace
 
-from supervisord_py.convert.draft import Conversion, Draft, TableId
+from supervisord_py.convert.draft import SECRET_KEYS, Conversion, Draft, TableId
 from supervisord_py.convert.toml_text import unit_text
 from supervisord_py.model.assemble import Machine
 from supervisord_py.model.keys import KeyTable
@@ -88,7 +88,8 @@ def _take_out(conversion: Conversion, draft: Draft, problem: Problem) -> None:
     steps = problem.key.split(".")
     table, key = _find(draft, steps)
     if key:
-        conversion.ledger.lose(draft.drop(table, key), problem.message)
+        reason = "its value is refused here" if key in SECRET_KEYS else problem.message
+        conversion.ledger.lose(draft.drop(table, key), reason)
         return
     if table and table != ("service",):
         for each in list(draft.tables[table]):

@@ -14,7 +14,7 @@ refuses (``convert.settle`` takes it out again, with the reason).
 
 from collections.abc import Callable, Sequence
 
-from supervisord_py.convert.draft import Conversion, Draft, Place, SourceFile, TableId
+from supervisord_py.convert.draft import SECRET_KEYS, Conversion, Draft, Place, SourceFile, TableId
 from supervisord_py.convert.systemd_relations import Relations
 from supervisord_py.convert.systemd_rules import Rules, Target
 from supervisord_py.convert.systemd_syntax import Assignment
@@ -348,7 +348,8 @@ class _UnitConverter:
         try:
             decoder(value, target.spec, _ANYWHERE.expand)
         except BadValue as bad:
-            raise BadValue(bad.all()[0].message) from None
+            is_secret = target.key in SECRET_KEYS
+            raise BadValue("its value is refused here" if is_secret else bad.all()[0].message) from None
 
     def _description(self, assignment: Assignment, place: Place) -> None:
         if self._section != "Service" and self._section != "Target" and self._draft.get("unit", "description"):

@@ -2,11 +2,12 @@
 out.
 
 The counterpart of actions are the events. An action that can fail has exactly one completing event:
-``SpawnProcess`` is answered by ``ProcessSpawned`` (and later ``ProcessExited``) or by ``SpawnFailed``. Signals have
-none: that a process is gone already is normal, and its exit is told anyway. ``FollowMain`` is answered by
-``MainFollowed``, ``CheckConditions`` by ``ConditionsChecked``, ``RunProbe`` by ``ProbeFinished``, ``LookAtProcesses``
-by ``ProcessesSeen``, ``FreezeUnit`` and ``ThawUnit`` by ``UnitFrozen``; all of these are asked again by a new manager
-(their answers are not in the keeper's stream before they are asked for).
+``SpawnProcess`` is answered by ``ProcessSpawned`` (and later ``ProcessExited``) or by ``SpawnFailed``, ``OpenSockets``
+by ``SocketsOpened``, ``AwaitConnection`` by ``ConnectionCame``, when there is one. Signals have none: that a process is
+gone already is normal, and its exit is told anyway. ``FollowMain`` is answered by ``MainFollowed``,
+``LookAtConnections`` by ``ConnectionsSeen``, ``CheckConditions`` by ``ConditionsChecked``, ``RunProbe`` by
+``ProbeFinished``, ``LookAtProcesses`` by ``ProcessesSeen``, ``FreezeUnit`` and ``ThawUnit`` by ``UnitFrozen``; all of
+these are asked again by a new manager (their answers are not in the keeper's stream before they are asked for).
 
 ``unit`` of ``SpawnProcess``, ``SignalProcesses``, ``KillTree`` and ``ReleaseUnit`` is the owner of the processes: the
 unit, or, of a process beside its life (``Role.PROBE``, ``Role.HOOK``), ``UNIT!SPAWNID`` (``model.names``). Such an
@@ -19,6 +20,7 @@ from typing import Any
 from msgspec import Struct
 
 from supervisord_py.model.records import Record
+from supervisord_py.model.sockets import Socket
 from supervisord_py.model.states import Role
 from supervisord_py.model.unit import Command, Condition, Probe
 
@@ -42,6 +44,46 @@ class SpawnProcess(Action, frozen=True):
     invocation: str
     environment: tuple[tuple[str, str], ...] = ()
     main_spawn: int | None = None
+    handed: "Handed | None" = None
+
+
+class Handed(Struct, frozen=True):
+    """What a process is handed over from descriptor 3 on: all that ``unit`` listens on, or its connection
+    ``connection``; then what was stored."""
+
+    unit: str
+    connection: int | None = None
+
+
+class OpenSockets(Action, frozen=True):
+    """Listen on exactly these for a unit; who waits in what is open already goes on waiting."""
+
+    listen_id: int
+    unit: str
+    sockets: tuple[Socket, ...]
+
+
+class AwaitConnection(Action, frozen=True):
+    """Tell of the next connection to the unit, or of one that is there, once; accept it where the socket says so.
+
+    Its answer comes when it comes: it is in the keeper's stream, and never asked for again.
+    """
+
+    unit: str
+
+
+class CloseSockets(Action, frozen=True):
+    """Close one connection of the unit; without a number all that is held for it, stored descriptors too."""
+
+    unit: str
+    connection: int | None = None
+
+
+class LookAtConnections(Action, frozen=True):
+    """Say how many connections to what the unit listens on are open."""
+
+    look_id: int
+    unit: str
 
 
 class FollowMain(Action, frozen=True):
@@ -160,6 +202,10 @@ class ExitSupervisor(Action, frozen=True):
 
 AnyAction = (
     SpawnProcess
+    | OpenSockets
+    | AwaitConnection
+    | CloseSockets
+    | LookAtConnections
     | FollowMain
     | StopFollowing
     | CheckConditions

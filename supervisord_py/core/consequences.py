@@ -5,7 +5,7 @@ Source: systemd, core/unit.c (unit_notify, unit_start_on_failure, retroactively_
 upheld unit is left alone once it has failed as often as its policy allows.
 """
 
-from supervisord_py.core import demand, jobs, quarantine, shutdown, timed
+from supervisord_py.core import demand, jobs, listening, quarantine, shutdown, timed
 from supervisord_py.core.actions import Refusal
 from supervisord_py.core.installing import (
     apply,
@@ -16,7 +16,7 @@ from supervisord_py.core.installing import (
     wait_for_dependency,
 )
 from supervisord_py.core.ledger import Intent, Ledger, Task
-from supervisord_py.core.state import BETWEEN_LIVES, REST, STARTING, THERE, Ending, JobOrigin, Monitor
+from supervisord_py.core.state import ARMED, BETWEEN_LIVES, REST, STARTING, THERE, Ending, JobOrigin, Monitor
 from supervisord_py.core.stopping import next_delay_ns
 from supervisord_py.core.transaction import Goal, Node, RefusedError, build, build_stop
 from supervisord_py.model.states import (
@@ -94,10 +94,11 @@ def _restart(ledger: Ledger, task: Task) -> None:
 
 
 def _run(ledger: Ledger, task: Task) -> None:
-    """The timer of a unit has elapsed: run it, unless somebody has asked for that, or for its end, already."""
+    """The timer of a unit has elapsed, or a connection has come: run it, unless somebody has asked for that, or for its
+    end, already."""
     name = task.unit
     job = ledger.job_of.get(name)
-    if ledger.state(name).sub is not SubState.WAITING or (job is not None and (job.runs or job.type in jobs.STOP_LIKE)):
+    if ledger.state(name).sub not in ARMED or (job is not None and (job.runs or job.type in jobs.STOP_LIKE)):
         return
     goal = Goal(((name, JobType.START),), JobOrigin.AUTOMATIC, runs=True, cause=task.cause)
     try:
@@ -105,6 +106,7 @@ def _run(ledger: Ledger, task: Task) -> None:
     except RefusedError as error:
         refuse(ledger, goal, name, error.refusal)
         timed.job_ended(ledger, name)
+        listening.job_ended(ledger, name)
         return
     apply(ledger, transaction)
 

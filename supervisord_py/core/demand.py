@@ -11,11 +11,11 @@ Source: systemd, core/job.c (job_compare, job_is_runnable), core/unit.c (unit_ve
 
 from collections.abc import Iterator
 
-from supervisord_py.core import health, processes, quarantine, timed
+from supervisord_py.core import health, processes, quarantine
 from supervisord_py.core.graph import Edge
 from supervisord_py.core.jobs import STOP_LIKE
 from supervisord_py.core.ledger import Ledger
-from supervisord_py.core.state import BETWEEN_LIVES, REST, STARTING, STOPPING, THERE, UP, Job, UnitState
+from supervisord_py.core.state import ARMED, BETWEEN_LIVES, REST, STARTING, STOPPING, THERE, UP, Job, UnitState
 from supervisord_py.model.states import JobState, JobType, Result, ServiceType, SubState, Until
 from supervisord_py.model.unit import Dependency
 
@@ -30,7 +30,7 @@ def is_met(ledger: Ledger, other: str, until: Until) -> bool:
     if _is_skipped(state):
         return True
     if until is Until.EXITED:
-        is_over = state.sub is SubState.DEAD or state.sub is SubState.WAITING
+        is_over = state.sub is SubState.DEAD or state.sub in ARMED
         return state.sub is SubState.EXITED or (is_over and state.succeeded)
     if state.sub is SubState.DEAD:
         # The readiness of a oneshot is its success; a daemon that ended well is not ready any more.
@@ -42,8 +42,8 @@ def is_met(ledger: Ledger, other: str, until: Until) -> bool:
 
 
 def _is_there(state: UnitState) -> bool:
-    """A stub takes the place of a unit that is quarantined; one with a timer is there as long as that is armed."""
-    return state.sub in UP or quarantine.stands_in(state) or timed.is_armed(state)
+    """A stub takes the place of a unit that is quarantined; what is armed is there also between its runs."""
+    return state.sub in UP or quarantine.stands_in(state) or state.is_armed
 
 
 def _has_started(ledger: Ledger, name: str, state: UnitState) -> bool:
@@ -171,7 +171,7 @@ def _edge_blocks(ledger: Ledger, edge: Edge) -> bool:
 def _may_still_end(ledger: Ledger, other: str) -> bool:
     state = ledger.state(other)
     sub = state.sub
-    if sub is SubState.WAITING:
+    if sub in ARMED:
         return not state.succeeded
     return sub not in REST and sub not in BETWEEN_LIVES and sub is not SubState.EXITED and sub is not SubState.STUCK
 

@@ -17,10 +17,10 @@ dinit, service.cc (process_queues).
 
 from msgspec.structs import replace
 
-from supervisord_py.core import demand, life, pool, processes, quarantine, service, steps, stopping, timed
+from supervisord_py.core import demand, life, listening, pool, processes, quarantine, service, steps, stopping, timed
 from supervisord_py.core.actions import CheckConditions
 from supervisord_py.core.consequences import carry_out
-from supervisord_py.core.events import ConditionsChecked
+from supervisord_py.core.events import ConditionsChecked, SocketsOpened
 from supervisord_py.core.installing import finish
 from supervisord_py.core.ledger import Intent, Ledger, Task
 from supervisord_py.core.orders import stop_reason
@@ -44,6 +44,7 @@ from supervisord_py.model.states import (
     JobState,
     JobType,
     Result,
+    Severity,
     SubState,
 )
 from supervisord_py.model.unit import UnitSet
@@ -139,19 +140,15 @@ def _settle(ledger: Ledger, job: Job) -> None:
     """End a running job if its unit has got where it was to go, or cannot get there any more."""
     state = ledger.state(job.unit)
     sub = state.sub
-    if job.checking:
+    if job.checking or job.opening:
         return
     match job.type:
         case JobType.START | JobType.VERIFY_ACTIVE:
-            if sub in UP or quarantine.stands_in(state) or (sub is SubState.WAITING and not job.runs):
+            if sub in UP or quarantine.stands_in(state) or (sub in ARMED and not job.runs):
                 finish(ledger, job, JobResult.DONE)
             elif sub is SubState.STUCK:
                 finish(ledger, job, JobResult.FAILED, stopping.stuck_message(ledger, job.unit))
-            elif (
-                sub in REST
-                or sub is SubState.WAITING
-                or (sub in BETWEEN_LIVES and job.type is not JobType.VERIFY_ACTIVE)
-            ):
+            elif sub in REST or sub in ARMED or (sub in BETWEEN_LIVES and job.type is not JobType.VERIFY_ACTIVE):
                 # Who only asks whether it is there waits for a unit that is restarted: its next life may answer.
                 _settle_ended_start(ledger, job)
         case JobType.STOP:
@@ -240,7 +237,7 @@ def _run_start(ledger: Ledger, job: Job) -> None:
     name = job.unit
     state = ledger.state(name)
     asked = job.origin is JobOrigin.COMMAND
-    is_there = timed.is_armed(state) and not job.runs and (state.sub not in BETWEEN_LIVES or not _may_restart(job))
+    is_there = state.is_armed and not job.runs and (state.sub not in BETWEEN_LIVES or not _may_restart(job))
     if state.sub in UP or is_there:
         finish(ledger, job, JobResult.DONE)
     elif state.sub in STARTING:
@@ -263,7 +260,9 @@ def _run_start(ledger: Ledger, job: Job) -> None:
         if job.origin is JobOrigin.RELATION and refusal[0] is JobResult.CANCELED and ledger.graph[name].upheld_by:
             # Its record has been written; it is tried again when what is in its way has gone.
             ledger.note_refused(name, refusal[1])
-    elif state.sub in REST and timed.has_timer(ledger, name) and (job.arms or not job.runs):
+    elif state.sub not in ARMED and listening.ask(ledger, job):
+        job.state = JobState.RUNNING
+    elif state.sub in REST and is_armed_by_start(ledger, name) and (job.arms or not job.runs):
         _arm(ledger, job)
     elif not pool.ask(ledger, job) or (not job.checked and _ask_conditions(ledger, job)):
         return
@@ -279,6 +278,42 @@ def _run_start(ledger: Ledger, job: Job) -> None:
             life.count_start(ledger, name)
         _begin(ledger, job)
         service.feed(ledger, name, Input.START)
+
+
+def is_armed_by_start(ledger: Ledger, name: str) -> bool:
+    """Tell whether a start of the unit makes it wait, for its time or for a connection."""
+    return timed.has_timer(ledger, name) or listening.is_on_demand(ledger, name)
+
+
+def sockets_opened(ledger: Ledger, event: SocketsOpened) -> None:
+    """Go on with a start that waited for the sockets of its unit; one that cannot listen has failed."""
+    name = event.unit
+    if not listening.is_answer(ledger, name, event.listen_id):
+        return
+    job, state = ledger.job_of.get(name), ledger.edit(name)
+    is_asked = job is not None and job.opening
+    if job is not None and job.opening:
+        ledger.edit_job(job)
+        job.state, job.opening, job.opened = JobState.WAITING, False, event.failed is None
+        ledger.runnable[job.id] = None
+    if event.failed is None:
+        listening.await_next(ledger, name)
+    elif is_asked or state.sub is SubState.LISTENING:
+        _cannot_listen(ledger, name, event.failed)
+
+
+def _cannot_listen(ledger: Ledger, name: str, failed: str) -> None:
+    message = f"it cannot listen on {failed}"
+    had_failed, unit, job = ledger.state(name).sub is SubState.FAILED, ledger.unit(name), ledger.job_of.get(name)
+    state = ledger.set_sub(name, SubState.FAILED)
+    ledger.arm_phase(name, None)
+    state.result, state.message, state.ending = Result.RESOURCES, message, Ending.ITSELF
+    fields = {"result": state.result.value, "message": message, "failures": state.failures, "limit_hit": False}
+    cause = ledger.record("unit.failed", name, severity=Severity.ERROR, fields=fields)
+    if had_failed and unit is not None and unit.on_failure:
+        ledger.intents.append(Task(Intent.FAILED, name, name, cause))
+    if job is not None and job.type in (*_STARTS, JobType.RESTART):
+        finish(ledger, job, JobResult.FAILED, f"{name} failed ({state.result.value}): {message}")
 
 
 def _may_restart(job: Job) -> bool:
@@ -442,6 +477,8 @@ def _refuse_start(ledger: Ledger, job: Job) -> tuple[JobResult, str] | None:
     state, unit = ledger.state(name), ledger.unit(name)
     if ledger.globals.shutdown is not None:
         return JobResult.CANCELED, "the supervisor is shutting down"
+    if listening.is_orphan(ledger, name):
+        return JobResult.CANCELED, "the unit that it was made for does not listen any more"
     if name in ledger.set.masked:
         return JobResult.INVALID, f"{name} is masked: nothing starts it; supctl unmask {name}"
     if unit is None:
@@ -469,7 +506,7 @@ def _refuse_start(ledger: Ledger, job: Job) -> tuple[JobResult, str] | None:
 
 def _run_verify(ledger: Ledger, job: Job) -> None:
     sub = ledger.state(job.unit).sub
-    if sub in UP or timed.is_armed(ledger.state(job.unit)):
+    if sub in UP or ledger.state(job.unit).is_armed:
         finish(ledger, job, JobResult.DONE)
     elif sub in STARTING or sub in BETWEEN_LIVES:
         ledger.edit_job(job).state = JobState.RUNNING
@@ -497,8 +534,9 @@ def _run_reload(ledger: Ledger, job: Job) -> None:
         return
     if sub is SubState.PAUSED:
         finish(ledger, job, JobResult.INVALID, f"{name} is paused; resume it first")
-    elif sub is SubState.WAITING:
-        finish(ledger, job, JobResult.INVALID, f"{name} waits for its time: no process of it runs")
+    elif sub in ARMED:
+        waits = "waits for its time" if sub is SubState.WAITING else "waits for a connection"
+        finish(ledger, job, JobResult.INVALID, f"{name} {waits}: no process of it runs")
     elif sub not in UP:
         finish(ledger, job, JobResult.INVALID, f"{name} is not running; start it")
     elif own is None or not processes.can_reload(own):

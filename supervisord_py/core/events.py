@@ -151,6 +151,40 @@ class ProcessesSeen(Event, frozen=True):
     stopped: bool
 
 
+class SocketsOpened(Event, frozen=True):
+    """Completes ``OpenSockets``: the keeper listens for the unit; or ``failed`` says what could not be had."""
+
+    listen_id: int
+    unit: str
+    failed: str | None = None
+
+
+class ConnectionCame(Event, frozen=True):
+    """Completes ``AwaitConnection``: somebody has come to ``socket`` of the unit. With a number it is accepted, and
+    held until ``CloseSockets``; ``peer`` names who is there, ``environment`` tells that to a process."""
+
+    unit: str
+    socket: str
+    connection: int | None = None
+    peer: str = ""
+    environment: tuple[tuple[str, str], ...] = ()
+
+
+class ConnectionsSeen(Event, frozen=True):
+    """Completes ``LookAtConnections``: so many are open."""
+
+    look_id: int
+    unit: str
+    connections: int
+
+
+class DescriptorsStored(Event, frozen=True):
+    """What the unit's processes have left with the keeper (FDSTORE=1) is this now, by name."""
+
+    unit: str
+    names: tuple[str, ...]
+
+
 class UnitFrozen(Event, frozen=True):
     """Completes ``FreezeUnit`` and ``ThawUnit``: whether the unit stands still now; ``detail`` says why it is not as
     was asked."""
@@ -316,6 +350,10 @@ AnyEvent = (
     | ConditionsChecked
     | ProbeFinished
     | ProcessesSeen
+    | SocketsOpened
+    | ConnectionCame
+    | ConnectionsSeen
+    | DescriptorsStored
     | UnitFrozen
     | TreeEmptied
     | NotifyReceived

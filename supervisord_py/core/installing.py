@@ -5,7 +5,7 @@ Law: what was asked for is never undone by what follows automatically.
 Source: systemd, core/job.c (job_install, job_finish_and_invalidate).
 """
 
-from supervisord_py.core import demand, jobs, pool, quarantine, service, timed
+from supervisord_py.core import demand, jobs, listening, pool, quarantine, service, timed
 from supervisord_py.core.actions import Refusal
 from supervisord_py.core.jobs import STOP_LIKE
 from supervisord_py.core.ledger import Intent, Ledger, Task
@@ -153,7 +153,7 @@ def _merge_into(ledger: Ledger, job: Job, merged: JobType, goal: Goal, node: Nod
         job.type = merged
         job.state = JobState.WAITING
         job.checks += job.checking
-        job.checking = job.checked = False
+        job.checking = job.checked = job.opening = job.opened = False
     is_run = goal.runs and node.anchor
     if job.type in _STARTS:
         # Whoever wants it to be armed gets that, too.
@@ -231,6 +231,7 @@ def finish(ledger: Ledger, job: Job, result: JobResult, message: str = "", *, sp
     ledger.changed[name] = None
     ledger.refused_changed = True
     timed.job_ended(ledger, name)
+    listening.job_ended(ledger, name)
     if result in (JobResult.TIMEOUT, JobResult.DEPENDENCY):
         unit = ledger.unit(name)
         if unit is not None and unit.on_failure:
@@ -239,7 +240,7 @@ def finish(ledger: Ledger, job: Job, result: JobResult, message: str = "", *, sp
         return
     if ledger.graph[name].upheld_by and job.type is JobType.START and result in _CAME_TO_NOTHING:
         ledger.intents.append(Task(Intent.UPHOLD_LATER, name, name, cause))
-    if timed.is_armed(ledger.state(name)):
+    if ledger.state(name).is_armed:
         # A run that does not begin takes nobody with it: the unit is there all the same.
         return
     sub = ledger.state(name).sub

@@ -24,6 +24,7 @@ from supervisord_py.core.events import Now
 from supervisord_py.core.graph import Graph
 from supervisord_py.core.restart import next_random
 from supervisord_py.core.rollout_state import Rollout
+from supervisord_py.core.socket_state import SocketState
 from supervisord_py.core.state import (
     ACTIVE_STATES,
     BETWEEN_LIVES,
@@ -219,6 +220,8 @@ class Ledger:
             if state.timer is not None and state.timer.armed_ns is not None:
                 # Only what is up has an armed timer.
                 self.set_timer(name, replace(state.timer, armed_ns=None, mono_ns=None, wall_ns=None, at_ns=None))
+            if state.sockets is not None and state.sockets.armed:
+                self.set_sockets(name, replace(state.sockets, armed=False, resume_at_ns=None, idle_at_ns=None))
         else:
             self.alive[name] = None
             self.note_refused(name, None)
@@ -265,7 +268,8 @@ class Ledger:
             # What followed from the unit's failure has followed: the end of its stub is none.
             return
         if new in _DOWN and old not in _DOWN:
-            for other in self.graph[name].stops:
+            instances = () if (sockets := self.state(name).sockets) is None else sockets.instances
+            for other in (*self.graph[name].stops, *instances):
                 self.intents.append(Task(Intent.STOP_ALONG, other, name, cause))
         if new in REST:
             self._note_rest(name, new, old not in REST, cause)
@@ -344,6 +348,12 @@ class Ledger:
             case DeadlineKind.TIMER:
                 timer = self.state(owner).timer
                 return timer is not None and timer.at_ns == at_ns
+            case DeadlineKind.LISTEN:
+                sockets = self.state(owner).sockets
+                return sockets is not None and sockets.resume_at_ns == at_ns
+            case DeadlineKind.UNUSED:
+                sockets = self.state(owner).sockets
+                return sockets is not None and sockets.idle_at_ns == at_ns
             case DeadlineKind.RETRY:
                 return self.state(owner).retry_at_ns == at_ns
             case DeadlineKind.ROLLOUT:
@@ -386,6 +396,10 @@ class Ledger:
         at_ns = self.edit(name).retry_at_ns = None if after_ns is None else self.now.mono_ns + after_ns
         if at_ns is not None:
             self.timers.arm(at_ns, name, DeadlineKind.RETRY)
+
+    def set_sockets(self, name: str, sockets: SocketState | None) -> None:
+        if self.state(name).sockets != sockets:
+            self.edit(name).sockets = sockets
 
     def set_timer(self, name: str, timer: TimerState) -> None:
         self.edit(name).timer = timer

@@ -11,7 +11,7 @@ Law: no life begins while a process of the old one is left.
 Source: systemd, core/service.c (service_enter_condition to service_enter_running); system-anchors 1.6.
 """
 
-from supervisord_py.core import health, processes, quarantine, stopping, timed, watchdog
+from supervisord_py.core import health, listening, processes, quarantine, stopping, timed, watchdog
 from supervisord_py.core.ledger import Ledger
 from supervisord_py.core.restart import admit_start
 from supervisord_py.core.state import Ending
@@ -27,7 +27,7 @@ def begin(ledger: Ledger, name: str) -> None:
     """Begin a new life by the newest text of the unit."""
     unit = ledger.set.units.get(name) or ledger.texts.get(name)
     assert unit is not None, f"internal error: {name} has no text"
-    unit = timed.text_of_run(ledger, name, unit)
+    unit = listening.text_of_run(ledger, name, timed.text_of_run(ledger, name, unit))
     ledger.keep_text(name, unit)
     state = ledger.edit(name)
     assert state.main is None and state.control is None, f"internal error: {name} still has a process"
@@ -204,6 +204,7 @@ def enter_running(ledger: Ledger, name: str, sub: SubState = SubState.RUNNING) -
     if service is not None and service.runtime_max_ns is not None and service.type is not ServiceType.ONESHOT:
         state.runtime_end_ns = ledger.now.mono_ns + service.runtime_max_ns
     arm_running(ledger, name)
+    listening.begin_use(ledger, name)
     is_healthy = service is not None and (state.progress is not None or not service.progress_ns)
     if service is not None and is_healthy and (state.failures or state.backoff):
         ledger.arm_healthy(name, service.restart.reset_ns)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from msgspec.structs import replace
 
-from supervisord_py.core import health, life, timed
+from supervisord_py.core import health, life, listening, timed
 from supervisord_py.core.graph import Graph
 from supervisord_py.core.ledger import Ledger
 from supervisord_py.core.rollout_state import RolloutStep
@@ -145,6 +145,7 @@ def take_live(ledger: Ledger, name: str) -> None:
     if running.service is not None and text.service is not None:
         _rearm(ledger, name, running.service, text.service)
     timed.text_changed(ledger, name, running.timer, text.timer)
+    listening.text_changed(ledger, name)
     state = ledger.state(name)
     if running.health != text.health and (state.awaits_health or state.sub in (SubState.RUNNING, SubState.RELOAD)):
         health.go_on(ledger, name, before=running.health)

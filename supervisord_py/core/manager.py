@@ -19,6 +19,7 @@ from supervisord_py.core import (
     hooks,
     installing,
     life,
+    listening,
     loading,
     pause,
     pool,
@@ -37,7 +38,10 @@ from supervisord_py.core.events import (
     ClockChanged,
     CommandRequested,
     ConditionsChecked,
+    ConnectionCame,
+    ConnectionsSeen,
     DeadlineReached,
+    DescriptorsStored,
     Event,
     KeeperLost,
     KeeperReplaced,
@@ -52,6 +56,7 @@ from supervisord_py.core.events import (
     RequesterGone,
     ShutdownForced,
     ShutdownRequested,
+    SocketsOpened,
     SpawnFailed,
     StrayAppeared,
     StrayExited,
@@ -59,16 +64,18 @@ from supervisord_py.core.events import (
     UnitFrozen,
     UnitsLoaded,
 )
+from supervisord_py.core.installing import start_automatically
 from supervisord_py.core.ledger import Intent, Ledger, Task
 from supervisord_py.core.notify import notify_received
 from supervisord_py.core.processes import waits_for_pid_file
 from supervisord_py.core.service import Input
 from supervisord_py.core.state import ACTIVE_STATES, ARMED, REST, UP, JobOrigin, WatchKind
+from supervisord_py.core.steps import Ended
 from supervisord_py.core.stopping import forget_failures
 from supervisord_py.core.timers import DeadlineKind
 from supervisord_py.core.transaction import Goal, RefusedError, Transaction, build
 from supervisord_py.model.names import is_aux_owner, spawn_of
-from supervisord_py.model.states import JobType, Role, Severity
+from supervisord_py.model.states import JobType, Result, Role, Severity
 from supervisord_py.model.unit import UnitSet
 from supervisord_py.model.values import format_signal
 
@@ -148,6 +155,15 @@ class Manager:
                 service.main_followed(ledger, event)
             case ConditionsChecked():
                 engine.conditions_checked(ledger, event)
+            case SocketsOpened():
+                engine.sockets_opened(ledger, event)
+            case ConnectionCame():
+                self._connection_came(event)
+            case ConnectionsSeen():
+                if listening.is_unused(ledger, event.unit, event.look_id, event.connections):
+                    service.feed(ledger, event.unit, Input.UNUSED, Ended(Result.SUCCESS, "nothing has come to it"))
+            case DescriptorsStored():
+                listening.stored(ledger, event)
             case UnitFrozen():
                 pause.frozen(ledger, event)
             case ProbeFinished():
@@ -182,6 +198,7 @@ class Manager:
             case KeeperLost():
                 ledger.record("keeper.lost", severity=Severity.ERROR, fields=event.fields)
                 watchdog.was_unheard(ledger)
+                listening.keeper_lost(ledger)
             case KeeperReplaced() if event.refused is None:
                 ledger.record("keeper.reexecuted", fields={"old": event.old, "new": event.new})
             case KeeperReplaced():
@@ -217,6 +234,7 @@ class Manager:
             pending += watchdog.pending(ledger, name)
             pending += pause.pending(ledger, name)
             pending += health.pending(ledger, name)
+            pending += listening.pending(ledger, name)
         for job in ledger.jobs.values():
             if (check := engine.pending_check(ledger, job)) is not None:
                 pending.append(check)
@@ -305,6 +323,10 @@ class Manager:
                     self._beside_ended(beside.deadline(ledger, int(name)))
                 case DeadlineKind.TIMER:
                     timed.deadline(ledger, name)
+                case DeadlineKind.LISTEN:
+                    listening.resume(ledger, name)
+                case DeadlineKind.UNUSED:
+                    listening.use_deadline(ledger, name)
                 case DeadlineKind.RETRY:
                     quarantine.retry(ledger, name)
                 case DeadlineKind.UPHOLD:
@@ -312,6 +334,11 @@ class Manager:
                     ledger.intents.append(Task(Intent.UPHOLD, name, "", ledger.state(name).cause))
                 case DeadlineKind.SHUTDOWN:
                     shutdown.deadline(ledger)
+
+    def _connection_came(self, event: ConnectionCame) -> None:
+        instance = listening.came(self._ledger, event)
+        if instance is not None:
+            start_automatically(self._ledger, instance.name, self._ledger.state(event.unit).cause)
 
     def _beside_ended(self, result: beside.Ended | None) -> None:
         if result is None:
@@ -333,6 +360,7 @@ class Manager:
                 if state.held and not state.leftover:
                     ledger.edit(name).held = False
                     ledger.act(ReleaseUnit(name))
+                listening.close_if_at_rest(ledger, name)
                 if state.sub in REST and name in ledger.set.units and name not in ledger.job_of:
                     ledger.drop_text(name)
             if name in ledger.globals.pending_texts:

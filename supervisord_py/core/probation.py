@@ -10,7 +10,6 @@ Each end is judged in the event in which it comes. A unit whose file is gone is 
 with it: from then on there is nothing left to watch.
 """
 
-from supervisord_py.core import timed
 from supervisord_py.core.ledger import Ledger
 from supervisord_py.core.rollout_state import Rollout, RolloutPhase, RolloutStep, RolloutUnit
 from supervisord_py.core.state import REST, STARTING, THERE, UP, Ending, UnitState
@@ -67,7 +66,7 @@ def first_failure(ledger: Ledger, rollout: Rollout) -> str | None:
                 ledger.edit_rollout()
                 unit.invocation = state.invocation
                 # A run of a unit with a timer is no new beginning of that unit.
-                if unit.step is RolloutStep.PROBATION and not timed.is_armed(state):
+                if unit.step is RolloutStep.PROBATION and not state.is_armed:
                     put_on_probation(ledger, rollout, name, unit)
         elif _has_ended_by_itself(ledger, name, state):
             ledger.edit_rollout()
@@ -105,20 +104,20 @@ def _has_ended_by_itself(ledger: Ledger, name: str, state: UnitState) -> bool:
         return False
     if state.ending is Ending.ORDER or name in ledger.set.masked:
         return False
-    if timed.is_armed(state):
+    if state.is_armed:
         return _has_failed_a_run(state)
     own = ledger.service(name)
     return own is None or own.type is not ServiceType.ONESHOT or not state.succeeded
 
 
 def is_there(state: UnitState) -> bool:
-    return state.sub in THERE or timed.is_armed(state)
+    return state.sub in THERE or state.is_armed
 
 
 def _has_failed_a_run(state: UnitState) -> bool:
     """Tell whether a unit with a timer has been run since it was armed, and that failed."""
     is_good = state.result in (Result.SUCCESS, Result.EXEC_CONDITION)
-    return timed.is_armed(state) and not is_good and state.sub not in UP | STARTING
+    return state.is_armed and not is_good and state.sub not in UP | STARTING
 
 
 def is_at_rest(ledger: Ledger, name: str) -> bool:

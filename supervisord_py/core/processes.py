@@ -10,7 +10,7 @@ Source: systemd, core/service.c (service_spawn, main_pid_good, service_search_ma
 
 from msgspec import json
 
-from supervisord_py.core.actions import FollowMain, SpawnProcess
+from supervisord_py.core.actions import FollowMain, Handed, SpawnProcess
 from supervisord_py.core.events import ExitStatus
 from supervisord_py.core.ledger import Ledger
 from supervisord_py.core.state import Monitor, Process, UnitState
@@ -24,6 +24,7 @@ FORCED_KILL_NS = 5_000_000_000
 KILL_SHARE = 8
 """In a shutdown the wait after the final signal is this fraction of the stop time-out: processes rarely need it."""
 
+_HANDED = frozenset({Role.MAIN, Role.START, Role.STUB})
 _MONITORS = frozenset({Role.CONDITION, Role.START_PRE, Role.START, Role.MAIN})
 """The commands that are told whose end started the unit."""
 
@@ -180,8 +181,19 @@ def run_command(ledger: Ledger, name: str, sub: SubState, role: Role, index: int
         invocation=state.invocation,
         environment=environment(ledger, name, role),
         main_spawn=state.main.spawn_id if state.main is not None and role is not Role.MAIN else None,
+        handed=handed(ledger, name, role),
     )
     ledger.spawn(name, process, action)
+
+
+def handed(ledger: Ledger, name: str, role: Role) -> Handed | None:
+    """Return what a process is handed over, None for nothing: the program itself gets it, and no command beside it."""
+    unit, connection = ledger.unit(name), ledger.state(name).connection
+    if role not in _HANDED or unit is None or unit.service is None:
+        return None
+    if connection is not None:
+        return Handed(connection.unit, connection.number)
+    return Handed(name) if unit.sockets is not None or unit.service.store_max else None
 
 
 def follow(ledger: Ledger, name: str, *, wait: bool) -> None:
@@ -203,6 +215,8 @@ def environment(ledger: Ledger, name: str, role: Role) -> tuple[tuple[str, str],
     service = ledger.service(name)
     if role in (Role.MAIN, Role.START) and service is not None and service.watchdog_ns:
         variables.append(("WATCHDOG_USEC", str(service.watchdog_ns // 1000)))
+    if state.connection is not None and role is not Role.STUB:
+        variables += state.connection.environment
     if state.last_life is not None:
         life = state.last_life
         end = {"code": life.code} if life.code is not None else {"signal": life.signal} if life.signal else None

@@ -86,6 +86,7 @@ def stand_in(ledger: Ledger, name: str) -> None:
         command=unit.quarantine.stub,
         invocation=edited.invocation,
         environment=(*processes.environment(ledger, name, Role.STUB), ("SUPERVISORD_PY_STUB", "1")),
+        handed=processes.handed(ledger, name, Role.STUB),
     )
     ledger.spawn(name, process, action)
 

@@ -16,6 +16,7 @@ from msgspec import Struct
 from supervisord_py.core import pause, quarantine, rollout, service, timed
 from supervisord_py.core.actions import Refusal, Reply, SignalProcesses, UnitOutcome, Whom
 from supervisord_py.core.demand import upholder
+from supervisord_py.core.engine import is_armed_by_start
 from supervisord_py.core.events import CommandRequested
 from supervisord_py.core.installing import apply, finish
 from supervisord_py.core.jobs import is_redundant
@@ -149,8 +150,8 @@ class Requests:
         """Refuse to run what has no timer, and what has failed too often."""
         for name in names:
             unit, state = self._ledger.set.units.get(name), self._ledger.state(name)
-            if unit is not None and not timed.has_timer(self._ledger, name):
-                message = f"cannot trigger {name}: it has no timer; supctl start {name}"
+            if unit is not None and not is_armed_by_start(self._ledger, name):
+                message = f"cannot trigger {name}: it has neither timer nor sockets; supctl start {name}"
             elif state.quarantined:
                 message = f"cannot trigger {name}: it is quarantined; supctl release {name}"
             else:
@@ -161,12 +162,12 @@ class Requests:
         """Answer at once what is asked of a unit with a timer in a run: that run is not what is asked for."""
         ledger = self._ledger
         job = ledger.job_of.get(name)
-        if event.verb == "start" and job is not None and job.runs and timed.is_armed(ledger.state(name)):
+        if event.verb == "start" and job is not None and job.runs and ledger.state(name).is_armed:
             return Outcome(name, 0, JobType.START.value, JobResult.DONE.value, "it is armed")
         if event.verb != "trigger" or not timed.is_run(ledger, name):
             return None
         unit = ledger.unit(name)
-        if unit is not None and unit.timer is not None and unit.timer.overrun is Overrun.SKIP:
+        if unit is not None and (unit.timer is None or unit.timer.overrun is Overrun.SKIP):
             message = f"{name} is run at the moment; this run goes on"
             return Outcome(name, 0, JobType.START.value, JobResult.SKIPPED.value, message)
         if event.plan or timed.run_once_more(ledger, name):

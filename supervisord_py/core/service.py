@@ -64,9 +64,11 @@ class Input(Enum):
     WATCHDOG = "watchdog"
     FAULT = "fault"
     """Something that watches the unit has found it faulty; the result says what."""
+    UNUSED = "unused"
+    """Nothing has come to it for its idle time."""
     START = "start"
     ARM = "arm"
-    """It is to wait for the time at which it is run."""
+    """It is to wait for the time, or the connection, at which it is run."""
     STOP = "stop"
     RELOAD = "reload"
 
@@ -360,6 +362,8 @@ TRANSITIONS: dict[tuple[SubState, Input], Handler] = {
     **{(sub, Input.ARM): steps.arm for sub in sorted(REST, key=lambda sub: sub.value)},
     (SubState.WAITING, Input.START): steps.begin,
     (SubState.WAITING, Input.STOP): steps.disarm,
+    (SubState.LISTENING, Input.START): steps.begin,
+    (SubState.LISTENING, Input.STOP): steps.stop_listening,
     (SubState.AUTO_RESTART, Input.START): steps.begin,
     (SubState.AUTO_RESTART, Input.STOP): steps.give_up_waiting,
     (SubState.AUTO_RESTART, Input.DEADLINE): steps.backoff_over,
@@ -405,6 +409,7 @@ TRANSITIONS: dict[tuple[SubState, Input], Handler] = {
     (SubState.RUNNING, Input.WATCHDOG): steps.watchdog_triggered,
     (SubState.RUNNING, Input.STOP): steps.stop,
     (SubState.RUNNING, Input.RELOAD): steps.reload,
+    (SubState.RUNNING, Input.UNUSED): steps.found_unused,
     (SubState.PAUSED, Input.MAIN_ENDED): steps.main_ended_while_paused,
     (SubState.PAUSED, Input.TREE_EMPTIED): steps.emptied_while_paused,
     (SubState.PAUSED, Input.WATCHDOG): steps.watchdog_triggered,
@@ -502,6 +507,11 @@ IMPOSSIBLE: dict[tuple[SubState, Input], str] = {
         if sub is not SubState.AUTO_RESTART
     },
     **{
+        (sub, Input.UNUSED): "only what runs is found unused"
+        for sub in sorted(ACTIVE_STATES, key=lambda sub: sub.value)
+        if sub is not SubState.RUNNING
+    },
+    **{
         (sub, Input.ARM): "only what is at rest is armed"
         for sub in sorted(ACTIVE_STATES, key=lambda sub: sub.value)
         if sub not in REST
@@ -517,8 +527,7 @@ IMPOSSIBLE: dict[tuple[SubState, Input], str] = {
 
 NOT_ENTERED = frozenset(
     {
-        SubState.LISTENING,
         SubState.POOL,
     }
 )
-"""States of what this machine does not run: sockets, pools."""
+"""States of what this machine does not run: pools."""

@@ -227,7 +227,7 @@ def _rescale_running(ledger: Ledger) -> None:
 
 def _worst_case_ns(ledger: Ledger, name: str, cap_ns: int) -> int:
     own = ledger.service(name)
-    if own is None or ledger.state(name).sub is SubState.WAITING:
+    if own is None or ledger.state(name).sub in ARMED:
         return 0
     timeout_ns = cap_ns if own.timeout_stop_ns is None else min(own.timeout_stop_ns, cap_ns)
     return timeout_ns * (1 + len(own.exec_stop) + len(own.exec_stop_post)) + timeout_ns // processes.KILL_SHARE

@@ -73,6 +73,7 @@ _TIMES = (
 )
 """The fields of a unit's state that are a time or None."""
 _TIMES_OF_TIMERS = ("armed_ns", "fired_ns", "fired_before_ns", "began_ns", "ended_ns", "mono_ns", "at_ns")
+_TIMES_OF_SOCKETS = ("resume_at_ns", "used_ns", "idle_at_ns")
 
 
 def encode(ledger: Ledger, key: str) -> str | None:
@@ -183,6 +184,11 @@ def _shift(ledger: Ledger, shift_ns: int) -> None:
             times = {field: getattr(state.timer, field) for field in _TIMES_OF_TIMERS}
             shifted = {field: at_ns + shift_ns for field, at_ns in times.items() if at_ns is not None}
             state.timer = replace(state.timer, **shifted)
+        if state.sockets is not None:
+            times = {field: getattr(state.sockets, field) for field in _TIMES_OF_SOCKETS}
+            shifted = {field: at_ns + shift_ns for field, at_ns in times.items() if at_ns is not None}
+            triggers = tuple(at_ns + shift_ns for at_ns in state.sockets.triggers_ns)
+            state.sockets = replace(state.sockets, triggers_ns=triggers, **shifted)
         state.watches = {
             kind: replace(
                 watch,
@@ -239,6 +245,10 @@ def _index(ledger: Ledger) -> None:
             ledger.arm_watch(name, kind, watch.at_ns)
         if state.timer is not None and state.timer.at_ns is not None:
             ledger.timers.arm(state.timer.at_ns, name, DeadlineKind.TIMER)
+        if state.sockets is not None and state.sockets.resume_at_ns is not None:
+            ledger.timers.arm(state.sockets.resume_at_ns, name, DeadlineKind.LISTEN)
+        if state.sockets is not None and state.sockets.idle_at_ns is not None:
+            ledger.timers.arm(state.sockets.idle_at_ns, name, DeadlineKind.UNUSED)
         if state.retry_at_ns is not None:
             ledger.timers.arm(state.retry_at_ns, name, DeadlineKind.RETRY)
     for job in ledger.jobs.values():

@@ -17,6 +17,7 @@ from enum import Enum
 
 from msgspec import Struct
 
+from supervisord_py.core.socket_state import Connection, SocketState
 from supervisord_py.model.hooks import Hook
 from supervisord_py.model.pools import PoolLimits
 from supervisord_py.model.states import ActiveState, JobState, JobType, Result, Role, SubState
@@ -38,10 +39,10 @@ STOPPING = frozenset(
     }
 )
 
-ARMED = frozenset({SubState.WAITING})
-"""A timer between two runs: it is up, and has no process (``core.timed``)."""
+ARMED = frozenset({SubState.WAITING, SubState.LISTENING})
+"""A timer, or sockets, between two runs: it is up, and has no process (``core.timed``, ``core.listening``)."""
 THERE = UP | ARMED
-"""The unit is active, as far as its state alone tells: a timer is also while it runs (``core.timed.is_armed``)."""
+"""The unit is active, as far as its state alone tells: what is armed is also in a run (``UnitState.is_armed``)."""
 
 HOLDING = STARTING | STOPPING | UP - {SubState.EXITED} | {SubState.STUB}
 """A service in one of these has processes, and a slot of its pool (``core.pool``)."""
@@ -62,6 +63,7 @@ ACTIVE_STATES: dict[SubState, ActiveState] = {
     SubState.RELOAD: ActiveState.RELOADING,
     SubState.PAUSED: ActiveState.ACTIVE,
     SubState.WAITING: ActiveState.ACTIVE,
+    SubState.LISTENING: ActiveState.ACTIVE,
     **dict.fromkeys(STOPPING, ActiveState.DEACTIVATING),
 }
 """The high-level state of each low-level one that this core enters; ``QUEUED`` is derived from a waiting job."""
@@ -272,6 +274,8 @@ class Ending(Enum):
     """The process, a time-out or a watchdog: the restart policy decides what follows."""
     ORDER = "order"
     """A stop or restart that was asked for, or the shutdown: no automatic restart."""
+    IDLE = "idle"
+    """Nothing has come to it for so long: it listens again, and that is no failure."""
     BOUND = "bound"
     """A unit it is bound to went away: it is awaited."""
 
@@ -402,6 +406,16 @@ class UnitState(Struct, omit_defaults=True):
     """The stub has ended by itself: it is not started again in this quarantine."""
     timer: TimerState | None = None
     """None until it was armed or run for the first time."""
+    sockets: SocketState | None = None
+    connection: Connection | None = None
+    """It was made for this one, and is forgotten with it."""
+
+    @property
+    def is_armed(self) -> bool:
+        """Whether it is run by its timer or its sockets; it counts as up, in a run and between two."""
+        return (self.timer is not None and self.timer.armed_ns is not None) or (
+            self.sockets is not None and self.sockets.armed
+        )
 
 
 class JobOrigin(Enum):
@@ -440,6 +454,10 @@ class Job(Struct, omit_defaults=True):
     """``CheckConditions`` was asked and is not answered yet."""
     checks: int = 0
     """How often it was asked before the present or last time."""
+    opening: bool = False
+    """``OpenSockets`` was asked and is not answered yet."""
+    opened: bool = False
+    """What the unit listens on is open."""
     checked: bool = False
     """Its conditions and assertions hold; known for the step that follows only."""
     halfway: bool = False

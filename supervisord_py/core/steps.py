@@ -8,10 +8,11 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
-from supervisord_py.core import health, life, processes, quarantine, stopping, timed, watchdog
+from supervisord_py.core import health, life, listening, processes, quarantine, stopping, timed, watchdog
 from supervisord_py.core.actions import KillTree, SignalProcesses, Whom
 from supervisord_py.core.ledger import Intent, Ledger, Task
 from supervisord_py.core.restart import exit_result
+from supervisord_py.core.state import Ending
 from supervisord_py.model.states import KillMode, Result, Role, ServiceType, Severity, SubState
 
 
@@ -34,11 +35,18 @@ def begin(ledger: Ledger, name: str, _: Ended) -> None:
 
 
 def arm(ledger: Ledger, name: str, _: Ended) -> None:
-    timed.arm(ledger, name)
+    if listening.is_on_demand(ledger, name):
+        listening.arm(ledger, name)
+    else:
+        timed.arm(ledger, name)
 
 
 def disarm(ledger: Ledger, name: str, _: Ended) -> None:
     timed.disarm(ledger, name)
+
+
+def stop_listening(ledger: Ledger, name: str, _: Ended) -> None:
+    listening.disarm(ledger, name)
 
 
 def give_up_waiting(ledger: Ledger, name: str, _: Ended) -> None:
@@ -462,6 +470,11 @@ def found_faulty(ledger: Ledger, name: str, found: Ended) -> None:
 def found_faulty_while_up(ledger: Ledger, name: str, found: Ended) -> None:
     stopping.fail(ledger, name, found.result, found.message)
     stopping.enter_stop(ledger, name, found.message)
+
+
+def found_unused(ledger: Ledger, name: str, why: Ended) -> None:
+    ledger.edit(name).ending = Ending.IDLE
+    stopping.enter_stop(ledger, name, why.message)
 
 
 def watchdog_triggered(ledger: Ledger, name: str, _: Ended) -> None:

@@ -12,11 +12,11 @@ Source: systemd, core/service.c (service_enter_stop, service_enter_signal, servi
 (unit_kill_context); system-anchors 1.6.
 """
 
-from supervisord_py.core import health, processes, quarantine, timed
+from supervisord_py.core import health, listening, processes, quarantine, timed
 from supervisord_py.core.actions import KillTree, SignalProcesses, StopFollowing, ThawUnit, Whom
 from supervisord_py.core.ledger import Intent, Ledger, Task
 from supervisord_py.core.restart import is_limit_hit, jitter_ns, restart_delay_ns, wants_restart
-from supervisord_py.core.state import STOPPING, Ending, LastLife, UnitState
+from supervisord_py.core.state import ARMED, STOPPING, Ending, LastLife, UnitState
 from supervisord_py.model.states import (
     JobState,
     JobType,
@@ -282,7 +282,7 @@ def end(ledger: Ledger, name: str) -> None:
     oneshot = service is not None and service.type is ServiceType.ONESHOT
     state.accomplished = oneshot and state.succeeded
     timed.ended(ledger, name)
-    if state.accomplished or (state.succeeded and timed.is_armed(state)):
+    if state.accomplished or (state.succeeded and state.is_armed):
         # A run that ended well is what health is to others.
         forget_failures(ledger, name)
     if not good and state.result is not Result.EXEC_CONDITION and state.ending is Ending.ITSELF:
@@ -346,7 +346,7 @@ def _rest(ledger: Ledger, name: str, unit: Unit, state: UnitState) -> None:
         and state.ending is Ending.ITSELF
         and is_limit_hit(service.restart, state.failures)
     )
-    if not limited and timed.wait_again(ledger, name):
+    if not limited and (timed.wait_again(ledger, name) or listening.wait_again(ledger, name)):
         # The run has ended as a life does, though the unit goes on.
         follows = Intent.SUCCEEDED if is_good else Intent.FAILED
         if unit.on_success if is_good else unit.on_failure:
@@ -361,7 +361,7 @@ def _rest(ledger: Ledger, name: str, unit: Unit, state: UnitState) -> None:
         if is_good and timed.is_armed(state) and state.ending is Ending.ITSELF and ledger.globals.shutdown is None:
             state.message = timed.ELAPSED
         ledger.set_sub(name, SubState.DEAD if is_good else SubState.FAILED)
-    has_failed = state.sub is SubState.FAILED if state.sub is not SubState.WAITING else not is_good
+    has_failed = state.sub is SubState.FAILED if state.sub not in ARMED else not is_good
     fields: dict[str, object] = {"result": state.result.value}
     if state.last_life is not None and state.last_life.runtime_ms is not None:
         fields["runtime_ms"] = state.last_life.runtime_ms
@@ -371,6 +371,8 @@ def _rest(ledger: Ledger, name: str, unit: Unit, state: UnitState) -> None:
         fields["errno"] = state.errno
     if state.sub is SubState.WAITING:
         fields |= {"armed": True} | timed.told_next(ledger, name)
+    elif state.sub is SubState.LISTENING:
+        fields["armed"] = True
     if not has_failed:
         ledger.record("unit.stopped", name, fields=fields)
         return

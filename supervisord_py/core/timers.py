@@ -24,6 +24,8 @@ class DeadlineKind(Enum):
     WATCHDOG = "watchdog"
     PROGRESS = "progress"
     TIMER = "timer"
+    LISTEN = "listen"
+    UNUSED = "unused"
     ROLLOUT = "rollout"
     SHUTDOWN = "shutdown"
 

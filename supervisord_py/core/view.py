@@ -1,6 +1,7 @@
 """What people are shown: the manager's state as values of ``model.status``. Nothing here changes anything."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from supervisord_py.core import demand, timed
 from supervisord_py.core.graph import Graph, Relations
@@ -94,9 +95,23 @@ def unit_status(manager: Manager, name: str) -> UnitStatus:
         health=_health(state, unit),
         next_elapse=_next_elapse(ledger, state),
         last_elapse=_last_elapse(state),
+        **_sockets(ledger, name),
         has_run=state.started or state.invocation is None,
         degraded=() if state.main is None else state.main.degraded,
     )
+
+
+def _sockets(ledger: Ledger, name: str) -> dict[str, Any]:
+    found, unit = ledger.state(name).sockets, ledger.unit(name)
+    if found is None or unit is None:
+        return {}
+    is_open = found.held and found.asked is None and unit.sockets is not None
+    return {
+        "sockets": unit.sockets.addresses if is_open and unit.sockets is not None else (),
+        "accepted": found.came,
+        "connections": len(found.instances),
+        "stored": found.stored,
+    }
 
 
 def _shown_pid(state: UnitState) -> int | None:

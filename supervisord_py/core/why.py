@@ -9,7 +9,7 @@ from collections import deque
 
 from msgspec.structs import replace
 
-from supervisord_py.core import demand, pool, processes, quarantine, restart, stopping, timed
+from supervisord_py.core import demand, listening, pool, processes, quarantine, restart, stopping, timed
 from supervisord_py.core.ledger import Ledger
 from supervisord_py.core.orders import describe
 from supervisord_py.core.state import (
@@ -109,7 +109,12 @@ def _reasons(ledger: Ledger, name: str) -> list[WhyLine]:
             lines += _time_out(ledger, state, "starting", "then its start has failed")
         return lines + _life_before(state, name)
     if state.sub in STOPPING:
-        kinds = {Ending.ORDER: "operator", Ending.BOUND: "dependency", Ending.ITSELF: _kind(state.result)}
+        kinds = {
+            Ending.ORDER: "operator",
+            Ending.IDLE: "socket",
+            Ending.BOUND: "dependency",
+            Ending.ITSELF: _kind(state.result),
+        }
         kind = "operator" if state.stopped else kinds[state.ending]
         follows = "then it is killed" if _is_asked_to_end(ledger, name) else "then it is asked more strongly"
         return [WhyLine(kind, _stopping(state), seq=seq), *_time_out(ledger, state, kind, follows)]
@@ -117,6 +122,10 @@ def _reasons(ledger: Ledger, name: str) -> list[WhyLine]:
         return [_at_rest(ledger, state, unit.enabled, name)]
     if state.sub is SubState.PAUSED:
         return [_paused(state, name)]
+    if job is not None and job.opening:
+        return [WhyLine("starting", "its sockets are being opened", seq=job.cause)]
+    if state.sub is SubState.LISTENING:
+        return [_listens(ledger, name, state), *_source(state)]
     if state.sub is SubState.WAITING:
         return [_waits_for_its_time(ledger, name, state), *_source(state)]
     return [*_running(ledger, state, name), *_text_of_old(ledger, name)]
@@ -130,7 +139,7 @@ def _text_of_old(ledger: Ledger, name: str) -> list[WhyLine]:
     if name in ledger.set.masked:
         reason = "it is masked since, it runs on by the text that it has until it stops"
         return [WhyLine("disabled", reason, advice=f"supctl unmask {name}")]
-    if name not in ledger.set.units:
+    if name not in ledger.set.units and ledger.state(name).connection is None:
         return [WhyLine("bad-setting", "no file defines it any more, it runs on by the text that it has")]
     return []
 
@@ -187,6 +196,29 @@ def _waits_for_its_time(ledger: Ledger, name: str, state: UnitState) -> WhyLine:
     elif state.unmet is not None and state.skipped:
         message += f"; its last run was skipped: {state.unmet} does not hold"
     return WhyLine("timer", message, seq=state.cause, advice=f"supctl trigger {name}")
+
+
+def _listens(ledger: Ledger, name: str, state: UnitState) -> WhyLine:
+    """Say what the unit listens on, and why it does not at the moment."""
+    unit, found = ledger.unit(name), listening.of(ledger, name)
+    assert unit is not None and unit.sockets is not None
+    message = f"it listens on {' and '.join(unit.sockets.addresses)}"
+    if found.resume_at_ns is not None and found.refused:
+        message += (
+            f"; the last connection could not start it, and it is tried again at {_moment(ledger, found.resume_at_ns)}"
+        )
+    elif found.resume_at_ns is not None:
+        message += f"; it was started {len(found.triggers_ns)} times in too short a time by connections: those that"
+        message += f" have come since wait until {_moment(ledger, found.resume_at_ns)}"
+    elif listening.is_full(ledger, name):
+        message += f"; {len(found.instances)} connections are open, and max-connections allows no more"
+    elif not unit.sockets.accepts:
+        message += ": the first connection starts it"
+    if state.result not in (Result.SUCCESS, Result.EXEC_CONDITION):
+        message += f"; its last run failed ({state.result.value})" + _what(state)
+    elif state.unmet is not None and state.skipped:
+        message += f"; its last run was skipped: {state.unmet} does not hold"
+    return WhyLine("socket", message, seq=state.cause, advice=f"supctl trigger {name}")
 
 
 # starting, running, stopping
@@ -308,6 +340,8 @@ def _stood_in_for(ledger: Ledger, name: str) -> list[WhyLine]:
 def _stopping(state: UnitState) -> str:
     """Say why a unit is stopping: an order, a bond, or how its life ended."""
     order = state.order
+    if state.ending is Ending.IDLE:
+        return "it is stopping: nothing has come to it for its idle-exit-sec"
     if state.ending is not Ending.ITSELF and order is not None and order.verb != "started" and not order.past:
         return f"it is stopping: it was {describe(order)}"
     return "it is stopping" + _what(state)

@@ -92,6 +92,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "ls": ("list",),
     "list-units": ("list",),
     "list-timers": ("list", "--timers"),
+    "list-sockets": ("list", "--sockets"),
     "list-jobs": ("jobs",),
     "list-dependencies": ("deps",),
     "describe": ("show",),

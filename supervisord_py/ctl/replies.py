@@ -58,6 +58,10 @@ class UnitReply(TypedDict, total=False):
     health: list[CheckReply]
     next_elapse: str | None
     last_elapse: str | None
+    sockets: list[str]
+    accepted: int
+    connections: int
+    stored: list[str]
     has_run: bool
     lowered_limits: list[str]
     applied: list[str]
@@ -78,7 +82,7 @@ STATUS_FIELDS = (
     "restarts", "failures", "exit", "memory_bytes", "cpu_ns", "tasks", "status_text", "path", "enabled", "why",
     "needs_restart", "needs_reload", "refused", "condition_result", "condition_at", "condition_unmet", "health",
     "next_elapse", "last_elapse",
-    "has_run", "lowered_limits", "applied", "degraded",
+    "has_run", "lowered_limits", "applied", "degraded", "sockets", "accepted", "connections", "stored",
 )  # fmt: skip
 """The fields of ``status --json``, exactly, those of the contract in its order."""
 

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from supervisord_py.ctl.client import ControlError
-from supervisord_py.ctl.options import Verb, later_option, units_argument
+from supervisord_py.ctl.options import Verb, units_argument
 from supervisord_py.ctl.render import (
     STATE_COLOURS,
     Cell,
@@ -307,6 +307,9 @@ def detail(style: Style, unit: UnitReply, now_s: float) -> list[str]:
         ("Command", clean(unit.get("exec") or "")),
         ("Status", f'"{clean(unit["status_text"])}"' if unit["status_text"] else ""),
         ("Last exit", explain_exit(ended) if ended is not None else ""),
+        ("Listen", clean(" ".join(unit["sockets"]))),
+        ("Accepted", _accepted(unit)),
+        ("Stored", clean(" ".join(unit["stored"]))),
         ("Next run", _next_run(unit, now_s)),
         ("Last run", _last_run(unit, now_s)),
         ("Restarts", counted if unit["restarts"] or failures else ""),
@@ -323,6 +326,12 @@ def detail(style: Style, unit: UnitReply, now_s: float) -> list[str]:
     if is_problem(unit):
         lines += ["", f"next: supctl why {unit['name']}"]
     return lines
+
+
+def _accepted(unit: UnitReply) -> str:
+    if not unit["sockets"] or not unit["accepted"]:
+        return ""
+    return f"{unit['accepted']}" + (f"; {unit['connections']} connected now" if unit["connections"] else "")
 
 
 def _next_run(unit: UnitReply, now_s: float) -> str:
@@ -342,16 +351,20 @@ def _last_run(unit: UnitReply, now_s: float) -> str:
 @units_argument(required=False)
 @click.option("--failed", is_flag=True, help="Only units with a problem.")
 @click.option("--timers", is_flag=True, help="When units with a timer are run next, and when they were last.")
-@later_option("--sockets", flag=True)
+@click.option("--sockets", is_flag=True, help="What is listened on, and for which unit.")
 @click.pass_obj
-def list_units(session: Session, units: tuple[str, ...], failed: bool, timers: bool) -> int:
+def list_units(session: Session, units: tuple[str, ...], failed: bool, timers: bool, sockets: bool) -> int:
     """List units by name with their load state and what they are; with --timers those that are run by the clock, the
-    next one first."""
+    next one first, with --sockets those that are listened for."""
     found = look_up(session, units, failed=failed)
     if timers:
         found.units = [unit for unit in found.units if _is_timed(unit)]
+    if sockets:
+        found.units = [unit for unit in found.units if unit["sockets"]]
     documents = [status_document(unit) for unit in found.units]
-    if timers and not session.wants_json:
+    if sockets and not session.wants_json:
+        session.echo(*_socket_lines(session, found.units))
+    elif timers and not session.wants_json:
         session.echo(*_timer_lines(session, found.units))
     elif not session.wants_json:
         rows = [
@@ -395,6 +408,16 @@ def _timer_lines(session: Session, units: Sequence[UnitReply]) -> list[str]:
             ]
         )
     return table(session.style, ("NEXT", "LEFT", "LAST", "PASSED", "UNIT"), rows)
+
+
+def _socket_lines(session: Session, units: Sequence[UnitReply]) -> list[str]:
+    """A line for each address: who it is listened on for, and how many have come."""
+    rows = [
+        [clean(address), unit["name"], unit["sub_state"], str(unit["accepted"]), str(unit["connections"] or "-")]
+        for unit in sorted(units, key=lambda unit: unit["name"])
+        for address in unit["sockets"]
+    ]
+    return table(session.style, ("LISTEN", "UNIT", "SUB", "ACCEPTED", "INSTANCES"), rows)
 
 
 def _ask(session: Session, units: tuple[str, ...], quiet: bool, answers: "list[tuple[UnitReply, str, bool]]") -> None:

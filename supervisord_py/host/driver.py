@@ -22,14 +22,18 @@ import msgspec
 
 from supervisord_py.core.actions import (
     AnyAction,
+    AwaitConnection,
     CheckConditions,
+    CloseSockets,
     Effects,
     ExitSupervisor,
     FollowMain,
     FreezeUnit,
     KeepState,
     KillTree,
+    LookAtConnections,
     LookAtProcesses,
+    OpenSockets,
     Refusal,
     ReleaseUnit,
     Reply,
@@ -51,6 +55,7 @@ from supervisord_py.core.events import (
     ProcessExited,
     ProcessSpawned,
     RequesterGone,
+    SocketsOpened,
     SpawnFailed,
 )
 from supervisord_py.core.manager import Manager
@@ -102,6 +107,10 @@ class Hands(Protocol):
     def main_followed(self, event: MainFollowed) -> bool: ...
 
     def check(self, action: CheckConditions) -> None: ...
+
+    def open_sockets(self, action: OpenSockets) -> dict[str, Any] | SocketsOpened: ...
+
+    def look_at_connections(self, action: LookAtConnections) -> None: ...
 
     def freeze(self, action: FreezeUnit) -> None: ...
 
@@ -270,7 +279,7 @@ class Driver:
             self._take_deadlines(now, records, actions, replies)
         requests, failures = self._carry_out(actions)
         while failures:
-            # A spawn that the host itself cannot prepare fails at once, inside the batch that asked for it.
+            # What the host itself cannot prepare (a spawn, a socket) fails at once, inside the batch that asked for it.
             actions = []
             for failure in failures:
                 self._take(_Queued(failure), now, records, actions, replies)
@@ -333,9 +342,9 @@ class Driver:
             self._take(_Queued(DeadlineReached()), now, records, actions, replies)
         raise AssertionError(f"internal error: {DEADLINES_MAX} deadlines at one instant")
 
-    def _carry_out(self, actions: Sequence[AnyAction]) -> tuple[list[dict[str, Any]], list[SpawnFailed]]:
+    def _carry_out(self, actions: Sequence[AnyAction]) -> tuple[list[dict[str, Any]], list[Event]]:
         requests: list[dict[str, Any]] = []
-        failures: list[SpawnFailed] = []
+        failures: list[Event] = []
         for action in actions:
             match action:
                 case SpawnProcess():
@@ -344,6 +353,18 @@ class Driver:
                         failures.append(made)
                     else:
                         requests.append(made)
+                case OpenSockets():
+                    asked = self._hands.open_sockets(action)
+                    if isinstance(asked, SocketsOpened):
+                        failures.append(asked)
+                    else:
+                        requests.append(asked)
+                case AwaitConnection():
+                    requests.append({"do": "await", "unit": action.unit})
+                case CloseSockets():
+                    requests.append({"do": "close", "unit": action.unit, "connection": action.connection})
+                case LookAtConnections():
+                    self._hands.look_at_connections(action)
                 case SignalProcesses():
                     requests.append(
                         {

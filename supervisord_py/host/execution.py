@@ -182,7 +182,9 @@ def build_spawn(
         }
         if not is_beside:
             identifier = os.path.basename(action.command.words[0])
-            before += stream_operations(action.unit, identifier, context.streams)
+            is_connected = action.handed is not None and action.handed.connection is not None
+            is_connected = is_connected and context.streams.input == "socket"
+            before += stream_operations(action.unit, identifier, context.streams, is_connected)
         if not privileged:
             before += priority_operations(context.priorities, may_fail=context.enforce != "strict")
         if before:
@@ -193,6 +195,12 @@ def build_spawn(
             request["inherit"] = True
         if action.role is Role.PROBE:
             request["discard"] = True
+        if action.handed is not None:
+            request["sockets"] = {"of": action.handed.unit, "connection": action.handed.connection}
+            if action.handed.connection is not None and context.streams.input == "socket":
+                request["sockets"]["standard"] = True
+        if service is not None and not is_beside and service.store_max:
+            request["store"] = service.store_max
         if not privileged:
             _confine(request, action, context, account, runtime, main_pid if beside is None else beside)
         _check_strings(request["argv"], environment)

@@ -20,7 +20,9 @@ from supervisord_py.core.actions import (
     CheckConditions,
     FollowMain,
     FreezeUnit,
+    LookAtConnections,
     LookAtProcesses,
+    OpenSockets,
     RunProbe,
     SpawnProcess,
     ThawUnit,
@@ -28,11 +30,13 @@ from supervisord_py.core.actions import (
 from supervisord_py.core.events import (
     Breach,
     ConditionsChecked,
+    ConnectionsSeen,
     Event,
     MainFollowed,
     NotifyReceived,
     ProcessExited,
     ProcessSpawned,
+    SocketsOpened,
     SpawnFailed,
 )
 from supervisord_py.host.accounts import NoAccount
@@ -45,6 +49,7 @@ from supervisord_py.host.output import OutputCollector
 from supervisord_py.host.pid_files import PidFiles
 from supervisord_py.host.probes import Probes
 from supervisord_py.host.resources import bound_of, sampled_bounds
+from supervisord_py.host.sockets import count_connections, listen_request
 from supervisord_py.host.standstill import StandStill, Trees
 from supervisord_py.host.unit_files import specifier_context
 from supervisord_py.model.hooks import with_specifiers
@@ -255,6 +260,23 @@ class ManagerHands:
     def thaw(self, action: ThawUnit) -> None:
         """Let a unit go on: ``UnitFrozen`` tells."""
         self._still.thaw(action)
+
+    def open_sockets(self, action: OpenSockets) -> dict[str, Any] | SocketsOpened:
+        """Turn ``action`` into the keeper's request, or say why not."""
+        return listen_request(action, self._runtime.accounts)
+
+    def look_at_connections(self, action: LookAtConnections) -> None:
+        """See who is connected to a unit: ``ConnectionsSeen`` tells."""
+        unit = self._unit_of(action.unit)
+        sockets = () if unit is None or unit.sockets is None else unit.sockets.sockets
+
+        async def work() -> None:
+            found = await asyncio.to_thread(count_connections, sockets)
+            self._submit(ConnectionsSeen(action.look_id, action.unit, found))
+
+        task = asyncio.get_running_loop().create_task(work())
+        self._checks.add(task)
+        task.add_done_callback(self._checks.discard)
 
     def look(self, action: LookAtProcesses) -> None:
         """See whether a unit's processes can run: ``ProcessesSeen`` tells."""

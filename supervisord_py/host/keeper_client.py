@@ -15,6 +15,8 @@ import msgspec
 from msgspec import Struct
 
 from supervisord_py.core.events import (
+    ConnectionCame,
+    DescriptorsStored,
     Event,
     ExitStatus,
     KeeperLost,
@@ -23,6 +25,7 @@ from supervisord_py.core.events import (
     NotifyReceived,
     ProcessExited,
     ProcessSpawned,
+    SocketsOpened,
     SpawnFailed,
     StrayAppeared,
     StrayExited,
@@ -112,6 +115,13 @@ def fact_to_event(fact: dict[str, Any]) -> Event:
                 main_pid=fact["main_pid"],
                 refused=fact["refused"],
             )
+        case "listening":
+            return SocketsOpened(fact["id"], fact["unit"], fact["failed"])
+        case "connection":
+            peer, environment = _peer(fact["peer"])
+            return ConnectionCame(fact["unit"], fact["socket"], fact["number"], peer, environment)
+        case "stored":
+            return DescriptorsStored(fact["unit"], tuple(fact["names"]))
         case "lost":
             return KeeperLost(lost_fields(fact["lost"]))
         case "reexecuted":
@@ -122,6 +132,16 @@ def fact_to_event(fact: dict[str, Any]) -> Event:
             return StrayExited(fact["pid"], _status(fact))
         case kind:
             raise ValueError(f"the keeper told a fact of unknown kind {kind!r}")
+
+
+def _peer(peer: Mapping[str, Any] | None) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """Return who has come, in a word and for the environment of a process (systemd.exec(5), REMOTE_ADDR)."""
+    if peer is None:
+        return "", ()
+    if "pid" in peer:
+        return f"{peer['pid']}-{peer['uid']}", ()
+    address, port = peer["address"].removeprefix("::ffff:"), str(peer["port"])
+    return f"{address}:{port}", (("REMOTE_ADDR", address), ("REMOTE_PORT", port))
 
 
 def lost_fields(lost: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,7 +26,9 @@ from supervisord_py.core.actions import (
     CheckConditions,
     FollowMain,
     FreezeUnit,
+    LookAtConnections,
     LookAtProcesses,
+    OpenSockets,
     RunProbe,
     SpawnProcess,
     ThawUnit,
@@ -102,6 +104,11 @@ class _NoHands:
         return True
 
     def check(self, action: CheckConditions) -> None: ...
+
+    def open_sockets(self, action: OpenSockets) -> dict[str, Any]:
+        return {}
+
+    def look_at_connections(self, action: LookAtConnections) -> None: ...
 
     def freeze(self, action: FreezeUnit) -> None: ...
 

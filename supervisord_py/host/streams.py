@@ -12,6 +12,7 @@ from typing import Any
 from supervisord_py.model.context import Streams
 
 JOURNAL = "/run/systemd/journal/stdout"
+FIRST_HANDED = 3
 PRIORITY = 6
 """Informational: of lines that do not begin with ``<N>``."""
 _OPENED = {
@@ -21,10 +22,11 @@ _OPENED = {
 }
 
 
-def stream_operations(unit: str, identifier: str, streams: Streams) -> list[dict[str, Any]]:
-    """Return what the child does; the error output goes where the output goes unless it is told otherwise."""
+def stream_operations(unit: str, identifier: str, streams: Streams, is_connected: bool = False) -> list[dict[str, Any]]:
+    """Return what the child does, which has its connection as descriptor 3 if ``is_connected``; the error output goes
+    where the output goes unless it is told otherwise."""
     given = [("stdin", 0, streams.input), ("stdout", 1, streams.output), ("stderr", 2, streams.error)]
-    operations: list[dict[str, Any]] = []
+    operations: list[dict[str, Any]] = list(_take_connection(streams)) if is_connected else []
     for step, target, wanted in given:
         operations += ({"step": step, **each} for each in _open(unit, identifier, target, wanted))
     if streams.error in (None, "inherit") and streams.output not in (None, "inherit", "journal"):
@@ -32,9 +34,19 @@ def stream_operations(unit: str, identifier: str, streams: Streams) -> list[dict
     return operations
 
 
+def _take_connection(streams: Streams) -> Iterator[dict[str, Any]]:
+    """Put the connection in the place of input and output, as inetd does (systemd.exec(5), StandardInput=socket)."""
+    places = [("stdin", 0)]
+    places += [("stdout", 1)] if streams.output in (None, "inherit") else []
+    places += [("stderr", 2)] if streams.error in (None, "inherit") and streams.output in (None, "inherit") else []
+    for step, place in places:
+        yield {"step": step, "do": "call", "name": "dup2", "args": [FIRST_HANDED, place]}
+    yield {"step": "stdin", "do": "call", "name": "close", "args": [FIRST_HANDED]}
+
+
 def _open(unit: str, identifier: str, target: int, wanted: str | None) -> Iterator[dict[str, Any]]:
     register = ("stdin", "stdout", "stderr")[target]
-    if wanted in (None, "inherit", "journal") or (target == 0 and wanted == "null"):
+    if wanted in (None, "inherit", "journal") or (target == 0 and wanted in ("null", "socket")):
         return
     kind, _, path = wanted.partition(":")
     if kind == "null":

@@ -166,7 +166,7 @@ class Spawner:
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise SpawnError("request", errno.EINVAL, f"{type(error).__name__}: {error}") from error
         plan.fds = list(fds)
-        if fds:
+        if "LISTEN_FDS" in env:
             plan.pid_env.append("LISTEN_PID")
         tag = TAG_BASE + (self.instance << TAG_INSTANCE_SHIFT) + spawn_id
         hard = plan.limits.get("rttime", resource.getrlimit(resource.RLIMIT_RTTIME))[1]

@@ -37,7 +37,8 @@ Requests (``do``)
         ``before`` and ``after`` are operations (``keeper/ops.py``) that the child does before it changes its user and
         after that; seccomp filters are last of all. ``degraded`` is told with the spawn: what the manager has left out.
         ``sockets`` ({"of": UNIT, "connection": N or null}) hands over from descriptor 3 on what that unit listens on,
-        or this one connection; then what ``unit`` has stored; LISTEN_FDS, LISTEN_FDNAMES and LISTEN_PID say so.
+        or this one connection; then what ``unit`` has stored; LISTEN_FDS, LISTEN_FDNAMES and LISTEN_PID say so,
+        unless ``standard`` is set in it.
         ``store``: so many descriptors the unit may leave with us (FDSTORE=1).
         Ids grow; a known id is ignored, and so is one more than ``SPAWN_IDS_KEPT`` below the newest.
     {"do": "signal", "unit": NAME, "id": SPAWN_ID or null, "whom": "main|all", "signal": INT, "cont": BOOL}

@@ -110,6 +110,8 @@ class Sockets:
             fds = [(each.spec["name"], each.fd) for each in self._listeners.get(name, ())]
         fds += [(each.name, each.fd) for each in self._stored.get(do["unit"], ())]
         names = ":".join(one for one, _ in fds)
+        if given.get("standard"):  # it is told nothing: its own first steps put the connection in its place
+            return [fd for _, fd in fds], {}
         return [fd for _, fd in fds], {"LISTEN_FDS": str(len(fds)), "LISTEN_FDNAMES": names} if fds else {}
 
     # Listeners

@@ -12,12 +12,14 @@ from supervisord_py.model.agents import PREVENT, AgentRunner, agent_command, age
 from supervisord_py.model.assemble_agents import read_agent, read_quarantine
 from supervisord_py.model.assemble_context import assemble_context
 from supervisord_py.model.assemble_health import assemble_health
+from supervisord_py.model.assemble_sockets import assemble_sockets
 from supervisord_py.model.assemble_timer import assemble_timer
 from supervisord_py.model.calendar import Zones
 from supervisord_py.model.fields import Fields
 from supervisord_py.model.names import UnitName
 from supervisord_py.model.parse import Merged
 from supervisord_py.model.problems import Problem
+from supervisord_py.model.sockets import Sockets
 from supervisord_py.model.states import (
     ExitSupervisorOn,
     KillMode,
@@ -49,7 +51,7 @@ _NOTIFYING = frozenset({ServiceType.NOTIFY, ServiceType.NOTIFY_RELOAD})
 _DEFAULT_LIMIT = StartLimit(10 * SECOND_NS, 5)
 """systemd's, for the one of its two keys that is not written."""
 _NO_STATUSES = ExitStatuses()
-_OF_PROCESSES = ("limits", "sandbox", "log", "quarantine", "pool", "timer", "health")
+_OF_PROCESSES = ("limits", "sandbox", "log", "quarantine", "pool", "timer", "health", "socket")
 # The defaults that stand in model.unit.
 _SERVICE = Service()
 _KILL = _SERVICE.kill
@@ -104,10 +106,12 @@ def assemble(name: UnitName, merged: Merged, source: LoadedFrom, machine: Machin
                 problems.append(fields.problem("unit", key, "a target has no automatic starts", "take it out"))
     health: tuple[Probe, ...] = ()
     timer: Timer | None = None
+    sockets: Sockets | None = None
     quarantine = Quarantine()
     if service is not None:
         health = assemble_health(fields, service, problems)
         timer = assemble_timer(fields, service, problems, machine.zones) if fields.has("timer") else None
+        sockets = assemble_sockets(fields, str(name), service, problems)
         folder = posixpath.dirname(source.path)
         quarantine = read_quarantine(fields, service.restart, machine.runner, folder, problems)
     if any(problem.severity == "error" for problem in problems):
@@ -129,6 +133,7 @@ def assemble(name: UnitName, merged: Merged, source: LoadedFrom, machine: Machin
         exit_supervisor_on=None if ends is None else ExitSupervisorOn(ends),
         health=health,
         timer=timer,
+        sockets=sockets,
         pool=PoolPlace(fields.get("pool", "name", ""), fields.get("pool", "priority", 0)),
         quarantine=quarantine,
         source=source,
@@ -188,6 +193,7 @@ def _service(fields: Fields, problems: list[Problem], machine: Machine, source: 
         reload_signal=fields.get("service", "reload-signal", _SERVICE.reload_signal),
         remain_after_exit=fields.get("service", "remain-after-exit", False),
         notify_access=_notify_access(fields, kind),
+        store_max=fields.get("service", "file-descriptor-store-max", _SERVICE.store_max),
         context=assemble_context(fields, () if agent is None else agent_environment(agent), problems),
         log=LogPolicy(
             max_bytes=fields.get("log", "max-bytes", _LOG.max_bytes),
@@ -347,7 +353,7 @@ def _start_limit(fields: Fields, problems: list[Problem]) -> StartLimit | None:
     )
 
 
-_TELLING = ("watchdog-sec", "progress-sec", "error-threshold")
+_TELLING = ("watchdog-sec", "progress-sec", "error-threshold", "file-descriptor-store-max")
 """Keys about what the process itself tells: it needs somebody who listens."""
 
 

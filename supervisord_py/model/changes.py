@@ -30,6 +30,7 @@ from supervisord_py.model.command import command_text
 from supervisord_py.model.context import Amount, Credential, FolderKind, Resources
 from supervisord_py.model.sandbox import SANDBOX_KEYS, sandbox_text
 from supervisord_py.model.settings import Settings, settings_texts
+from supervisord_py.model.sockets import ListenKind, Socket, Sockets
 from supervisord_py.model.states import Until
 from supervisord_py.model.unit import (
     BadUnit,
@@ -181,6 +182,22 @@ def _sandbox(key: str) -> Key:
 
 def _timer(name: str, text: Callable[[Timer], str | None]) -> Key:
     return Key(f"timer.{name}", Effect.LIVE, lambda unit: None if unit.timer is None else text(unit.timer))
+
+
+def _socket(name: str, text: Callable[[Socket], str | None]) -> Key:
+    def texts(unit: Unit) -> str | None:
+        found = [text(each) for each in unit.sockets.sockets] if unit.sockets is not None else []
+        return "; ".join(each for each in found if each is not None) or None
+
+    return Key(f"socket.{name}", Effect.RESTART, texts)
+
+
+def _of_sockets(name: str, text: Callable[[Sockets], str | None]) -> Key:
+    return Key(f"service.{name}", Effect.RESTART, lambda unit: None if unit.sockets is None else text(unit.sockets))
+
+
+def _addresses(kind: ListenKind) -> Callable[[Socket], str | None]:
+    return lambda own: _names(str(each.address) for each in own.listens if each.kind is kind)
 
 
 def _rlimit(name: str) -> Key:
@@ -355,6 +372,23 @@ KEYS: tuple[Key, ...] = (
     _timer("randomized-delay-sec", lambda own: _span(own.randomized_delay_ns)),
     _timer("persistent", lambda own: _flag(own.persistent)),
     _timer("overrun", lambda own: own.overrun.value),
+    _of_sockets("activation", lambda own: own.activation.value),
+    _of_sockets("idle-exit-sec", lambda own: None if own.idle_exit_ns is None else _span(own.idle_exit_ns)),
+    _restart("service.file-descriptor-store-max", lambda own: str(own.store_max)),
+    _socket("name", lambda own: own.name),
+    _socket("listen-stream", _addresses(ListenKind.STREAM)),
+    _socket("listen-datagram", _addresses(ListenKind.DATAGRAM)),
+    _socket("listen-sequential-packet", _addresses(ListenKind.SEQUENTIAL_PACKET)),
+    _socket("listen-fifo", _addresses(ListenKind.FIFO)),
+    _socket("backlog", lambda own: str(own.backlog)),
+    _socket("socket-mode", lambda own: format_mode(own.mode)),
+    _socket("socket-user", lambda own: own.user),
+    _socket("socket-group", lambda own: own.group),
+    _socket("accept", lambda own: _flag(own.accept)),
+    _socket("max-connections", lambda own: str(own.max_connections)),
+    _socket("reuse-port", lambda own: _flag(own.reuse_port)),
+    _socket("trigger-limit-interval-sec", lambda own: _span(own.trigger_interval_ns)),
+    _socket("trigger-limit-burst", lambda own: str(own.trigger_burst)),
     _live("log.max-bytes", lambda own: format_size(own.log.max_bytes)),
     _live("log.backups", lambda own: str(own.log.backups)),
 )
@@ -468,6 +502,7 @@ def take_live(running: Unit, loaded: Unit) -> Unit:
             service=running.service,
             health=running.health,
             timer=running.timer,
+            sockets=running.sockets,
             pool=running.pool,
             quarantine=running.quarantine,
         )
@@ -483,11 +518,13 @@ def take_live(running: Unit, loaded: Unit) -> Unit:
         pid_file=own.pid_file,
         guess_main_pid=own.guess_main_pid,
         notify_access=own.notify_access,
+        store_max=own.store_max,
         watchdog_ns=own.watchdog_ns,
         progress_ns=own.progress_ns,
         context=own.context,
     )
-    return replace(loaded, service=service, timer=running.timer if _comes_or_goes(running, loaded) else loaded.timer)
+    timer = running.timer if _comes_or_goes(running, loaded) else loaded.timer
+    return replace(loaded, service=service, timer=timer, sockets=running.sockets)
 
 
 def restart_keys(running: Unit, loaded: Unit) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from supervisord_py.model.keys import KeySpec
 from supervisord_py.model.names import Reference, parse_group_name, parse_reference
 from supervisord_py.model.problems import BadValue, raise_all
 from supervisord_py.model.records import UNNUMBERED
+from supervisord_py.model.sockets import AddressFamily, SocketAddress, parse_socket_address
 from supervisord_py.model.states import Until
 from supervisord_py.model.targets import parse_address, parse_path, parse_regex, parse_socket_path, parse_url
 from supervisord_py.model.unit import ExitStatuses, Limit
@@ -47,6 +48,7 @@ _ACCOUNT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\$?", re.ASCII)
 _PATTERN = re.compile(r"@?[A-Za-z0-9:_.*?\[\]!@-]+", re.ASCII)
 _CLASS_NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 _UID_MAX = 2**32 - 2
+_DESCRIPTOR_NAME_MAX = 255
 _NOT_SUPPORTED = "not supported yet"
 
 
@@ -314,6 +316,22 @@ def _pause(value: object) -> int:
     return pause_ns
 
 
+def _socket_address(value: object, expand: Expand) -> SocketAddress:
+    return parse_socket_address(_line(value, expand) if isinstance(value, str) else value)
+
+
+def _fifo(value: object, expand: Expand) -> SocketAddress:
+    return SocketAddress(AddressFamily.UNIX, parse_path(_line(value, expand)))
+
+
+def _descriptor_name(value: object, expand: Expand) -> str:
+    text = _text(value, expand)
+    if not (0 < len(text) <= _DESCRIPTOR_NAME_MAX and text.isascii() and text.isprintable() and ":" not in text):
+        hint = f"at most {_DESCRIPTOR_NAME_MAX} printable ASCII characters, and no colon, which separates them"
+        raise BadValue(f"{text!r} is not the name of a descriptor", hint)
+    return text
+
+
 def _environment_names(value: object, spec: KeySpec, expand: Expand) -> object:
     if value == "all":
         return "all"
@@ -445,6 +463,9 @@ DECODERS: Mapping[str, Decoder] = {
     "address": _looked_at(parse_address),
     "path": _looked_at(parse_path),
     "socket-path": _looked_at(parse_socket_path),
+    "socket-addresses": lambda value, spec, expand: _each(value, lambda item, _: _socket_address(item, expand)),
+    "fifos": lambda value, spec, expand: _each(value, lambda item, _: _fifo(item, expand)),
+    "descriptor-name": lambda value, spec, expand: _descriptor_name(value, expand),
     "regex": _looked_at(parse_regex),
     "event": lambda value, spec, expand: _event(value, expand),
     "commands": lambda value, spec, expand: parse_commands(value, expand),

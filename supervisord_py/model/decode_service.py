@@ -11,7 +11,7 @@ from supervisord_py.model.problems import BadValue
 
 _CREDENTIAL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,255}", re.ASCII)
 _CPU_MAX = 8191
-INPUTS = ("null", "file:PATH")
+INPUTS = ("null", "socket", "file:PATH")
 OUTPUTS = ("inherit", "null", "journal", "journald", "file:PATH", "append:PATH", "truncate:PATH")
 _NO_TERMINAL = ("tty", "tty-force", "tty-fail", "journal+console", "kmsg+console", "kmsg")
 

@@ -16,7 +16,7 @@ _EXPANDING = frozenset(
     {
     "string", "strings", "command", "commands", "dependencies", "ordering", "names", "labels", "account", "accounts",
     "directory", "environment", "conditions", "exit-statuses", "runtime-path", "label", "url", "address", "path",
-    "switch-or-strings", "socket-path", "regex", "calendars",
+    "switch-or-strings", "socket-path", "socket-addresses", "fifos", "descriptor-name", "regex", "calendars",
     "environment-files", "variable-names", "unset-variables", "folders",
     "loaded-credentials", "set-credentials", "input-stream", "output-stream",
     }

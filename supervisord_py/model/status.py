@@ -37,6 +37,9 @@ class UnitStatus(Struct, frozen=True):
     (the host's) what confines it, with the mechanism, ``degraded`` what of that its main process had to do without.
     ``condition_result`` says whether its conditions and assertions held when they were looked at last (None: never),
     ``condition_at`` when that was, ``condition_unmet`` which did not hold. ``health`` has all its health checks.
+    ``sockets`` are the addresses that are listened on for it, ``accepted`` how many connections have begun a run or an
+    instance since it was started, ``connections`` how many instances there are, ``stored`` the names of the descriptors
+    that its processes have left with the supervisor.
     ``next_elapse`` is when its timer fires next, ``last_elapse`` when it did last (None: it does not, it has not).
     """
 
@@ -72,6 +75,10 @@ class UnitStatus(Struct, frozen=True):
     lowered_limits: tuple[str, ...] = ()
     applied: tuple[str, ...] = ()
     degraded: tuple[str, ...] = ()
+    sockets: tuple[str, ...] = ()
+    accepted: int = 0
+    connections: int = 0
+    stored: tuple[str, ...] = ()
 
 
 class JobStatus(Struct, frozen=True):
@@ -90,8 +97,9 @@ class WhyLine(Struct, frozen=True):
     """One cause in the chain that ``why`` prints, nearest first.
 
     ``kind`` is one of ``dependency backoff failed quarantine operator limit disabled conflict condition starting
-    running bad-setting stuck pool probe timer watchdog``; ``unit`` names the other unit that it points at, ``seq`` the
-    journal record that tells more, ``advice`` the next command to type, ``about`` the unit whose state it explains.
+    running bad-setting stuck pool probe timer socket watchdog``; ``unit`` names the other unit that it points at,
+    ``seq`` the journal record that tells more, ``advice`` the next command to type, ``about`` the unit whose state it
+    explains.
     """
 
     kind: str

@@ -12,6 +12,7 @@ from msgspec import Struct
 from supervisord_py.model.calendar import Calendar
 from supervisord_py.model.context import Belongings, Priorities, Resources, Streams
 from supervisord_py.model.sandbox import Sandbox
+from supervisord_py.model.sockets import Sockets
 from supervisord_py.model.states import (
     ExitSupervisorOn,
     KillMode,
@@ -183,6 +184,8 @@ class Service(Struct, frozen=True):
     """Asks a ``notify-reload`` unit to reload."""
     remain_after_exit: bool = False
     notify_access: NotifyAccess = NotifyAccess.NONE
+    store_max: int = 0
+    """So many descriptors it may leave with the supervisor (``file-descriptor-store-max``)."""
     context: ExecContext = ExecContext()
     log: LogPolicy = LogPolicy()
 
@@ -302,6 +305,7 @@ class Unit(Struct, frozen=True):
     health: tuple[Probe, ...] = ()
     """By name, sorted."""
     timer: Timer | None = None
+    sockets: Sockets | None = None
     pool: PoolPlace = PoolPlace()
     quarantine: Quarantine = Quarantine()
     source: LoadedFrom = LoadedFrom("")

@@ -65,10 +65,9 @@ SAMPLE_INSTANCE = "1"
 
 _WITH_PROCESS = ("service", "limits", "log", "quarantine", "pool", "health", "timer")
 """Tables of units that have processes."""
-_NOT_IN_DEFAULTS = {
-    "agent": "each file says itself what the unit is",
-    "target": "each file says itself what the unit is",
+_NOT_IN_DEFAULTS = dict.fromkeys(("agent", "target"), "each file says itself what the unit is") | {
     "instances": "write it into the template",
+    "socket": "an address is that of one unit",
 }
 
 

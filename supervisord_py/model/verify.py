@@ -24,6 +24,7 @@ from supervisord_py.model.ordering import Edge, drop_soft, hard_cycles
 from supervisord_py.model.parse import Decoded
 from supervisord_py.model.pools import Excess, PoolLimits, find_excess, label
 from supervisord_py.model.problems import Problem
+from supervisord_py.model.sockets import shared_addresses
 from supervisord_py.model.unit import BadUnit, Dependency, Unit
 
 ORDERING = ("requires", "requisite", "wants", "binds-to")
@@ -106,6 +107,10 @@ def verify(universe: Universe) -> Verified:
                 warning=True,
             )
         )
+    for name, other, address in shared_addresses((name, left[name].sockets) for name in sorted(left)):
+        message = f"{name} and {other} listen on {address}: the second to start will fail"
+        hint = "write reuse-port = true in both, or another address"
+        problems.append(Problem(left[name].source.path, 0, 0, "socket", message, hint, "warning"))
     return Verified({name: left[name] for name in sorted(left)}, {name: bad[name] for name in sorted(bad)}, problems)
 
 

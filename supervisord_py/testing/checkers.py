@@ -100,6 +100,7 @@ class Checkers(Checker):
         from supervisord_py.testing.checkers_relations import RELATION_CHECKERS
         from supervisord_py.testing.checkers_rollouts import ROLLOUT_CHECKERS
         from supervisord_py.testing.checkers_silence import SILENCE_CHECKERS
+        from supervisord_py.testing.checkers_sockets import SOCKET_CHECKERS
         from supervisord_py.testing.checkers_standstill import STANDSTILL_CHECKERS
         from supervisord_py.testing.checkers_timers import TIMER_CHECKERS
 
@@ -114,6 +115,7 @@ class Checkers(Checker):
             *SILENCE_CHECKERS,
             *HEALTH_CHECKERS,
             *TIMER_CHECKERS,
+            *SOCKET_CHECKERS,
         )
         self.only(*(made(world) for made in kinds))
 

@@ -11,6 +11,7 @@ from supervisord_py.model.states import OnDependencyFailure, Role
 from supervisord_py.model.unit import RestartPolicy, Unit
 from supervisord_py.testing.checkers import Checker, Step, ordered_units
 from supervisord_py.testing.checkers_processes import BEGINNING
+from supervisord_py.testing.checkers_sockets import waits
 from supervisord_py.testing.clock import MILLISECOND_NS
 from supervisord_py.testing.observer import STARTING_VERBS
 from supervisord_py.testing.processes import NOTIFYING
@@ -27,6 +28,10 @@ TWIN_EVERY = 48
 
 TWIN_SEEDS = 3
 """A twin doubles the cost of a world: every third one has it."""
+
+
+_SETTLED = ("dead", "failed", "dependency", "exited", "waiting", "listening")
+"""What a unit that is not running may be in for ever."""
 
 
 class OneReply(Checker):
@@ -400,7 +405,7 @@ class Settled(Checker):
                 continue
             if status.sub_state == "stub" and len(rest := world.kernel.trees.get(name, {})):
                 continue
-            if not is_up and status.sub_state not in ("dead", "failed", "dependency", "exited", "waiting"):
+            if not is_up and status.sub_state not in _SETTLED:
                 self.fail(f"{name} is left in {status.active_state}/{status.sub_state} for ever")
             rest = world.kernel.trees.get(name, {})
             if rest and not mains and status.sub_state != "exited" and not world.seen.may_leave_processes(name):
@@ -460,7 +465,7 @@ class Recovers(Checker):
             if unit_status(manager, edge.unit).active_state != "active":
                 return False
             life = seen.lives.get(edge.unit)
-            if seen.texts[edge.unit].timer is not None:
+            if waits(seen.texts[edge.unit]):
                 # it is there as long as it is armed
                 continue
             if seen.texts[edge.unit].service is not None and (life is None or not life.fulfils(edge)):

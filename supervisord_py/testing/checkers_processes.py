@@ -20,6 +20,7 @@ from supervisord_py.model.states import JobState, JobType, KillMode, ProbeAction
 from supervisord_py.model.unit import Dependency, Unit
 from supervisord_py.model.values import format_signal
 from supervisord_py.testing.checkers import Checker, Step, ordered_units
+from supervisord_py.testing.checkers_sockets import waits
 from supervisord_py.testing.clock import MILLISECOND_NS
 from supervisord_py.testing.kernel import SIGKILL
 from supervisord_py.testing.observer import Life
@@ -151,8 +152,8 @@ class StartOrder(Checker):
             return False
         if life is not None and life.fulfils(edge):
             return True
-        if text.timer is not None:
-            # what is run by its timer is there, in a run and between two
+        if waits(text):
+            # what is run by its timer or its sockets is there, in a run and between two
             return unit_status(self.world.manager, edge.unit).active_state not in ("inactive", "failed", "quarantined")
         if text.service is None or (edge.unit in seen.targets and not (life and life.alive)):
             # a target runs no process: only the core can say whether it is up

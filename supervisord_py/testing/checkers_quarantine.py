@@ -12,6 +12,7 @@ from supervisord_py.model.states import Role, ServiceType
 from supervisord_py.testing.checkers import Checker, Step
 from supervisord_py.testing.checkers_answers import is_refused
 from supervisord_py.testing.checkers_pools import new_lives
+from supervisord_py.testing.checkers_sockets import waits
 from supervisord_py.testing.observer import STARTING_VERBS
 from supervisord_py.testing.processes import Process
 
@@ -82,7 +83,7 @@ class QuarantineCount(Checker):
                 self.fail(f"{name} has failed {count.least} times of {limit}, and is not quarantined")
 
     def _timed(self) -> set[str]:
-        return {name for name, unit in self.world.seen.texts.items() if unit.timer is not None}
+        return {name for name, unit in self.world.seen.texts.items() if waits(unit)}
 
     def _check_early(self, name: str, record: Record) -> None:
         life = self.world.seen.lives.get(name)
@@ -148,6 +149,9 @@ class QuarantineHolds(Checker):
         now_ns = self.world.clock.mono_ns
         for name in self.since:
             if name not in self.world.manager_units() or name in self.world.seen.targets:
+                continue
+            if waits(self.world.seen.texts.get(name)):
+                # to try it once more is to let it wait again
                 continue
             status, life = unit_status(self.world.manager, name), self.world.seen.lives.get(name)
             if name not in self.tried and status.active_state not in ("quarantined", "inactive", "activating"):

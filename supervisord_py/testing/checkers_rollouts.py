@@ -26,6 +26,7 @@ from supervisord_py.model.unit import Unit
 from supervisord_py.testing.checkers import Checker, Step
 from supervisord_py.testing.checkers_answers import is_refused
 from supervisord_py.testing.checkers_processes import comes_after
+from supervisord_py.testing.checkers_sockets import waits
 from supervisord_py.testing.clock import MILLISECOND_NS
 
 if TYPE_CHECKING:
@@ -264,8 +265,8 @@ class RolloutBound(RolloutLaw):
 
     def _is_stirring(self, name: str) -> bool:
         known, text = self.world.manager_units(), self.world.seen.texts.get(name)
-        if text is not None and text.timer is not None:
-            # what is run by the clock is up in a run as between two
+        if waits(text):
+            # what is run by the clock, or a connection, is up in a run as between two
             return False
         return name in known and unit_status(self.world.manager, name).active_state in STIRRING
 
@@ -380,7 +381,7 @@ class RolloutWords(RolloutLaw):
         if fate not in allowed:
             self.fail(f"the rollout is {result}, and {name} is {fate}")
         text = seen.texts.get(name)
-        if name in seen.targets or (text is not None and text.timer is not None):
+        if name in seen.targets or waits(text):
             # to restart what waits for its time is to arm it anew: that is no life
             return
         if fate in ("done", "probation") and (life is None or life.invocation == rollout.before.get(name)):
@@ -504,7 +505,7 @@ class ExitCode(Checker):
             if not life.mains:
                 # it may have been ordered to stop before it had a process
                 continue
-            if life.unit.timer is not None:
+            if waits(life.unit):
                 # the end of a run is none of the unit, which waits for the next one
                 continue
             if event == "unit.failed" or when is ExitSupervisorOn.EXIT:

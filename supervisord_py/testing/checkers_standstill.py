@@ -11,6 +11,7 @@ from supervisord_py.model.names import base_unit
 from supervisord_py.model.states import Role
 from supervisord_py.testing.beside import BESIDE
 from supervisord_py.testing.checkers import Checker, Step
+from supervisord_py.testing.checkers_sockets import waits
 from supervisord_py.testing.clock import MILLISECOND_NS
 
 if TYPE_CHECKING:
@@ -243,7 +244,7 @@ class UntilEmpty(Checker):
             at_rest = status.sub_state in ("dead", "failed", "dependency", "exited")
             has_retry = status.active_state == "quarantined" and unit.quarantine.retry_after_ns is not None
             is_upheld = any(edge.unit == name for other in self.world.seen.texts.values() for edge in other.upholds)
-            if not at_rest or has_retry or is_upheld or unit.timer is not None:
+            if not at_rest or has_retry or is_upheld or waits(unit):
                 return True
         return bool(rollout_units(self.world.manager))
 

@@ -14,13 +14,14 @@ from supervisord_py.core.actions import (
     CheckConditions,
     FollowMain,
     FreezeUnit,
+    LookAtConnections,
     LookAtProcesses,
     ReleaseUnit,
     RunProbe,
     StopFollowing,
     ThawUnit,
 )
-from supervisord_py.core.events import ConditionsChecked, Event, MainFollowed, ProcessesSeen
+from supervisord_py.core.events import ConditionsChecked, ConnectionsSeen, Event, MainFollowed, ProcessesSeen
 from supervisord_py.model.states import Role
 from supervisord_py.model.unit import Condition, Unit
 from supervisord_py.testing.checks import CheckingHand
@@ -28,6 +29,7 @@ from supervisord_py.testing.clock import MILLISECOND_NS, Agenda
 from supervisord_py.testing.freezer import FreezingHand
 from supervisord_py.testing.kernel import Kernel
 from supervisord_py.testing.profile import Profile
+from supervisord_py.testing.sockets import Listeners
 
 
 class Hands:
@@ -54,13 +56,17 @@ class Hands:
         self.checking = CheckingHand(rng, profile, agenda, submit)
         self.checking.struck = lambda fault, unit: kernel.struck(fault, unit)
         kernel.beside.verdict = lambda action: self.checking.verdict(action) if action.role is Role.PROBE else None
+        self.listeners = Listeners(rng, profile, agenda, kernel)
         self._truths: dict[str, bool] = {}
         self.calm = False
         kernel.pid_file_written = self._file_written
 
     def apply(self, actions: Sequence[AnyAction]) -> None:
+        self.listeners.apply(actions)
         for action in actions:
             match action:
+                case LookAtConnections():
+                    self._look_at_connections(action)
                 case FollowMain() if action.pid_file is not None:
                     self._watched[action.spawn_id] = action
                     self._look(action)
@@ -81,13 +87,15 @@ class Hands:
 
     def become_calm(self) -> None:
         """From now on everything is done at once, and well."""
-        self.calm = self.freezing.calm = self.checking.calm = True
+        self.calm = self.freezing.calm = self.checking.calm = self.listeners.calm = True
 
     def drop(self) -> None:
         """The manager is dead: nobody waits, and what was looked at is told to nobody."""
         self._watched.clear()
         self.freezing.drop()
         self.checking.drop()
+        if self._kernel.is_lost:
+            self.listeners.lose()
         self._manager += 1
 
     def change(self) -> None:
@@ -136,6 +144,12 @@ class Hands:
         if not self.calm and self._rng.random() < self._profile.look_slow:
             delay_ns = self._rng.randint(10, 3000) * MILLISECOND_NS
         manager = self._manager
+        self._agenda.after(delay_ns, lambda: self._submit(seen) if manager == self._manager else None)
+
+    def _look_at_connections(self, action: LookAtConnections) -> None:
+        seen = ConnectionsSeen(action.look_id, action.unit, self.listeners.count(action))
+        manager = self._manager
+        delay_ns = self._rng.randint(0, 50) * MILLISECOND_NS
         self._agenda.after(delay_ns, lambda: self._submit(seen) if manager == self._manager else None)
 
     def _answer(self, action: CheckConditions, manager: int) -> None:

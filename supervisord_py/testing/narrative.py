@@ -10,14 +10,18 @@ from typing import Any
 
 from supervisord_py.core.actions import (
     AnyAction,
+    AwaitConnection,
     CheckConditions,
+    CloseSockets,
     Effects,
     ExitSupervisor,
     FollowMain,
     FreezeUnit,
     KeepState,
     KillTree,
+    LookAtConnections,
     LookAtProcesses,
+    OpenSockets,
     ReleaseUnit,
     Reply,
     RevertUnits,
@@ -32,7 +36,10 @@ from supervisord_py.core.events import (
     ClockChanged,
     CommandRequested,
     ConditionsChecked,
+    ConnectionCame,
+    ConnectionsSeen,
     DeadlineReached,
+    DescriptorsStored,
     Event,
     ExitStatus,
     KeeperLost,
@@ -45,6 +52,7 @@ from supervisord_py.core.events import (
     RequesterGone,
     ShutdownForced,
     ShutdownRequested,
+    SocketsOpened,
     SpawnFailed,
     StrayAppeared,
     StrayExited,
@@ -89,6 +97,15 @@ def event_line(event: Event) -> str:
             return f"checked {event.name} of {event.unit}: {found}"
         case ProcessesSeen():
             return f"seen {event.unit}: {'stopped' if event.stopped else 'it can run'}"
+        case SocketsOpened():
+            return f"listening {event.unit}" if event.failed is None else f"not listening {event.unit}: {event.failed}"
+        case ConnectionCame():
+            number = "" if event.connection is None else f" (number {event.connection})"
+            return f"connection to {event.socket} of {event.unit}{number}"
+        case ConnectionsSeen():
+            return f"connections of {event.unit}: {event.connections}"
+        case DescriptorsStored():
+            return f"stored of {event.unit}: {' '.join(event.names) or 'nothing'}"
         case UnitFrozen():
             why = f": {event.detail}" if event.detail else ""
             return f"{'frozen' if event.frozen else 'thawed'} {event.unit}{why}"
@@ -146,6 +163,16 @@ def action_line(action: AnyAction) -> str:
             return f"check {action.name} of {action.unit}"
         case LookAtProcesses():
             return f"look at the processes of {action.unit}"
+        case OpenSockets():
+            addresses = [str(listen.address) for each in action.sockets for listen in each.listens]
+            return f"listen for {action.unit} on {' '.join(addresses) or 'nothing'}"
+        case AwaitConnection():
+            return f"await a connection to {action.unit}"
+        case CloseSockets():
+            which = "all sockets" if action.connection is None else f"connection {action.connection}"
+            return f"close {which} of {action.unit}"
+        case LookAtConnections():
+            return f"look at the connections of {action.unit}"
         case FreezeUnit():
             return f"freeze {action.unit}"
         case ThawUnit():

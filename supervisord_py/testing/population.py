@@ -42,6 +42,7 @@ from supervisord_py.testing.checks import draw_probes
 from supervisord_py.testing.clock import MILLISECOND_NS
 from supervisord_py.testing.profile import Profile
 from supervisord_py.testing.settings import POOLS
+from supervisord_py.testing.sockets import LISTENED, STORE_MAX, draw_sockets
 from supervisord_py.testing.timers import TIMED, draw_timer, quieted
 
 ROW: tuple[str, ...] = (
@@ -238,11 +239,16 @@ def draw_unit(rng: Random, profile: Profile, name: str, row: list[str]) -> Unit:
     conflicts = tuple(other for other in earlier if other not in pulled and rng.random() < profile.conflicts / 2)
     service = None if is_target else _draw_service(rng, profile, name)
     is_daemon = service is not None and name not in SHORT_LIVED and service.type is not ServiceType.ONESHOT
+    is_one_process = is_daemon and service is not None and service.type is not ServiceType.FORKING
+    sockets = draw_sockets(rng, profile, name) if is_one_process else None
+    if service is not None and profile.sockets and name in LISTENED:
+        service = replace(service, remain_after_exit=False, store_max=rng.choice((0, STORE_MAX)))
     return Unit(
         name=name,
         kind=UnitKind.TARGET if is_target else UnitKind.SERVICE,
         service=service,
         timer=draw_timer(rng, profile, name),
+        sockets=sockets,
         health=draw_probes(rng, profile, name) if is_daemon else (),
         description=f"the {name} of seed {rng.randint(0, 9999)}",
         requires=tuple(relations["requires"]),

@@ -135,6 +135,7 @@ class Profile(Struct, frozen=True):
     watchdogs: float = 0.0
     probes: float = 0.0
     timers: float = 0.0
+    sockets: float = 0.0
     statuses: float = 0.0
     odd_signals: float = 0.0
     start_limit: float = 0.0
@@ -181,7 +182,11 @@ QUIET = Profile()
 def draw_profile(rng: Random) -> Profile:
     """Switch a random subset of the fault classes on, each with a random strength."""
     share = rng.choice((0.1, 0.3, 0.5, 0.8))
-    strengths = {name: rng.choice((RARE, SOME, OFTEN)) for name in FAULTS if rng.random() < share}
+    strengths = {name: rng.choice((RARE, SOME, OFTEN)) for name in FAULTS if name != "sockets" and rng.random() < share}
+    # From a generator of its own: what was drawn before there were sockets stays what it was.
+    own = Random(repr(strengths))
+    if own.random() < share:
+        strengths["sockets"] = own.choice((RARE, SOME, OFTEN))
     # a manager that dies in every third batch, or a shutdown at every third request, ends the story before it begins
     for name, most in MODEST.items():
         if name in strengths:

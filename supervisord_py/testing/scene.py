@@ -9,10 +9,21 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from msgspec import Struct
 
-from supervisord_py.core.actions import AnyAction, CheckConditions, Effects, FollowMain, SpawnProcess, StopFollowing
+from supervisord_py.core.actions import (
+    AnyAction,
+    CheckConditions,
+    Effects,
+    FollowMain,
+    LookAtConnections,
+    OpenSockets,
+    SpawnProcess,
+    StopFollowing,
+)
 from supervisord_py.core.events import (
     CommandRequested,
     ConditionsChecked,
+    ConnectionCame,
+    ConnectionsSeen,
     DeadlineReached,
     Event,
     ExitStatus,
@@ -21,6 +32,7 @@ from supervisord_py.core.events import (
     NotifyReceived,
     ProcessExited,
     ProcessSpawned,
+    SocketsOpened,
     SpawnFailed,
     UnitsLoaded,
 )
@@ -72,6 +84,10 @@ class Scene:
         self._unit_of: dict[int, str] = {}
         self._checks: dict[str, CheckConditions] = {}
         """By unit: the question about its conditions that is not answered yet."""
+        self._opening: dict[str, OpenSockets] = {}
+        """By unit: what it is to listen on, asked for and not answered yet."""
+        self._looks: dict[str, LookAtConnections] = {}
+        self._connections = 0
         self._former: dict[str, tuple[int, int]] = {}
         """By unit: spawn id and pid of the process that handed its place over with MAINPID= and is still there."""
         self._seq = 1
@@ -165,6 +181,25 @@ class Scene:
             raise StoryError(f"nobody has asked for the conditions of {unit}")
         return ConditionsChecked(self._checks[unit].check_id, unit, condition, assertion)
 
+    def listening(self, unit: str, failed: str | None = None) -> SocketsOpened:
+        """The keeper listens for the unit, or ``failed`` says why not."""
+        if unit not in self._opening:
+            raise StoryError(f"nobody has asked for the sockets of {unit}")
+        return SocketsOpened(self._opening.pop(unit).listen_id, unit, failed)
+
+    def came(self, unit: str, accepted: str | None = None) -> ConnectionCame:
+        """Somebody has come to the unit; ``accepted`` and, behind that word, who it is."""
+        if accepted is None:
+            return ConnectionCame(unit, "web")
+        self._connections += 1
+        return ConnectionCame(unit, "web", self._connections, accepted.removeprefix("accepted").strip())
+
+    def connected(self, unit: str, count: int) -> ConnectionsSeen:
+        """So many connections to the unit are open."""
+        if unit not in self._looks:
+            raise StoryError(f"nobody has asked for the connections of {unit}")
+        return ConnectionsSeen(self._looks.pop(unit).look_id, unit, count)
+
     def former_exited(self, unit: str, status: ExitStatus) -> ProcessExited:
         """The process that handed its place to another ends."""
         former = self._former.get(unit)
@@ -227,6 +262,10 @@ class Scene:
                     process = self.cast.get(action.spawn_id)
                     if process is not None and not process.running:
                         del self.cast[action.spawn_id]
+                case OpenSockets():
+                    self._opening[action.unit] = action
+                case LookAtConnections():
+                    self._looks[action.unit] = action
                 case CheckConditions():
                     self._checks[action.unit] = action
                 case _:

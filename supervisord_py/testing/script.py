@@ -30,6 +30,7 @@ Commands::
     ready UNIT | notify UNIT KEY=VALUE... | main-pid UNIT | former-exited UNIT
     followed UNIT [refused REASON]       the daemon that a forking unit left is found (its pid file appears), or not
     frozen UNIT | thawed UNIT            it stands still, or goes on
+    listening UNIT [failed REASON] | connection UNIT [accepted [PEER]] | connections UNIT N | stored UNIT NAME...
     conditions UNIT [hold | condition-KIND=TEXT | assert-KIND=TEXT]
                                          somebody has looked: all hold, or this one does not
     wait SPAN | suspend SPAN | set-clock [-]SPAN | shutdown SPAN | force
@@ -47,6 +48,7 @@ from typing import Any
 
 from supervisord_py.core.events import (
     ClockChanged,
+    DescriptorsStored,
     Event,
     ExitStatus,
     Origin,
@@ -57,6 +59,7 @@ from supervisord_py.core.events import (
 )
 from supervisord_py.core.view import jobs, list_units, unit_status, why
 from supervisord_py.model.calendar import parse_calendar
+from supervisord_py.model.sockets import Activation, Listen, ListenKind, Socket, Sockets, parse_socket_address
 from supervisord_py.model.states import (
     ExitSupervisorOn,
     JobMode,
@@ -227,6 +230,12 @@ def _followed(scene: Scene, unit: str, words: Sequence[str]) -> Event:
     return scene.followed(unit, " ".join(words[1:]) or "no process could be meant" if words else None)
 
 
+def _listening(scene: Scene, unit: str, words: Sequence[str]) -> Event:
+    if words and words[0] != "failed":
+        raise StoryError(f"listening {unit} failed REASON, not {words[0]}")
+    return scene.listening(unit, " ".join(words[1:]) if words else None)
+
+
 def _conditions(scene: Scene, unit: str, words: Sequence[str]) -> Event:
     broken: dict[str, str] = {}
     for word in words:
@@ -261,6 +270,10 @@ _FACTS: dict[str, Callable[[Scene, str, Sequence[str]], Event]] = {
     "main-pid": lambda scene, unit, words: scene.handed_over(unit),
     "followed": _followed,
     "conditions": _conditions,
+    "listening": _listening,
+    "connection": lambda scene, unit, words: scene.came(unit, " ".join(words[1:]) if words else None),
+    "connections": lambda scene, unit, words: scene.connected(unit, int(words[0])),
+    "stored": lambda scene, unit, words: DescriptorsStored(unit, tuple(words)),
     "former-exited": lambda scene, unit, words: scene.former_exited(unit, ExitStatus(code=0)),
 }
 
@@ -332,6 +345,7 @@ def parse_unit(name: str, words: Sequence[str]) -> Unit:
         enabled=_is_yes(values.pop("enabled", "true")),
         on_dependency_failure=OnDependencyFailure(values.pop("on-dependency-failure", "wait")),
         timer=_timer(values),
+        sockets=_sockets(values),
         exit_supervisor_on=ExitSupervisorOn(ends) if (ends := values.pop("exit-supervisor-on", None)) else None,
         source=LoadedFrom(f"units/{name}.toml"),
     )
@@ -355,6 +369,23 @@ def _timer(values: dict[str, str]) -> Timer | None:
         overrun=Overrun(values.pop("overrun", "skip")),
         **{f"{key.removesuffix('-sec').replace('-', '_')}_ns": found for key, found in spans.items()},
     )
+
+
+def _sockets(values: dict[str, str]) -> Sockets | None:
+    """``listen-stream=/run/web,8080 accept=true``: one socket; the limit is that of the model."""
+    addresses = _names(values.pop("listen-stream", ""))
+    if not addresses:
+        return None
+    socket = Socket(
+        "web",
+        tuple(Listen(ListenKind.STREAM, parse_socket_address(text)) for text in addresses),
+        accept=_is_yes(values.pop("accept", "false")),
+        max_connections=int(values.pop("max-connections", "64")),
+        trigger_burst=int(values.pop("trigger-limit-burst", "20")),
+        trigger_interval_ns=_span(values.pop("trigger-limit-interval-sec", "2s")),
+    )
+    idle = values.pop("idle-exit-sec", None)
+    return Sockets((socket,), Activation(values.pop("activation", "demand")), None if idle is None else _span(idle))
 
 
 _TIMES = ("on-active-sec", "on-boot-sec", "on-startup-sec", "on-unit-active-sec", "on-unit-inactive-sec")
@@ -423,6 +454,7 @@ def _service(name: str, values: dict[str, str]) -> Service:
         guess_main_pid=_is_yes(values.pop("guess-main-pid", "true")),
         reload_signal=parse_signal(values.pop("reload-signal", "SIGHUP")),
         remain_after_exit=_is_yes(values.pop("remain-after-exit", "false")),
+        store_max=int(values.pop("file-descriptor-store-max", "0")),
         notify_access=NotifyAccess(values.pop("notify-access", "main" if kind in NOTIFYING else "none")),
     )
 

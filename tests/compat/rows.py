@@ -121,13 +121,7 @@ WAITING: dict[str, tuple[str, ...]] = {
     "settings/NoNewPrivileges=yes": ("NoNewPrivileges",),
     "settings/SyslogIdentifier=foo": ("SyslogIdentifier",),
     "settings/Personality=x86": ("Personality",),
-    "settings/FileDescriptorStoreMax=3": ("FileDescriptorStoreMax",),
     "settings/TimerSlackNSec=1ms": ("TimerSlackNSec",),
-    "sockets/stream unix": ("ListenStream",),
-    "sockets/two sockets + names": ("ListenStream", "ListenDatagram"),
-    "sockets/inet": ("ListenStream",),
-    "sockets/accept": ("ListenStream", "Accept"),
-    "sockets/accept inetd": ("ListenStream", "Accept", "StandardInput"),
 }
 """Rows on directives that are not built yet, with those directives; a test says when one of them need wait no more."""
 

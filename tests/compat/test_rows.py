@@ -90,7 +90,7 @@ def test_the_summary_counts_rows_by_all_their_tests() -> None:
                 (f"{test}[restart/exit 1/always]", True),
                 (f"{real}[restart/exit 1/no]", False),
                 (f"{test}[types/simple, bad format]", True),
-                (f"{test}[sockets/inet]", True),
+                (f"{test}[settings/Personality=x86]", True),
             ]
         )
         == "systemd rows: 1 passed, 1 differing on purpose, 1 waiting, 1 failing (1 acted by real processes)"

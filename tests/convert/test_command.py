@@ -154,3 +154,6 @@ def test_secrets_are_not_printed_with_what_is_lost() -> None:
     )
     result = run("supervisord", write("s.conf", text))
     assert "program:a.environment" in result.stderr and "hunter2" not in result.output
+    unit = SERVICE + "[Service]\nSetCredential=hunter2\nEnvironment=hunter2\nLoadCredential=a/b:hunter2\n"
+    result = run("systemd", write("b.service", unit))
+    assert "Environment" in result.stderr and "hunter2" not in result.output

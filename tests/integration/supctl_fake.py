@@ -241,6 +241,10 @@ def unit(name: str, state: str = "active", sub: str = "running", **fields: Any) 
         "lowered_limits": [],
         "applied": [],
         "degraded": [],
+        "sockets": [],
+        "accepted": 0,
+        "connections": 0,
+        "stored": [],
     } | fields
 
 

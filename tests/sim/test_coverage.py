@@ -37,8 +37,8 @@ LESS = {
     "exits_supervisor": 0.01, "stopped": 0.1, "look_slow": 0.1, "unwell": 0.1, "probe_slow": 0.1,
     "probe_impossible": 0.1, "until_empty": 0.01, "limits": 0.1, "pools": 0.1, "quarantine": 0.15, "event_hooks": 0.03,
     "reports_errors": 0.05, "pause": 0.3, "cancel": 0.1, "kill": 0.15, "reset_failed": 0.1, "silent": 0.05,
-    "watchdogs": 0.15, "probes": 0.15, "timers": 0.1, "release": 0.1, "scale": 0.03, "new_settings": 0.03,
-    "freeze_slow": 0.1, "freeze_fails": 0.1, "stub_ends": 0.1,
+    "watchdogs": 0.15, "probes": 0.15, "timers": 0.1, "sockets": 0.3, "release": 0.1, "scale": 0.03,
+    "new_settings": 0.03, "freeze_slow": 0.1, "freeze_fails": 0.1, "stub_ends": 0.1,
 }  # fmt: skip
 """What would keep a world from getting far if it came as often as everything else."""
 
@@ -74,7 +74,7 @@ SHORT = frozenset(
         SubState.AUTO_RESTART_QUEUED,
     }
 )
-RARE = SHORT | {SubState.STUB, SubState.PAUSED, SubState.WAITING, SubState.EXITED}  # fmt: skip
+RARE = SHORT | {SubState.STUB, SubState.PAUSED, SubState.WAITING, SubState.LISTENING, SubState.EXITED}  # fmt: skip
 
 PHASES: dict[str, tuple[tuple[SubState, ...], str]] = {
     **dict.fromkeys(MACHINE, (ENTERED, "")),

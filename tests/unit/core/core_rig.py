@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, tzinfo
 from typing import Any
 
-from supervisord_py.core import view
+from supervisord_py.core import listening, view
 from supervisord_py.core.actions import (
     CheckConditions,
     Effects,
@@ -42,8 +42,7 @@ from supervisord_py.core.events import (
 )
 from supervisord_py.core.manager import Manager
 from supervisord_py.core.processes import is_idling, looks_for_successor
-from supervisord_py.core.state import BETWEEN_LIVES, REST, STOPPING, UP, JobOrigin
-from supervisord_py.core.timed import is_armed
+from supervisord_py.core.state import ARMED, BETWEEN_LIVES, REST, STOPPING, UP, JobOrigin
 from supervisord_py.model.records import UNNUMBERED, Record
 from supervisord_py.model.states import JobState, Role, ServiceType, Severity, SubState
 from supervisord_py.model.status import UnitStatus
@@ -75,11 +74,13 @@ def untrue(manager: Manager) -> Iterator[str]:
             or state.sub not in UP - {SubState.RELOAD},
             "what gets healthy is up": state.healthy_at_ns is None or state.sub in UP | STOPPING,
             "what gets healthy has failed": state.healthy_at_ns is None or state.failures > 0 or state.backoff > 0,
-            "an armed timer is not at rest": not rests or not is_armed(state),
+            "what is armed is not at rest": not rests or not state.is_armed,
             "a plan is of what waits": state.timer is None
             or state.timer.at_ns is None
             or state.sub is SubState.WAITING,
-            "what waits is armed": state.sub is not SubState.WAITING or is_armed(state),
+            "what waits is armed": state.sub not in ARMED or state.is_armed,
+            "at rest nothing is listened on": not rests or state.sockets is None or name in ledger.job_of,
+            "what listens is told of the next": state.sub is not SubState.LISTENING or _is_told_of_next(manager, name),
             "what is upheld is at rest": state.uphold_at_ns is None or rests,
             "what is followed is known": state.following is None or state.following in ledger.unit_of_spawn,
             "the text of a life is kept": rests or name in ledger.texts,
@@ -102,6 +103,19 @@ def untrue(manager: Manager) -> Iterator[str]:
             "it is blocked by one of its blockers": first_blocker(ledger, job) in (blockers(ledger, job) or [None]),
         }
         yield from (f"job {job.id} of {job.unit}: {law}" for law, holds in laws.items() if not holds)
+
+
+def _is_told_of_next(manager: Manager, name: str) -> bool:
+    """A connection to what listens is awaited, or there is a reason: a pause, a run that is to begin, no more room."""
+    found, job = listening.of(manager.ledger, name), manager.ledger.job_of.get(name)
+    is_run = job is not None and job.runs
+    return (
+        found.asked is not None
+        or found.awaited
+        or found.resume_at_ns is not None
+        or is_run
+        or listening.is_full(manager.ledger, name)
+    )
 
 
 def unfinished(manager: Manager, now: Now) -> Effects:

@@ -132,7 +132,7 @@ def test_a_new_life_has_nothing_of_the_one_before(sub: SubState) -> None:
     """
     nothing = (
         "main", "control", "following", "timeout_at_ns", "timer", "retry_at_ns", "freeze", "paused_ns", "paused_by",
-        "healthy_left_ns",
+        "healthy_left_ns", "sockets", "connection",
     )  # fmt: skip
     never = ("is_stub", "quarantined", "half_open", "stub_failed", "thawing")
     rests = (

@@ -30,6 +30,7 @@ from supervisord_py.model.changes import (
 from supervisord_py.model.context import Amount, Credential, Folder, Priorities
 from supervisord_py.model.keys import parse_key_table
 from supervisord_py.model.sandbox import Access, Bind, Families
+from supervisord_py.model.sockets import Listen, ListenKind, Socket, Sockets, parse_socket_address
 from supervisord_py.model.states import ProbeKind, Restart, ServiceType
 from supervisord_py.model.system_calls import CallFilter
 from supervisord_py.model.unit import (
@@ -98,7 +99,7 @@ def _is_group(hint: Any) -> bool:
     return (
         isinstance(hint, type)
         and issubclass(hint, msgspec.Struct)
-        and hint not in (Command, Condition, Calendar, Dependency, Probe, Folder, Credential, Amount)
+        and hint not in (Command, Condition, Calendar, Dependency, Probe, Folder, Credential, Amount, Sockets)
         and hint not in (Access, Bind, CallFilter, Families)
     )
 
@@ -128,6 +129,7 @@ def another(value: Any, hint: Any, name: str) -> Any:
         "health": (Probe("up", ProbeKind.LIVENESS, tcp="localhost:81"),),
         "on_calendar": (Calendar(weekdays=1),),
         "stub": Command(("/bin/other",)),
+        "sockets": Sockets(),
         "keyring_mode": "private",
         "system_call_filter": CallFilter(False, (("uname", None),)),
         "system_call_architectures": ("x86",),
@@ -202,7 +204,8 @@ def test_the_manual_lists_what_needs_a_restart() -> None:
     """supervisord-py.unit(5) names every key of [service] that only a restart brings, and no other."""
     manual = (Path(__file__).parents[3] / "man" / "supervisord-py.unit.5").read_text()
     told = re.search(
-        r"holds until the next start:\n(.*?)and the tables\n\.Ic agent ,\n\.Ic limits\nand\n\.Ic sandbox",
+        r"holds until the next start:\n(.*?)and the tables\n"
+        r"\.Ic agent ,\n\.Ic limits ,\n\.Ic sandbox\nand\n\.Ic socket",
         manual,
         re.DOTALL,
     )
@@ -211,7 +214,33 @@ def test_the_manual_lists_what_needs_a_restart() -> None:
     keys = {key.removeprefix("service.") for key in BUILT if key.startswith("service.")}
     assert words == {key for key in keys if effect_of(f"service.{key}") is Effect.RESTART}
     others = [key for key in BUILT if not key.startswith("service.") and effect_of(key) is Effect.RESTART]
-    assert {key.partition(".")[0] for key in others} == {"agent", "limits", "sandbox"}
+    assert {key.partition(".")[0] for key in others} == {"agent", "limits", "sandbox", "socket"}
+
+
+SOCKET = Socket("web", (Listen(ListenKind.STREAM, parse_socket_address(80)),))
+OTHERS = {
+    "name": Socket("other", SOCKET.listens),
+    **{
+        f"listen-{kind.value}": replace(SOCKET, listens=(*SOCKET.listens, Listen(kind, parse_socket_address("/run/x"))))
+        for kind in ListenKind
+    },
+    "backlog": replace(SOCKET, backlog=5),
+    "socket-mode": replace(SOCKET, mode=0o600),
+    "socket-user": replace(SOCKET, user="web"),
+    "socket-group": replace(SOCKET, group="web"),
+    "accept": replace(SOCKET, accept=True),
+    "max-connections": replace(SOCKET, max_connections=3),
+    "reuse-port": replace(SOCKET, reuse_port=True),
+    "trigger-limit-interval-sec": replace(SOCKET, trigger_interval_ns=None),
+    "trigger-limit-burst": replace(SOCKET, trigger_burst=3),
+}
+
+
+@pytest.mark.parametrize("key", OTHERS)
+def test_every_key_of_a_socket_needs_a_restart(key: str) -> None:
+    """Each is told by its own name, and by no other."""
+    old, new = (replace(BASE, sockets=Sockets((socket,))) for socket in (SOCKET, OTHERS[key]))
+    assert [(each.key, each.effect) for each in compare_units(old, new)] == [(f"socket.{key}", Effect.RESTART)]
 
 
 def test_values_are_told_as_the_file_has_them() -> None:

@@ -107,8 +107,6 @@ def test_unknown_keys_get_what_was_meant(line: str, hint: str) -> None:
         (SLEEP + "[[limits]]\n", "limits is a table", "write [limits], in single brackets"),
         (SLEEP + "[health]\nkind = 'x'\n", "[health.NAME] has a name of its own", "write [health.NAME], with any name"),
         (SLEEP + "[socket]\nname = 'x'\n", "[[socket]] is a list of tables", "write [[socket]], in double brackets"),
-        (SLEEP + "[[socket]]\nx = 1\n[[socket]]\n", "[[socket]] is not supported yet", ""),
-        (SLEEP + "idle-exit-sec = 5\n", "idle-exit-sec is not supported yet", ""),
         (
             SLEEP + "environment-file = 'e'\n",
             "'e' is a relative path",

@@ -89,7 +89,8 @@ def test_the_schema_names_its_dialect_and_holds_what_is_built() -> None:
     for table in KEY_TABLE.of("unit"):
         if table.built:
             place = UNIT["properties"][table.name.removesuffix(".NAME")]
-            properties = (place["additionalProperties"] if table.form == "named" else place)["properties"]
+            inner = {"named": "additionalProperties", "list": "items"}.get(table.form)
+            properties = (place if inner is None else place[inner])["properties"]
             assert properties.keys() == {key for key, spec in table.keys.items() if spec.built}
             assert all(entry["description"] for entry in properties.values())
     assert "allow" in SETTINGS["properties"]["control"]["properties"]
@@ -99,6 +100,7 @@ def test_the_schema_names_its_dialect_and_holds_what_is_built() -> None:
 
 GOOD = [
     SLEEP,
+    SLEEP + '[[socket]]\nlisten-stream = [80, "/run/web"]\n[[socket]]\nlisten-fifo = "/run/f"\naccept = false\n',
     "[target]\n",
     '[unit]\nwants = { unit = "a", until = "started" }\nafter = ["a", { unit = "b" }]\ngroups = []\n' + SLEEP,
     SLEEP + 'umask = "022"\nenvironment = { A = 1, B = true, C = "c", D = [] }\nuser = 5\nkill-signal = 9\n',
@@ -113,7 +115,8 @@ GOOD = [
 ]
 BAD = [
     SLEEP + "umask = 22\n",
-    SLEEP + "idle-exit-sec = 5\n",
+    SLEEP + "[[socket]]\nlisten-stream = 70000\n",
+    SLEEP + "[socket]\nlisten-stream = 80\n",
     SLEEP + '[health.x]\nkind = "alive"\nhttp = "http://a"\n',
     SLEEP + '[health.x]\nkind = "liveness"\nhttp = "a:80"\n',
     SLEEP + '[health.x]\nkind = "liveness"\nfile = "a"\nfailure-threshold = 0\n',
