@@ -12,6 +12,7 @@ import signal
 import socket
 
 from supervisord_py.doctor.findings import Finding, degraded, ok, wrong
+from supervisord_py.host.powers import SYS_ADMIN, own_powers
 from supervisord_py.keeper.follow import read_status
 from supervisord_py.keeper.inventory import HAS_CHILDREN
 from supervisord_py.keeper.protocol import TAG_BASE
@@ -20,6 +21,7 @@ SO_PEERPIDFD = 77
 SYS_LANDLOCK_CREATE_RULESET = 444
 LANDLOCK_CREATE_RULESET_VERSION = 1
 CLONE_NEWUSER = 0x10000000
+SYS_MOUNT_SETATTR = 442
 STA_UNSYNC = 0x40
 
 LIMIT_RTTIME = "start it with LimitRTTIME=infinity (systemd) or ulimit -R unlimited"
@@ -37,6 +39,8 @@ def kernel_findings() -> list[Finding]:
         _landlock(),
         _seccomp(),
         _user_namespaces(),
+        _mounts(),
+        _filters(),
         _hidden_processes(),
         _clock(),
     ]
@@ -151,6 +155,27 @@ def _user_namespaces() -> Finding:
         return ok("user namespaces", "may be made")
     cure = "sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone, or the container's seccomp profile"
     return degraded("user namespaces", f"refused ({os.strerror(abs(number))}): no private folders without root", cure)
+
+
+def _mounts() -> Finding:
+    """Ask whether a mount can be given flags with all below it, and how a unit gets mounts of its own."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.syscall(SYS_MOUNT_SETATTR, -1, b"", 0, None, ctypes.c_size_t(0))
+    if (number := ctypes.get_errno()) in (errno.ENOSYS, errno.EPERM):
+        reason, cure = _why(OSError(number, ""))
+        return degraded("mount_setattr", f"{reason}: units cannot have mounts of their own", f"{cure} (Linux 5.12)")
+    if own_powers().has(SYS_ADMIN):
+        return ok("private mounts", "units get mount namespaces directly")
+    return ok("private mounts", "units get mount namespaces within user namespaces, where those may be made")
+
+
+def _filters() -> Finding:
+    powers = own_powers()
+    if powers.machine is None:
+        fact = f"the system calls of {platform.machine()} are not known: units cannot have filters"
+        return degraded("system call filters", fact, "a machine of kind x86-64 or aarch64")
+    implied = "" if powers.has(SYS_ADMIN) else "; they imply no-new-privileges"
+    return ok("system call filters", f"for {powers.machine}{implied}")
 
 
 def _hidden_processes() -> Finding:

@@ -5,8 +5,7 @@ prefixes in words. Several commands are an array of arrays or tables, or a strin
 at the end of a line joins it with the next, a line that begins with ``#`` is skipped, ``;`` standing alone separates
 commands too).
 
-Differences from systemd: the prefix ``!`` means the same as ``+`` as long as there is no sandbox to keep; ``!!`` is
-refused.
+Differences from systemd: ``!!`` is refused.
 
 Source: systemd.service(5), "Command lines"; systemd src/basic/extract-word.c, escape.c, env-util.c (replace_env_argv),
 src/core/load-fragment.c (config_parse_exec).
@@ -212,8 +211,9 @@ def _build(prefixes: str, program: str, words: list[str], expand: Expand, *, spl
         (simple, *words),
         expand=split and ":" not in prefixes,
         ignore_failure="-" in prefixes,
-        privileged="+" in prefixes or "!" in prefixes,
+        privileged="+" in prefixes,
         argv0=argv0,
+        keeps_user="!" in prefixes,
     )
 
 
@@ -226,7 +226,7 @@ def _simplify(path: str) -> str:
 
 def command_text(command: Command) -> str:
     """Write a command as a file has it: a line, or the array of an exact argv."""
-    marks = ("-" if command.ignore_failure else "") + ("+" if command.privileged else "")
+    marks = ("-" if command.ignore_failure else "") + ("+" if command.privileged else "!" if command.keeps_user else "")
     words = list(command.words)
     if command.argv0 is not None:
         marks, words = marks + "@", [*words[:1], command.argv0, *words[1:]]

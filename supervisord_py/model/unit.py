@@ -43,6 +43,9 @@ class Command(Struct, frozen=True, forbid_unknown_fields=True):
     ignore_failure: bool = False
     privileged: bool = False
     argv0: str | None = None
+    keeps_user: bool = False
+    """It runs as the supervisor, and all else is as for the others (``!``); ``privileged`` ones are without all of it
+    (``+``)."""
 
 
 class Dependency(Struct, frozen=True):

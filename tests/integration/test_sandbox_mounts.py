@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from supervisord_py.host.private_folders import BASES, PREFIX
-from tests.integration.supervisor_rig import AS_USER, SYSTEM_PYTHON, RunningSupervisor, supervisor, until
+from tests.integration.supervisor_rig import AS_USER, STOP_S, SYSTEM_PYTHON, RunningSupervisor, supervisor, until
 from tests.integration.test_sandbox_calls import CAPS, ends, raises, unit
 
 WRITE = "open({!r}, 'w').close()"
@@ -213,7 +214,9 @@ private-tmp = true
 def test_what_cannot_be_mounted_is_told(uid: int | None) -> None:
     """A path that is missing fails the start with its key; best-effort runs, and says which keys do not hold."""
     keys = "read-only-paths = '/no/such/path'\nprivate-tmp = true"
-    loose = unit(f"enforce = 'best-effort'\n{keys}", "import signal; signal.pause()").replace("oneshot", "simple")
+    loose = unit(f"enforce = 'best-effort'\nproc-subset = 'pid'\n{keys}", "import signal; signal.pause()").replace(
+        "oneshot", "simple"
+    )
     with supervisor({"strict": unit(keys, "", service="restart = 'no'"), "loose": loose}, uid=uid) as running:
         status = running.wait_state("strict", "failed")
         assert status["exit"]["code"] == 226
@@ -221,7 +224,10 @@ def test_what_cannot_be_mounted_is_told(uid: int | None) -> None:
         status = running.wait_state("loose", "active")
         assert status["applied"] == ["private-tmp: mount namespace", "private-users: user namespace (implied)"]
         assert "Confined" in running.supctl("status", "loose").stdout
-        assert status["degraded"] == ["read-only-paths: /no/such/path: no such file or directory"]
+        assert status["degraded"] == [
+            "proc-subset: proc: operation not permitted",
+            "read-only-paths: /no/such/path: no such file or directory",
+        ]
 
 
 @pytest.mark.parametrize("uid", AS_USER)
@@ -261,7 +267,8 @@ def test_another_root(uid: int | None, place: Path) -> None:
         os.chown(path, os.geteuid() if uid is None else uid, -1, follow_symlinks=False)
     keys = "bind-read-only-paths = '/usr'\nbind-paths = '/proc'"
     code = "assert os.listdir('/etc') == ['mark'] and os.getcwd() == '/'; " + NOTIFY + CONTROL
-    service = f"restart = 'no'\nnotify-access = 'main'\nroot-directory = '{root}'"
+    searched = "exec-start-pre = ['@env', 'another-name', 'true']\nworking-directory = '-/no/such'"
+    service = f"restart = 'no'\nnotify-access = 'main'\nroot-directory = '{root}'\n{searched}"
     with supervisor({"a": unit(keys, code, service=service)}, uid=uid) as running:
         check_all(running, ["a"])
     assert sorted(path.name for path in (root / "usr").iterdir()) == []
@@ -282,3 +289,37 @@ def test_ipc_objects_go_with_the_last_unit_of_a_user() -> None:
         for kind in ("shm", "msg"):
             table = Path(f"/proc/sysvipc/{kind}")
             until(lambda table=table: str(0x5B9C) not in table.read_text().split(), f"the object in {table} is gone")
+
+
+@pytest.mark.root
+def test_a_command_that_keeps_the_user_stays_in_the_sandbox() -> None:
+    """``!`` is root in the unit's own /tmp, ``+`` is root in everybody's."""
+    lines = "\n".join([
+        "/bin/sh -c 'id -u > /tmp/spy-mark'",
+        "!/bin/sh -c 'test $$(id -u) = 0 -a $$(cat /tmp/spy-mark) = 65534'",
+        "+/bin/sh -c 'test $$(id -u) = 0 -a ! -e /tmp/spy-mark'",
+    ])  # fmt: skip
+    text = f'[service]\ntype = "oneshot"\nrestart = "no"\nuser = "nobody"\nexec-start = """\n{lines}\n"""\n'
+    with supervisor({"a": f"{text}[sandbox]\nprivate-tmp = true\n"}) as running:
+        check_all(running, ["a"])
+
+
+@pytest.mark.parametrize("uid", AS_USER)
+def test_a_private_tmp_outlives_the_keeper_with_its_life(uid: int | None) -> None:
+    """Keeper and manager are killed: the next ones take the life over with its folders, and remove them at its end;
+    those of a life that did not last are removed at once."""
+    lasting = '[service]\nexec-start = ["sleep", "1000"]\nrestart = "no"\n[sandbox]\nprivate-tmp = true\n'
+    names = ("outlives", "dies-too")
+    before = left_in_tmp(*names)
+    with supervisor(dict.fromkeys(names, lasting), uid=uid, invariants=False) as running:
+        pids = {name: running.wait_state(name, "active")["pid"] for name in names}
+        assert len(left_in_tmp(*names) - before) == 4
+        os.kill(running.keeper_pid, signal.SIGKILL)
+        running.process.wait(STOP_S)
+        os.kill(pids["dies-too"], signal.SIGKILL)
+        (running.units / "dies-too.toml").unlink()
+        running.start_again()
+        assert running.wait_state("outlives", "active")["pid"] == pids["outlives"]
+        until(lambda: len(left_in_tmp(*names) - before) == 2, "the folders of the dead one are gone")
+        assert running.supctl("stop", "outlives").returncode == 0
+        until(lambda: left_in_tmp(*names) <= before, "nothing left behind")

@@ -112,7 +112,8 @@ def test_argv0_of_a_prefix_and_of_a_table() -> None:
     """What @ says is kept; the table's word wins."""
     assert expand_words(commands(["@/bin/sh", "-sh", "-c", ":"])[0], {}) == ["-sh", "-c", ":"]
     assert expand_words(commands({"command": ["@/bin/sh", "-sh"], "argv0": "other"})[0], {}) == ["other"]
-    assert commands("!/bin/sh")[0].privileged
+    kept = commands("!/bin/sh")[0]
+    assert kept.keeps_user and not kept.privileged
 
 
 @pytest.mark.parametrize(
