@@ -89,7 +89,9 @@ def ask(ledger: Ledger, job: Job) -> bool:
 
 def _open(ledger: Ledger, name: str, sockets: Sockets | None) -> None:
     number = ledger.new_look_id()
-    ledger.set_sockets(name, replace(of(ledger, name), held=True, asked=number))
+    # Where nothing is listened on any more nobody is told of.
+    is_awaited = of(ledger, name).awaited and sockets is not None
+    ledger.set_sockets(name, replace(of(ledger, name), held=True, asked=number, awaited=is_awaited))
     ledger.act(OpenSockets(number, name, () if sockets is None else sockets.sockets))
 
 
