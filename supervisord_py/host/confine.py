@@ -12,6 +12,7 @@ and nothing else.)
 
 import base64
 import struct
+from functools import lru_cache
 from typing import Any, Literal
 
 from msgspec import Struct
@@ -20,7 +21,7 @@ from supervisord_py.host.accounts import Account
 from supervisord_py.host.powers import SETPCAP, SYS_ADMIN, Powers
 from supervisord_py.model.capabilities import ALL_CAPABILITIES, CAPABILITIES
 from supervisord_py.model.sandbox import NAMESPACES, Sandbox
-from supervisord_py.wire.seccomp import Filter, build_filters
+from supervisord_py.wire.seccomp import Filter, Machine, build_filters
 
 PR_SET_KEEPCAPS = 8
 PR_CAPBSET_DROP = 24
@@ -140,7 +141,7 @@ def decide_privileges(sandbox: Sandbox, powers: Powers, into: Confinement) -> Pr
     """Return the filters of a unit and whether no-new-privileges holds; raises CannotConfine."""
     filters: list[Filter] = []
     if powers.machine is not None:
-        filters = build_filters(sandbox, powers.machine, powers.personality)
+        filters = _filters(sandbox, powers.machine, powers.personality)
     else:
         for one in build_filters(sandbox, "x86-64", powers.personality):
             reason = "the system calls of this kind of machine are not known"
@@ -150,6 +151,11 @@ def decide_privileges(sandbox: Sandbox, powers: Powers, into: Confinement) -> Pr
     is_implied = bool(filters or sandbox.landlock) and not powers.has(SYS_ADMIN)
     bounding = ALL_CAPABILITIES if sandbox.capability_bounding_set is None else sandbox.capability_bounding_set
     return Privileges(filters, sandbox.no_new_privileges or is_implied, is_implied, bounding)
+
+
+@lru_cache(maxsize=256)
+def _filters(sandbox: Sandbox, machine: Machine, personality: int) -> list[Filter]:
+    return build_filters(sandbox, machine, personality)
 
 
 def _drop_bounding(

@@ -164,7 +164,7 @@ def build_spawn(
             "unit": action.unit,
             "role": action.role.value,
             "argv": expand_words(action.command, environment),
-            "executable": None if context.root_directory else _executable(action, environment),
+            "executable": _executable(action, context, environment),
             "env": environment,
             "cwd": _directory(context, account, runtime),
             "umask": context.umask,
@@ -312,10 +312,11 @@ def build_environment(
     return environment
 
 
-def _executable(action: SpawnProcess, environment: Mapping[str, str]) -> str | None:
+def _executable(action: SpawnProcess, context: ExecContext, environment: Mapping[str, str]) -> str | None:
     """Return the program's path; None leaves the search in PATH to the keeper, which looks for ``argv[0]``."""
     program = action.command.words[0]
-    if "/" in program:
+    # In another root the search is the child's.
+    if "/" in program or (context.root_directory is not None and not action.command.privileged):
         return program
     if action.command.argv0 is None:
         return None
@@ -340,7 +341,7 @@ def _directory(context: ExecContext, account: Account, runtime: SpawnRuntime) ->
         wanted = account.home or "/"
     if not wanted.startswith("/"):
         raise _Refused("chdir", EXIT_CHDIR, 22, f"working-directory {wanted} is not absolute")
-    if may_miss and not os.path.isdir(wanted):
+    if may_miss and not os.path.isdir(f"{context.root_directory or ''}{wanted}"):
         return "/"
     return wanted
 

@@ -109,3 +109,46 @@ def test_a_user_namespace_is_mapped_from_outside(maps: str | None) -> None:
             assert manager.line("a") == "0"
         else:
             assert manager.fact("spawn-failed", id=1)["errno"] == errno.EPERM
+
+
+def test_what_builds_upon_what_has_failed_is_not_done() -> None:
+    """Without its namespace a mount would be everybody's: it is left out, and told once for each key."""
+    with keeper_of_nobody() as rig:
+        manager = rig.manager()
+        place = f"{rig.folder}/n/made"
+        own = {"step": "namespace", "may_fail": True}
+        before = [
+            {**own, "key": "private-mounts", "do": "call", "name": "unshare", "args": [CLONE_NEWUTS], "as": "own"},
+            {**own, "key": "bind-paths", "do": "mkdir", "path": place, "mode": 0o755, "needs": "own"},
+            {**own, "key": "bind-paths", "do": "mkdir", "path": place, "mode": 0o755, "needs": "own"},
+            {**own, "do": "open", "path": "/no/such", "flags": os.O_PATH, "as": "away", "if_missing": True},
+            {**own, "do": "mkdir", "path": place, "mode": 0o755, "needs": "away"},
+        ]
+        manager.commit(spawn(1, "a", "true", before=before))
+        told = manager.fact("spawned", id=1)["degraded"]
+        assert told == ["private-mounts: unshare: operation not permitted", "bind-paths: what it needs is missing"]
+        assert not os.path.exists(place)
+
+
+def test_a_failed_operation_names_its_key() -> None:
+    """And what it was about, and why, all in words."""
+    with keeper() as rig:
+        manager = rig.manager()
+        gone = {"step": "namespace", "key": "bind-paths", "do": "open", "path": "/no/such", "flags": 0, "as": "x"}
+        manager.commit(spawn(1, "a", "true", before=[gone]))
+        failed = manager.fact("spawn-failed", id=1)
+        assert failed["detail"] == "bind-paths: /no/such: no such file or directory"
+
+
+def test_namespaces_of_another_process_are_joined_if_it_is_still_that_one() -> None:
+    """A pid alone may be somebody else's by then: another start time is refused."""
+    with keeper() as rig:
+        manager = rig.manager()
+        with open("/proc/self/stat", "rb") as file:
+            start = int(file.read().rpartition(b")")[2].split()[19])
+        join = {"step": "namespace", "do": "join", "pid": os.getpid(), "start": start + 1, "flags": CLONE_NEWUTS}
+        manager.commit(spawn(1, "a", "true", before=[join]))
+        assert manager.fact("spawn-failed", id=1)["errno"] == errno.ESRCH
+        if os.geteuid() == 0:
+            manager.commit(spawn(2, "a", "true", before=[{**join, "start": start}]))
+            manager.fact("spawned", id=2)

@@ -267,7 +267,8 @@ def test_another_root(uid: int | None, place: Path) -> None:
         os.chown(path, os.geteuid() if uid is None else uid, -1, follow_symlinks=False)
     keys = "bind-read-only-paths = '/usr'\nbind-paths = '/proc'"
     code = "assert os.listdir('/etc') == ['mark'] and os.getcwd() == '/'; " + NOTIFY + CONTROL
-    service = f"restart = 'no'\nnotify-access = 'main'\nroot-directory = '{root}'"
+    searched = "exec-start-pre = ['@env', 'another-name', 'true']\nworking-directory = '-/no/such'"
+    service = f"restart = 'no'\nnotify-access = 'main'\nroot-directory = '{root}'\n{searched}"
     with supervisor({"a": unit(keys, code, service=service)}, uid=uid) as running:
         check_all(running, ["a"])
     assert sorted(path.name for path in (root / "usr").iterdir()) == []
