@@ -118,7 +118,6 @@ def all_rows() -> dict[str, Row]:
 
 
 WAITING: dict[str, tuple[str, ...]] = {
-    "settings/NoNewPrivileges=yes": ("NoNewPrivileges",),
     "settings/SyslogIdentifier=foo": ("SyslogIdentifier",),
     "settings/Personality=x86": ("Personality",),
     "settings/TimerSlackNSec=1ms": ("TimerSlackNSec",),

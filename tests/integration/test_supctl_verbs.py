@@ -267,7 +267,6 @@ def test_not_durable_is_said(supctl: Supctl) -> None:
         (["top"], "not supported yet"),
         (["run", "--", "sleep", "1"], "not supported yet"),
         (["restart", "--max-unavailable", "2", "web"], "--max-unavailable is for --rolling"),
-        (["list", "--sockets"], "--sockets is not supported yet"),
         (["why", "web", "--all"], "--all is not supported yet"),
         (["--remote", "tcp://x", "status"], "--remote is not supported yet"),
         (["logs", "--since", "10m", "web"], "without times"),
