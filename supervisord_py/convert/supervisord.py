@@ -286,8 +286,18 @@ class _Program:
                 self._take(name, key)
         if self._passed:
             self._draft.put("service", "pass-environment", list(dict.fromkeys(self._passed)))
+        if ("socket", 0) in self._draft.tables:
+            self._hand_socket()
         self._restarts()
         self._stops()
+
+    def _hand_socket(self) -> None:
+        """A FastCGI program accepts on its standard input; sockets are handed over as descriptors from 3 on."""
+        command = self._draft.get("service", "exec-start")
+        if isinstance(command, list):
+            command[:0] = ["/bin/sh", "-c", 'exec "$@" <&3 3<&-', "sh"]
+        elif isinstance(command, str):
+            self._draft.table("service")["exec-start"] = f"/bin/sh -c 'exec \"$$@\" <&3 3<&-' sh {command}"
 
     def _take(self, name: str, key: IniKey, ledger: Ledger | None = None) -> None:
         ledger = self._ledger if ledger is None else ledger
@@ -466,7 +476,6 @@ class _Program:
         text = self._text(key)
         path = text.removeprefix("unix://") if text.startswith("unix://") else text.removeprefix("tcp://")
         self._draft.put(("socket", 0), "listen-stream", path, key.place)
-        self._draft.put("service", "standard-input", "socket")
         self._draft.put("service", "activation", "start")
 
     def _socket_mode(self, key: IniKey) -> None:

@@ -56,6 +56,7 @@ def _commands(commands: tuple[Command, ...]) -> list[list[object]]:
         flags = [
             *(["ignore-failure"] if command.ignore_failure else []),
             *(["privileged"] if command.privileged else []),
+            *(["no-setuid"] if command.keeps_user else []),
             *([] if command.expand else ["no-env-expand"]),
         ]
         found.append([command.words[0], [command.argv0 or command.words[0], *command.words[1:]], flags])
@@ -268,9 +269,8 @@ def normal(name: str, value: Any) -> Any:
     if name.endswith(("Paths", "Architectures")):
         return sorted(value)
     if name.endswith("Ex"):
-        # ! is as + here; a program that is found in PATH is a name there too.
-        return [[path, argv, [{"no-setuid": "privileged"}.get(flag, flag) for flag in flags if flag != "ambient"]]
-                for path, argv, flags in value]  # fmt: skip
+        # !! does nothing where there are ambient capabilities.
+        return [[path, argv, [flag for flag in flags if flag != "ambient"]] for path, argv, flags in value]
     return value
 
 

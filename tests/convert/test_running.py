@@ -244,8 +244,11 @@ startretries=1
 [program:late]
 command=sh -c "sleep 1.2; exit 1"
 startretries=1
+[fcgi-program:fcgi]
+command=sh -c "test -S /proc/self/fd/0 && echo a socket is the input; exec sleep 1000"
+socket=unix://%(here)s/fcgi.sock
 """
-"""An end within startsecs counts there, a later one does not, however often it comes."""
+"""An end within startsecs counts there, a later one does not; a FastCGI program has its socket as standard input."""
 
 
 @pytest.mark.timeout(600)
@@ -263,7 +266,7 @@ def test_twenty_of_each_format_run(stage: Stage, record_property: Callable[[str,
         (folder / "units" / "defaults.toml").write_text(defaults)
 
     wrong: list[str] = []
-    ends = converted("supervisord", [SourceFile("s.conf", ENDS)]).drafts
+    ends = converted("supervisord", [SourceFile("s.conf", ENDS, str(stage.folder))]).drafts
     units = {name: stage.units[name] for name in expected} | {
         name: unit_text(draft, KEYS, "made for a test") for name, draft in ends.items()
     }
@@ -274,6 +277,8 @@ def test_twenty_of_each_format_run(stage: Stage, record_property: Callable[[str,
         until(lambda: all(stage.said(name).exists() for name in witnesses), "every stand-in", STARTED_S)
         for name, each in expected.items():
             wrong += [f"{name}: {line}\n{stage.units[name]}" for line in _judged(stage, running, name, each)]
+        log = running.log_folder / "fcgi.log"
+        until(lambda: log.exists() and "a socket is the input" in log.read_text(), "a socket as standard input")
         assert running.wait_state("early", "quarantined")["failures"] == 2
         until(lambda: running.status("late")["restarts"] >= 3, "restarts without an end of late ends", STARTED_S)
     record_property("summary", f"convert, units that really ran: {dict(counts)}")
