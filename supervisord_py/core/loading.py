@@ -69,7 +69,7 @@ def take_limits(ledger: Ledger, units: UnitSet, names: Sequence[str]) -> None:
         if running is None or loaded is None or running.service is None or loaded.service is None:
             continue
         own, new = running.service.context, loaded.service.context
-        context = replace(own, rlimits=new.rlimits, priorities=new.priorities, resources=new.resources)
+        context = replace(own, rlimits=new.rlimits, nice=new.nice, priorities=new.priorities, resources=new.resources)
         ledger.keep_text(name, replace(running, service=replace(running.service, context=context)))
         ledger.touch_unit(name)
 

@@ -173,7 +173,7 @@ def build_spawn(
             "groups": None if account.groups is None else list(account.groups),
             "rlimits": {} if privileged else _rlimits(context),
             "strict": [] if privileged or context.enforce != "strict" else sorted(name for name, _ in context.rlimits),
-            "nice": context.priorities.nice,
+            "nice": context.nice,
             "cgroups": [],
             "sigpipe": not context.ignore_sigpipe,
             "notify": (NotifyAccess.NONE if service is None or is_beside else effective_notify_access(service)).value,

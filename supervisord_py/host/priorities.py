@@ -10,6 +10,7 @@ import os
 from typing import Any
 
 from supervisord_py.model.context import Priorities
+from supervisord_py.model.unit import ExecContext
 
 IO_CLASSES = {"none": 0, "realtime": 1, "best-effort": 2, "idle": 3}
 IO_PRIORITY = 4
@@ -61,12 +62,13 @@ def io_priority(wanted: Priorities) -> tuple[int, int] | None:
     return io_class, (IO_PRIORITY if wanted.io_priority is None else wanted.io_priority) if has_levels else 0
 
 
-def change_priorities(pid: int, old: Priorities, new: Priorities) -> str | None:
-    """Give a running process, with all its threads, what ``new`` says and ``old`` does not.
+def change_priorities(pid: int, old_context: ExecContext, new_context: ExecContext) -> str | None:
+    """Give a running process, with all its threads, what the new text says and the old does not.
 
     Returns:
         What speaks against it, in words; a process that is gone needs none.
     """
+    old, new = old_context.priorities, new_context.priorities
     try:
         threads = [int(name) for name in os.listdir(f"/proc/{pid}/task")]
     except OSError:
@@ -79,9 +81,9 @@ def change_priorities(pid: int, old: Priorities, new: Priorities) -> str | None:
                 file.write(str(new.oom_score_adjust))
         for thread in threads:
             with contextlib.suppress(ProcessLookupError):
-                if new.nice != old.nice:
-                    key = f"nice = {new.nice}"
-                    os.setpriority(os.PRIO_PROCESS, thread, new.nice or 0)
+                if new_context.nice != old_context.nice:
+                    key = f"nice = {new_context.nice}"
+                    os.setpriority(os.PRIO_PROCESS, thread, new_context.nice or 0)
                 if new.cpu_affinity != old.cpu_affinity:
                     key = f"cpu-affinity = {' '.join(map(str, new.cpu_affinity))}"
                     os.sched_setaffinity(thread, new.cpu_affinity)
@@ -106,7 +108,8 @@ def _set_io_priority(thread: int, io: tuple[int, int]) -> None:
         raise OSError(number, os.strerror(number))
 
 
-def is_known_before(old: Priorities, new: Priorities) -> bool:
+def is_known_before(old: ExecContext, new: ExecContext) -> bool:
     """Say whether what ``new`` leaves out was not set by ``old`` either: what a process had before is not known."""
-    pairs = ((getattr(old, name), getattr(new, name)) for name in Priorities.__struct_fields__)
-    return all(after not in (None, ()) or before in (None, ()) for before, after in pairs)
+    names = Priorities.__struct_fields__
+    pairs = [(getattr(old.priorities, name), getattr(new.priorities, name)) for name in names]
+    return all(after not in (None, ()) or before in (None, ()) for before, after in [*pairs, (old.nice, new.nice)])

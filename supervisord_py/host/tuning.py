@@ -338,7 +338,7 @@ class Tuning:
             return None
         old, new = running.service.context, loaded.service.context
         limits = limits_between(old, new)
-        if limits is None or not is_known_before(old.priorities, new.priorities):
+        if limits is None or not is_known_before(old, new):
             return "what it had before is known to a fresh process only: restart it"
         wanted = new.resources
         resources = self._host.resources
@@ -356,7 +356,7 @@ class Tuning:
             if wanted != old.resources:
                 resources.move(name, fresh, bounds)
             for pid in fresh:
-                problem = change_limits(pid, limits) or change_priorities(pid, old.priorities, new.priorities)
+                problem = change_limits(pid, limits) or change_priorities(pid, old, new)
                 if problem is not None:
                     return problem
             done.update(fresh)

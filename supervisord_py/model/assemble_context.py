@@ -33,8 +33,8 @@ def assemble_context(fields: Fields, added: tuple[tuple[str, str], ...], problem
             error=fields.get("service", "standard-error", None),
         ),
         rlimits=tuple((key, decoded.value) for key, decoded in limits if decoded is not None),
+        nice=fields.get("limits", "nice", None),
         priorities=Priorities(
-            nice=fields.get("limits", "nice", None),
             oom_score_adjust=fields.get("limits", "oom-score-adjust", None),
             cpu_affinity=fields.get("limits", "cpu-affinity", ()),
             io_class=fields.get("limits", "io-scheduling-class", None),

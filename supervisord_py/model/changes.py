@@ -223,7 +223,6 @@ def _credentials(credentials: Iterable[Credential]) -> str | None:
 
 
 PRIORITIES = {
-    "nice": "nice",
     "oom_score_adjust": "oom-score-adjust",
     "cpu_affinity": "cpu-affinity",
     "io_class": "io-scheduling-class",
@@ -343,6 +342,7 @@ KEYS: tuple[Key, ...] = (
     _restart("service.standard-input", lambda own: own.context.streams.input),
     _restart("service.standard-output", lambda own: own.context.streams.output),
     _restart("service.standard-error", lambda own: own.context.streams.error),
+    _restart("limits.nice", lambda own: None if own.context.nice is None else str(own.context.nice)),
     *(_priority(name, key) for name, key in PRIORITIES.items()),
     *(_resource(name) for name in Resources.__struct_fields__),
     _restart("limits.enforce", lambda own: own.context.enforce),

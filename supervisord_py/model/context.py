@@ -95,7 +95,6 @@ class Resources(Struct, frozen=True):
 class Priorities(Struct, frozen=True):
     """The keys of ``[limits]`` that say who goes first; None leaves what the supervisor has."""
 
-    nice: int | None = None
     oom_score_adjust: int | None = None
     cpu_affinity: tuple[int, ...] = ()
     io_class: str | None = None

@@ -139,6 +139,7 @@ class ExecContext(Struct, frozen=True):
     belongings: Belongings = Belongings()
     streams: Streams = Streams()
     rlimits: tuple[tuple[str, Limit], ...] = ()
+    nice: int | None = None
     priorities: Priorities = Priorities()
     resources: Resources = Resources()
     enforce: Literal["strict", "best-effort"] = "strict"

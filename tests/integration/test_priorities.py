@@ -8,6 +8,7 @@ import pytest
 
 from supervisord_py.host.priorities import change_priorities, is_known_before
 from supervisord_py.model.context import Priorities
+from supervisord_py.model.unit import ExecContext
 from tests.integration.supervisor_rig import supervisor
 
 SLEEP = '[service]\nexec-start = ["sleep", "1000"]\n'
@@ -56,8 +57,10 @@ def test_a_priority_that_cannot_be_had(enforce: str) -> None:
 
 def test_what_was_before_is_not_known() -> None:
     """A key that is taken back leaves a value that only a fresh process has; a process that is gone needs nothing."""
-    assert is_known_before(Priorities(), Priorities(nice=1, cpu_affinity=(0,)))
-    assert is_known_before(Priorities(nice=1), Priorities(nice=2))
-    assert not is_known_before(Priorities(nice=1), Priorities())
-    assert not is_known_before(Priorities(cpu_affinity=(0,)), Priorities())
-    assert change_priorities(2**22 + 1, Priorities(), Priorities(nice=1)) is None
+    plain, nice = ExecContext(), ExecContext(nice=1)
+    bound = ExecContext(priorities=Priorities(cpu_affinity=(0,)))
+    assert is_known_before(plain, nice) and is_known_before(plain, bound)
+    assert is_known_before(nice, ExecContext(nice=2))
+    assert not is_known_before(nice, plain)
+    assert not is_known_before(bound, plain)
+    assert change_priorities(2**22 + 1, plain, nice) is None

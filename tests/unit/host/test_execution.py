@@ -14,7 +14,6 @@ from supervisord_py.core.events import SpawnFailed
 from supervisord_py.host.accounts import Account, Accounts, Identity, NoAccount
 from supervisord_py.host.cgroups import Finding, Hierarchy, Place, UnitGroups
 from supervisord_py.host.execution import DEFAULT_PATH, SpawnRuntime, build_spawn, passed_environment
-from supervisord_py.model.context import Priorities
 from supervisord_py.model.states import NotifyAccess, Role, ServiceType
 from supervisord_py.model.unit import Command, ExecContext, Limit, Service, Unit, UnitKind
 
@@ -181,7 +180,7 @@ def test_limits_are_strict_where_they_are_written() -> None:
 
 def test_a_privileged_command_runs_as_the_supervisor_without_limits() -> None:
     """The prefix ``+`` leaves user, groups and limits aside, in the environment too."""
-    context = ExecContext(user="nobody", rlimits=(("nofile", Limit(1, 1)),), umask=0o077, priorities=Priorities(nice=5))
+    context = ExecContext(user="nobody", rlimits=(("nofile", Limit(1, 1)),), umask=0o077, nice=5)
     request = spawn(context, Command(("/bin/true",), privileged=True))
     assert (request["uid"], request["gid"], request["groups"]) == (None, None, None)
     assert (request["rlimits"], request["strict"]) == ({}, [])
@@ -328,9 +327,7 @@ def test_the_process_joins_the_group_of_its_unit(tmp_path: Path) -> None:
 def test_what_runs_beside_a_unit_runs_as_the_unit(role: Role, discards: bool) -> None:
     """Its user, directory, environment and limits, under an owner of its own, and no mailbox; a check's output goes
     nowhere."""
-    context = ExecContext(
-        user="nobody", working_directory="/tmp", environment=(("A", "b"),), priorities=Priorities(nice=5)
-    )
+    context = ExecContext(user="nobody", working_directory="/tmp", environment=(("A", "b"),), nice=5)
     notifying = unit(context, type=ServiceType.NOTIFY, notify_access=NotifyAccess.ALL)
     beside = SpawnProcess(
         9, "web@1!9", role, Command(("/bin/true",)), "e" * 32, environment=(("SUPERVISORD_PY_UNIT", "web@1"),)

@@ -60,7 +60,7 @@ def test_folders_of_the_unit_path_shadow_each_other(tmp_path: Path) -> None:
     result = load(None, places_of(tmp_path / "none", high, low))
     assert not result.problems, result.problems
     web = result.unit_set.units["web"].service
-    assert web is not None and web.context.priorities.nice == 3
+    assert web is not None and web.context.nice == 3
     assert result.unit_set.masked == ("cache", "db")
 
 
@@ -93,7 +93,7 @@ def test_a_typed_file_comes_with_its_drop_ins_and_defaults(tmp_path: Path) -> No
     result = load([str(tmp_path / "web@.toml")], places_of())
     assert list(result.unit_set.units) == ["web@1"]
     service = result.unit_set.units["web@1"].service
-    assert service is not None and service.context.priorities.nice == 5 and service.context.rlimits
+    assert service is not None and service.context.nice == 5 and service.context.rlimits
     assert len(result.files("web@1")) == 3
 
 

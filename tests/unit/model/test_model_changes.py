@@ -27,7 +27,7 @@ from supervisord_py.model.changes import (
     take_live,
     texts_of,
 )
-from supervisord_py.model.context import Amount, Credential, Folder, Priorities
+from supervisord_py.model.context import Amount, Credential, Folder
 from supervisord_py.model.keys import parse_key_table
 from supervisord_py.model.sandbox import Access, Bind, Families
 from supervisord_py.model.sockets import Listen, ListenKind, Socket, Sockets, parse_socket_address
@@ -65,7 +65,7 @@ BASE = Unit(
         timeout_abort_ns=70 * 10**9,
         kill=KillPolicy(restart_signal=12),
         restart=RestartPolicy(limit=StartLimit(10**10, 5)),
-        context=ExecContext(priorities=Priorities(nice=1)),
+        context=ExecContext(nice=1),
         pid_file="/run/web.pid",
     ),
     health=(Probe("up", ProbeKind.LIVENESS, tcp="localhost:80"),),

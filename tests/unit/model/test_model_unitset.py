@@ -124,7 +124,7 @@ failures = 0
         ("memlock", Limit(None, None)),
         ("rttime", Limit(None, 2_000_000)),
     )
-    assert (context.priorities.nice, context.enforce) == (-5, "best-effort")
+    assert (context.nice, context.enforce) == (-5, "best-effort")
     assert (made_service.log.max_bytes, made_service.log.backups) == (1 << 20, 0)
 
 
@@ -238,7 +238,7 @@ def test_defaults_do_not_make_a_target_a_service() -> None:
     assert not result.problems
     assert result.unit_set.units["all"].service is None
     web = result.unit_set.units["web"].service
-    assert web is not None and web.context.priorities.nice == 1
+    assert web is not None and web.context.nice == 1
 
 
 def test_defaults_belong_to_their_folder() -> None:
@@ -276,7 +276,7 @@ def test_the_higher_folder_shadows_and_drop_ins_of_all_count() -> None:
         assert not result.problems
         made = result.unit_set.units["web"].service
         assert made is not None
-        assert (made.exec_start[0].words, made.context.priorities.nice) == (("/high",), 1)
+        assert (made.exec_start[0].words, made.context.nice) == (("/high",), 1)
         assert made.context.rlimits == (("core", Limit(0, 0)),)
 
 
@@ -347,8 +347,8 @@ def test_a_file_of_its_own_stands_for_an_instance() -> None:
     assert not result.problems
     first, second = (result.unit_set.units[name].service for name in ("w@1", "w@2"))
     assert first is not None and second is not None
-    assert (first.exec_start[0].words, first.context.priorities.nice) == (("/bin/w",), 1)
-    assert (second.exec_start[0].words, second.context.priorities.nice) == (("/bin/other", "2"), 2)
+    assert (first.exec_start[0].words, first.context.nice) == (("/bin/w",), 1)
+    assert (second.exec_start[0].words, second.context.nice) == (("/bin/other", "2"), 2)
     assert second.context.rlimits == ()
 
 
