@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUNS := $(VENV)/.runs
 READY := $(VENV)/.ready
 
-.PHONY: run test test-daemons test-systemd check lint format bench soak soak-real soak-simulated mutate clean
+.PHONY: run fleet test test-daemons test-systemd check lint format bench soak soak-real soak-fleet soak-simulated mutate clean
 
 # Whoever only wants to see it run does not wait for the linters.
 $(RUNS): pyproject.toml
@@ -20,6 +20,9 @@ $(READY): $(RUNS)
 
 run: $(RUNS)  ## supervise units/ in the foreground (Ctrl-C stops everything in order)
 	exec $(BIN)/supervisord-py run units
+
+fleet: $(RUNS)  ## twelve agents that work together and fail in every way, in run/fleet (units/fleet/README.md)
+	exec $(BIN)/python units/fleet/run.py run/fleet
 
 test: $(READY)  ## every test
 	$(BIN)/pytest -n 2 --dist loadgroup
@@ -48,10 +51,13 @@ bench: $(READY)  ## beside supervisor, circus, pm2 and a C loop; writes docs/per
 	$(BIN)/python bench/run.py
 	$(BIN)/python bench/crashloop.py
 
-soak: soak-real soak-simulated  ## an hour under real faults, then an hour of simulated ones (docs/testing.md)
+soak: soak-real soak-fleet soak-simulated  ## two hours under real faults, then one of simulated ones (docs/testing.md)
 
 soak-real: $(READY)  ## a real supervisor, stopped and killed for an hour ($$SUPERVISORD_PY_SOAK_SEC); no restart may be false
 	$(BIN)/python -m tests.soak
+
+soak-fleet: $(READY)  ## the fleet of units/fleet for an hour ($$SUPERVISORD_PY_SOAK_SEC); each end has a cause, no message is lost
+	$(BIN)/python -m tests.soak.fleet
 
 soak-simulated: $(READY)  ## simulated worlds on all cores for HOURS=N; stops at the first violation
 	$(BIN)/python -m supervisord_py.testing.soak --hours $(or $(HOURS),1)

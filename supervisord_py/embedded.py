@@ -131,13 +131,23 @@ class Supervisor:
 
     # What is supervised
 
-    def register(self, name: str, unit: "Tables | type[Agent] | str | os.PathLike[str]", /, **agent: Any) -> None:
+    def register(
+        self,
+        name: str,
+        unit: "Tables | type[Agent] | str | os.PathLike[str]",
+        /,
+        *,
+        stub: "type[Agent] | None" = None,
+        **agent: Any,
+    ) -> None:
         """Add a unit; while the supervisor runs it is loaded and, unless it says ``enabled = false``, started.
 
         Args:
             name: Its name.
             unit: Its tables as a dict (``{"service": {"exec-start": [...]}}``), the path of a unit file, or the class
                 of an agent.
+            stub: The class of an agent that takes the place of the unit when it has failed so often that it is
+                quarantined (``[quarantine] failures``).
             agent: Of an agent: the keys of ``[agent]`` (``every="5s"``, ``config={...}``; ``_`` for ``-``), and
                 other tables of the unit as ``tables={"service": {...}}``.
 
@@ -155,8 +165,10 @@ class Supervisor:
             text = write_toml(unit)
         else:
             text = Path(unit).read_text(encoding="utf-8")
+        instead = None if stub is None else _class_and_path(stub)
         with self._lock:
             (self.folder / "units" / f"{name}.toml").write_text(text, encoding="utf-8")
+            self._drop_in(name, "50-stub", None if instead is None else {"quarantine": _stub_keys(*instead)})
             if self.is_running:
                 self._load([name])
 
@@ -165,11 +177,18 @@ class Supervisor:
         with self._lock:
             known = self._requires.setdefault(unit, [])
             known += [each for each in needs if each not in known]
-            drop_in = self.folder / "units" / f"{unit}.toml.d" / "50-requires.toml"
-            drop_in.parent.mkdir(exist_ok=True)
-            drop_in.write_text(write_toml({"unit": {"requires": known}}), encoding="utf-8")
+            self._drop_in(unit, "50-requires", {"unit": {"requires": known}})
             if self.is_running:
                 self._load([])
+
+    def _drop_in(self, unit: str, name: str, tables: Tables | None) -> None:
+        """Write what stands beside a unit's own file; None removes it."""
+        path = self.folder / "units" / f"{unit}.toml.d" / f"{name}.toml"
+        if tables is None:
+            path.unlink(missing_ok=True)
+            return
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(write_toml(tables), encoding="utf-8")
 
     def _load(self, names: list[str]) -> None:
         with self.client() as client:
@@ -363,8 +382,18 @@ class Supervisor:
                 wanted = {**everything, "after": last_seq}
                 for reply in client.stream("Journal.Follow", filter=wanted, last=None):
                     # The last reply, which ends the stream, has no record.
-                    if record := reply["record"]:
-                        last_seq = record.get("seq") or last_seq
+                    record = reply["record"]
+                    if reply.get("gone"):
+                        _log.warning(
+                            "records %d to %d are gone before a callback saw them", last_seq + 1, reply["gone"]
+                        )
+                    if reply["dropped"]:
+                        # The callbacks are slow: the journal has what the stream could not wait with.
+                        for missed in self.events(after=last_seq):
+                            last_seq = missed["seq"]
+                            yield missed
+                    if record and (record["seq"] or last_seq + 1) > last_seq:
+                        last_seq = record["seq"] or last_seq
                         yield record
             self._is_over.wait(0.05)
         yield from self.events(after=last_seq)
@@ -387,7 +416,19 @@ def _merged(below: Tables, above: Tables) -> dict[str, Any]:
 
 
 def _agent_table(cls: type, keys: Mapping[str, Any]) -> dict[str, Any]:
-    """``[agent]`` of a class of this program: its module is imported again, in a process of its own."""
+    """``[agent]`` of a class of this program."""
+    spec, path = _class_and_path(cls)
+    written = {key.replace("_", "-"): value for key, value in keys.items()}
+    json.dumps(written)
+    return {"class": spec, **({"path": path} if path else {}), **written}
+
+
+def _stub_keys(spec: str, path: list[str]) -> dict[str, Any]:
+    return {"stub-class": spec, **({"stub-path": path} if path else {})}
+
+
+def _class_and_path(cls: type) -> tuple[str, list[str]]:
+    """How another process finds a class of this program: its module is imported again there."""
     if not issubclass(cls, Agent):
         raise ValueError(f"{cls.__qualname__} is no subclass of supervisord_py.agent.Agent")
     if "<locals>" in cls.__qualname__:
@@ -400,11 +441,9 @@ def _agent_table(cls: type, keys: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError(f"{cls.__qualname__} is defined on a command line: another process cannot import it")
         # As with multiprocessing: what the script does belongs below `if __name__ == "__main__"`.
         name = Path(file).stem
-    table: dict[str, Any] = {"class": f"{name}:{cls.__qualname__}"}
-    if file is not None:
-        folder = Path(file).absolute().parent
-        depth = name.count(".") + (Path(file).name == "__init__.py")
-        table["path"] = [str(folder if depth == 0 else folder.parents[depth - 1])]
-    written = {key.replace("_", "-"): value for key, value in keys.items()}
-    json.dumps(written)
-    return {**table, **written}
+    spec = f"{name}:{cls.__qualname__}"
+    if file is None:
+        return spec, []
+    folder = Path(file).absolute().parent
+    depth = name.count(".") + (Path(file).name == "__init__.py")
+    return spec, [str(folder if depth == 0 else folder.parents[depth - 1])]

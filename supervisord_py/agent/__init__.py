@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from supervisord_py.agent.agent import Agent, Plugin
     from supervisord_py.agent.errors import AgentError, ConfigError, CycleTimeout, Fatal, NotSentError, Recoverable
     from supervisord_py.agent.life import LastLife
-    from supervisord_py.agent.message import Message
+    from supervisord_py.agent.message import Message, Missed
 
 __all__ = [
     "Agent",
@@ -24,11 +24,12 @@ __all__ = [
     "Fatal",
     "LastLife",
     "Message",
+    "Missed",
     "NotSentError",
     "Plugin",
     "Recoverable",
 ]
-_MODULES = {"Agent": "agent", "Plugin": "agent", "LastLife": "life", "Message": "message"}
+_MODULES = {"Agent": "agent", "Plugin": "agent", "LastLife": "life", "Message": "message", "Missed": "message"}
 
 
 def __getattr__(name: str) -> object:

@@ -8,7 +8,8 @@ happened before. All three may be plain functions or coroutines; one coroutine m
 
 What the supervisor is told comes from that thread alone: a heartbeat between two cycles and whenever ``beat`` or
 ``progress`` is called, never from a thread beside it, which would beat on while the work hangs. A cycle that returns is
-progress and ends a streak of errors; one that raises is an error, told with its traceback, and the next one follows.
+progress, and if it has reported none itself it ends a streak of errors; one that raises is an error, told with its
+traceback, and the next one follows. Messages are taken likewise, and the two say nothing about each other.
 ``error-threshold`` errors in a row make the supervisor restart the agent.
 """
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from supervisord_py.agent.life import LastLife
     from supervisord_py.agent.link import Link
-    from supervisord_py.agent.message import Message
+    from supervisord_py.agent.message import Message, Missed
 
 
 class Agent:
@@ -52,6 +53,7 @@ class Agent:
     _link: "Link"
     _environment: "Mapping[str, str]"
     _is_stopping = False
+    _has_erred = False
     _waiter: "Any" = None
 
     # What people write
@@ -65,6 +67,15 @@ class Agent:
 
     def on_message(self, message: "Message") -> "Coroutine[Any, Any, None] | None":
         """Take a message, between two cycles; an exception is an error like that of a cycle."""
+
+    def on_missed(self, missed: "Missed") -> "Coroutine[Any, Any, None] | None":
+        """Hear that messages are gone which nobody has any more, between two others; unless you say otherwise it is a
+        line in the log."""
+        import sys
+
+        text = f"messages to {missed.to} may be missing: the journal has nothing left behind {missed.after} up to"
+        sys.stderr.write(f"{text} {missed.until}\n")
+        return None
 
     def teardown(self) -> "Coroutine[Any, Any, None] | None":
         """Clean up; called once, also after an exception in ``setup`` or a fatal one."""
@@ -107,6 +118,7 @@ class Agent:
         """Report an error and go on: one more of a streak, which a cycle without an error ends."""
         from supervisord_py.agent.reports import report_error
 
+        self._has_erred = True
         report_error(self._link, problem)
 
     def send(self, event: str, to: "str | None" = None, timeout: "float | None" = 30.0, **payload: "Any") -> int:

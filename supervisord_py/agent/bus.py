@@ -11,7 +11,8 @@ Nothing runs beside the agent's thread: sockets are looked at while ``send`` or 
 loop says that they can be read. Their descriptors are edge-triggered, so all there is is taken each time.
 
 Laws: a message is returned as sent only with the number of its record; each message of a subscription is handed out
-once, in the order of the numbers, without a hole (one that the supervisor dropped here is asked for again).
+once, in the order of the numbers, without a hole (one that the supervisor dropped here is asked for again, and one that
+its journal has dropped is handed out as ``Missed``).
 
 pyzmq is imported when a client is made, which is when the agent first sends or subscribes.
 """
@@ -22,7 +23,7 @@ import time
 from collections import deque
 
 from supervisord_py.agent.errors import NotSentError
-from supervisord_py.agent.message import Message
+from supervisord_py.agent.message import Message, Missed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ class BusClient:
         self._unacknowledged: dict[str, bytes] = {}
         self._answers: dict[str, dict[str, Any]] = {}
         self._subscriptions: dict[str, _Subscription] = {}
-        self._inbox: deque[Message] = deque()
+        self._inbox: deque[Message | Missed] = deque()
         self._loop: AbstractEventLoop | None = None
         self._watched: tuple[int, ...] = ()
         self._on_readable: Callable[[], None] | None = None
@@ -130,7 +131,7 @@ class BusClient:
             if answer is not None:
                 why = str(answer.get("message"))
                 if answer.get("error") not in PASSING:
-                    raise NotSentError(f"refused: {why}")
+                    raise NotSentError(f"refused: {why}", answer.get("error"))
                 again_s, retry_s = time.monotonic() + retry_s, min(2 * retry_s, RETRY_LAST_S)
             if self._refused is not None:
                 raise NotSentError(self._refused)
@@ -161,7 +162,7 @@ class BusClient:
             del self._subscriptions[to]
             raise NotSentError(self._refused or subscription.refused or "the supervisor does not answer")
 
-    def receive(self, timeout_s: float, wake_fd: int) -> "Message | None":
+    def receive(self, timeout_s: float, wake_fd: int) -> "Message | Missed | None":
         """Return the next message; None when none came in that time, or when ``wake_fd`` can be read."""
         deadline_s = time.monotonic() + timeout_s
         while True:
@@ -172,7 +173,7 @@ class BusClient:
             if left_s <= 0 or self._wait(left_s, wake_fd):
                 return None
 
-    def waiting(self) -> "list[Message]":
+    def waiting(self) -> "list[Message | Missed]":
         """Return what has come."""
         self._take()
         messages = []
@@ -299,8 +300,7 @@ class BusClient:
             if "from" in answer:
                 self._deliver(answer)
             elif "dropped" in answer:
-                if (subscription := self._subscriptions.get(answer["to"])) is not None and not subscription.asked:
-                    subscription.is_missing = True
+                self._dropped(answer)
             else:
                 self._answered(answer)
         if not self._inbox:
@@ -322,6 +322,19 @@ class BusClient:
                 else:
                     subscription.refused = f"refused: {answer.get('message')}"
 
+    def _dropped(self, notice: "dict[str, Any]") -> None:
+        """Something behind a number did not fit: ask again for that. What is gone (null) is the agent's to hear of."""
+        subscription = self._subscriptions.get(notice["to"])
+        if subscription is None or subscription.asked:
+            return
+        if notice["dropped"] is not None:
+            subscription.is_missing = True
+        elif not subscription.is_missing:
+            after = max(notice["after"], subscription.seen or 0)
+            subscription.seen = max(after, notice["until"])
+            if subscription.seen > after:
+                self._inbox.append(Missed(notice["to"], after, subscription.seen))
+
     def _deliver(self, delivery: "dict[str, Any]") -> None:
         seq, to = delivery["seq"], delivery["to"]
         subscription = self._subscriptions.get(to)
@@ -337,7 +350,7 @@ class BusClient:
         payload = {name: value for name, value in delivery.items() if name not in OWN_FIELDS}
         self._inbox.append(Message(seq, delivery["from"], delivery["event"] or "", to, payload))
 
-    def _next(self) -> Message:
+    def _next(self) -> "Message | Missed":
         message = self._inbox.popleft()
         if not self._inbox:
             self._ask_for_the_missing()

@@ -9,9 +9,11 @@ import faulthandler
 import inspect
 import signal
 import time
+from collections import deque
 
-from supervisord_py.agent.cycles import GRACE_MIN_S, end_by, is_fatal, next_due_s
+from supervisord_py.agent.cycles import GRACE_MIN_S, MESSAGES_S, STDERR, Streak, end_by, is_fatal, next_due_s
 from supervisord_py.agent.errors import CycleTimeout
+from supervisord_py.agent.leaving import bound_the_end
 from supervisord_py.agent.reports import report_error
 
 TYPE_CHECKING = False
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
     from supervisord_py.agent.agent import Agent, Plugin
     from supervisord_py.agent.link import Link
-    from supervisord_py.agent.message import Message
+    from supervisord_py.agent.message import Message, Missed
     from supervisord_py.agent.plan import Plan
 
 
@@ -61,6 +63,8 @@ class LoopCycles:
         self._plan = plan
         self._link = link
         self._has_failed = False
+        self._streak = Streak()
+        self._inbox: deque[Message | Missed] = deque()
         self._set_up: list[Plugin] = []
         self._waiter: LoopWaiter
 
@@ -79,7 +83,10 @@ class LoopCycles:
             await self._repeat()
         except BaseException as problem:  # noqa: BLE001  whatever it is, what was set up is cleaned up
             code = end_by(self._link, problem)
-        return await self.end() or code or (1 if self._plan.is_once and self._has_failed else 0)
+        code = await self.end() or code or (1 if self._plan.is_once and self._has_failed else 0)
+        # Here and not behind the loop, whose end waits for the threads of its executor.
+        bound_the_end(code)
+        return code
 
     async def begin(self) -> None:
         """Set up the plugins and the agent; an exception is for the caller."""
@@ -103,11 +110,11 @@ class LoopCycles:
     async def cycle(self) -> None:
         """Make one cycle; a fatal exception is for the caller."""
         self._link.tell(WATCHDOG="1")
-        await self._guarded(self._agent.run_cycle)
+        await self._guarded("cycle", self._agent.run_cycle)
 
-    async def take(self, message: "Message") -> None:
+    async def take(self, message: "Message | Missed") -> None:
         """Hand a message to the agent; a fatal exception is for the caller."""
-        await self._guarded(self._agent.on_message, message)
+        await self._guarded("message", message.handler(self._agent), message)
 
     async def _repeat(self) -> None:
         due_s = time.monotonic()
@@ -115,41 +122,53 @@ class LoopCycles:
             await self.cycle()
             if self._plan.is_once:
                 return
+            # A cycle that never awaits, without a pause behind it, would keep the loop from hearing of a signal.
+            await asyncio.sleep(0)
             due_s = next_due_s(due_s, self._plan.every_s, time.monotonic())
             await self._idle(due_s)
 
-    async def _guarded(self, work: "Callable[..., Any]", *arguments: object) -> None:
-        limit_s = self._plan.cycle_timeout_s
+    async def _guarded(self, kind: str, work: "Callable[..., Any]", *arguments: object) -> None:
+        self._agent._has_erred = False
         try:
-            await self._limited(limit_s, work, *arguments)
+            await self._limited(self._plan.cycle_timeout_s, work, *arguments)
         except BaseException as problem:  # a fatal one is raised on
-            if is_fatal(self._agent, problem):
+            if is_fatal(self._agent, problem) and not _is_of_another_task(problem):
                 raise
             self._has_failed = True
+            self._streak.failed(kind)
             report_error(self._link, problem)
         else:
-            self._link.tell(X_PROGRESS="1", X_OK="1", WATCHDOG="1")
+            self._link.tell(**self._streak.went_well(self._agent, kind))
 
     async def _limited(self, limit_s: "float | None", work: "Callable[..., Any]", *arguments: object) -> None:
         if limit_s is None:
             await call(work, *arguments)
             return
-        faulthandler.dump_traceback_later(limit_s + max(limit_s, GRACE_MIN_S), exit=True)
+        faulthandler.dump_traceback_later(limit_s + max(limit_s, GRACE_MIN_S), exit=True, file=STDERR)
+        over = CycleTimeout(f"the cycle has taken longer than {limit_s:g} s (cycle-timeout)")
         try:
             async with asyncio.timeout(limit_s) as scope:
                 await call(work, *arguments)
         except TimeoutError as problem:
             if not scope.expired():
                 raise
-            raise CycleTimeout(f"the cycle has taken longer than {limit_s:g} s (cycle-timeout)") from problem
+            raise over from problem
         finally:
             faulthandler.cancel_dump_traceback_later()
+        if scope.expired():
+            raise over  # it has swallowed its cancellation, and ended after all
 
     async def _idle(self, due_s: float) -> None:
         beat_s = self._plan.beat_s
+        patient_s = time.monotonic() + MESSAGES_S
         while not self._agent.is_stopping:
-            for message in self._link.waiting():
-                await self.take(message)
+            self._inbox.extend(self._link.waiting())
+            if self._inbox:
+                await self.take(self._inbox.popleft())
+                await asyncio.sleep(0)
+                if time.monotonic() >= max(due_s, patient_s):
+                    return
+                continue
             left_s = due_s - time.monotonic()
             if left_s <= 0:
                 return
@@ -157,3 +176,9 @@ class LoopCycles:
             await self._waiter.nap(left_s if beat_s is None else min(left_s, beat_s))
             if beat_s is not None:
                 self._link.tell(WATCHDOG="1")
+
+
+def _is_of_another_task(problem: BaseException) -> bool:
+    """Tell whether this is the end of a task that was awaited, and not that of the agent's own."""
+    task = asyncio.current_task()
+    return isinstance(problem, asyncio.CancelledError) and task is not None and not task.cancelling()

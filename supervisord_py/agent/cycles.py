@@ -12,19 +12,32 @@ if not TYPE_CHECKING:
     # What `signal` wraps: that imports enum, which takes as long as a quarter of the start.
     import _signal as signal
     import _socket as socket
+    import _thread as thread
 else:
+    import _thread as thread
     import signal
     import socket
     from collections.abc import Callable
     from types import FrameType
+    from typing import Any
 
     from supervisord_py.agent.agent import Agent, Plugin
     from supervisord_py.agent.link import Link
-    from supervisord_py.agent.message import Message
+    from supervisord_py.agent.message import Message, Missed
     from supervisord_py.agent.plan import Plan
 
 GRACE_MIN_S = 1.0
 """A cycle that does not end by the exception is given at least so long before the process is ended."""
+
+MESSAGES_S = 0.05
+"""So long messages are taken although the next cycle is due: with ``every = 0`` it always is."""
+
+STDERR = 2
+"""Where faulthandler writes: ``sys.stderr`` may be something without a descriptor by now."""
+
+NAP_MAX_S = 1e8
+_ENDS = (signal.SIGTERM, signal.SIGINT)
+_held: "dict[int, Any]" = {}
 
 
 class Waiter:
@@ -48,7 +61,7 @@ class Waiter:
     def wait(self, seconds: float) -> None:
         if seconds <= 0:
             return
-        self._end.settimeout(seconds)
+        self._end.settimeout(min(seconds, NAP_MAX_S))
         try:
             self._end.recv(1, socket.MSG_PEEK)
         except TimeoutError:
@@ -57,6 +70,26 @@ class Waiter:
     def close(self) -> None:
         self._end.close()
         self._other_end.close()
+
+
+class Streak:
+    """Which work of an agent fails now, its cycles or the messages it takes: that the one goes well does not end the
+    streak of the other, or an agent that is sent messages would never be restarted for its cycles."""
+
+    def __init__(self) -> None:
+        self._failing: set[str] = set()
+
+    def failed(self, kind: str) -> None:
+        self._failing.add(kind)
+
+    def went_well(self, agent: "Agent", kind: str) -> "dict[str, str]":
+        """Return what is told of work that has returned; it may have reported errors itself."""
+        told = {"X_PROGRESS": "1", "WATCHDOG": "1"}
+        if agent._has_erred:
+            self._failing.add(kind)
+        else:
+            self._failing.discard(kind)
+        return told if self._failing else told | {"X_OK": "1"}
 
 
 class Cycles:
@@ -68,6 +101,7 @@ class Cycles:
         self._link = link
         self._waiter = waiter
         self._has_failed = False
+        self._streak = Streak()
         self._set_up: list[Plugin] = []
 
     def run(self) -> int:
@@ -83,9 +117,9 @@ class Cycles:
     def begin(self) -> None:
         """Set up the plugins and the agent; an exception is for the caller."""
         for plugin in self._agent.plugins.values():
-            plugin.setup()
+            _call(plugin.setup)
             self._set_up.append(plugin)
-        self._agent.setup()
+        _call(self._agent.setup)
         self._link.tell(READY="1")
 
     def end(self) -> int:
@@ -94,7 +128,7 @@ class Cycles:
         self._link.tell(STOPPING="1")
         for clean_up in (self._agent.teardown, *(plugin.finalize for plugin in reversed(self._set_up))):
             try:
-                clean_up()
+                _call(clean_up)
             except BaseException as problem:  # noqa: BLE001  the others are cleaned up too
                 code = end_by(self._link, problem) or code
         return code
@@ -111,70 +145,119 @@ class Cycles:
     def cycle(self) -> None:
         """Make one cycle; a fatal exception is for the caller."""
         self._link.tell(WATCHDOG="1")
-        self._guarded(self._agent.run_cycle)
+        self._guarded("cycle", self._agent.run_cycle)
 
-    def take(self, message: "Message") -> None:
+    def take(self, message: "Message | Missed") -> None:
         """Hand a message to the agent; a fatal exception is for the caller."""
-        self._guarded(self._agent.on_message, message)
+        self._guarded("message", message.handler(self._agent), message)
 
-    def _guarded(self, work: "Callable[..., object]", *arguments: object) -> None:
+    def _guarded(self, kind: str, work: "Callable[..., object]", *arguments: object) -> None:
         """Run a cycle, or the handler of a message: its exception is an error, its return work done."""
         limit_s = self._plan.cycle_timeout_s
+        self._agent._has_erred = False
         try:
-            if limit_s is not None:
-                self._limit(limit_s)
-            try:
-                work(*arguments)
-            finally:
-                if limit_s is not None:
-                    self._limit(None)
+            if limit_s is None:
+                _call(work, *arguments)
+            else:
+                _limited(limit_s, work, *arguments)
         except BaseException as problem:  # a fatal one is raised on
             if is_fatal(self._agent, problem):
                 raise
             self._has_failed = True
+            self._streak.failed(kind)
             report(self._link, problem)
         else:
-            self._link.tell(X_PROGRESS="1", X_OK="1", WATCHDOG="1")
-
-    def _limit(self, limit_s: "float | None") -> None:
-        import faulthandler
-
-        if limit_s is None:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            faulthandler.cancel_dump_traceback_later()
-            return
-
-        from supervisord_py.agent.errors import CycleTimeout
-
-        def expire(number: int, frame: "FrameType | None") -> None:
-            raise CycleTimeout(f"the cycle has taken longer than {limit_s:g} s (cycle-timeout)")
-
-        signal.signal(signal.SIGALRM, expire)
-        signal.setitimer(signal.ITIMER_REAL, limit_s)
-        faulthandler.dump_traceback_later(limit_s + max(limit_s, GRACE_MIN_S), exit=True)
+            self._link.tell(**self._streak.went_well(self._agent, kind))
 
     def _idle(self, due_s: float) -> None:
-        """Wait for the next cycle, beat meanwhile, and take messages."""
+        """Wait for the next cycle, beat meanwhile, and take messages; some, too, when the cycle is due already."""
         agent, beat_s = self._agent, self._plan.beat_s
+        patient_s = time.monotonic() + MESSAGES_S
         while not agent.is_stopping:
-            left_s = due_s - time.monotonic()
-            if left_s <= 0:
-                return
+            left_s = max(0.0, due_s - time.monotonic())
             nap_s = left_s if beat_s is None else min(left_s, beat_s)
+            message = None
             if self._link.has_bus:
                 message = self._link.receive(nap_s, self._waiter.fd)
                 if message is not None:
                     self.take(message)
             else:
                 self._waiter.wait(nap_s)
-            if beat_s is not None:
+            if beat_s is not None and nap_s > 0:
                 self._link.tell(WATCHDOG="1")
+            now_s = time.monotonic()
+            if now_s >= due_s and (message is None or now_s >= patient_s):
+                return
+
+
+def _call(work: "Callable[..., object]", *arguments: object) -> None:
+    """Call a method that is a plain function, as far as it could be told."""
+    result = work(*arguments)
+    if hasattr(result, "__await__"):
+        if hasattr(result, "close"):
+            result.close()
+        name = getattr(work, "__qualname__", work)
+        raise TypeError(f"{name} is no coroutine and returned one, which nothing awaits: make it async def")
+
+
+def _limited(limit_s: float, work: "Callable[..., object]", *arguments: object) -> None:
+    """Call a method that may take so long.
+
+    Raises:
+        CycleTimeout: It took longer, also where it did not let itself be ended.
+    """
+    import faulthandler
+
+    from supervisord_py.agent.errors import CycleTimeout
+
+    is_inside = is_over = False
+    over = CycleTimeout(f"the cycle has taken longer than {limit_s:g} s (cycle-timeout)")
+
+    def expire(number: int, frame: "FrameType | None") -> None:
+        nonlocal is_over
+        is_over = True
+        if is_inside:
+            raise over
+
+    signal.signal(signal.SIGALRM, expire)
+    try:
+        try:
+            is_inside = True
+            faulthandler.dump_traceback_later(limit_s + max(limit_s, GRACE_MIN_S), exit=True, file=STDERR)
+            signal.setitimer(signal.ITIMER_REAL, limit_s)
+            _call(work, *arguments)
+        finally:
+            is_inside = False
+    finally:
+        # The timer goes off once, so nothing is raised here any more.
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        faulthandler.cancel_dump_traceback_later()
+    if is_over:
+        raise over
 
 
 def stop_on_signals(agent: "Agent") -> None:
     """Have SIGTERM and SIGINT end the agent after its present cycle."""
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in _ENDS:
         signal.signal(number, lambda *_: agent.stop())
+
+
+def hold_signals() -> None:
+    """Before fork: what comes for the child before it has forgotten the agent's handlers has to wait."""
+    _held[thread.get_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDS)
+
+
+def release_signals() -> None:
+    """After fork, in the agent."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, _held.pop(thread.get_ident(), ()))
+
+
+def forget_signals() -> None:
+    """After fork, in the child: signals to it are not for the agent, and end it."""
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    release_signals()
 
 
 def next_due_s(due_s: float, every_s: float, now_s: float) -> float:
@@ -190,7 +273,12 @@ def end_by(link: "Link", problem: BaseException) -> int:
     if isinstance(problem, SystemExit):
         return exit_code(problem)
     report(link, problem)
-    return int(getattr(problem, "code", 1))
+
+    from supervisord_py.agent.errors import Fatal
+
+    # Others may have a ``code``, too, which is none of a process: an HTTPError of urllib has.
+    code = problem.code if isinstance(problem, Fatal) else 1
+    return code if 0 < code < 256 else 1
 
 
 def is_fatal(agent: "Agent", problem: BaseException) -> bool:
@@ -211,4 +299,10 @@ def exit_code(problem: SystemExit) -> int:
     """Return the code of a SystemExit, as Python itself would."""
     if problem.code is None:
         return 0
-    return problem.code if isinstance(problem.code, int) else 1
+    if isinstance(problem.code, int):
+        return problem.code
+
+    from supervisord_py.agent.reports import print_error
+
+    print_error(f"{problem.code}\n")
+    return 1

@@ -30,7 +30,15 @@ class ConfigError(AgentError):
 
 
 class NotSentError(AgentError):
-    """A message was not acknowledged: it may or may not have been written."""
+    """A message was not acknowledged: it may or may not have been written, unless it was refused.
+
+    Attributes:
+        refusal: The word for the refusal (supervisord-py.unit(5), MESSAGES), as ``no-such-unit``; None without one.
+    """
+
+    def __init__(self, message: str = "", refusal: "str | None" = None) -> None:
+        super().__init__(message)
+        self.refusal = refusal
 
 
 class CycleTimeout(BaseException):

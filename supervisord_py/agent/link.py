@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Protocol
 
-    from supervisord_py.agent.message import Message
+    from supervisord_py.agent.message import Message, Missed
 
     class Link(Protocol):
         def tell(self, **fields: str) -> None: ...
         def send(self, envelope: dict[str, Any], timeout_s: float | None) -> int: ...
         def subscribe(self, topic: str, after: int | None) -> None: ...
-        def receive(self, timeout_s: float, wake_fd: int) -> Message | None: ...
-        def waiting(self) -> list[Message]: ...
+        def receive(self, timeout_s: float, wake_fd: int) -> Message | Missed | None: ...
+        def waiting(self) -> list[Message | Missed]: ...
         def on_readable(self, loop: AbstractEventLoop, wake: Callable[[], None]) -> None: ...
         @property
         def has_bus(self) -> bool: ...
@@ -88,11 +88,11 @@ class SupervisorLink:
         """Have the messages of a topic, or those to this unit (``""``), from now on or after a number."""
         self._open_bus().subscribe(topic, after)
 
-    def receive(self, timeout_s: float, wake_fd: int) -> "Message | None":
+    def receive(self, timeout_s: float, wake_fd: int) -> "Message | Missed | None":
         """Return the next message; None when none came in that time, or when ``wake_fd`` can be read."""
         return self._open_bus().receive(timeout_s, wake_fd)  # type: ignore[no-any-return]
 
-    def waiting(self) -> "list[Message]":
+    def waiting(self) -> "list[Message | Missed]":
         """Return the messages that have come."""
         return [] if self._bus is None else self._bus.waiting()
 

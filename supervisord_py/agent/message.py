@@ -2,7 +2,34 @@
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # `typing` takes longer to import than all of this
+    from collections.abc import Callable
     from typing import Any
+
+    from supervisord_py.agent.agent import Agent
+
+
+class Missed:
+    """Messages that are gone: the journal has dropped what was between two numbers before it was delivered here.
+
+    Attributes:
+        to: The unit, or ``topic:NAME``.
+        after: The last number before them that was seen here.
+        until: Up to this number nothing is kept; how many messages there were nobody knows.
+    """
+
+    __slots__ = ("after", "to", "until")
+
+    def __init__(self, to: str, after: int, until: int) -> None:
+        self.to = to
+        self.after = after
+        self.until = until
+
+    def __repr__(self) -> str:
+        return f"<Missed to {self.to}, behind {self.after} up to {self.until}>"
+
+    def handler(self, agent: "Agent") -> "Callable[[Any], object]":
+        """Return what takes this."""
+        return agent.on_missed
 
 
 class Message:
@@ -24,6 +51,10 @@ class Message:
         self.event = event
         self.to = to
         self.payload = payload
+
+    def handler(self, agent: "Agent") -> "Callable[[Any], object]":
+        """Return what takes this."""
+        return agent.on_message
 
     def __repr__(self) -> str:
         return f"<Message {self.seq} {self.event} from {self.sender} to {self.to}>"

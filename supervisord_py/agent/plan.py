@@ -90,8 +90,9 @@ def find_class(spec: str, base: "type[Found]", key: str) -> "type[Found]":
             raise _wrong(f"{key}: {module_name} needs {problem.name}, which is not installed here") from problem
         import sys
 
+        path_key = "agent.path" if key.startswith("agent.") else "quarantine.stub-path"
         raise _wrong(
-            f"{key}: no module {problem.name} (agent.path adds folders to {', '.join(map(repr, sys.path))})"
+            f"{key}: no module {problem.name} ({path_key} adds folders to {', '.join(map(repr, sys.path))})"
         ) from problem
     found = module
     for part in class_name.split("."):

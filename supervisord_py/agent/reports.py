@@ -1,5 +1,7 @@
 """What the supervisor is told of an exception."""
 
+import sys
+
 from supervisord_py.agent.agent import one_line
 from supervisord_py.agent.errors import CycleTimeout, Recoverable
 
@@ -24,16 +26,22 @@ def describe(problem: "str | BaseException") -> str:
 
 def report_error(link: "Link", problem: "str | BaseException") -> None:
     """Tell one error, with the traceback of an exception that nobody expected, and print that into the log."""
-    import sys
-
     fields = {"X_ERROR": describe(problem)}
     if isinstance(problem, BaseException) and not isinstance(problem, Recoverable):
         import traceback
 
         text = "".join(traceback.format_exception(problem))
-        sys.stderr.write(text)
+        print_error(text)
         fields["X_TRACEBACK"] = text[-TRACEBACK_MAX:].replace("\\", "\\\\").replace("\n", "\\n")
     else:
-        sys.stderr.write(f"error: {fields['X_ERROR']}\n")
-    sys.stderr.flush()
+        print_error(f"error: {fields['X_ERROR']}\n")
     link.tell(**fields)
+
+
+def print_error(text: str) -> None:
+    """Print into the log; an agent that has closed or replaced its standard error has none."""
+    try:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    except (AttributeError, OSError, ValueError):
+        pass

@@ -4,7 +4,7 @@ import os
 import sys
 
 from supervisord_py.agent.agent import Agent, Plugin, bind
-from supervisord_py.agent.cycles import Cycles, Waiter, stop_on_signals
+from supervisord_py.agent.cycles import Cycles, Waiter, forget_signals, hold_signals, release_signals, stop_on_signals
 from supervisord_py.agent.link import SupervisorLink
 from supervisord_py.agent.plan import CONFIG, Plan, find_class, parse_arguments
 
@@ -40,7 +40,8 @@ def main(arguments: "Sequence[str]") -> int:
 def _build(arguments: "Sequence[str]", link: "Any") -> "tuple[Agent, Plan]":
     plan = parse_arguments(arguments)
     sys.path[:0] = plan.path
-    cls = find_class(plan.cls, Agent, "agent.class")
+    is_stub = bool(os.environ.get("SUPERVISORD_PY_STUB"))
+    cls = find_class(plan.cls, Agent, "quarantine.stub-class" if is_stub else "agent.class")
     plan.complete(cls, os.environ)
     agent = cls()
     name = os.environ.get("SUPERVISORD_PY_UNIT", cls.__name__)
@@ -49,6 +50,10 @@ def _build(arguments: "Sequence[str]", link: "Any") -> "tuple[Agent, Plan]":
     for spec in plan.plugins:
         plugin = find_class(spec, Plugin, "agent.plugins")()
         plugin.name, plugin.agent = plugin.name or type(plugin).__name__, agent
+        if plugin.name in plugins:
+            from supervisord_py.agent.errors import ConfigError
+
+            raise ConfigError(f"agent.plugins: two are called {plugin.name}: set the name of {spec} to another one")
         plugins[plugin.name] = plugin
     agent.plugins = plugins
     return agent, plan
@@ -65,13 +70,19 @@ def _config(cls: "type[Agent]") -> "Any":
 
 
 def _run(agent: "Agent", plan: "Plan", link: "Any") -> int:
+    os.register_at_fork(before=hold_signals, after_in_parent=release_signals, after_in_child=forget_signals)
     if has_coroutine(agent):
         from supervisord_py.agent.coroutines import LoopCycles
 
         return LoopCycles(agent, plan, link).run()
     waiter = agent._waiter = Waiter()
     stop_on_signals(agent)
-    return Cycles(agent, plan, link, waiter).run()
+    code = Cycles(agent, plan, link, waiter).run()
+
+    from supervisord_py.agent.leaving import bound_the_end
+
+    bound_the_end(code)
+    return code
 
 
 CO_COROUTINE = 0x80
@@ -80,7 +91,7 @@ CO_COROUTINE = 0x80
 
 def has_coroutine(agent: "Agent") -> bool:
     """Tell whether one of the methods of an agent or of its plugins is a coroutine."""
-    methods: list[Any] = [agent.setup, agent.run_cycle, agent.on_message, agent.teardown]
+    methods: list[Any] = [agent.setup, agent.run_cycle, agent.on_message, agent.on_missed, agent.teardown]
     for plugin in agent.plugins.values():
         methods += [plugin.setup, plugin.finalize]
     return any(getattr(getattr(each, "__code__", None), "co_flags", 0) & CO_COROUTINE for each in methods)

@@ -7,13 +7,28 @@ upheld unit is left alone once it has failed as often as its policy allows.
 
 from supervisord_py.core import demand, jobs, quarantine, shutdown, timed
 from supervisord_py.core.actions import Refusal
-from supervisord_py.core.installing import apply, finish, refuse, start_automatically, wait_for_dependency
+from supervisord_py.core.installing import (
+    apply,
+    finish,
+    refuse,
+    start_automatically,
+    tell_refused,
+    wait_for_dependency,
+)
 from supervisord_py.core.ledger import Intent, Ledger, Task
 from supervisord_py.core.state import BETWEEN_LIVES, REST, STARTING, THERE, Ending, JobOrigin, Monitor
 from supervisord_py.core.stopping import next_delay_ns
-from supervisord_py.core.transaction import Goal, RefusedError, build, build_stop
-from supervisord_py.model.states import JobMode, JobResult, JobState, JobType, OnDependencyFailure, Result, SubState
-from supervisord_py.model.unit import SECOND_NS
+from supervisord_py.core.transaction import Goal, Node, RefusedError, build, build_stop
+from supervisord_py.model.states import (
+    JobMode,
+    JobResult,
+    JobState,
+    JobType,
+    OnDependencyFailure,
+    Result,
+    SubState,
+)
+from supervisord_py.model.unit import SECOND_NS, RestartPolicy
 from supervisord_py.model.values import format_timespan
 
 RECOVERIES_MAX = 8
@@ -48,6 +63,8 @@ def carry_out(ledger: Ledger, task: Task) -> None:
             _stop_along(ledger, task)
         case Intent.UPHOLD:
             _uphold(ledger, task)
+        case Intent.UPHOLD_LATER:
+            _uphold_later(ledger, task.unit)
         case Intent.RUN:
             _run(ledger, task)
         case Intent.RETRY:
@@ -72,6 +89,7 @@ def _restart(ledger: Ledger, task: Task) -> None:
     # Who needs it or is part of it is restarted with it, as if somebody had restarted it.
     refusal = start_automatically(ledger, name, task.cause, JobMode.RESTART_DEPENDENCIES)
     if refusal is not None:
+        tell_refused(ledger, name, JobResult.DEPENDENCY, refusal, task.cause)
         wait_for_dependency(ledger, name, refusal)
 
 
@@ -162,23 +180,18 @@ def _uphold(ledger: Ledger, task: Task) -> None:
     """Start a unit again that another one upholds, even if somebody stopped it; not when it has failed too often.
 
     One that ended by itself is started after the pause that its restart policy has for automatic restarts: a program
-    that ends at once would be run without a rest.
+    that ends at once would be run without a rest. So is one whose start came to nothing.
     """
     name = task.unit
-    state, own, unit = ledger.state(name), ledger.service(name), ledger.set.units.get(name)
-    if state.sub not in (SubState.DEAD, SubState.FAILED) or name in ledger.job_of or unit is None:
-        return
-    other = demand.upholder(ledger, name)
-    if other is None or state.result is Result.START_LIMIT_HIT:
-        return
-    if quarantine.is_given_up(ledger, name):
-        return
-    if task.other and state.uphold_at_ns is not None:
+    state, own = ledger.state(name), ledger.service(name)
+    other = _upholder_of(ledger, name)
+    if other is None or (task.other and state.uphold_at_ns is not None):
         return
     if task.other == name and own is not None and state.ending is Ending.ITSELF:
-        state = ledger.edit(name)
-        state.backoff += 1
-        ledger.arm_uphold(name, ledger.now.mono_ns + next_delay_ns(ledger, own.restart, state.backoff))
+        _uphold_later(ledger, name)
+        return
+    if task.other and state.sub is SubState.FAILED and state.result is Result.DEPENDENCY:
+        _uphold_later(ledger, name)
         return
     if _is_too_often(ledger, name):
         ledger.arm_uphold(name, ledger.state(name).related_from_ns + RELATED_INTERVAL_NS)
@@ -195,15 +208,63 @@ def _uphold(ledger: Ledger, task: Task) -> None:
     try:
         transaction = build(ledger, goal)
     except RefusedError as error:
-        waits = unit.on_dependency_failure is OnDependencyFailure.WAIT
-        if state.sub is SubState.DEAD and waits and not demand.has_all(ledger, name):
-            ledger.edit(name).stopped = False
-            refuse(ledger, goal, name, error.refusal, lacks=True)
+        _uphold_once_it_can_be(ledger, name, other, error.refusal.message)
+        return
+    if state.uphold_refused is not None and any(_takes_down(ledger, node) for node in transaction.nodes):
+        # What has been started meanwhile, which it contradicts, stays: only what is there with it is waited for.
         return
     _count_related(ledger, name)
     # It is to be up, whatever took it down: if it has to wait for what it needs, it comes with that.
     ledger.edit(name).stopped = False
+    ledger.note_refused(name, None)
     apply(ledger, transaction)
+
+
+def _upholder_of(ledger: Ledger, name: str) -> str | None:
+    """Return who upholds a unit that is down, if that is to be started again for it."""
+    state = ledger.state(name)
+    is_down = state.sub in (SubState.DEAD, SubState.FAILED)
+    # One that waits for what it needs comes with that, but for one whose own start was only in the way of others.
+    is_held_up = state.sub is SubState.DEPENDENCY and state.uphold_refused is not None
+    if not (is_down or is_held_up) or name in ledger.job_of or name not in ledger.set.units:
+        return None
+    if state.result is Result.START_LIMIT_HIT or quarantine.is_given_up(ledger, name):
+        return None
+    return demand.upholder(ledger, name)
+
+
+def _uphold_later(ledger: Ledger, name: str) -> None:
+    """Try it again after a pause that grows with each time."""
+    if _upholder_of(ledger, name) is None or ledger.state(name).uphold_at_ns is not None:
+        return
+    own = ledger.service(name)
+    state = ledger.edit(name)
+    state.backoff += 1
+    policy = RestartPolicy() if own is None else own.restart
+    ledger.arm_uphold(name, ledger.now.mono_ns + next_delay_ns(ledger, policy, state.backoff))
+
+
+def _uphold_once_it_can_be(ledger: Ledger, name: str, other: str, message: str) -> None:
+    """The start of an upheld unit is refused: say so once, and try it again when a job ends.
+
+    One that lacks what it needs says so by its state.
+    """
+    state, unit = ledger.state(name), ledger.set.units[name]
+    waits = unit.on_dependency_failure is OnDependencyFailure.WAIT and state.sub is not SubState.FAILED
+    lacks = waits and not demand.has_all(ledger, name)
+    is_new = state.uphold_refused != message
+    ledger.note_refused(name, message)
+    if is_new:
+        result = JobResult.DEPENDENCY if lacks else JobResult.CANCELED
+        tell_refused(ledger, name, result, message, state.cause, upheld_by=other)
+    if lacks and state.sub is SubState.DEAD:
+        ledger.edit(name).stopped = False
+        wait_for_dependency(ledger, name, message)
+
+
+def _takes_down(ledger: Ledger, node: Node) -> bool:
+    """Tell whether a job would end what is there."""
+    return node.type in jobs.STOP_LIKE and not jobs.is_redundant(JobType.STOP, ledger.state(node.unit).sub)
 
 
 def _is_too_often(ledger: Ledger, name: str) -> bool:

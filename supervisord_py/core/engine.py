@@ -80,6 +80,11 @@ def work(ledger: Ledger) -> None:
             job = ledger.jobs.get(job_id)
             if job is not None and job.state is JobState.WAITING:
                 _run(ledger, job)
+        elif ledger.refused_changed:
+            ledger.refused_changed = False
+            ledger.intents += [
+                Task(Intent.UPHOLD, name, "", ledger.state(name).cause) for name in sorted(ledger.refused)
+            ]
         elif ledger.waits_changed:
             pool.let_in(ledger)
         elif ledger.idling and (idle := _idle_units(ledger)):
@@ -119,6 +124,10 @@ def _look_at(ledger: Ledger, name: str) -> None:
         for other in ledger.graph[name].required_by:
             if ledger.state(other).sub is SubState.DEPENDENCY:
                 ledger.intents.append(Task(Intent.RECOVER, other, name, state.cause))
+    if state.sub in REST:
+        for other in (*ledger.graph[name].conflicts, *ledger.graph[name].conflicted_by):
+            if other in ledger.refused:
+                ledger.intents.append(Task(Intent.UPHOLD, other, "", state.cause))
     if state.sub in THERE:
         for upheld in ledger.graph[name].upholds:
             held = ledger.state(upheld.unit)
@@ -251,6 +260,9 @@ def _run_start(ledger: Ledger, job: Job) -> None:
         _tell_queued(ledger, job)
     elif (refusal := _refuse_start(ledger, job)) is not None:
         finish(ledger, job, *refusal)
+        if job.origin is JobOrigin.RELATION and refusal[0] is JobResult.CANCELED and ledger.graph[name].upheld_by:
+            # Its record has been written; it is tried again when what is in its way has gone.
+            ledger.note_refused(name, refusal[1])
     elif state.sub in REST and timed.has_timer(ledger, name) and (job.arms or not job.runs):
         _arm(ledger, job)
     elif not pool.ask(ledger, job) or (not job.checked and _ask_conditions(ledger, job)):

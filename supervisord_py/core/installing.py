@@ -25,6 +25,8 @@ from supervisord_py.model.states import (
 
 _ORIGINS = tuple(JobOrigin)
 _STARTS = demand.STARTS
+_CAME_TO_NOTHING = (JobResult.DEPENDENCY, JobResult.TIMEOUT)
+"""What a start ends with that was queued and never began."""
 _LACKING = frozenset({"NoSuchUnit", "BadUnit", "UnitMasked"})
 """Refusals that name a unit without which the other cannot start."""
 
@@ -183,18 +185,22 @@ def refuse(ledger: Ledger, goal: Goal, unit: str, refusal: Refusal, *, lacks: bo
     lacks = lacks or refusal.error in _LACKING
     # What another unit asked for is called off if it contradicts something; all else lacks something.
     result = JobResult.DEPENDENCY if lacks or goal.origin is not JobOrigin.RELATION else JobResult.CANCELED
-    ledger.record(
-        "job.finished",
-        unit,
-        severity=Severity.ERROR,
-        cause=goal.cause,
-        fields={"job": None, "type": JobType.START.value, "result": result.value, "message": message},
-        chain=unit in ledger.set.units,
-    )
+    tell_refused(ledger, unit, result, message, goal.cause)
     # A unit whose file was gone for a while may be running: it waits for nothing.
     is_idle = unit not in ledger.job_of and ledger.state(unit).sub in REST
     if lacks and unit in ledger.set.units and is_idle:
         wait_for_dependency(ledger, unit, message)
+
+
+def tell_refused(
+    ledger: Ledger, unit: str, result: JobResult, message: str, cause: int | None, *, upheld_by: str = ""
+) -> None:
+    """Write that a start which nobody waits for cannot be; one that is upheld is tried again."""
+    fields: dict[str, object] = {"job": None, "type": JobType.START.value, "result": result.value, "message": message}
+    if upheld_by:
+        fields["upheld_by"] = upheld_by
+    severity = Severity.WARNING if upheld_by else Severity.ERROR
+    ledger.record("job.finished", unit, severity=severity, cause=cause, fields=fields, chain=unit in ledger.set.units)
 
 
 def finish(ledger: Ledger, job: Job, result: JobResult, message: str = "", *, spread: bool = True) -> None:
@@ -223,6 +229,7 @@ def finish(ledger: Ledger, job: Job, result: JobResult, message: str = "", *, sp
     if ledger.state(name).half_open and ledger.state(name).quarantined:
         quarantine.not_retried(ledger, name)
     ledger.changed[name] = None
+    ledger.refused_changed = True
     timed.job_ended(ledger, name)
     if result in (JobResult.TIMEOUT, JobResult.DEPENDENCY):
         unit = ledger.unit(name)
@@ -230,6 +237,8 @@ def finish(ledger: Ledger, job: Job, result: JobResult, message: str = "", *, sp
             ledger.intents.append(Task(Intent.FAILED, name, name, cause))
     if result is JobResult.DONE or not spread or job.type not in (*_STARTS, JobType.RESTART):
         return
+    if ledger.graph[name].upheld_by and job.type is JobType.START and result in _CAME_TO_NOTHING:
+        ledger.intents.append(Task(Intent.UPHOLD_LATER, name, name, cause))
     if timed.is_armed(ledger.state(name)):
         # A run that does not begin takes nobody with it: the unit is there all the same.
         return

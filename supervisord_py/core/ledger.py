@@ -61,6 +61,8 @@ class Intent(Enum):
     """Something it requires could not be started: its start ends too."""
     STOP_ALONG = "stop-along"
     """Something that takes it down with it has ended."""
+    UPHOLD_LATER = "uphold-later"
+    """Its start came to nothing: if a unit that is up upholds it, it is tried again after a pause."""
     UPHOLD = "uphold"
     """It is down: start it if a unit that is up upholds it. ``other`` is that one, or itself when it has just ended,
     or nobody when it need not pause (any more).
@@ -122,6 +124,10 @@ class Ledger:
         """Jobs to be looked at."""
         self.cursors: dict[int, int] = {}
         """Where the search for what blocks a job goes on: an index that saves time and decides nothing."""
+        self.refused: dict[str, None] = {}
+        """Units whose start for who upholds them was refused (``UnitState.uphold_refused``)."""
+        self.refused_changed = False
+        """Something has changed for which starts may have been refused."""
         self.idling: dict[str, None] = {}
         """Units whose start may be waiting for the other jobs (``life.is_idling`` tells)."""
         self.beside: dict[int, Beside] = {}
@@ -215,8 +221,18 @@ class Ledger:
                 self.set_timer(name, replace(state.timer, armed_ns=None, mono_ns=None, wall_ns=None, at_ns=None))
         else:
             self.alive[name] = None
+            self.note_refused(name, None)
         self.note_slot(name)
         return state
+
+    def note_refused(self, name: str, reason: str | None) -> None:
+        """Remember that a start for an upholder was refused, or (None) that nothing is refused any more."""
+        if self.state(name).uphold_refused != reason:
+            self.edit(name).uphold_refused = reason
+        if reason is None:
+            self.refused.pop(name, None)
+        else:
+            self.refused[name] = None
 
     def note_slot(self, name: str) -> None:
         """Bring the index of held slots up to date with what the unit and its job are."""

@@ -50,6 +50,7 @@ def take_over(ledger: Ledger, units: UnitSet, cause: int | None) -> list[str]:
             ledger.touch_unit(name)
         elif name not in units.bad and name not in units.masked and name not in ledger.globals.vanished:
             # Counters that survived the supervisor, of a unit that did not.
+            ledger.note_refused(name, None)
             ledger.states.pop(name, None)
             ledger.touch_unit(name)
     # What a job waits for may not be asked for any more, or be there under another name.
@@ -258,9 +259,11 @@ def forget_if_vanished(ledger: Ledger, name: str) -> None:
     ledger.edit_globals().vanished.pop(name)
     if state.stopped and ledger.rollout is not None and name in ledger.rollout.units:
         # Going back may bring its file back; that somebody has stopped it would be forgotten with it.
-        ledger.edit_rollout().units[name].step = RolloutStep.LEFT_OUT
+        unit = ledger.edit_rollout().units[name]
+        unit.step, unit.message = RolloutStep.LEFT_OUT, f"{name} was stopped meanwhile"
     ledger.drop_text(name)
     if name not in ledger.set.bad and name not in ledger.set.masked:
         ledger.record("unit.removed", name)
+        ledger.note_refused(name, None)
         ledger.states.pop(name, None)
         ledger.touch_unit(name)

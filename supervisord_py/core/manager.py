@@ -22,6 +22,7 @@ from supervisord_py.core import (
     loading,
     pause,
     pool,
+    probation,
     quarantine,
     requests,
     rollout,
@@ -289,7 +290,7 @@ class Manager:
                 case DeadlineKind.HEALTHY:
                     forget_failures(ledger, name)
                 case DeadlineKind.ROLLOUT:
-                    rollout.deadline(ledger, name)
+                    probation.deadline(ledger, name)
                 case DeadlineKind.JOB:
                     engine.job_timed_out(ledger, name)
                 case DeadlineKind.WATCHDOG | DeadlineKind.PROGRESS:

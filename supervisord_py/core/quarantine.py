@@ -71,7 +71,7 @@ def stand_in(ledger: Ledger, name: str) -> None:
     edited = ledger.set_sub(name, SubState.STUB)
     edited.is_stub, edited.stopped = True, False
     edited.invocation = ledger.new_invocation()
-    edited.began_ns = ledger.now.mono_ns
+    edited.began_ns, edited.index = ledger.now.mono_ns, 0
     # Its end is an end like any other, but for the commands that belong to the unit's own.
     edited.post_done, edited.was_up = True, False
     ledger.arm_phase(name, None)

@@ -15,10 +15,11 @@ from msgspec import Struct
 
 from supervisord_py.core import pause, quarantine, rollout, service, timed
 from supervisord_py.core.actions import Refusal, Reply, SignalProcesses, UnitOutcome, Whom
+from supervisord_py.core.demand import upholder
 from supervisord_py.core.events import CommandRequested
 from supervisord_py.core.installing import apply, finish
 from supervisord_py.core.jobs import is_redundant
-from supervisord_py.core.ledger import Ledger
+from supervisord_py.core.ledger import Intent, Ledger, Task
 from supervisord_py.core.orders import who
 from supervisord_py.core.processes import can_reload
 from supervisord_py.core.service import Input
@@ -240,6 +241,11 @@ class Requests:
             if state.sub is SubState.FAILED:
                 ledger.set_sub(unit, SubState.DEAD)
                 state.result, state.message = Result.SUCCESS, None
+            # What is to be up whenever that is possible, and waits for this one, may start it now.
+            for other in ledger.graph[unit].required_by:
+                if upholder(ledger, other) is not None:
+                    ledger.intents.append(Task(Intent.RECOVER, other, unit, state.cause))
+        ledger.refused_changed = True
         return outcomes
 
     def _forget(self, event: CommandRequested, unit: str) -> UnitState:

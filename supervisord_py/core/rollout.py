@@ -27,7 +27,7 @@ Source: Kubernetes, rolling update of a Deployment (maxUnavailable, minReadySeco
 import re
 from collections.abc import Iterable, Mapping
 
-from supervisord_py.core import timed
+from supervisord_py.core import probation
 from supervisord_py.core.actions import Refusal, RevertUnits
 from supervisord_py.core.events import CommandRequested
 from supervisord_py.core.graph import Graph
@@ -39,21 +39,16 @@ from supervisord_py.core.state import (
     REST,
     STARTING,
     THERE,
-    UP,
-    Ending,
     Job,
     JobOrigin,
     Outcome,
-    UnitState,
 )
-from supervisord_py.core.timers import DeadlineKind
 from supervisord_py.core.transaction import Goal, RefusedError, build
 from supervisord_py.model.changes import restart_keys
-from supervisord_py.model.states import JobResult, JobType, Result, ServiceType, Severity
+from supervisord_py.model.states import JobResult, JobType, Severity
 from supervisord_py.model.unit import Unit, UnitSet
 
 QUEUED = "queued"
-_WATCHED = (RolloutStep.PROBATION, RolloutStep.DONE)
 _IN_HAND = (RolloutStep.RESTARTING, RolloutStep.PROBATION)
 
 
@@ -181,7 +176,7 @@ def advance(ledger: Ledger) -> bool:
     _take_ends(ledger, rollout)
     match rollout.phase:
         case RolloutPhase.FORWARD:
-            if rollout.failed is None and (failed := _first_failure(ledger, rollout)) is not None:
+            if rollout.failed is None and (failed := probation.first_failure(ledger, rollout)) is not None:
                 _turn_back(ledger, rollout, failed)
             if rollout.failed is None:
                 return _go_forward(ledger, rollout)
@@ -208,7 +203,7 @@ def reverted(ledger: Ledger) -> None:
         # One that waits for its turn may have begun a life by the new text all the same, with one that it needs.
         is_down = unit.step is not RolloutStep.WAITING and state.sub not in THERE
         is_left = unit.step is RolloutStep.LEFT_OUT or state.stopped
-        if not is_left and (is_down or _needs_restart(ledger, name)):
+        if not is_left and (is_down or probation.needs_restart(ledger, name)):
             unit.step = RolloutStep.WAITING
         else:
             unit.step = RolloutStep.LEFT_OUT
@@ -251,105 +246,13 @@ def _take_ends(ledger: Ledger, rollout: Rollout) -> None:
             stopped.was_stopped = False
 
 
-def deadline(ledger: Ledger, name: str) -> None:
-    """The probation of a unit is over; one that is just being restarted by somebody begins anew when it is up."""
-    rollout = ledger.edit_rollout()
-    unit = rollout.units[name]
-    unit.good_at_ns = None
-    if unit.step is RolloutStep.PROBATION and _is_there(ledger.state(name)):
-        unit.step = RolloutStep.DONE
-
-
 def _take_end(ledger: Ledger, rollout: Rollout, name: str, unit: RolloutUnit, result: JobResult, message: str) -> None:
     if result is JobResult.DONE:
-        _watch(ledger, rollout, name, unit)
+        probation.watch(ledger, rollout, name, unit)
     elif result in (JobResult.CANCELED, JobResult.SKIPPED):
         unit.step, unit.message = RolloutStep.LEFT_OUT, message
     else:
         unit.step, unit.message = RolloutStep.FAILED, message
-
-
-def _watch(ledger: Ledger, rollout: Rollout, name: str, unit: RolloutUnit) -> None:
-    """The unit is up again: from now on it has to stay so."""
-    state = ledger.state(name)
-    unit.invocation = state.invocation
-    if rollout.phase is RolloutPhase.FORWARD and rollout.probation_ns and state.sub in THERE:
-        _put_on_probation(ledger, rollout, name, unit)
-    else:
-        unit.step = RolloutStep.DONE
-
-
-def _put_on_probation(ledger: Ledger, rollout: Rollout, name: str, unit: RolloutUnit) -> None:
-    unit.step = RolloutStep.PROBATION
-    unit.good_at_ns = ledger.now.mono_ns + rollout.probation_ns
-    ledger.timers.arm(unit.good_at_ns, name, DeadlineKind.ROLLOUT)
-
-
-def _first_failure(ledger: Ledger, rollout: Rollout) -> str | None:
-    """Return the first unit that failed, or that did not stay up; notes new lives that an operator began."""
-    for name, unit in rollout.units.items():
-        if unit.step is RolloutStep.FAILED:
-            return name
-        state = ledger.state(name)
-        if unit.step not in _WATCHED and not _is_broken_before_its_turn(ledger, rollout, name, unit):
-            continue
-        if state.sub in THERE and not _has_failed_a_run(state):
-            if unit.invocation != state.invocation:
-                ledger.edit_rollout()
-                unit.invocation = state.invocation
-                # A run of a unit with a timer is no new beginning of that unit.
-                if unit.step is RolloutStep.PROBATION and not timed.is_armed(state):
-                    _put_on_probation(ledger, rollout, name, unit)
-        elif _has_ended_by_itself(ledger, name, state):
-            ledger.edit_rollout()
-            unit.step = RolloutStep.FAILED
-            ended = f"{name} did not stay up ({state.result.value})"
-            unit.message = f"{ended}: {state.message}" if state.message else ended
-            return name
-        elif unit.step is RolloutStep.PROBATION and _is_at_rest(ledger, name):
-            ledger.edit_rollout()
-            unit.good_at_ns = None
-            if state.succeeded:
-                unit.step = RolloutStep.DONE
-            else:
-                unit.step, unit.message = RolloutStep.LEFT_OUT, f"{name} was stopped meanwhile"
-    return None
-
-
-def _is_broken_before_its_turn(ledger: Ledger, rollout: Rollout, name: str, unit: RolloutUnit) -> bool:
-    """Tell whether a unit that waits has begun a life by the new text all the same (with one that it requires, or by
-    its own policy) and is ending by itself."""
-    state = ledger.state(name)
-    return (
-        rollout.verb == "apply"
-        and unit.step is RolloutStep.WAITING
-        and state.invocation != unit.before
-        and state.sub not in THERE | STARTING
-        and name in ledger.texts
-        and not _needs_restart(ledger, name)
-    )
-
-
-def _has_ended_by_itself(ledger: Ledger, name: str, state: UnitState) -> bool:
-    if state.sub in STARTING:
-        # A life that somebody ordered; one that begins by itself is known by the end of the one before.
-        return False
-    if state.ending is Ending.ORDER or name in ledger.set.masked:
-        return False
-    if timed.is_armed(state):
-        return _has_failed_a_run(state)
-    own = ledger.service(name)
-    return own is None or own.type is not ServiceType.ONESHOT or not state.succeeded
-
-
-def _is_there(state: UnitState) -> bool:
-    return state.sub in THERE or timed.is_armed(state)
-
-
-def _has_failed_a_run(state: UnitState) -> bool:
-    """Tell whether a unit with a timer has been run since it was armed, and that failed."""
-    is_good = state.result in (Result.SUCCESS, Result.EXEC_CONDITION)
-    return timed.is_armed(state) and not is_good and state.sub not in UP | STARTING
 
 
 def _go_forward(ledger: Ledger, rollout: Rollout) -> bool:
@@ -383,9 +286,9 @@ def _take_up_restarted(ledger: Ledger, rollout: Rollout) -> None:
         state = ledger.state(name)
         if unit.step is not RolloutStep.WAITING or state.invocation == unit.before or state.sub not in THERE:
             continue
-        if not _needs_restart(ledger, name):
+        if not probation.needs_restart(ledger, name):
             ledger.edit_rollout()
-            _watch(ledger, rollout, name, unit)
+            probation.watch(ledger, rollout, name, unit)
 
 
 def _unavailable(ledger: Ledger, rollout: Rollout) -> int:
@@ -393,7 +296,11 @@ def _unavailable(ledger: Ledger, rollout: Rollout) -> int:
     return sum(
         unit.step in _IN_HAND
         or (unit.step is RolloutStep.WAITING and _is_taken_along(ledger, name))
-        or (unit.step is RolloutStep.DONE and not _is_there(ledger.state(name)) and not _is_at_rest(ledger, name))
+        or (
+            unit.step is RolloutStep.DONE
+            and not probation.is_there(ledger.state(name))
+            and not probation.is_at_rest(ledger, name)
+        )
         for name, unit in rollout.units.items()
     )
 
@@ -402,10 +309,6 @@ def _is_taken_along(ledger: Ledger, name: str) -> bool:
     """Tell whether a unit is being restarted because of another one."""
     job = ledger.job_of.get(name)
     return job is not None and job.origin is JobOrigin.COMMAND and ledger.state(name).sub not in THERE
-
-
-def _is_at_rest(ledger: Ledger, name: str) -> bool:
-    return ledger.state(name).sub in REST and name not in ledger.job_of
 
 
 def _is_being_stopped(ledger: Ledger, name: str) -> bool:
@@ -421,7 +324,7 @@ def _left_out(ledger: Ledger, rollout: Rollout, name: str) -> str | None:
     if rollout.verb != "apply" or rollout.phase is RolloutPhase.BACK:
         # What is down on the way back is down because of the text that failed.
         return None
-    if _is_at_rest(ledger, name):
+    if probation.is_at_rest(ledger, name):
         return f"{name} does not run any more"
     if name not in ledger.set.units:
         return f"no file defines {name} any more"
@@ -499,12 +402,8 @@ def _job_type(ledger: Ledger, rollout: Rollout, name: str) -> JobType:
     if state.sub in REST:
         return JobType.START
     is_new = rollout.phase is RolloutPhase.BACK or state.invocation != rollout.units[name].before
-    is_done = is_new and state.sub in THERE | STARTING and not _needs_restart(ledger, name)
+    is_done = is_new and state.sub in THERE | STARTING and not probation.needs_restart(ledger, name)
     return JobType.START if is_done else JobType.RESTART
-
-
-def _needs_restart(ledger: Ledger, name: str) -> bool:
-    return bool(needing_restart(ledger.set, ledger.texts, (name,)))
 
 
 # the end of the way forward
@@ -581,7 +480,7 @@ def _outcome(rollout: Rollout, name: str, unit: RolloutUnit, result: JobResult) 
         return JobResult.FAILED, rollout.message
     is_back = rollout.phase is RolloutPhase.BACK and unit.step is RolloutStep.DONE
     if result is JobResult.CANCELED and not is_back:
-        return (JobResult.DONE, "") if unit.step in _WATCHED else (JobResult.CANCELED, unit.message)
+        return (JobResult.DONE, "") if unit.step in probation.WATCHED else (JobResult.CANCELED, unit.message)
     if unit.step is RolloutStep.LEFT_OUT and result is JobResult.DONE:
         return JobResult.SKIPPED, unit.message
     if result is JobResult.DONE:
@@ -592,7 +491,7 @@ def _outcome(rollout: Rollout, name: str, unit: RolloutUnit, result: JobResult) 
         return JobResult.CANCELED, f"{name} runs by the text before" if is_back else _NOT_TOUCHED
     if unit.step is RolloutStep.FAILED:
         return JobResult.FAILED, unit.message
-    if unit.step in _WATCHED:
+    if unit.step in probation.WATCHED:
         return JobResult.DONE, ""
     return JobResult.CANCELED, unit.message or _NOT_TOUCHED
 

@@ -229,6 +229,8 @@ def _index(ledger: Ledger) -> None:
             ledger.timers.arm(state.timeout_at_ns, name, DeadlineKind.PHASE)
         if state.healthy_at_ns is not None:
             ledger.timers.arm(state.healthy_at_ns, name, DeadlineKind.HEALTHY)
+        if state.uphold_refused is not None:
+            ledger.refused[name] = None
         if state.uphold_at_ns is not None:
             ledger.timers.arm(state.uphold_at_ns, name, DeadlineKind.UPHOLD)
         for probe, found in state.probes.items():

@@ -370,6 +370,8 @@ class UnitState(Struct, omit_defaults=True):
     related_from_ns: int = 0
     uphold_at_ns: int | None = None
     """When that is tried again, if it has been too often."""
+    uphold_refused: str | None = None
+    """Why its start for who upholds it was refused when that was tried last; it is tried again when a job ends."""
     watchdog_ns: int | None = None
     """The pause between heartbeats that the process of this life has asked for."""
     watches: dict[WatchKind, Watch] = {}

@@ -173,7 +173,7 @@ def plan(ledger: Ledger, name: str, *, again: bool = False) -> None:
         clock_was_set=again,
     )
     mono_ns = now.mono_ns if old.once_more else found.mono_ns
-    planned = replace(old, random_millionths=millionths, mono_ns=mono_ns, wall_ns=found.wall_ns, at_ns=None)
+    planned = replace(old, random_millionths=millionths, mono_ns=mono_ns, wall_ns=found.wall_ns)
     ledger.set_timer(name, replace(planned, at_ns=_wake_ns(ledger, planned, timer.accuracy_ns)))
 
 
@@ -190,7 +190,9 @@ def _wake_ns(ledger: Ledger, timer: TimerState, accuracy_ns: int) -> int | None:
     if due_ns is None:
         return None
     if due_ns <= ledger.now.mono_ns:
-        return ledger.now.mono_ns
+        # One that was overdue already stays so.
+        is_overdue = timer.at_ns is not None and timer.at_ns <= ledger.now.mono_ns
+        return timer.at_ns if is_overdue else ledger.now.mono_ns
     offset_ns = ledger.globals.wake_offset_ns
     if offset_ns is None:
         offset_ns = ledger.draw() % _OFFSET_MAX_NS

@@ -246,7 +246,8 @@ class _Builder:
             return
         refusal = self._refuse_unknown(unit, f"cannot {key[1].value} {key[0]}: it needs {unit}")
         if refusal is None and (self._goal.gently or self._goal.origin is JobOrigin.AUTOMATIC):
-            if is_met(self._ledger, unit, dependency.until) and not self._ledger.state(unit).skipped:
+            is_there = is_met(self._ledger, unit, dependency.until) and not self._ledger.state(unit).skipped
+            if is_there and not (self._goal.gently and self._is_to_stop(unit)):
                 return
             refusal = self._refuse_automatic(unit, key[0])
         if not matters and self._goal.spares_stopped and (self._ledger.state(unit).stopped or self._is_to_stop(unit)):
@@ -260,7 +261,9 @@ class _Builder:
     def _refuse_automatic(self, unit: str, puller: str) -> Refusal | None:
         """What was stopped by hand, or has failed too often, is not started because something else restarts."""
         state = self._ledger.state(unit)
-        if state.stopped or self._is_to_stop(unit):
+        if self._is_to_stop(unit):
+            return Refusal("JobFailed", f"{puller} waits for {unit}, which is being stopped", {"unit": unit})
+        if state.stopped:
             return Refusal("JobFailed", f"{puller} waits for {unit}, which was stopped; start it", {"unit": unit})
         if is_given_up(self._ledger, unit):
             why = f"which has failed {state.failures} times; see its log, then start it"

@@ -77,7 +77,7 @@ def _reasons(ledger: Ledger, name: str) -> list[WhyLine]:
         if lines:
             return lines
     if job is not None and job.pool is not None:
-        return [_queued(ledger, job)]
+        return [_queued(ledger, job), *_life_before(state, name)]
     if job is not None and job.checking:
         return [WhyLine("starting", "its conditions are being looked at", seq=job.cause)]
     if state.sub is SubState.STUCK:
@@ -93,6 +93,9 @@ def _reasons(ledger: Ledger, name: str) -> list[WhyLine]:
         at = "" if state.uphold_at_ns is None else f" at {_moment(ledger, state.uphold_at_ns)}"
         message = f"it ended ({state.result.value}) and is started{at}, because {upholder} upholds it"
         return [WhyLine("backoff", message + _what(state), seq=seq, advice=f"supctl lives {name}")]
+    if state.sub is SubState.DEAD and state.uphold_refused is not None and demand.upholder(ledger, name) is not None:
+        message = f"it is upheld by {demand.upholder(ledger, name)}, but its start was refused: {state.uphold_refused}"
+        return [WhyLine("conflict", message, seq=seq, advice=f"supctl start {name}")]
     if state.sub is SubState.FAILED:
         return _failed(ledger, name)
     if state.awaits_health:
@@ -102,9 +105,9 @@ def _reasons(ledger: Ledger, name: str) -> list[WhyLine]:
         lines = [WhyLine("starting", _starting(ledger, name), seq=seq, advice=f"supctl logs -f {name}")]
         if state.monitor is not None or (state.order and state.order.by):
             lines += _source(state)
-        if processes.is_idling(ledger, name):
-            return lines
-        return lines + _time_out(ledger, state, "starting", "then its start has failed")
+        if not processes.is_idling(ledger, name):
+            lines += _time_out(ledger, state, "starting", "then its start has failed")
+        return lines + _life_before(state, name)
     if state.sub in STOPPING:
         kinds = {Ending.ORDER: "operator", Ending.BOUND: "dependency", Ending.ITSELF: _kind(state.result)}
         kind = "operator" if state.stopped else kinds[state.ending]
@@ -255,21 +258,27 @@ def _running(ledger: Ledger, state: UnitState, name: str) -> list[WhyLine]:
     """
     lines, source = [WhyLine("running", "it is running", seq=state.cause)], _source(state)
     is_past = state.order is not None and state.order.past
-    before = state.last_life
     lines += [] if is_past else source
-    if state.restarts and before is not None:
-        after = "" if before.runtime_ms is None else f" after {before.runtime_ms / 1000:.1f}s"
-        message = (
-            f"the life before ended ({_end_of(before)}){after}; "
-            f"automatic restarts: {state.restarts}, failures counted: {state.failures}"
-        )
-        lines.append(WhyLine(_kind(before.result), message, advice=f"supctl lives {name}"))
+    lines += _life_before(state, name)
     lines += source if is_past else []
     for kind, watch in state.watches.items():
         if watch.stopped:
             message = f"its processes are stopped (by a signal, or a debugger): {kind.value}-sec waits until they go on"
             lines.append(WhyLine("watchdog", message, advice=f"supctl kill -s SIGCONT {name}"))
     return lines + _unhealthy(ledger, name) + _stood_in_for(ledger, name)
+
+
+def _life_before(state: UnitState, name: str) -> list[WhyLine]:
+    """Say how the life before ended, of a unit that was restarted since: also while it starts, or waits for a slot."""
+    before = state.last_life
+    if not state.restarts or before is None:
+        return []
+    after = "" if before.runtime_ms is None else f" after {before.runtime_ms / 1000:.1f}s"
+    message = (
+        f"the life before ended ({_end_of(before)}){after}; "
+        f"automatic restarts: {state.restarts}, failures counted: {state.failures}"
+    )
+    return [WhyLine(_kind(before.result), message, advice=f"supctl lives {name}")]
 
 
 def _source(state: UnitState) -> list[WhyLine]:

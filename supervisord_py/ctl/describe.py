@@ -201,7 +201,7 @@ def lives(session: Session, unit: str, last: int) -> int:
             format_moment(life["start"]),
             format_moment(life["end"]) if life.get("end") else "",
             format_duration(life["runtime_ms"] / 1000) if life.get("runtime_ms") is not None else "",
-            Cell(life["result"] or "running", *(("red",) if life["result"] not in (None, "success") else ("green",))),
+            Cell(_result_of(life), *(("red",) if life["result"] not in (None, "success") else ("green",))),
             exit_text(life["exit"], "success") if life["exit"] else "",
             life.get("last_words") or "",
         ]
@@ -210,6 +210,11 @@ def lives(session: Session, unit: str, last: int) -> int:
     lines = table(session.style, ("START", "END", "RAN", "RESULT", "EXIT", "LAST WORDS"), rows, right="RAN")
     session.echo(*(lines or [f"{unit} has not lived yet"]))
     return 0
+
+
+def _result_of(life: dict[str, Any]) -> str:
+    """What became of a life: that of a stub has an end, and no result."""
+    return life["result"] or ("stub" if life.get("end") else "running")
 
 
 def life_from_wire(raw: dict[str, Any]) -> dict[str, Any]:

@@ -159,6 +159,8 @@ def follow_records(session: Session, wanted: dict[str, Any], last: int) -> Itera
                 for _, reply in session.follow(stream):
                     if reply.get("dropped"):
                         note_dropped(session, reply["dropped"], seen)
+                    if reply.get("gone"):
+                        session.note(f"the records up to {reply['gone']} are no longer in the journal")
                     if reply.get("record"):
                         seen = reply["record"].get("seq") or seen
                         yield reply["record"]

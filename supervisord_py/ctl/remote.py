@@ -46,7 +46,7 @@ KEYS_VARIABLE = "SUPERVISORD_PY_REMOTE_KEYS"
 HANDSHAKE_S = 10.0
 """How long a supervisor may take to let somebody in."""
 
-REFUSED_S = 3.0
+REFUSED_S = 5.0
 LOST_S = 30.0
 TRY_S = 0.1
 STRIKES = 3

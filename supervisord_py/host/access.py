@@ -11,8 +11,8 @@ Who comes over TCP with a key is that key, and no uid: it has ``monitoring``, an
 came by and rules about keys grant.
 
 Laws: a stray pings and no more, whatever its uid. A rule about uids or groups never speaks of a unit's process, and a
-rule about units of nobody else. A command that is not granted for every unit is not granted for what concerns them
-all (``shutdown``).
+rule about units of nobody else, nor of an orphan that only its own word calls a process of the unit. A command that is
+not granted for every unit is not granted for what concerns them all (``shutdown``).
 """
 
 import grp
@@ -113,6 +113,8 @@ class Access:
                 Grant(frozenset({"ping"}), None, f"a process of {peer.unit}"),
                 Grant(frozenset({"status"}), (peer.unit,), f"a process of {peer.unit}"),
             )
+            if peer.claimed:
+                return own
             return own + tuple(grant for rule, grant in self._rules if _names_unit(rule, peer.unit))
         if peer.uid == 0:
             return (Grant(COMMANDS, None, "root", admin=True),)
@@ -178,6 +180,8 @@ class Access:
         if not scope.nothing:
             held = ", ".join(pattern for grant in scope.grants for pattern in grant.units or ())
             return f"it is granted for {held} only"
+        if peer.unit is not None and peer.claimed:
+            return f"only its own word says that this orphan is a process of {peer.unit}: no rule speaks of it"
         if peer.unit is not None:
             rule = f'[[control.allow]] unit = "{peer.unit}"'
             return f"a unit's process may ping and see its own status; {rule} in supervisord.toml grants more"

@@ -182,6 +182,9 @@ class Bus:
     async def newest(self, wanted: RecordFilter, count: int) -> list[dict[str, Any]]:
         return await self._journal.query(wanted, count)
 
+    async def oldest(self) -> int:
+        return await self._journal.oldest()
+
     def invocation(self, unit: str) -> str | None:
         return view.invocation(self._supervisor.manager, unit)
 
@@ -262,6 +265,8 @@ class Bus:
             if invocation is None or started_ns + START_SLACK_NS < began_ns:
                 self._meter.count(peer.unit, "old-life")
                 raise RefusedError(f"this process is of a life of {peer.unit} that is over")
+            if peer.claimed:
+                raise RefusedError(f"only its own word says that this orphan is a process of {peer.unit}")
             return Member(peer.unit, invocation)
         if not peer.stray and not self.scope(peer).nothing:
             return Member("", "", peer)

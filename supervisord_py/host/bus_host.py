@@ -37,6 +37,9 @@ class BusHost(Protocol):
 
     async def newest(self, wanted: RecordFilter, count: int) -> list[dict[str, Any]]: ...
 
+    async def oldest(self) -> int:
+        """The number that what the journal has kept begins with."""
+
     def invocation(self, unit: str) -> str | None: ...
 
     def has_unit(self, unit: str) -> bool: ...

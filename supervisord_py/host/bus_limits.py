@@ -27,13 +27,13 @@ class Bucket:
         self._level_ns = rate.span_ns
         self._filled_ns = now_ns
 
-    def take(self, now_ns: int) -> bool:
-        """Say whether one more is let through, and take it."""
+    def take(self, now_ns: int, times: int = 1) -> bool:
+        """Say whether one more is let through, and take it; one that counts so often takes all there can be at most."""
         span_ns = self.rate.span_ns
         # The level is time, in which nothing is rounded: one message costs span / count of it.
         self._level_ns = min(span_ns, self._level_ns + max(0, now_ns - self._filled_ns))
         self._filled_ns = now_ns
-        cost_ns = -(-span_ns // self.rate.count)
+        cost_ns = min(span_ns, -(-span_ns * times // self.rate.count))
         if self._level_ns < cost_ns:
             return False
         self._level_ns -= cost_ns

@@ -39,7 +39,7 @@ from supervisord_py.host.access import Scope
 from supervisord_py.host.bus_door import Door, Identify, Judge, Member, life_of
 from supervisord_py.host.bus_host import BusHost, Entrance
 from supervisord_py.host.bus_limits import Bucket, Memory, Meter
-from supervisord_py.host.bus_subscribers import Connection, Past, Subscribers
+from supervisord_py.host.bus_subscribers import PIPE_MAX, Connection, Past, Subscribers
 from supervisord_py.host.facade import Peer, RecordFilter
 from supervisord_py.host.peers import Credentials
 from supervisord_py.model.records import Record
@@ -81,6 +81,9 @@ REFUSED_MAX = 64
 """Refusals that end a turn, and what follows is a pause: a flood is read no faster, nor does it fill the turns."""
 
 PAUSE_S = 0.005
+
+COUNTED_BYTES = 4096
+"""A message counts for the rate once more for each of these: the disk is everybody's."""
 
 LIMIT_RECORD_S = 60.0
 IDS_READ_BACK = 10_000
@@ -164,7 +167,7 @@ class Router:
         self._on_refused = on_refused
         self._refusing: set[asyncio.Future[None]] = set()
         self._subscribers = Subscribers(
-            Past(host.stream, lambda: host.written, self._scope_of),
+            Past(host.stream, host.oldest, lambda: host.written, self._scope_of),
             meter,
             published=max(host.next_seq - 1, host.written),
             on_dropped=lambda whose, to: self._limit(whose, f"messages to {to}", "dropped"),
@@ -243,8 +246,8 @@ class Router:
 
     @property
     def queue(self) -> int:
-        """How many messages wait for a connection."""
-        return self._host.settings.queue
+        """How many messages libzmq may hold for a connection."""
+        return min(self._host.settings.queue, PIPE_MAX)
 
     @property
     def connections(self) -> int:
@@ -340,7 +343,7 @@ class Router:
         if settings == self._settings:
             return
         self._settings = settings
-        self._socket.sndhwm = settings.queue
+        self._socket.sndhwm = self.queue
         self._subscribers.queue = settings.queue
         self._subscribers.is_blocking = settings.on_full == "block"
         self._buckets.clear()
@@ -358,7 +361,7 @@ class Router:
             if len(body) != 1:
                 raise BadRequestError(BAD_REQUEST, f"a request is one frame, not {len(body)}")
             request = parse_request(body[0].bytes)
-            self._check(member, request.id)
+            self._check(member, request.id, len(body[0]))
             if isinstance(request, Subscribe):
                 self._subscribe(connection, request)
             else:
@@ -366,7 +369,7 @@ class Router:
         except BadRequestError as bad:
             self._refuse(connection, bad.slug, bad.message, bad.id)
 
-    def _check(self, member: Member, id: Id | None) -> None:
+    def _check(self, member: Member, id: Id | None, size: int) -> None:
         """Refuse whoever sends too much, or in a life that is over."""
         subject = member.subject
         now_ns = time.monotonic_ns()
@@ -374,7 +377,7 @@ class Router:
         assert self._settings is not None
         if bucket is None:
             bucket = self._buckets[subject] = Bucket(self._settings.rate_limit, now_ns)
-        if not bucket.take(now_ns):
+        if not bucket.take(now_ns, 1 + size // COUNTED_BYTES):
             self._limit(subject, "messages", "refused")
             raise BadRequestError(RATE_LIMITED, "more messages than [bus] rate-limit allows", id)
         if member.unit and self._host.invocation(member.unit) != member.invocation:

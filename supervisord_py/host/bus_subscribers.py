@@ -3,14 +3,16 @@
 Theory of operation
 -------------------
 A *connection* is known from its first request on (a ROUTER knows no address before). Answers and deliveries to it go
-through libzmq's pipe (``queue`` messages), and what that does not take waits in ``outgoing``: answers always, and with
-``on-full = "block"`` deliveries too, until libzmq says that there is room. With ``"drop"`` a delivery that does not fit
-is counted, and the subscriber is told how many and after which record before the next one: the journal has them.
+through libzmq's pipe (``PIPE_MAX`` messages), and what that does not take waits in ``outgoing`` until libzmq says that
+there is room: answers always, deliveries up to ``queue`` altogether, with ``on-full = "block"`` all of them. With
+``"drop"`` a delivery that does not fit is counted, and the subscriber is told how many and after which record before
+the next one: the journal has them. What waits is one message in memory, however many subscribers it waits for.
 
 A *subscription* is of one address: a topic, or the unit's own name. One that begins in the past (``after``) first reads
 the journal, no faster than the subscriber takes it, up to the newest record that was delivered to anybody; in the same
 turn that finds nothing more to read it goes live. So it has no hole and nothing twice, and the past waits in the
-journal and not in memory.
+journal and not in memory. What the journal has dropped since (``[journal] max-bytes``, ``max-age``) is a hole all the
+same, and told as one.
 
 Laws: deliveries of one address come to a connection in the order of their numbers, each once; a subscriber that does
 not read costs its queue, once, and nobody else anything (with ``"block"``: those who send to it).
@@ -18,7 +20,7 @@ not read costs its queue, once, and nobody else anything (with ``"block"``: thos
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -29,7 +31,7 @@ from supervisord_py.host.bus_door import Member
 from supervisord_py.host.bus_limits import Meter
 from supervisord_py.host.facade import RecordFilter
 from supervisord_py.host.journal_reader import JournalUnavailableError
-from supervisord_py.wire.bus import format_delivery, format_dropped
+from supervisord_py.wire.bus import format_delivery, format_dropped, format_gone
 
 SUBSCRIPTIONS_MAX = 64
 """Of one connection."""
@@ -39,8 +41,14 @@ READERS = 2
 
 RETRY_S = 1.0
 BEHIND_S = 0.01
+PIPE_MAX = 64
+"""Messages of one connection that libzmq holds: those of the past are its own, so their number is what bounds them."""
+
 CHUNK_MAX = 1000
 """Deliveries of the past that are in memory for one unit."""
+
+COLLECT_ATTEMPTS = 3
+"""Readings that retention may overtake, before what it has dropped meanwhile counts as a hole."""
 
 BREATH = 64
 """Deliveries of the past before everybody else gets a turn."""
@@ -56,7 +64,7 @@ class Connection:
         self.member = member
         self.fd = fd
         self.subscriptions: dict[str, Subscription] = {}
-        self.outgoing: deque[tuple[bytes, asyncio.Future[None] | None]] = deque()
+        self.outgoing: deque[tuple[zmq.Frame, asyncio.Future[None] | None]] = deque()
         self.under_way = 0
         """Messages of it that are not acknowledged yet."""
         self.is_gone = False
@@ -79,10 +87,12 @@ class Past:
     def __init__(
         self,
         stream: Callable[[RecordFilter], AsyncIterator[list[dict[str, Any]]]],
+        oldest: Callable[[], Awaitable[int]],
         written: Callable[[], int],
         scope_of: Callable[[Member], Scope | None],
     ) -> None:
         self.stream = stream
+        self.oldest = oldest
         self.written = written
         self.scope_of = scope_of
 
@@ -164,9 +174,11 @@ class Subscribers:
         """Send an answer; one that a peer leaves unread for too long is counted and forgotten."""
         if connection.is_gone:
             return
-        if connection.outgoing or not self._send(connection, data):
-            if not connection.is_gone and len(connection.outgoing) < self.queue:
-                self._wait(connection, data)
+        frame = zmq.Frame(data, copy=True)
+        if connection.outgoing or not self._send(connection, frame):
+            # Beside as many deliveries as may wait there is room for as many answers.
+            if not connection.is_gone and len(connection.outgoing) < 2 * self.queue:
+                self._queue(connection, frame)
             else:
                 self._meter.count(connection.member.subject, "unread")
 
@@ -181,8 +193,9 @@ class Subscribers:
         subscriptions = self._by_address.get(record["to"] or "")
         if not subscriptions:
             return []
-        data = format_delivery(record)
-        waits = [self._deliver(each, seq, data, record) for each in list(subscriptions) if each.reading is None]
+        # Copied once into libzmq's memory, and shared by all whom it goes to.
+        frame = zmq.Frame(format_delivery(record), copy=True)
+        waits = [self._deliver(each, seq, frame, record) for each in list(subscriptions) if each.reading is None]
         return [wait for wait in waits if wait is not None]
 
     @property
@@ -203,8 +216,8 @@ class Subscribers:
     def _flush(self) -> None:
         for connection in list(self._crowded):
             while connection.outgoing:
-                data, done = connection.outgoing[0]
-                if not self._send(connection, data):
+                frame, done = connection.outgoing[0]
+                if not self._send(connection, frame):
                     break
                 connection.outgoing.popleft()
                 if done is not None and not done.done():
@@ -226,13 +239,13 @@ class Subscribers:
     # Inside
 
     def _deliver(
-        self, subscription: Subscription, seq: int, data: bytes, record: dict[str, Any]
+        self, subscription: Subscription, seq: int, frame: zmq.Frame, record: dict[str, Any]
     ) -> "asyncio.Future[None] | None":
         connection = subscription.connection
         if seq <= subscription.seen or not self._may_see(connection, record):
             return None
         unit = connection.member.subject
-        if not connection.outgoing and self._tell_dropped(subscription) and self._send(connection, data):
+        if self._tell_dropped(subscription) and self._put(connection, frame):
             subscription.seen = seq
             self._meter.count(unit, "delivered")
             return None
@@ -241,7 +254,7 @@ class Subscribers:
         if self.is_blocking:
             subscription.seen = seq
             self._meter.count(unit, "delivered")
-            return self._wait(connection, data)
+            return self._wait(connection, frame)
         subscription.dropped += 1
         self._crowded[connection] = None
         self._meter.count(unit, "dropped")
@@ -253,7 +266,7 @@ class Subscribers:
         if not subscription.dropped:
             return True
         notice = format_dropped(subscription.dropped, subscription.seen, subscription.to)
-        if not self._send(subscription.connection, notice):
+        if not self._put(subscription.connection, zmq.Frame(notice, copy=True)):
             return False
         subscription.dropped = 0
         return True
@@ -263,18 +276,30 @@ class Subscribers:
         unit = record.get("unit")
         return scope is None or scope.everything or (isinstance(unit, str) and scope.holds(unit))
 
-    def _wait(self, connection: Connection, data: bytes) -> "asyncio.Future[None]":
+    def _put(self, connection: Connection, frame: zmq.Frame) -> bool:
+        """Send a message, or have it wait behind others; False when so many wait already, or the peer is gone."""
+        if not connection.outgoing and self._send(connection, frame):
+            return True
+        if connection.is_gone or len(connection.outgoing) >= self.queue - PIPE_MAX:
+            return False
+        self._queue(connection, frame)
+        return True
+
+    def _wait(self, connection: Connection, frame: zmq.Frame) -> "asyncio.Future[None]":
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        connection.outgoing.append((data, done))
-        self._crowded[connection] = None
+        self._queue(connection, frame, done)
         return done
 
-    def _send(self, connection: Connection, data: bytes) -> bool:
+    def _queue(self, connection: Connection, frame: zmq.Frame, done: "asyncio.Future[None] | None" = None) -> None:
+        connection.outgoing.append((frame, done))
+        self._crowded[connection] = None
+
+    def _send(self, connection: Connection, frame: zmq.Frame) -> bool:
         """Hand a message to libzmq; False when the peer's queue is full, or the peer gone."""
         if connection.is_gone:
             return False
         try:
-            connection.router.send_multipart((connection.address, data), zmq.NOBLOCK)
+            connection.router.send_multipart((connection.address, frame), zmq.NOBLOCK, copy=False)
         except zmq.Again:
             self._crowded[connection] = None
             if not self._is_flushing:
@@ -341,21 +366,42 @@ class Subscribers:
         # One reader of a unit holds what it has read until it is taken; whoever is slow holds up its own kind only.
         async with self._turns.setdefault(connection.member.unit or connection.user, asyncio.Lock()):
             async with self._readers:
-                records, upto = await self._collect(subscription, upto)
+                oldest, records, upto = await self._collect(subscription, upto)
+            if oldest - 1 > subscription.seen:
+                gone = format_gone(subscription.seen, oldest - 1, subscription.to)
+                if not await self._push(connection, gone):
+                    return
+                subscription.seen = oldest - 1
             for place, record in enumerate(records, 1):
-                data = format_delivery(record)
-                if connection.outgoing or not self._send(connection, data):
-                    if connection.is_gone:
-                        return
-                    await self._wait(connection, data)
+                if not await self._push(connection, format_delivery(record)):
+                    return
                 subscription.seen = record["seq"]
                 self._meter.count(connection.member.subject, "delivered")
                 if place % BREATH == 0:
                     await asyncio.sleep(0)
         subscription.seen = max(subscription.seen, upto)
 
-    async def _collect(self, subscription: Subscription, upto: int) -> tuple[list[dict[str, Any]], int]:
-        """Return the next records of the past that are wanted, and up to which number these are all."""
+    async def _push(self, connection: Connection, data: bytes) -> bool:
+        """Send when there is room; False when the peer is gone."""
+        frame = zmq.Frame(data, copy=True)
+        if connection.outgoing or not self._send(connection, frame):
+            if connection.is_gone:
+                return False
+            await self._wait(connection, frame)
+        return True
+
+    async def _collect(self, subscription: Subscription, upto: int) -> tuple[int, list[dict[str, Any]], int]:
+        """Return the oldest number that the journal had all the time, the next records from there on that are wanted,
+        and up to which number these are all."""
+        oldest = await self._past.oldest()
+        for _ in range(COLLECT_ATTEMPTS):
+            records, last = await self._collect_once(subscription, upto)
+            before, oldest = oldest, await self._past.oldest()
+            if before == oldest:
+                break
+        return oldest, [record for record in records if record["seq"] >= oldest], max(last, oldest - 1)
+
+    async def _collect_once(self, subscription: Subscription, upto: int) -> tuple[list[dict[str, Any]], int]:
         found: list[dict[str, Any]] = []
         async for records in self._past.stream(RecordFilter(events=("unit.message",), after=subscription.seen)):
             for record in records:

@@ -38,6 +38,7 @@ class Peer(Struct, frozen=True):
     ``unit`` is set when the peer is a process of that unit (then the unit is the subject, not the uid); ``stray``
     when it descends from the keeper and belongs to no unit. ``groups`` holds the supplementary groups too. ``gone``:
     the process that connected had ended before it could be looked at, so nothing but its uid is known; it is a stray.
+    ``claimed``: that it is a process of ``unit`` is what it says itself: it is granted nothing that others are not.
     ``remote`` is set where the kernel has no word to say; nothing else is then, and the ids are -1, which nobody has.
     """
 
@@ -52,6 +53,7 @@ class Peer(Struct, frozen=True):
     stray: bool = False
     gone: bool = False
     remote: RemoteKey | None = None
+    claimed: bool = False
 
     def origin(self) -> Origin:
         if self.remote is not None:
@@ -196,8 +198,12 @@ class RecordFilter(Struct, frozen=True):
 
 
 class Followed(Struct, frozen=True):
+    """A record; before it a slow reader has missed ``dropped``, and what was asked for up to number ``gone`` is no
+    longer kept."""
+
     record: dict[str, Any]
     dropped: int = 0
+    gone: int | None = None
 
 
 class Tuning(Protocol):

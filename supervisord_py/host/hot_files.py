@@ -335,22 +335,35 @@ def _choose(
             good.setdefault(each.key, []).append(each)
     now = _by_package(in_use, refused)
     choice = Choice({}, rejected, memory, {})
-    for key in sorted({*now, *good}):
+    # Who has its units already keeps them: what is in use, and at a start what was installed before.
+    installed = {each.key: each.files for found in good.values() for each in found if _was_installed(each, memory)}
+    taken = installed | {key: files for key, files in now.items() if _is_there(files, key, look)}
+    for key in sorted({*now, *good}, key=lambda key: (key not in memory.highest, key)):
         old = now.get(key, ())
         for new in sorted(good.get(key, ()), key=_rank, reverse=True):
             is_known = bool(old) and _digest_of(old) == new.hot.digest
-            why = "" if is_known else _cannot(new, memory, others, choice.used, unpacked)
+            why = "" if is_known else _cannot(new, memory, others, taken, unpacked)
             if not why:
-                choice.used[key] = new.files
+                choice.used[key] = taken[key] = new.files
                 if not is_known:
                     choice.fresh[key] = new
                 break
             rejected[new.path] = why
         else:
-            there = {each.path for each in look.candidates if each.problem or each.key == key}
-            if old and old[0].hot is not None and old[0].hot.source in there:
-                choice.used[key] = old
+            taken.pop(key, None)
+            if _is_there(old, key, look):
+                choice.used[key] = taken[key] = old
     return choice
+
+
+def _was_installed(candidate: Candidate, memory: HotMemory) -> bool:
+    return memory.highest.get(candidate.key) == Highest(candidate.hot.version, candidate.hot.timestamp)
+
+
+def _is_there(files: Sequence[UnitFile], key: str, look: Look) -> bool:
+    """Tell whether something lies where the version in use came from, be it good or not, and not another package."""
+    there = {each.path for each in look.candidates if each.problem or each.key == key}
+    return bool(files) and files[0].hot is not None and files[0].hot.source in there
 
 
 def _rank(candidate: Candidate) -> tuple[object, int]:
@@ -373,14 +386,14 @@ def _cannot(
     new: Candidate,
     memory: HotMemory,
     others: Sequence[UnitFile],
-    used: Mapping[str, tuple[UnitFile, ...]],
+    taken: Mapping[str, tuple[UnitFile, ...]],
     unpacked: set[str],
 ) -> str:
     """Say why a new version cannot be used; make its site when it can."""
     highest = memory.highest.get(new.key)
     if highest is not None and is_lower(new.hot, highest):
         return _downgrade(new.hot, highest)
-    why = _conflict(new, others, used)
+    why = _conflict(new, others, taken)
     if why or not new.hot.site or new.hot.site in unpacked:
         return why
     assert new.wheel is not None, "a wheel that is not in use is read at each look"
@@ -409,13 +422,13 @@ def _downgrade(hot: HotFile, highest: Highest) -> str:
     return "its signature is older than that of what was installed before: sign it again to go back to it"
 
 
-def _conflict(new: Candidate, others: Sequence[UnitFile], used: Mapping[str, tuple[UnitFile, ...]]) -> str:
+def _conflict(new: Candidate, others: Sequence[UnitFile], taken: Mapping[str, tuple[UnitFile, ...]]) -> str:
     """Say which of its units somebody else defines; a mask is not somebody."""
     names = {file.name for file in new.files}
     for file in others:
         if file.name in names and file.kind is UnitFileKind.UNIT and (file.text or file.problem is not None):
             return f"{file.path} defines {file.name} too: rename one of them"
-    for key, files in used.items():
+    for key, files in taken.items():
         for file in files:
             if file.name in names and key != new.key and file.hot is not None:
                 return f"{file.hot.source} defines {file.name} too: rename one of them"

@@ -329,20 +329,36 @@ class Journal:
         while batch := await self._in_thread(partial(_take, records, 1000)):
             yield batch
 
+    async def oldest(self) -> int:
+        """Return the number that what is kept begins with: retention drops what was before."""
+        return await self._in_thread(self._reader.oldest)
+
     async def follow(self, wanted: RecordFilter, last: int | None) -> AsyncGenerator[Followed, None]:
         """Yield as ``query``, then every new record that matches as soon as it is written, until the journal is
-        closed."""
+        closed.
+
+        Whoever goes on behind a number (``after``, without ``last``) is told, with the first record, of what is no
+        longer kept.
+        """
         query = compile_filter(wanted)
         follower = Follower(query, self._published)
         upto, beats = self._published, self._ring.matching(query)
         self._followers.add(follower)
         try:
-            for record in await self._read(query, last, beats, upto):
-                yield Followed(record)
+            found = await self._read(query, last, beats, upto)
+            gone = None
+            if last is None and wanted.after is not None and self._published > wanted.after:
+                # Behind the reading: what retention has dropped meanwhile may be missing, too.
+                oldest = await self.oldest()
+                gone = oldest - 1 if oldest - 1 > wanted.after else None
+            for record in found:
+                yield Followed(record, gone=gone)
+                gone = None
             if self._is_closed:
                 follower.end()
             while (followed := await follower.next()) is not None:
-                yield followed
+                yield followed if gone is None else msgspec.structs.replace(followed, gone=gone)
+                gone = None
         finally:
             self._followers.discard(follower)
 

@@ -97,7 +97,7 @@ class JournalMethods:
         return {"record": {}, "dropped": None}
 
     async def _tell(self, request: Request, scope: Scope, coming: AsyncIterator[Followed]) -> None:
-        dropped = 0
+        dropped, gone = 0, None
         while True:
             try:
                 with readable_journal():
@@ -105,11 +105,12 @@ class JournalMethods:
             except StopAsyncIteration:
                 return
             # What was missed before a record that is not shown is told with the next one that is.
-            dropped += followed.dropped
+            dropped, gone = dropped + followed.dropped, gone if followed.gone is None else followed.gone
             if _is_in(scope, followed.record):
                 record = self._shown(request.peer, followed.record)
-                await request.send({"record": record, "dropped": dropped or None})
-                dropped = 0
+                hole = {} if gone is None else {"gone": gone}
+                await request.send({"record": record, "dropped": dropped or None, **hole})
+                dropped, gone = 0, None
 
     async def verify(self, request: Request) -> object:
         await self._authority.require(request.peer, "journal")

@@ -112,6 +112,11 @@ class JournalReader:
                     if _is_wanted(record, segment.limit, upto):
                         yield record
 
+    def oldest(self) -> int:
+        """Return the number that what is kept begins with; 1 where nothing is."""
+        segments = self._list()
+        return segments[0].name.first if segments else 1
+
     def count(self) -> Counts:
         """Count what is kept, by event and by unit."""
         segments = self._list()

@@ -73,11 +73,13 @@ class Welcome(Struct, frozen=True):
 
 
 class Owner(Struct, frozen=True):
-    """Whose a process is: of ``unit``, or a ``stray``; ``descendant``: below the keeper (the manager itself is too)."""
+    """Whose a process is: of ``unit``, or a ``stray``; ``descendant``: below the keeper (the manager itself is too);
+    ``claimed``: an orphan, and only what it carries itself says whose it is."""
 
     unit: str | None
     stray: bool
     descendant: bool
+    claimed: bool = False
 
 
 def fact_to_event(fact: dict[str, Any]) -> Event:
@@ -239,7 +241,7 @@ class KeeperClient:
     async def whose(self, pid: int) -> Owner:
         """Ask whose process ``pid`` is. Raises ConnectionError when the keeper is gone."""
         answer = await self._ask({"op": "whose", "pid": pid})
-        return Owner(answer["unit"], answer["stray"], answer["descendant"])
+        return Owner(answer["unit"], answer["stray"], answer["descendant"], answer.get("claimed", False))
 
     async def trees(self, units: Sequence[str] | None = None) -> dict[str, list[int]]:
         """Ask for all processes of these units (None: of all); units that the keeper does not have are missing."""

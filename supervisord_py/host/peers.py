@@ -14,6 +14,10 @@ A unit is believed of descendants of the keeper only. Elsewhere a unit is what a
 environment are its own to set), which must not lend it the unit's rights, nor may it keep its uid's: it is a stray, as
 is a descendant without a unit.
 
+A process whose parents are gone is the keeper's child and as such tells of no descent but from the keeper. Its cgroup
+says whose it is where processes cannot choose that (as root); elsewhere its tag does, which it may have made its own
+to be taken for another unit: its unit is *claimed*, and no rule about that unit speaks of it.
+
 A pid of 0 is a process outside our pid namespace, which cannot descend from the keeper; its uid is judged.
 
 Source: unix(7), socket(7); Linux 6.5, net/core/sock.c, sk_getsockopt.
@@ -61,6 +65,9 @@ class Ownership(Protocol):
 
     @property
     def descendant(self) -> bool: ...
+
+    @property
+    def claimed(self) -> bool: ...
 
 
 Whose = Callable[[int], Awaitable[Ownership]]
@@ -125,6 +132,7 @@ async def identify(connection: socket.socket, credentials: Credentials, whose: W
         command=command,
         unit=(unit or None) if owner.descendant else None,
         stray=owner.stray or owner.descendant is not (owner.unit is not None) or unit == "",
+        claimed=owner.claimed,
     )
 
 

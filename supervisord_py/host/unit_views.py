@@ -215,7 +215,7 @@ def build_lives(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
             continue
         match record["event"]:
             case "unit.exited":
-                if record.get("role") == "main":
+                if record.get("role") in ("main", "stub"):
                     life["exit"] = {"code": record.get("code"), "signal": record.get("signal")}
                     if record.get("runtime_ms") is None:
                         unseen[invocation] = None

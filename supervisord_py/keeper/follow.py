@@ -107,7 +107,7 @@ class Follower:
             return f"process {pid} cannot be a main process"
         if seen is None or seen.state in "ZX":
             return f"process {pid} is not alive"
-        owner, stray, _ = self._inventory.whose(pid)
+        owner, stray, *_ = self._inventory.whose(pid)
         if owner is not unit and (not is_trusted or owner is not None or stray):
             return f"process {pid} belongs to {f'unit {owner.name}' if owner else 'no unit'}, not to {unit.name}"
         if self._inventory.spawns.get(pid, main) is not main:

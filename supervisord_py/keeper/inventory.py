@@ -26,6 +26,16 @@ class Stat(NamedTuple):
     start: int
 
 
+class Whose(NamedTuple):
+    """Whose a process is. ``descends``: from us. ``claimed``: it is an orphan, and that it is the unit's is what it
+    carries itself: the tag, and the environment."""
+
+    unit: "Unit | None"
+    stray: bool
+    descends: bool
+    claimed: bool = False
+
+
 class Spawn:
     """A process that was asked for. ``main_pid`` is whom it means now: itself, or what ``MAINPID=`` named."""
 
@@ -291,13 +301,19 @@ class Inventory:
                 return self._invocations.get(variable[14:].decode("ascii", "replace"))
         return None
 
-    def marked(self, pid: int) -> Unit | None:
-        """Tell by cgroup, then by the tag, whose process ``pid`` is."""
+    def grouped(self, pid: int) -> Unit | None:
+        """Tell by cgroup whose process ``pid`` is."""
         for line in read(f"/proc/{pid}/cgroup").splitlines() if self._groups else ():
             while line.count(b"/") and line not in self._groups:
                 line = line.rpartition(b"/")[0]
             if line in self._groups:
                 return self._groups[line]
+        return None
+
+    def marked(self, pid: int) -> Unit | None:
+        """Tell by cgroup, then by the tag, whose process ``pid`` is."""
+        if (unit := self.grouped(pid)) is not None:
+            return unit
         limits = read(f"/proc/{pid}/limits").partition(b"Max realtime timeout")[2].split()
         if limits and limits[0].isdigit():
             instance, spawn_id = divmod(int(limits[0]) - TAG_BASE, 1 << TAG_INSTANCE_SHIFT)
@@ -305,22 +321,29 @@ class Inventory:
                 return self._tags[spawn_id]
         return None
 
-    def whose(self, pid: int) -> tuple[Unit | None, bool, bool]:
-        """Return the unit of a process, whether it is a stray, and whether it descends from us at all."""
+    def whose(self, pid: int) -> Whose:
+        """Return whose process it is."""
         at = pid
         for _ in range(1000):
-            if at in self.children:
-                unit = self.children[at]
-                return (None, True, True) if unit is self.strays else (unit, False, True)
+            if (unit := self.children.get(at)) is not None:
+                if unit is self.strays:
+                    return Whose(None, True, True)
+                return Whose(unit, False, True, at not in self.spawns and not self._is_in_its_group(at, unit))
             if at in self.managers or at == ME:
-                return None, False, True
+                return Whose(None, False, True)
             if (stat := read_stat(at)) is None or stat.ppid <= 0:
                 break
+            if (spawn := self.spawns.get(at)) is not None and spawn.main_start == stat.start:
+                return Whose(spawn.unit, False, True)  # of an adopted unit: it is nobody's child here
             if stat.ppid == ME:
                 self.adopt(at)
             else:
                 at = stat.ppid
-        return self.owner(pid), False, False
+        return Whose(self.owner(pid), False, False)
+
+    def _is_in_its_group(self, pid: int, unit: Unit) -> bool:
+        """Say whether a process is in a cgroup of ``unit`` that it cannot have moved into by itself."""
+        return os.geteuid() == 0 and self.grouped(pid) is unit
 
     def roots(self, unit: Unit) -> list[int]:
         """Return what everything of a unit descends from. The main process is the first, and so the first to get a

@@ -242,8 +242,9 @@ class Keeper:
     def answer(self, question: dict[str, Any]) -> dict[str, Any]:
         answer: dict[str, Any] = {"answer": question["question"]}
         if question["op"] == "whose":
-            unit, stray, descendant = self.inventory.whose(question["pid"])
-            return {**answer, "unit": unit.name if unit else None, "stray": stray, "descendant": descendant}
+            found = self.inventory.whose(question["pid"])
+            answer |= {"unit": found.unit.name if found.unit else None, "stray": found.stray}
+            return {**answer, "descendant": found.descends, "claimed": found.claimed}
         names = self.inventory.units.keys() if question["units"] is None else question["units"]
         units = [self.inventory.units[name] for name in names if name in self.inventory.units]
         self._reaper.look(units)

@@ -86,7 +86,8 @@ Other messages of the keeper
         ``restart-manager``, unless the manager finds the new code unfit.)
     {"preflight-failed": TEXT}
     {"reexec": TEXT or null}        why no new image of the keeper can take over; null: it can, a new manager is started
-    {"answer": Q, "unit": NAME or null, "stray": BOOL, "descendant": BOOL}   to {"op": "whose", "pid", "question": Q}
+    {"answer": Q, "unit": NAME or null, "stray": BOOL, "descendant": BOOL, "claimed": BOOL}
+        to {"op": "whose", "pid", "question": Q}; ``claimed``: only what it carries itself says that it is the unit's
     {"answer": Q, "trees": {UNIT: [PID..]}}         to {"op": "trees", "units": [..] or null, "question": Q}
 
 Messages of the manager: ``{"op": "hello", "protocol": 1, "pid"}`` first (a pre-flight manager is welcomed only when

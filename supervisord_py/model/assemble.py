@@ -6,15 +6,15 @@ Source: contract, section 3; systemd src/core/service.c (service_verify, service
 
 import posixpath
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar, cast
 
 from msgspec import Struct
-from msgspec.structs import replace
 
-from supervisord_py.model.agents import PREVENT, AgentKeys, AgentRunner, agent_command, agent_environment
+from supervisord_py.model.agents import PREVENT, AgentRunner, agent_command, agent_environment
+from supervisord_py.model.assemble_agents import read_agent, read_quarantine
 from supervisord_py.model.calendar import Calendar, Zones, parse_calendar
+from supervisord_py.model.fields import Fields
 from supervisord_py.model.names import UnitName, parse_group_name
-from supervisord_py.model.parse import Decoded, Merged, TableId
+from supervisord_py.model.parse import Merged, TableId
 from supervisord_py.model.problems import BadValue, Problem
 from supervisord_py.model.states import (
     ExitSupervisorOn,
@@ -48,8 +48,6 @@ from supervisord_py.model.unit import (
     UnitKind,
 )
 
-Value = TypeVar("Value")
-
 _NOTIFYING = frozenset({ServiceType.NOTIFY, ServiceType.NOTIFY_RELOAD})
 _DEFAULT_LIMIT = StartLimit(10 * SECOND_NS, 5)
 """systemd's, for the one of its two keys that is not written."""
@@ -80,43 +78,6 @@ class Machine(Struct, frozen=True):
     runner: AgentRunner
 
 
-class _Fields:
-    """The values of one unit by table and key."""
-
-    def __init__(self, merged: Merged) -> None:
-        self.merged = merged
-
-    def has(self, table: str) -> bool:
-        return (table,) in self.merged.tables
-
-    def below(self, table: str) -> list[TableId]:
-        """The tables ``[TABLE.NAME]``, sorted by their names."""
-        return sorted(each for each in self.merged.tables if each[0] == table and len(each) > 1)
-
-    def decoded(self, table: str | TableId, key: str) -> Decoded | None:
-        return self.merged.tables.get(_place(table), {}).get(key)
-
-    def get(self, table: str | TableId, key: str, default: Value) -> Value:
-        """The value, or ``default`` when the key is not written; its type is the key's (``docs/keys.toml``)."""
-        decoded = self.decoded(table, key)
-        value: Any = default if decoded is None else decoded.value
-        return cast(Value, value)
-
-    def problem(
-        self, table: str | TableId, key: str, message: str, hint: str = "", *, warning: bool = False
-    ) -> Problem:
-        """A problem at the key, or at its table when the key is not written."""
-        decoded = self.decoded(table, key)
-        severity: Literal["error", "warning"] = "warning" if warning else "error"
-        if decoded is not None:
-            return decoded.entry.problem(message, hint, severity=severity)
-        return replace(self.merged.problem(_place(table), message, hint), severity=severity)
-
-
-def _place(table: str | TableId) -> TableId:
-    return (table,) if isinstance(table, str) else table
-
-
 def assemble(name: UnitName, merged: Merged, source: LoadedFrom, machine: Machine) -> tuple[Unit | None, list[Problem]]:
     """Make the unit of what its files say.
 
@@ -129,7 +90,7 @@ def assemble(name: UnitName, merged: Merged, source: LoadedFrom, machine: Machin
     Returns:
         The unit without its relations, None when there are errors; and the problems, warnings among them.
     """
-    fields = _Fields(merged)
+    fields = Fields(merged)
     problems: list[Problem] = []
     kinds = [table for table in ("agent", "service", "target") if fields.has(table)]
     if not kinds:
@@ -158,7 +119,8 @@ def assemble(name: UnitName, merged: Merged, source: LoadedFrom, machine: Machin
     if service is not None:
         health = _health(fields, service, problems)
         timer = _timer(fields, service, problems, machine.zones) if fields.has("timer") else None
-        quarantine = _quarantine(fields, service, problems)
+        folder = posixpath.dirname(source.path)
+        quarantine = read_quarantine(fields, service.restart, machine.runner, folder, problems)
     if any(problem.severity == "error" for problem in problems):
         return None, problems
     ends = fields.get("unit", "exit-supervisor-on", None)
@@ -185,7 +147,7 @@ def assemble(name: UnitName, merged: Merged, source: LoadedFrom, machine: Machin
     return unit, problems
 
 
-def _conditions(fields: _Fields, prefix: str) -> tuple[Condition, ...]:
+def _conditions(fields: Fields, prefix: str) -> tuple[Condition, ...]:
     """All conditions of a unit, in the order in which they are written."""
     written = fields.merged.tables.get(("unit",), {})
     return tuple(condition for key, decoded in written.items() if key.startswith(prefix) for condition in decoded.value)
@@ -195,36 +157,10 @@ def _unique(items: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(items))
 
 
-def _agent(fields: _Fields, problems: list[Problem]) -> AgentKeys:
-    """``[agent]``; the runner gives ``[service]`` its type and its command."""
-    for key in ("type", "exec-start"):
-        if fields.decoded("service", key) is not None:
-            problems.append(fields.problem("service", key, f"the runner of an [agent] decides {key}", "take it out"))
-    is_once = fields.has("timer")
-    if fields.decoded("agent", "class") is None:
-        problems.append(
-            fields.problem("agent", "class", "[agent] without class", 'write class = "package.module:Class"')
-        )
-    if is_once and fields.decoded("agent", "every") is not None:
-        hint = "take it out: with [timer] each process makes one cycle"
-        problems.append(fields.problem("agent", "every", "every together with [timer]", hint))
-    limit: int | None = fields.get("agent", "cycle-timeout", 0)
-    return AgentKeys(
-        cls=fields.get("agent", "class", ""),
-        every_ns=fields.get("agent", "every", None),
-        cycle_timeout_ns=None if fields.decoded("agent", "cycle-timeout") is None else limit or 0,
-        config=fields.get("agent", "config", {}),
-        python=fields.get("agent", "python", None),
-        path=fields.get("agent", "path", ()),
-        plugins=fields.get("agent", "plugins", ()),
-        is_once=is_once,
-    )
-
-
-def _service(fields: _Fields, problems: list[Problem], machine: Machine, source: LoadedFrom) -> Service:
+def _service(fields: Fields, problems: list[Problem], machine: Machine, source: LoadedFrom) -> Service:
     commands: dict[str, tuple[Command, ...]] = {key: fields.get("service", key, ()) for key in _COMMAND_KEYS}
     default_type = ServiceType.SIMPLE if commands["exec-start"] else ServiceType.ONESHOT
-    agent = _agent(fields, problems) if fields.has("agent") else None
+    agent = read_agent(fields, problems) if fields.has("agent") else None
     if agent is not None:
         default_type = ServiceType.NOTIFY
         commands["exec-start"] = (agent_command(agent, machine.runner, posixpath.dirname(source.path)),)
@@ -280,7 +216,7 @@ _COMMAND_KEYS = (
 _START_LIMIT = ("start-limit-interval-sec", "start-limit-burst")
 
 
-def _check_type(service: Service, fields: _Fields, problems: list[Problem]) -> None:
+def _check_type(service: Service, fields: Fields, problems: list[Problem]) -> None:
     """Keys that mean nothing, or something else than they say, for this type of unit."""
 
     def complain(key: str, message: str, hint: str, *, warning: bool = False) -> None:
@@ -343,7 +279,7 @@ def _check_type(service: Service, fields: _Fields, problems: list[Problem]) -> N
         )
 
 
-def _check_commands(service: Service, fields: _Fields, problems: list[Problem]) -> None:
+def _check_commands(service: Service, fields: Fields, problems: list[Problem]) -> None:
     start: tuple[Command, ...] = service.exec_start
     if service.type is not ServiceType.ONESHOT:
         if len(start) > 1:
@@ -362,7 +298,7 @@ def _check_commands(service: Service, fields: _Fields, problems: list[Problem]) 
         problems.append(fields.problem("service", "exec-start", "[service] without exec-start", hint))
 
 
-def _restart(fields: _Fields, oneshot: bool, problems: list[Problem], prevent: ExitStatuses) -> RestartPolicy:
+def _restart(fields: Fields, oneshot: bool, problems: list[Problem], prevent: ExitStatuses) -> RestartPolicy:
     restart = Restart(fields.get("service", "restart", "no" if oneshot else _RESTART.restart.value))
     if oneshot and restart in (Restart.ALWAYS, Restart.ON_SUCCESS):
         problems.append(
@@ -408,7 +344,7 @@ def _restart(fields: _Fields, oneshot: bool, problems: list[Problem], prevent: E
     )
 
 
-def _start_limit(fields: _Fields, problems: list[Problem]) -> StartLimit | None:
+def _start_limit(fields: Fields, problems: list[Problem]) -> StartLimit | None:
     """systemd's plain window, where one of its keys is written; it takes the place of the quarantine."""
     written = [key for key in _START_LIMIT if fields.decoded("unit", key) is not None]
     if not written:
@@ -426,13 +362,13 @@ _TELLING = ("watchdog-sec", "progress-sec", "error-threshold")
 """Keys about what the process itself tells: it needs somebody who listens."""
 
 
-def _notify_access(fields: _Fields, kind: ServiceType) -> NotifyAccess:
+def _notify_access(fields: Fields, kind: ServiceType) -> NotifyAccess:
     access = NotifyAccess(fields.get("service", "notify-access", NotifyAccess.NONE.value))
     listens = kind in _NOTIFYING or any(fields.get("service", key, 0) for key in _TELLING)
     return NotifyAccess.MAIN if access is NotifyAccess.NONE and listens else access
 
 
-def _health(fields: _Fields, service: Service, problems: list[Problem]) -> tuple[Probe, ...]:
+def _health(fields: Fields, service: Service, problems: list[Problem]) -> tuple[Probe, ...]:
     """``[health.NAME]``, by name."""
     probes = [_probe(fields, place, problems) for place in fields.below("health")]
     if probes and service.type is ServiceType.ONESHOT:
@@ -447,7 +383,7 @@ def _health(fields: _Fields, service: Service, problems: list[Problem]) -> tuple
 _CHECKS = ("exec", "http", "tcp", "unix", "file", "log")
 
 
-def _probe(fields: _Fields, place: TableId, problems: list[Problem]) -> Probe | None:
+def _probe(fields: Fields, place: TableId, problems: list[Problem]) -> Probe | None:
     """One check; None when it is none."""
 
     def complain(key: str, message: str, hint: str = "", *, warning: bool = False) -> None:
@@ -506,7 +442,7 @@ _FOLLOWING = {"on-unit-active-sec", "on-unit-inactive-sec"}
 """What counts from a run, and so never comes before the first."""
 
 
-def _calendars(fields: _Fields, problems: list[Problem], zones: Zones) -> tuple[Calendar, ...]:
+def _calendars(fields: Fields, problems: list[Problem], zones: Zones) -> tuple[Calendar, ...]:
     """``on-calendar``: decoded it is text, because what zones there are is known here only."""
     decoded = fields.decoded("timer", "on-calendar")
     calendars: list[Calendar] = []
@@ -520,7 +456,7 @@ def _calendars(fields: _Fields, problems: list[Problem], zones: Zones) -> tuple[
     return tuple(calendars)
 
 
-def _timer(fields: _Fields, service: Service, problems: list[Problem], zones: Zones) -> Timer:
+def _timer(fields: Fields, service: Service, problems: list[Problem], zones: Zones) -> Timer:
     def complain(table: str, key: str, message: str, hint: str, *, warning: bool = False) -> None:
         problems.append(fields.problem(table, key, message, hint, warning=warning))
 
@@ -567,19 +503,7 @@ def _accuracy_ns(every: int | None, spans: Mapping[str, tuple[int, ...]]) -> int
     return min(_TIMER.accuracy_ns, shortest_ns // 10)
 
 
-def _quarantine(fields: _Fields, service: Service, problems: list[Problem]) -> Quarantine:
-    """``[quarantine]`` but for ``failures``; ``on-quarantine`` is a relation, which the unit set resolves."""
-    if service.restart.failures == 0 and service.restart.limit is None:
-        for key in ("stub", "retry-after", "on-quarantine"):
-            if fields.decoded("quarantine", key) is not None:
-                message = "with failures = 0 the unit is never quarantined"
-                problems.append(
-                    fields.problem("quarantine", key, message, "take it out, or write failures", warning=True)
-                )
-    return Quarantine(fields.get("quarantine", "stub", None), fields.get("quarantine", "retry-after", None))
-
-
-def _context(fields: _Fields, added: tuple[tuple[str, str], ...]) -> ExecContext:
+def _context(fields: Fields, added: tuple[tuple[str, str], ...]) -> ExecContext:
     environment: dict[str, str] = fields.get("service", "environment", {})
     limits = [(key, fields.decoded("limits", key)) for key in RLIMITS]
     return ExecContext(

@@ -300,9 +300,11 @@ FAMILIES: dict[str, Effect] = {
     "service.environment": Effect.RESTART,
     "health.": Effect.LIVE,
     "agent.": Effect.RESTART,
+    "quarantine.stub-": Effect.LIVE,
 }
 """Keys by how they begin: each condition is one, each variable of the environment, and each key of a health check. What
-``[agent]`` says is in the command of its process and in its environment, and told with those."""
+``[agent]`` says is in the command of its process and in its environment, and told with those; what ``stub-class`` says
+is in the command of the stub."""
 
 ELSEWHERE: dict[str, Effect] = {
     "instances.count": Effect.LIVE,

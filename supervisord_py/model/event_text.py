@@ -19,8 +19,10 @@ _HIDDEN = frozenset(
         "rusage",
         "spawn_id",
         "core",
+        "traceback",
     }
 )
+"""What the line says already, and what does not fit into one."""
 
 
 def format_event(record: Mapping[str, Any], *, colour: bool = False, date: bool = False) -> str:
@@ -84,5 +86,5 @@ def _short(value: object) -> str:
         case dict():
             text = " ".join(f"{name}:{entry}" for name, entry in value.items())
         case _:
-            text = str(value)
+            text = " ".join(str(value).splitlines())
     return text if len(text) <= 100 else text[:97] + "..."

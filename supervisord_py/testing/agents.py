@@ -18,7 +18,7 @@ from supervisord_py.agent.agent import Agent, Plugin, bind
 from supervisord_py.agent.config import convert_config
 from supervisord_py.agent.coroutines import LoopCycles, LoopWaiter
 from supervisord_py.agent.cycles import Cycles, Waiter
-from supervisord_py.agent.message import Message
+from supervisord_py.agent.message import Message, Missed
 from supervisord_py.agent.plan import Plan
 from supervisord_py.agent.runner import has_coroutine
 
@@ -34,9 +34,8 @@ class RecordingLink:
         subscribed: What was subscribed to: topic and number.
     """
 
-    has_bus = False
-
     def __init__(self) -> None:
+        self.has_bus = False
         self.told: list[dict[str, str]] = []
         self.sent: list[dict[str, Any]] = []
         self.subscribed: list[tuple[str, int | None]] = []
@@ -52,10 +51,10 @@ class RecordingLink:
     def subscribe(self, topic: str, after: int | None) -> None:
         self.subscribed.append((topic, after))
 
-    def receive(self, timeout_s: float, wake_fd: int) -> Message | None:
+    def receive(self, timeout_s: float, wake_fd: int) -> Message | Missed | None:
         return self.inbox.popleft() if self.inbox else None
 
-    def waiting(self) -> list[Message]:
+    def waiting(self) -> list[Message | Missed]:
         return [self.inbox.popleft() for _ in range(len(self.inbox))]
 
     def on_readable(self, loop: asyncio.AbstractEventLoop, wake: Callable[[], None]) -> None: ...
@@ -139,6 +138,10 @@ class AgentRig(Generic[AnyAgent]):
     def deliver(self, event: str, *, sender: str = "other", to: str = "", seq: int = 1, **payload: Any) -> None:
         """Hand the agent a message."""
         self._do(self._cycles.take, Message(seq, sender, event, to or self.agent.name, payload))
+
+    def miss(self, until: int, *, after: int = 0, to: str = "") -> None:
+        """Tell the agent that messages are gone, behind ``after`` up to ``until``."""
+        self._do(self._cycles.take, Missed(to or self.agent.name, after, until))
 
     def end(self) -> None:
         """Tear down; the second time nothing happens."""

@@ -214,13 +214,7 @@ class UntilEmpty(Checker):
                 self.fail(f"the supervisor ends because nothing is left to do, and there is {left}")
 
     def committed(self) -> None:
-        seen, known = self.world.seen, self.world.manager_units()
-        # one that has to wait for another unit after all leaves its back-off without a word
-        self._scheduled = {
-            name
-            for name in self._scheduled
-            if name in known and unit_status(self.world.manager, name).sub_state.startswith("auto-restart")
-        }
+        seen = self.world.seen
         is_over = self._is_begun or seen.shutdown is not None or seen.forced
         if is_over or not seen.settings.until_empty or not (seen.units.units or seen.units.bad):
             return

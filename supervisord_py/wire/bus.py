@@ -16,6 +16,8 @@ and is sent *answers* and *deliveries*:
     {"v":1,"error":SLUG,"message":TEXT,"id":ID}        refused; ``id`` null where there was none to be read
     {"v":1,"seq":N,"from":UNIT,"invocation":LIFE,"event":NAME,"to":TO,...}      ("replay_of": it was record M before)
     {"v":1,"dropped":N,"after":SEQ,"to":TO}            N deliveries behind SEQ did not fit: the journal has them
+    {"v":1,"dropped":null,"after":SEQ,"until":M,"to":TO}     what was there behind SEQ up to M is gone: the journal has
+                                                       dropped it, and nobody knows how many deliveries that were
 
 A delivery has ``from`` and nothing else has: a unit, or ``key/NAME`` where the sender came over TCP with that key (no
 unit has a slash in its name; ``invocation`` is null then). The other fields of a message are its payload; those that a
@@ -211,6 +213,11 @@ def format_delivery(record: dict[str, Any]) -> bytes:
 def format_dropped(count: int, after: int, to: str) -> bytes:
     """Say how many deliveries of one address did not fit behind record ``after``."""
     return _encoder.encode({"v": VERSION, "dropped": count, "after": after, "to": to})
+
+
+def format_gone(after: int, until: int, to: str) -> bytes:
+    """Say that the journal no longer has the records behind ``after`` up to ``until``."""
+    return _encoder.encode({"v": VERSION, "dropped": None, "after": after, "until": until, "to": to})
 
 
 def message_fields(request: Publish) -> dict[str, Any]:

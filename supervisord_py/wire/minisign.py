@@ -238,6 +238,7 @@ def _encode(data: bytes) -> str:
 
 # what a trusted comment says
 
+_TIMESTAMP_DIGITS = 18
 _FIELD = re.compile(r"([a-z]+):(.*)", re.DOTALL)
 
 
@@ -270,7 +271,7 @@ def parse_claims(comment: str) -> Claims:
             raise MinisignError(f"the trusted comment says {match[1]} twice")
         fields[match[1]] = match[2]
     timestamp = fields.get("timestamp", "0")
-    if not (timestamp.isascii() and timestamp.isdecimal()):
+    if not (timestamp.isascii() and timestamp.isdecimal() and len(timestamp) <= _TIMESTAMP_DIGITS):
         raise MinisignError("the timestamp in the trusted comment is not a number")
     return Claims(
         timestamp=int(timestamp),

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("README.md", *(f"docs/{name}.md" for name in ("tutorial", "from-supervisor", "applying", "containers")))
+NAMES = ("tutorial", "agents", "from-supervisor", "applying", "containers")
+PAGES = ("README.md", *(f"docs/{name}.md" for name in NAMES), "units/fleet/README.md")
 HOME = "/home/you"
 ELLIPSIS = "..."
 
@@ -20,7 +21,7 @@ _STATE = "active|inactive|activating|deactivating|reloading|queued|failed"
 _VOLATILE = (
     (re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z| [+-]\d\d:\d\d)?"), "<time>"),
     (re.compile(r"\d\d:\d\d:\d\d(\.\d+)?"), "<time>"),
-    (re.compile(r"\b[0-9a-f]{32,64}\b"), "<id>"),
+    (re.compile(r"\b[0-9a-f]{32,64}\b|\b[0-9a-f]{12}-\d+\b|\b[0-9A-F]{16}\b"), "<id>"),
     (re.compile(r"(instance[= ]+)[0-9a-f]{5}"), r"\1<id>"),
     (re.compile(r"[\w.-]+ \(uid \d+\)"), "<user>"),
     (re.compile(r"\buid \d+:"), "<user>:"),

@@ -32,8 +32,14 @@ case $1 in
 esac
 exec {python} -m supervisord_py "$@"
 """
+_PYTEST = '#!/bin/sh\nexec {python} -B -m pytest -p no:cacheprovider "$@"\n'
 _SUPCTL = '#!/bin/sh\nexec {python} -m supervisord_py.ctl.cli "$@"\n'
-_MAKE = '#!/bin/sh\ntest "$*" = run && exec supervisord-py run units\necho "make $*?" >&2; exit 2\n'
+_MAKE = """#!/bin/sh
+test "$*" = run && exec supervisord-py run units
+test "$*" = fleet && exec {python} units/fleet/run.py run/fleet
+echo "make $*?" >&2; exit 2
+"""
+_PYTHON = '#!/bin/sh\nexec {python} "$@"\n'
 """``supervisord-py`` with folders of this page, so that nothing of this machine is touched; what ``make run`` does."""
 
 
@@ -49,7 +55,13 @@ class Stage:
         self._terminal = bytearray()
         programs = home / ".venv" / "bin"
         programs.mkdir(parents=True)
-        for name, text in (("supervisord-py", _SUPERVISOR), ("supctl", _SUPCTL), ("make", _MAKE)):
+        for name, text in (
+            ("supervisord-py", _SUPERVISOR),
+            ("supctl", _SUPCTL),
+            ("make", _MAKE),
+            ("pytest", _PYTEST),
+            ("python", _PYTHON),
+        ):
             (programs / name).write_text(text.format(home=home, python=shlex.quote(sys.executable)))
             (programs / name).chmod(0o755)
         (home / "supervisord.toml").touch()
@@ -74,7 +86,9 @@ class Stage:
             AssertionError: The page shows something else.
         """
         command = typed.command.strip()
-        if command in ("make run", "supervisord-py run units") or command.startswith("supervisord-py run "):
+        if command in ("make run", "make fleet", "supervisord-py run units") or command.startswith(
+            "supervisord-py run "
+        ):
             return self._run(typed)
         words = command.replace(".venv/bin/", "").split()
         seen = ""

@@ -21,7 +21,7 @@ from tests.docs.pages import HOME, PAGES, ROOT, Block, Typed, blocks, conversati
 from tests.docs.stage import Stage, stage
 
 PLAYED = [page for page in PAGES if any(block.language == "console" for block in blocks(page))]
-EVERY = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md")])
+EVERY = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("units/**/*.md")])
 SETTINGS_TABLES = re.compile(r"^\[\[?(supervisor|control|journal)\b", re.MULTILINE)
 COMMAND = re.compile(r"^(?:\.venv/bin/)?(supctl|supervisord-py) (?=[a-z-])")
 
@@ -31,8 +31,8 @@ def fragments(page: str) -> list[Block]:
 
 
 def given(page: str, played: Stage) -> None:
-    """What is there before a page begins: the README is read in a checkout."""
-    if page == "README.md":
+    """What is there before a page begins: those outside of docs/ are read in a checkout."""
+    if page.endswith("README.md"):
         played.folder = played.home / "supervisord-py"
         shutil.copytree(ROOT / "units", played.folder / "units")
         (played.folder / ".venv").symlink_to(played.home / ".venv")
@@ -40,6 +40,9 @@ def given(page: str, played: Stage) -> None:
         with socket.create_server(("127.0.0.1", 0)) as server:
             port = server.getsockname()[1]
         web.write_text(web.read_text().replace("8099", str(port)))
+    if page == "units/fleet/README.md":
+        played.socket = played.folder / "run" / "fleet" / "control.sock"
+        played.environment["SUPERVISORD_PY_SOCKET"] = str(played.socket)
 
 
 @pytest.mark.slow
@@ -117,7 +120,7 @@ def unknown(words: list[str]) -> set[str]:
     return {word.partition("=")[0] for word in ours if re.match(r"--?[a-z]", word)} - known
 
 
-@pytest.mark.parametrize("path", EVERY, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", EVERY, ids=lambda path: str(path.relative_to(ROOT)))
 def test_commands_can_be_typed(path: Path) -> None:
     """Every verb and option that a page names exists; so do the words of other tools that are told ours."""
     wrong = {shlex.join(words): unknown(words) for words in named_commands(path)}
@@ -131,7 +134,7 @@ def test_a_command_that_is_not_there_is_found() -> None:
     assert unknown(["supervisord-py", "exec", "--", "x", "--hard"]) == set() == unknown(["supctl", "update"])
 
 
-@pytest.mark.parametrize("path", EVERY, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", EVERY, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_somewhere(path: Path) -> None:
     """A link to a file of the project finds it."""
     links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8"))

@@ -99,6 +99,7 @@ class Owner(Struct, frozen=True):
     unit: str | None = None
     stray: bool = False
     descendant: bool = False
+    claimed: bool = False
 
 
 class FakeBus:

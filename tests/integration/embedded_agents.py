@@ -28,6 +28,13 @@ class Idle(Agent):
         self.status("idle")
 
 
+class Instead(Agent):
+    """Runs in the place of another."""
+
+    def run_cycle(self) -> None:
+        print(f"instead of {self.name}", flush=True)
+
+
 class Broken(Agent):
     """Cannot do its work."""
 

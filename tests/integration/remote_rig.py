@@ -15,7 +15,7 @@ import zmq
 
 from supervisord_py.ctl.client import Client
 from supervisord_py.wire.curve import Certificate, format_certificate
-from tests.integration.supervisor_rig import RunningSupervisor
+from tests.integration.supervisor_rig import RunningSupervisor, until
 
 WAIT_S = 30.0
 IDS = count()
@@ -27,6 +27,13 @@ def free_address() -> str:
     with socket.socket() as probe:
         probe.bind((host, 0))
         return f"tcp://{host}:{probe.getsockname()[1]}"
+
+
+def listens(address: str) -> bool:
+    """Whether somebody listens there."""
+    host, _, port = address.removeprefix("tcp://").rpartition(":")
+    with socket.socket() as probe:
+        return probe.connect_ex((host, int(port))) == 0
 
 
 def make_key(folder: Path, name: str) -> Certificate:
@@ -87,6 +94,11 @@ class Remote:
 
     def client(self, name: str, **options: Any) -> Client:
         return Client(self.control, keys=self.keys.of(name), **{"timeout_s": WAIT_S, **options})
+
+    def wait_listening(self, *addresses: str) -> None:
+        """Return when somebody listens at these addresses; at those of the supervisor where none are named."""
+        for address in addresses or (self.control, self.bus):
+            until(lambda address=address: listens(address), f"a listener at {address}", WAIT_S)  # type: ignore[misc]
 
     def words(self, keys: str | None = None, address: str | None = None) -> list[str]:
         """The beginning of a command line; with the keys of alice unless told otherwise."""

@@ -1,5 +1,6 @@
 """Python agents as units of a real supervisor: what ends a cycle, a process and a streak, and what an agent finds."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from tests.integration.supervisor_rig import AS_USER, SYSTEM_PYTHON, RunningSupe
 
 AGENTS = dedent(
     """
-    import ctypes, select
+    import ctypes, os, select, sys
     from supervisord_py.agent import Agent, Fatal, Plugin
 
     class Ticker(Agent):
@@ -52,6 +53,14 @@ AGENTS = dedent(
     class Hung(Ticker):
         def run_cycle(self):
             ctypes.PyDLL(None).sleep(1000)  # does not give the interpreter away
+
+    class Stub(Agent):
+        every = 0.05
+
+        def run_cycle(self):
+            stub = os.environ["SUPERVISORD_PY_STUB"]
+            print(f"stub {stub} of {self.name} as {os.geteuid()}: {self.config}, {sys.executable}, {self.plugins}")
+            self.error("the word of a stub is not that of the unit")
 
     class Silent(Ticker):
         async def run_cycle(self):
@@ -107,6 +116,45 @@ def test_errors_in_a_row_restart_an_agent() -> None:
         first = told(running, "unit.error", "bad")[0]
         assert (first["message"], first["count"]) == ("ValueError: no luck in life 1", 1)
         assert first["traceback"].splitlines()[-1] == "ValueError: no luck in life 1"
+
+
+@pytest.mark.parametrize("uid", AS_USER)
+def test_a_stub_class_takes_the_place_of_an_agent_that_is_quarantined(uid: int | None) -> None:
+    """As the same user, in the same interpreter, with the same config; what it reports is not the unit's."""
+    keys = 'config = { greeting = "hi" }\nplugins = ["fleet:Meter"]\n'
+    text = agent("Doomed", keys) + '[quarantine]\nfailures = 2\nstub-class = "fleet:Stub"\n'
+    with supervisor({"doomed": text}, prepare=with_agents, uid=uid) as running:
+        running.wait_state("doomed", "quarantined")
+        until(lambda: "stub 1 of doomed" in running.supctl("logs", "doomed", "-n", "100").stdout, "its stub")
+        said = next(
+            line for line in running.supctl("logs", "doomed", "-n", "500").stdout.splitlines() if "stub 1" in line
+        )
+        python = sys.executable if uid is None else SYSTEM_PYTHON
+        user = os.geteuid() if uid is None else uid
+        assert said.endswith(f"as {user}: {{'greeting': 'hi'}}, {python}, {{}}")
+        assert {record["message"] for record in told(running, "unit.error", "doomed")} == {
+            "Fatal: the licence has expired"
+        }
+        status = running.status("doomed")
+        assert (status["sub_state"], status["pid"]) == ("stub", told(running, "unit.stub-started", "doomed")[0]["pid"])
+        why = running.supctl("why", "doomed").stdout
+        assert "it is quarantined: it has failed 2 times (exit-code)" in why
+        assert "its stub runs in its place" in why
+
+
+def test_a_stub_class_of_a_program_is_looked_for_in_stub_path() -> None:
+    """One that is not there ends it: the key is named, and the unit stays quarantined without it."""
+    program = '[service]\nexec-start = ["false"]\nrestart-sec = "10ms"\n[quarantine]\nfailures = 1\n'
+    units = {
+        "there": program + 'stub-class = "fleet:Stub"\nstub-path = ["."]\n',
+        "gone": program + 'stub-class = "fleet:Stub"\n',
+    }
+    with supervisor(units, prepare=with_agents) as running:
+        until(lambda: "stub 1 of there" in running.supctl("logs", "there").stdout, "the stub")
+        until(lambda: running.status("gone")["sub_state"] == "failed", "the end of the other")
+        logs = running.supctl("logs", "gone").stdout
+        assert "quarantine.stub-class: no module fleet (quarantine.stub-path adds folders" in logs
+        assert "its stub has ended too" in running.supctl("why", "gone").stdout
 
 
 def test_a_fatal_exception_ends_the_process_with_its_code() -> None:

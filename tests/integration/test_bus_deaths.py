@@ -14,7 +14,7 @@ from tests.integration.supervisor_rig import SYSTEM_PYTHON, RunningSupervisor, s
 
 AGENTS = dedent(
     """
-    from supervisord_py.agent import Agent
+    from supervisord_py.agent import Agent, NotSentError
 
     class Counter(Agent):
         every = 0
@@ -39,6 +39,13 @@ AGENTS = dedent(
 
         def on_message(self, message):
             print(message.seq, message.sender, message.payload.get("n"), file=self.seen, flush=True)
+
+    class Stray(Agent):
+        def run_cycle(self):
+            try:
+                self.send("hello", to="nobody")
+            except NotSentError as problem:
+                self.status(f"{problem.refusal}: {problem}")
 
     class LoopListener(Listener):
         async def run_cycle(self):
@@ -227,6 +234,25 @@ def test_a_subscriber_that_does_not_read_is_told_what_it_missed() -> None:
             assert (limit["unit"], limit["limit"]) == ("b", "messages to topic:t")
 
 
+def test_subscribers_that_do_not_read_took_the_managers_memory() -> None:
+    """Each had a copy of its own of every message: one agent with 60 connections made it 3 GB, and everybody wait."""
+    settings = '[bus]\nrate-limit = "100000/s"\nqueue = 1000\n'
+    with supervisor({}, prepare=with_puppets("a", "b"), settings=settings) as running:
+        with puppets(running, "a", "b") as (a, b):
+            for number in range(40):
+                b.open(f"slow {number}", rcvhwm=1)
+                b.ask(f"slow {number}", subscribe="t")
+            manager = psutil.Process(running.manager_pid())
+            before = manager.memory_info().rss
+            for start in range(0, 200, 20):
+                payload = {f"part{n}": "x" * 3900 for n in range(15)}
+                a.send(*({"id": f"m{n}", "to": "topic:t", **payload} for n in range(start, start + 20)))
+                a.receive_all(is_ack, 20)
+            stats = json.loads(running.supctl("stats", "--json").stdout)["bus"]
+            assert stats["by_unit"]["b"]["delivered"] == 40 * 200
+            assert manager.memory_info().rss - before < 200 * 1024 * 1024
+
+
 def test_with_block_the_sender_waits_for_room() -> None:
     """Nothing is dropped: the acknowledgement comes when the subscriber has taken what was before."""
     settings = '[bus]\nrate-limit = "100000/s"\nqueue = 1000\non-full = "block"\n'
@@ -284,3 +310,15 @@ def test_an_agent_without_pyzmq_is_told() -> None:
         until(lambda: [record for record in running.records() if record["event"] == "unit.error"], "an error", 60)
         (error, *_) = [record for record in running.records() if record["event"] == "unit.error"]
         assert "has no pyzmq, which messages need: install that" in error["message"]
+
+
+def test_an_agent_learns_why_its_message_was_refused() -> None:
+    """By a word that it can decide by, as the protocol has it."""
+
+    def prepare(folder: Path) -> None:
+        (folder / "bus_agents.py").write_text(AGENTS)
+        (folder / "units" / "stray.toml").write_text(agent("Stray", folder))
+
+    with supervisor({}, prepare=prepare) as running:
+        told = until(lambda: running.status("stray")["status_text"], "what it was told")
+        assert told == "no-such-unit: refused: there is no unit nobody"

@@ -16,7 +16,7 @@ from supervisord_py import Client, Supervisor
 from supervisord_py.agent import Agent
 from supervisord_py.ctl.client import ControlError
 from supervisord_py.embedded import SupervisorError
-from tests.integration.embedded_agents import Broken, Counter, Idle
+from tests.integration.embedded_agents import Broken, Counter, Idle, Instead
 from tests.integration.supervisor_rig import is_gone, until
 
 SLEEP = {"service": {"exec-start": ["sleep", "1000"]}}
@@ -146,6 +146,25 @@ def test_agents_are_added_while_it_runs(embedded: Supervisor) -> None:
     assert embedded.stop(60) == 0
 
 
+def test_an_agent_takes_the_place_of_what_is_quarantined(embedded: Supervisor) -> None:
+    """Of an agent as of a program, and no more when that is registered anew without it."""
+    once = {"failures": 1}
+    program = {"service": {"exec-start": ["false"]}, "quarantine": once}
+    embedded.register("agent", Broken, stub=Instead, tables={"quarantine": once})
+    embedded.register("program", program, stub=Instead)
+    embedded.start()
+    for unit in ("agent", "program"):
+        until(lambda unit=unit: embedded.status(unit)["sub_state"] == "stub", f"the stub of {unit}")
+        log = embedded.folder / "log" / f"{unit}.log"
+        until(lambda log=log, unit=unit: f"instead of {unit}" in log.read_text(), "its words")
+    embedded.register("program", program)
+    with embedded.client() as client:
+        client.call("Release", units=["program"], wait=False, plan=False)
+    until(lambda: len(embedded.events("unit.quarantined", unit="program")) == 2, "the next quarantine")
+    until(lambda: embedded.status("program")["sub_state"] == "failed", "its rest")
+    assert len(embedded.events("unit.stub-started", unit="program")) == 1
+
+
 def test_callbacks_miss_nothing_when_the_manager_is_killed(embedded: Supervisor) -> None:
     seen: list[int] = []
     embedded.on("*", lambda record: seen.append(record["seq"]) if record.get("seq") else None)
@@ -156,6 +175,29 @@ def test_callbacks_miss_nothing_when_the_manager_is_killed(embedded: Supervisor)
         until(lambda: client.call("Ping") is not None, "the next manager")
     embedded.stop(60)
     assert seen == [record["seq"] for record in embedded.events()]
+
+
+def test_a_slow_callback_is_told_what_the_stream_could_not_wait_with(
+    embedded: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The journal has it; what comes in both ways comes once."""
+    kept = [{"seq": seq, "event": "unit.message"} for seq in range(1, 8)]
+    replies = [(kept[0], None), ({"seq": None, "event": "unit.heartbeat"}, 3), (kept[3], None), (kept[6], 2)]
+
+    class Slow(Client):
+        def stream(self, method: str, **parameters: Any) -> Any:
+            monkeypatch.setattr(Supervisor, "is_running", False)
+            return iter([{"record": record, "dropped": dropped} for record, dropped in replies])
+
+    monkeypatch.setattr(Supervisor, "is_running", True)
+    monkeypatch.setattr(Supervisor, "client", lambda self: Slow("nowhere"))
+    monkeypatch.setattr(
+        Supervisor,
+        "events",
+        lambda self, after: [record for record in kept if record["seq"] > after][: 5 - after or None],
+    )
+    seen = [record["seq"] for record in embedded._records()]
+    assert [seq for seq in seen if seq] == list(range(1, 8))
 
 
 def test_it_stops_when_the_program_dies(tmp_path: Path) -> None:

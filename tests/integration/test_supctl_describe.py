@@ -120,6 +120,16 @@ def test_lives(supctl: Supctl) -> None:
     assert supctl("lives", "web", "--json").document["lives"][0]["exit"] == {"code": 1}
 
 
+def test_the_life_of_a_stub_that_has_ended_is_not_running(supctl: Supctl) -> None:
+    """It has an end, and no result of its own."""
+    life = {
+        "invocation": "a", "start": "2026-11-20T12:00:00Z", "end": "2026-11-20T12:00:05Z", "result": None,
+        "exit": {"code": None, "signal": "SIGTERM"}, "runtime_ms": 5000,
+    }  # fmt: skip
+    supctl.fake.on("Lives", {"lives": [life]})
+    assert supctl("lives", "web").lines[1].split()[-2:] == ["stub", "SIGTERM"]
+
+
 @pytest.mark.parametrize(
     ("ended", "result", "code"),
     [
@@ -339,7 +349,7 @@ def test_completion_offers_units_and_groups(supctl: Supctl) -> None:
         assert err == ""
         return [row.partition(",")[2] for row in out.splitlines()]
 
-    assert complete("supctl sta", 1) == ["status", "start"]
+    assert complete("supctl sta", 1) == ["status", "start", "stats"]
     assert complete("supctl restart w", 2) == ["web"]
     assert complete("supctl restart @", 2) == ["@front"]
 

@@ -145,12 +145,12 @@ def test_records_cannot_drive_the_terminal(supctl: Supctl) -> None:
 
 def test_follow_misses_nothing_when_the_manager_dies(supctl: Supctl) -> None:
     """``tail -f`` goes on after the last record that it showed, one JSON object a line, and says what a slow reader
-    missed."""
+    missed, and what is gone."""
     supctl.fake.on("Journal.Query", records(record(7)))
     supctl.fake.on(
         "Journal.Follow",
         lambda _: [*followed(record(8), record(9)), HangUp()],
-        lambda _: [{"record": record(20), "dropped": 10}],
+        lambda _: [{"record": record(20), "dropped": 10, "gone": 15}],
     )
     ran = supctl("journal", "tail", "-f", "-n", "1", "--json")
     assert [json.loads(line)["seq"] for line in ran.lines] == [8, 9, 20]
@@ -158,6 +158,7 @@ def test_follow_misses_nothing_when_the_manager_dies(supctl: Supctl) -> None:
     assert first == {"filter": {"units": [], "events": []}, "last": 1}
     assert second == {"filter": {"units": [], "events": [], "after": 9}}
     assert "10 records are missing here" in ran.err
+    assert "the records up to 15 are no longer in the journal" in ran.err
 
 
 def test_follow_that_had_seen_nothing_yet_misses_nothing_either(supctl: Supctl) -> None:

@@ -79,6 +79,17 @@ def test_a_bucket_lets_no_more_through_than_its_rate(count: int, span_ns: int, g
             assert (last - first + 1) * span_ns <= (end_ns - start_ns + span_ns) * count
 
 
+def test_a_long_message_cost_no_more_than_a_short_one() -> None:
+    """Though the disk is everybody's: it counts as several, and as no more than there can be."""
+    bucket = Bucket(Rate(10, 1_000), 0)
+    assert bucket.take(0, 4)
+    assert bucket.take(0, 6)
+    assert not bucket.take(99)
+    assert bucket.take(100)
+    assert not bucket.take(1_099, 16)
+    assert bucket.take(1_100, 16)
+
+
 def test_ids_are_remembered_for_as_long_as_they_may_come_again() -> None:
     """A life's newest ids; an integer and its text are two."""
     memory = Memory()

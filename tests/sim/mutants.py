@@ -20,6 +20,7 @@ from supervisord_py.core import (
     health,
     ledger,
     life,
+    probation,
     processes,
     rollout,
     shutdown,
@@ -359,6 +360,16 @@ def never_upholds() -> Iterator[type[Manager]]:
         yield manager
 
 
+@mutant(
+    "what is upheld stays down when its start was refused once", "upholds",
+    upholds=0.9, relations=0.7, requests=20, gap_max_ms=400, units_max=8, shutdown=0, conditions=0, conflicts=0,
+    timers=0, apply=0, rolling=0,
+)  # fmt: skip
+def upholds_once() -> Iterator[type[Manager]]:
+    with swapped(Ledger, "note_refused", lambda _: lambda book, name, reason: None) as manager:
+        yield manager
+
+
 @mutant("on-failure starts its units at every failure, also before a restart", "hooks", needs="hooks")
 def hooks_fire_early() -> Iterator[type[Manager]]:
     def made(original: Any) -> Any:
@@ -576,11 +587,11 @@ def lets_off_early() -> Iterator[type[Manager]]:
         def put(book: ledger.Ledger, roll: Any, name: str, unit: Any) -> None:
             original(book, roll, name, unit)
             unit.good_at_ns -= roll.probation_ns // 2
-            book.timers.arm(unit.good_at_ns, name, rollout.DeadlineKind.ROLLOUT)
+            book.timers.arm(unit.good_at_ns, name, probation.DeadlineKind.ROLLOUT)
 
         return put
 
-    with swapped(rollout, "_put_on_probation", made) as manager:
+    with swapped(probation, "put_on_probation", made) as manager:
         yield manager
 
 

@@ -79,7 +79,7 @@ def soak(seconds: float, seed: int, keep: Path) -> list[str]:
         for thread in (fate, *operators):
             thread.start()
         try:
-            _watch(running, seconds, samples, fate)
+            watch(running, seconds, samples, fate)
         finally:
             for thread in (fate, *operators):
                 thread.stopping.set()
@@ -90,7 +90,7 @@ def soak(seconds: float, seed: int, keep: Path) -> list[str]:
         wrong += _settle(running, running_with, fate)
         code = running.stop()
         wrong += [f"the supervisor ended with {code}"] if code else []
-        wrong += _left(mark)
+        wrong += left_behind(mark)
         verdict = verify_directory(running.journal_folder)
         wrong += [] if verdict.ok else [f"the journal: {verdict}"]
         records = running.records()
@@ -109,7 +109,7 @@ def soak(seconds: float, seed: int, keep: Path) -> list[str]:
     return wrong
 
 
-def _watch(running: RunningSupervisor, seconds: float, samples: list[Sample], fate: Fate) -> None:
+def watch(running: RunningSupervisor, seconds: float, samples: list[Sample], fate: Fate) -> None:
     """Sit and measure until the time is over."""
     began_s = time.monotonic()
     told_s = began_s
@@ -184,7 +184,7 @@ def _spin(seed: int, stopping) -> None:
             return
 
 
-def _left(mark: str) -> list[str]:
+def left_behind(mark: str) -> list[str]:
     """Name the processes that are left of any unit."""
     wrong = []
     for process in psutil.process_iter():

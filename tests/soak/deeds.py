@@ -50,9 +50,12 @@ class _Still(NamedTuple):
 class Fate(threading.Thread):
     """Stops, kills and silences, one deed after the other, and lets go on what it stopped."""
 
-    def __init__(self, running: RunningSupervisor, people: Population, seed: int, *, calm_from_s: float) -> None:
+    def __init__(
+        self, running: RunningSupervisor, people: Population, seed: int, *, calm_from_s: float, pace_s: float = PACE_S
+    ) -> None:
         super().__init__(daemon=True)
         self.deeds = Deeds()
+        self._pace_s = pace_s
         self.stopping = threading.Event()
         self.error: BaseException | None = None
         self._running = running
@@ -64,7 +67,7 @@ class Fate(threading.Thread):
 
     def run(self) -> None:
         try:
-            while not self.stopping.wait(self._random.expovariate(1 / PACE_S)):
+            while not self.stopping.wait(self._random.expovariate(1 / self._pace_s)):
                 self._do_something()
         except BaseException as error:  # noqa: BLE001  told by whoever joins
             self.error = error

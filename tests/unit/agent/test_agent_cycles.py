@@ -73,6 +73,48 @@ def test_an_exception_is_an_error_with_its_traceback_and_the_next_cycle_follows(
         assert rig.agent.cycles == 2
 
 
+@KINDS
+def test_errors_of_cycles_in_a_row_are_a_streak_though_messages_are_taken_between_them(base: type[Counter]) -> None:
+    """And errors of messages, though cycles return between them: each goes well by itself before the streak ends."""
+    fails = {"cycle"}
+
+    class Half(acting(base, lambda agent: fail(ValueError("no")) if "cycle" in fails else None)):  # type: ignore[misc]
+        def on_message(self, message: Any) -> None:
+            if "message" in fails:
+                raise ValueError("no")
+
+    def is_well() -> bool:
+        return "X_OK" in rig.link.told[-1]
+
+    with AgentRig(Half) as rig:
+        rig.cycle()
+        rig.deliver("hello")
+        assert not is_well()
+        fails.symmetric_difference_update({"cycle", "message"})
+        rig.deliver("hello")
+        rig.cycle()
+        assert not is_well() and len(rig.errors) == 2
+        fails.clear()
+        rig.deliver("hello")
+        assert is_well()
+
+
+@KINDS
+def test_an_error_that_a_cycle_reports_itself_is_not_ended_by_its_return(base: type[Counter]) -> None:
+    errors = ["half of it failed", "again", None]
+
+    def act(agent: Counter) -> None:
+        if (problem := errors.pop(0)) is not None:
+            agent.error(problem)
+
+    with AgentRig(acting(base, act)) as rig:
+        rig.cycle(2)
+        assert rig.errors == ["half of it failed", "again"]
+        assert not any("X_OK" in each for each in rig.link.told)
+        rig.cycle()
+        assert "X_OK" in rig.link.told[-1]
+
+
 def test_a_recoverable_error_has_no_traceback() -> None:
     """It is understood: nobody has to read where it was raised."""
     with AgentRig(acting(Counter, lambda agent: fail(Recoverable("the feed is closed")))) as rig:

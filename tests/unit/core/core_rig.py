@@ -152,6 +152,15 @@ class Told:
     def __init__(self) -> None:
         self._active: dict[str, str] = {}
 
+    def begin(self, manager: Manager) -> None:
+        """Know of a manager that was restored what the records of the one before have told of quarantines: how a stub
+        ends reads like the end of the unit.
+        """
+        names = (name for name, state in manager.ledger.states.items() if state.is_stub or state.quarantined)
+        self._active = {
+            name: "quarantined" for name in names if manager.ledger.shown_active(name).value == "quarantined"
+        }
+
     def follow(self, manager: Manager, event: Event, effects: Effects) -> None:
         """Read on, and compare with what is shown."""
         pardons = isinstance(event, CommandRequested) and event.verb == "reset-failed"
@@ -171,6 +180,10 @@ class Told:
             if status.active_state == "inactive" and (status.sub_state == "dependency" or pardoned):
                 # The end of its job says so, or whoever has its failure forgotten.
                 self._active[name] = said = "inactive"
+            if name in released and said == "quarantined" and status.active_state in ("queued", "activating"):
+                # Its start waits: what comes of that is told.
+                self._active[name] = "inactive"
+                continue
             if is_idling(manager.ledger, name):
                 # Its job says that its start has begun; of a process there is nothing to say yet.
                 said = "activating"
@@ -202,7 +215,8 @@ def severity_of(record: Record) -> Severity | None:
         case "unit.exited" if "step" in fields:
             return Severity.WARNING
         case "job.finished" if fields["job"] is None:
-            return Severity.ERROR
+            # What is upheld is tried again.
+            return Severity.WARNING if "upheld_by" in fields else Severity.ERROR
         case "job.finished":
             return Severity.INFO if fields["result"] in ("done", "skipped", "canceled") else Severity.WARNING
         case "rollout.finished":
@@ -215,7 +229,7 @@ def severity_of(record: Record) -> Severity | None:
             return Severity.INFO if event in NEVER_GRAVE else GRAVE.get(event)
 
 
-INDEXES = ("alive", "unit_of_spawn", "job_of", "jobs", "texts", "idling")
+INDEXES = ("alive", "unit_of_spawn", "job_of", "jobs", "texts", "idling", "refused")
 """What a manager looks up: made from the state by one that is restored, kept up to date by one that goes on."""
 
 
@@ -261,6 +275,11 @@ def needs(*names: str, **how: Any) -> dict[str, tuple[Dependency, ...]]:
 
 def unit_set(*units: Unit) -> UnitSet:
     return UnitSet(units={unit.name: unit for unit in sorted(units, key=lambda unit: unit.name)})
+
+
+def on(kind: str, *names: str, **how: object) -> dict[str, tuple[Dependency, ...]]:
+    """A relation of dependencies: ``on("requisite", "db")``."""
+    return {kind: tuple(Dependency(name, **how) for name in names)}  # type: ignore[arg-type]
 
 
 class Rig:
@@ -518,3 +537,12 @@ class Rig:
     def launched(self) -> list[str]:
         """The units of all spawns of main processes so far."""
         return [action.unit for action in self.spawns if action.role is Role.MAIN]
+
+
+def running(*units: object, start: tuple[str, ...]) -> Rig:
+    """A rig in which these units have been started, one after the other, and are up."""
+    rig = Rig(*units)  # type: ignore[arg-type]
+    for name in start:
+        rig.ask("start", name)
+        rig.up(name)
+    return rig

@@ -168,6 +168,24 @@ def test_when_the_stub_fails_too_the_unit_stays_quarantined_without_it() -> None
     assert len(rig.spawns) == 2
 
 
+def test_a_stub_was_the_second_command_of_a_unit_that_failed_in_its_second() -> None:
+    """What is counted of a life begins anew with the stub's (core world seed 112)."""
+    unit = service(
+        "web",
+        type=ServiceType.ONESHOT,
+        exec_start=commands("/bin/one", "/bin/two"),
+        restart=RestartPolicy(restart=Restart.NO, failures=1),
+        relations={"quarantine": Quarantine(stub=STUB)},
+    )
+    rig = Rig(unit)
+    rig.ask("start", "web")
+    rig.spawned("web")
+    rig.exited("web", 0)
+    rig.spawned("web")
+    rig.exited("web", 1)
+    assert rig.shown("web") == "quarantined/stub/exit-code"
+
+
 def test_a_stub_whose_program_is_missing() -> None:
     rig = quarantined(stub=STUB)
     rig.failed_to_spawn("web")

@@ -1,28 +1,14 @@
 """The other relations than requires, wants and binds-to: what each pulls in, and what it carries from unit to unit."""
 
 import pytest
-from core_rig import NO_JITTER, Rig, needs, notify, oneshot, service, target
+from core_rig import NO_JITTER, Rig, needs, notify, on, oneshot, running, service, target
 
 from supervisord_py.core import view
 from supervisord_py.model.states import OnDependencyFailure, Restart, Role, Until
-from supervisord_py.model.unit import SECOND_NS, Dependency, RestartPolicy, StartLimit
+from supervisord_py.model.unit import RestartPolicy
 
 NEVER = RestartPolicy(restart=Restart.NO, jitter=0.0)
 NO_LIMIT = RestartPolicy(restart=Restart.NO, jitter=0.0, failures=0)
-
-
-def on(kind: str, *names: str, **how: object) -> dict[str, tuple[Dependency, ...]]:
-    """A relation of dependencies: ``on("requisite", "db")``."""
-    return {kind: tuple(Dependency(name, **how) for name in names)}  # type: ignore[arg-type]
-
-
-def running(*units: object, start: tuple[str, ...]) -> Rig:
-    """A rig in which these units have been started, one after the other, and are up."""
-    rig = Rig(*units)  # type: ignore[arg-type]
-    for name in start:
-        rig.ask("start", name)
-        rig.up(name)
-    return rig
 
 
 def monitored(rig: Rig, name: str) -> dict[str, str]:
@@ -192,177 +178,6 @@ def test_a_unit_takes_others_down_when_it_ends(code: int) -> None:
     rig.exited("worker", signal=15)
     assert rig.shown("worker") == "inactive/dead/success"
     assert "app, which takes it down with it, has ended" in str(rig.status("worker").why)
-
-
-# upholds
-
-
-def test_an_upheld_unit_is_started_with_the_unit_and_again_whenever_it_is_down() -> None:
-    """It is wanted at the start; a clean end and a crash are made good after the pause of its restarts, a stop by hand
-    at once (as systemd)."""
-    rig = running(service("keeper", relations=on("upholds", "web")), service("web", restart=NEVER), start=("keeper",))
-    assert rig.launched() == ["keeper", "web"] or rig.launched() == ["web", "keeper"]
-    rig.up("web")
-    rig.exited("web", 0)
-    assert "because keeper upholds it" in (rig.status("web").why or "")
-    rig.later(1)
-    assert rig.launched().count("web") == 2
-    rig.up("web")
-    rig.crash("web")
-    rig.later(1)
-    assert rig.launched().count("web") == 3
-    rig.up("web")
-    stop = rig.ask("stop", "web")
-    rig.exited("web", signal=15)
-    assert rig.outcome(stop) == {"web": "done"}
-    assert rig.launched().count("web") == 4
-    assert rig.record("job.queued", "web").fields["origin"] == "relation"
-
-
-def test_nothing_is_upheld_by_a_unit_that_is_down() -> None:
-    """With the upholder stopped the other one ends for good, and comes back with it."""
-    rig = running(service("keeper", relations=on("upholds", "web")), service("web", restart=NEVER), start=("keeper",))
-    rig.up("web")
-    rig.ask("stop", "keeper")
-    rig.exited("keeper", signal=15)
-    rig.exited("web", 0)
-    assert rig.shown("web") == "inactive/dead/success"
-    rig.ask("start", "keeper")
-    rig.up("keeper")
-    assert rig.launched().count("web") == 2
-
-
-def test_a_unit_that_went_down_before_its_upholder_was_up_is_started() -> None:
-    """An upholder that becomes active looks after what it upholds."""
-    rig = Rig(notify("keeper", relations=on("upholds", "web")), service("web", restart=NEVER))
-    rig.ask("start", "keeper")
-    rig.spawned("web")
-    rig.exited("web", 0)
-    rig.spawned("keeper")
-    assert rig.launched().count("web") == 1
-    rig.says("keeper", READY="1")
-    assert rig.launched().count("web") == 2
-
-
-def test_upholding_is_rate_limited_and_goes_on_later() -> None:
-    """Sixteen times within ten seconds, then the rest of these is waited for: no wild loop, and no giving up."""
-    rig = running(
-        service("keeper", relations=on("upholds", "web")), service("web", restart=NO_LIMIT), start=("keeper",)
-    )
-    for _ in range(17):
-        rig.spawned("web")
-        rig.ask("stop", "web")
-        rig.exited("web", signal=15)
-    assert rig.launched().count("web") == 17
-    assert rig.shown("web") == "inactive/dead/success"
-    rig.later(9)
-    assert rig.launched().count("web") == 17
-    rig.later(2)
-    assert rig.launched().count("web") == 18
-
-
-def test_a_program_that_ends_at_once_was_upheld_without_a_rest() -> None:
-    """Sixteen runs in ten seconds, for ever, of a program that keeps exiting with 0: the pauses between its lives grow
-    as those of any other restart."""
-    policy = RestartPolicy(restart=Restart.NO, jitter=0.0, delay_ns=SECOND_NS, steps=2, max_delay_ns=4 * SECOND_NS)
-    rig = running(service("keeper", relations=on("upholds", "web")), service("web", restart=policy), start=("keeper",))
-    for pause in (1, 2, 4, 4):
-        lives = rig.launched().count("web")
-        rig.spawned("web")
-        rig.exited("web", 0)
-        rig.later(pause - 0.5)
-        assert rig.launched().count("web") == lives
-        rig.later(0.5)
-        assert rig.launched().count("web") == lives + 1
-
-
-def test_upholding_ends_where_the_unit_has_failed_too_often() -> None:
-    """The count of failures is one for all restarts: five crashes and it stays failed until somebody starts it."""
-    rig = running(service("keeper", relations=on("upholds", "web")), service("web", restart=NEVER), start=("keeper",))
-    for _ in range(5):
-        rig.spawned("web")
-        rig.crash("web")
-        rig.later(60)
-    assert rig.launched().count("web") == 5
-    assert rig.shown("web") == "quarantined/failed/exit-code"
-    rig.later(60)
-    assert rig.launched().count("web") == 5
-    rig.ask("reset-failed", "web")
-    assert rig.launched().count("web") == 6
-
-
-def test_upholding_ends_at_the_start_limit() -> None:
-    """systemd's plain window counts these starts as well as the one that began it."""
-    limited = RestartPolicy(restart=Restart.NO, jitter=0.0, failures=0, limit=StartLimit(10_000_000_000, 3))
-    rig = running(service("keeper", relations=on("upholds", "web")), service("web", restart=limited), start=("keeper",))
-    for _ in range(3):
-        rig.spawned("web")
-        rig.exited("web", 0)
-        rig.later(1)
-    assert rig.shown("web") == "failed/failed/start-limit-hit"
-    rig.later(60)
-    assert rig.launched().count("web") == 3
-
-
-def test_a_failed_unit_at_its_start_limit_fails_once() -> None:
-    """web crashes, and its limit keeps it from being started for the upholder: one failure, one call of its handler."""
-    limited = RestartPolicy(restart=Restart.NO, jitter=0.0, failures=0, limit=StartLimit(10_000_000_000, 1))
-    rig = running(
-        service("keeper", relations=on("upholds", "web")),
-        service("web", relations={"on_failure": ("alert",)}, restart=limited),
-        service("alert"),
-        start=("keeper",),
-    )
-    rig.spawned("web")
-    rig.crash("web")
-    rig.later(1)
-    assert rig.shown("web") == "failed/failed/start-limit-hit"
-    assert rig.events("web").count("unit.failed") == 1
-    assert rig.launched().count("alert") == 1
-
-
-def test_upholding_does_not_replace_a_stop_that_is_asked_for() -> None:
-    """db goes down and takes web along: web is not started again over the stop of what it needs."""
-    rig = running(
-        service("keeper", relations=on("upholds", "web")),
-        service("db"),
-        service("web", relations=needs("db"), restart=NEVER),
-        start=("db", "keeper"),
-    )
-    rig.up("web")
-    stop = rig.ask("stop", "db")
-    rig.exited("web", signal=15)
-    assert rig.shown("db") == "deactivating/stop-sigterm/success"
-    rig.exited("db", signal=15)
-    assert rig.outcome(stop) == {"db": "done"}
-
-
-def test_an_upheld_unit_whose_dependency_was_stopped_comes_back_with_it() -> None:
-    """The stop of db takes web along, and stays: nobody starts db for web. web waits, says so, and comes with db."""
-    rig = running(
-        service("keeper", relations=on("upholds", "web")),
-        service("db"),
-        service("web", relations=needs("db"), restart=NEVER),
-        start=("db", "keeper"),
-    )
-    rig.up("web")
-    rig.ask("stop", "db")
-    rig.exited("web", signal=15)
-    rig.exited("db", signal=15)
-    assert rig.shown("web") == "inactive/dependency/dependency"
-    assert rig.shown("db") == "inactive/dead/success"
-    rig.later(60)
-    assert rig.launched().count("db") == 1
-    rig.ask("start", "db")
-    rig.up("db")
-    assert rig.launched()[-1] == "web"
-
-
-def test_upholding_begins_with_the_reload_that_says_so() -> None:
-    """keeper runs already when its file begins to uphold web, which is down: web is started."""
-    rig = running(service("keeper"), service("web", relations={"enabled": False}), start=("keeper",))
-    rig.load(service("keeper", relations=on("upholds", "web")), service("web", relations={"enabled": False}))
-    assert rig.launched() == ["keeper", "web"]
 
 
 # on-failure, on-success

@@ -659,6 +659,41 @@ def test_a_unit_that_was_stopped_when_its_file_was_gone_is_not_started_by_going_
     assert roll.fates["a"] == "left-out"
 
 
+def test_a_unit_that_was_stopped_in_its_probation_when_its_file_was_gone_ends_no_rollout() -> None:
+    """It was forgotten at rest, so that it seemed to have ended by itself (rich world seed 438)."""
+    roll = three()
+    request = roll.apply(probation_s=10)
+    roll.cycled("a")
+    roll.release(2, "b", "c", gone=("a",))
+    assert roll.steps["a"] == "probation"
+    roll.ask("stop", "a")
+    roll.exited("a", signal=15)
+    assert "a" not in view.list_units(roll.manager)
+    for name in ("b", "c"):
+        roll.cycled(name)
+        roll.later(10)
+    assert roll.fates == {"a": "left-out", "b": "done", "c": "done"}
+    assert roll.told(request)["a"] == ("skipped", "a was stopped meanwhile")
+
+
+def test_a_oneshot_whose_file_goes_when_its_work_is_done_ends_no_rollout() -> None:
+    """It was forgotten at rest, and with it that its work was done: it seemed not to have stayed up."""
+    roll = Roll(oneshot("a", remain_after_exit=True), notify("b"))
+    roll.exited("a", 0)
+    roll.release(2)
+    roll.now["a"] = replace(roll.now["a"], service=replace(roll.now["a"].service, remain_after_exit=False))
+    roll.release(2)
+    request = roll.apply()
+    roll.spawned("a")
+    roll.exited("a", 0)
+    assert roll.steps == {"a": "done", "b": "restarting"}
+    roll.release(2, "b", gone=("a",))
+    assert "a" not in view.list_units(roll.manager)
+    roll.cycled("b")
+    assert roll.fates == {"a": "done", "b": "done"}
+    assert roll.told(request)["a"] == ("done", "")
+
+
 def test_what_does_not_come_up_by_the_text_before_is_told() -> None:
     """Going back has no way back of its own."""
     roll = three()

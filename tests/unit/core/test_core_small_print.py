@@ -293,7 +293,15 @@ def test_what_contradicts_an_order_is_not_upheld_and_waits_for_nothing() -> None
     rig.ask("start", "old", wait=False)
     rig.exited("web", signal=15)
     assert rig.shown("web") == "inactive/dead/success"
-    assert rig.events("web")[-1] == "unit.stopped" or rig.record("job.finished", "web").fields["result"] == "done"
+    refused = rig.record("job.finished", "web")
+    assert (refused.fields["result"], refused.fields["upheld_by"]) == ("canceled", "boss")
+    assert "it is upheld by boss, but its start was refused: " in (rig.status("web").why or "")
+    # old is up, and nobody's order is in the way any more: it stays up all the same.
+    rig.up("old")
+    assert (rig.status("old").active_state, rig.shown("web")) == ("active", "inactive/dead/success")
+    rig.ask("stop", "old", wait=False)
+    rig.exited("old", signal=15)
+    assert rig.launched() == ["boss", "web", "old", "web"]
 
 
 def test_isolate_begins_nothing_that_only_what_is_up_wants() -> None:

@@ -3,11 +3,12 @@
 import json
 
 import pytest
-from core_rig import Rig, notify, service, unit_set
+from core_rig import Rig, needs, notify, service, unit_set
+from msgspec.structs import replace
 
 from supervisord_py.core import view
 from supervisord_py.core.events import ExitStatus, ProcessExited, UnitsLoaded
-from supervisord_py.model.states import ExitSupervisorOn, Restart, Role
+from supervisord_py.model.states import ExitSupervisorOn, Restart, Role, Severity
 from supervisord_py.model.unit import BadUnit, Dependency, RestartPolicy, UnitSet
 
 AGAIN = RestartPolicy(jitter=0.0)
@@ -105,6 +106,21 @@ def test_status_was_silent_about_a_unit_that_runs_by_a_text_that_is_no_more(what
     why = rig.status("web").why or ""
     assert "it runs on by the text" in why
     assert {"invalid": "no such key", "gone": "no file", "masked": "masked"}[what] in why
+
+
+def test_a_restart_that_cannot_be_waited_without_a_word() -> None:
+    """web is in its back-off when db has failed too often: that it waits for db now stood nowhere (world seed 5107)."""
+    rig = Rig(notify("db", restart=replace(NEVER, failures=1)), notify("web", relations=needs("db")))
+    rig.ask("start", "web")
+    rig.up("db")
+    rig.up("web")
+    rig.crash("db")
+    rig.crash("web")
+    rig.later(1)
+    assert rig.shown("web") == "inactive/dependency/dependency"
+    said = rig.record("job.finished", "web")
+    assert (said.fields["job"], said.fields["result"], said.severity) == (None, "dependency", Severity.ERROR)
+    assert "db" in said.fields["message"]
 
 
 @pytest.mark.parametrize("kind", ["requires", "binds_to"])

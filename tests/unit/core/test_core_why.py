@@ -82,6 +82,7 @@ def test_a_life_after_a_crash_was_said_to_be_an_order_of_long_ago() -> None:
     rig.later(1)
     said = why(rig, "web")
     assert said[:2] == ["it is starting", "an earlier life was restarted by root (uid 0)"]
+    assert said[-1].startswith("the life before ended (exit-code: exit code 1)"), "it was not said until it ran"
     rig.spawned("web")
     assert [line.partition(" (")[0] for line in why(rig, "web")] == [
         "it is running",

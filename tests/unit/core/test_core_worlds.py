@@ -20,9 +20,12 @@ class Watched(Manager):
     def __init__(self, seed: int) -> None:
         super().__init__(seed)
         self._events = 0
-        self._followed = Told()
+        self._followed: Told | None = None
 
     def handle(self, event: Event, now: Now) -> Effects:
+        if self._followed is None:
+            self._followed = Told()
+            self._followed.begin(self)
         effects = super().handle(event, now)
         self._events += 1
         assert list(untrue(self)) == []

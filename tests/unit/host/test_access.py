@@ -57,6 +57,14 @@ def test_a_units_process_is_that_unit_whatever_its_uid(uid: int) -> None:
     assert not judge.sees_secrets(peer)
 
 
+def test_a_rule_about_a_unit_speaks_of_no_orphan_that_only_claims_to_be_of_it() -> None:
+    """The mark of a unit can be made by others: it may see that unit's status, as its own, and no more."""
+    claimed = Peer(uid=OWN_UID, gid=0, pid=1, unit="planner", claimed=True)
+    judge = access(AllowRule("admin", unit="planner"), AllowRule("admin", uid=OWN_UID))
+    assert judge.allowed(claimed) == {"ping", "status"}
+    assert "no rule speaks of it" in judge.decide(claimed, "stop", "web").why
+
+
 def test_a_rule_may_grant_a_unit_more() -> None:
     """A rule with unit grants it to that unit's processes and to nobody else, templates and globs included."""
     judge = access(AllowRule(("restart", "logs"), unit="plan*", units=("web",)))

@@ -37,6 +37,7 @@ class Host:
         self.safe = 1 << 60
         self.is_kept = True
         self.records: list[dict[str, Any]] = []
+        self.first = 1
         self.chain = Chain()
         self.life: dict[str, str] = {"web": "life-1", "db": "life-1"}
         self.peers: Callable[[], Peer] = lambda: Peer(0, 0, 1, unit="web")
@@ -73,6 +74,9 @@ class Host:
 
     async def stream(self, wanted: RecordFilter) -> AsyncIterator[list[dict[str, Any]]]:
         yield [record for record in self.records if record["seq"] > (wanted.after or 0)]
+
+    async def oldest(self) -> int:
+        return self.first
 
     async def newest(self, wanted: RecordFilter, count: int) -> list[dict[str, Any]]:
         return self.records[-count:]
@@ -296,6 +300,31 @@ def test_a_connection_that_was_told_of_a_moment_after_the_last_look_comes_in(mon
             web = agent()
             await web.say(id="a", event="x")
             assert (await web.hear())["ack"] == "a"
+
+    drive(main())
+
+
+def test_what_retention_drops_while_the_past_is_read_is_told_once() -> None:
+    """Each reading is overtaken: what is kept at the end is delivered, and the rest is one hole before it."""
+
+    class Rotating(Host):
+        async def stream(self, wanted: RecordFilter) -> AsyncIterator[list[dict[str, Any]]]:
+            async for records in super().stream(wanted):
+                yield [record for record in records if record["seq"] >= self.first]
+            self.first = min(self.first + 2, 9)
+
+    async def main() -> None:
+        host = Rotating()
+        fields = {"id": "a", "to": "topic:t", "name": None, "payload": {}}
+        host.write([Record("unit.message", unit="web", invocation="life-1", fields=fields) for _ in range(10)])
+        async with bus(host) as agent:
+            web = agent()
+            await web.say(id="s", subscribe="t", after=2)
+            assert (await web.hear())["subscribe"] == "t"
+            hole = await web.hear()
+            assert hole == {"v": 1, "dropped": None, "after": 2, "until": hole["until"], "to": "topic:t"}
+            assert hole["until"] >= 4
+            assert [(await web.hear())["seq"] for _ in range(10 - hole["until"])] == list(range(hole["until"] + 1, 11))
 
     drive(main())
 

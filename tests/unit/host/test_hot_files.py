@@ -214,6 +214,31 @@ def test_a_unit_that_somebody_else_defines_is_not_taken_over(folder: Folder) -> 
     assert folder.versions() == {"own": "1.0"}, "a mask is nobody's definition"
 
 
+@pytest.mark.parametrize("comes", ["a package", "a unit file", "a version"])
+def test_whose_name_came_first_took_the_units_of_another_package(folder: Folder, comes: str) -> None:
+    """By the alphabet, and what ran under the unit was replaced; also after a start of the supervisor."""
+    folder.wheel("1.0", {"web": UNIT}, name="zebra")
+    if comes == "a version":
+        folder.wheel("1.0", {"own": UNIT}, name="ape")
+    folder.turn()
+    if comes == "a unit file":
+        path = folder.unit("web")
+    elif comes == "a version":
+        path = folder.wheel("1.1", {"own": UNIT, "web": UNIT}, name="ape")
+    else:
+        path = folder.wheel("1.1", {"web": UNIT}, name="ape")
+    for _ in range(2):
+        folder.turn()
+        used = {(file.name, file.hot.package, file.hot.version) for file in folder.in_use if not file.problem}
+        assert used == {("web", "zebra", "1.0")} | ({("own", "ape", "1.0")} if comes == "a version" else set())
+        (why,) = folder.rejected().values()
+        assert why.endswith("zebra-1.0-py3-none-any.whl defines web too: rename one of them")
+        folder.in_use = ()
+    folder.remove(folder.hot / "zebra-1.0-py3-none-any.whl")
+    folder.turn()
+    assert {file.hot.source for file in folder.in_use if file.name == "web"} == {str(path)}
+
+
 def test_what_did_not_stay_up_is_refused_until_it_is_signed_anew(folder: Folder) -> None:
     folder.wheel("1.0")
     folder.turn()

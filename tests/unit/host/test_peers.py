@@ -48,10 +48,19 @@ def test_this_process() -> None:
         (Owner(stray=True, descendant=True), None, True),
         (Owner(descendant=True), None, True),
         (Owner(unit="web"), None, True),
+        (Owner(unit="web", descendant=True, claimed=True), "web", False),
         (Owner(unit="web!17", descendant=True), "web", False),
         (Owner(unit="!17", descendant=True), None, True),
     ],
-    ids=["of a unit", "stray", "below the manager", "claims a unit", "beside a unit", "a hook about no unit"],
+    ids=[
+        "of a unit",
+        "stray",
+        "below the manager",
+        "claims a unit",
+        "orphan with a mark",
+        "beside a unit",
+        "a hook about no unit",
+    ],
 )
 def test_whose_it_is(owner: Owner, unit: str | None, stray: bool) -> None:
     """Descent decides: a descendant is its unit's or a stray, and whoever only says that it is a unit's gets nothing
@@ -59,7 +68,7 @@ def test_whose_it_is(owner: Owner, unit: str | None, stray: bool) -> None:
     ours, theirs = pair()
     with ours, theirs:
         peer = ask(ours, owner)
-    assert (peer.unit, peer.stray) == (unit, stray)
+    assert (peer.unit, peer.stray, peer.claimed) == (unit, stray, owner.claimed)
 
 
 @pytest.mark.parametrize("has_peerpidfd", [True, False], ids=["SO_PEERPIDFD", "older kernel"])

@@ -7,3 +7,9 @@ def test_values_are_not_told_in_python() -> None:
     """Truth, lists and what became of each unit are words for people; what is null is not told."""
     record = {"event": "rollout.finished", "limit_hit": True, "wanted": ["a", "b"], "units": {"web": "done"}, "x": None}
     assert event_words(record) == "limit_hit=true wanted=a b units=web:done"
+
+
+def test_an_error_with_a_traceback_is_one_line() -> None:
+    """The message says what the traceback ends with; the record has the whole of it."""
+    record = {"event": "unit.error", "message": "one\ntwo", "traceback": "Traceback:\n  ...\nValueError: one\ntwo"}
+    assert event_words(record) == "message=one two"

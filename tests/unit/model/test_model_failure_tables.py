@@ -295,10 +295,32 @@ def test_quarantine_reaches_the_unit() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "[agent]\nclass = 'a:B'\npython = 'venv/bin/python'\npath = 'lib'\nevery = 5\nplugins = 'a:P'\n"
+            "[quarantine]\nstub-class = 'a:Stub'\nstub-path = ['/stubs']\n",
+            ("u/venv/bin/python", "-u", "runner.py", "a:Stub", "--path=/stubs", "--path=u/lib"),
+        ),
+        (
+            SLEEP + "[timer]\nevery = 5\n[quarantine]\nstub-class = 'a:Stub'\n",
+            ("python3", "-u", "runner.py", "a:Stub"),
+        ),
+    ],
+    ids=["of an agent", "of a program"],
+)
+def test_a_stub_class_is_run_by_the_runner_in_the_interpreter_of_the_unit(text: str, words: tuple[str, ...]) -> None:
+    """It finds the modules that the agent finds; what makes the agent's cycles is not the stub's."""
+    assert unit(text).quarantine == Quarantine(Command(words))
+
+
+@pytest.mark.parametrize(
     ("text", "key", "message"),
     [
         (SLEEP + "[quarantine]\nretry-after = 0\n", "quarantine.retry-after", "0 is not possible here"),
-        (SLEEP + "[quarantine]\nstub = []\nstub-class = 'a:B'\n", "quarantine.stub-class", "not supported yet"),
+        (SLEEP + "[quarantine]\nstub = '/a'\nstub-class = 'a:B'\n", "quarantine.stub-class", "together with stub"),
+        (SLEEP + "[quarantine]\nstub-class = 'a.B'\n", "quarantine.stub-class", "is not the name of a class"),
+        (SLEEP + "[quarantine]\nstub-path = 'x'\n", "quarantine.stub-path", "there is no stub-class"),
         (SLEEP + "[quarantine]\non-quarantine = 'web'\n", "quarantine.on-quarantine", "web names itself"),
         (
             service("start-limit-burst = 3", "[quarantine]\nretry-after = 5\n"),

@@ -109,7 +109,11 @@ def test_unknown_keys_get_what_was_meant(line: str, hint: str) -> None:
         (SLEEP + "[socket]\nname = 'x'\n", "[[socket]] is a list of tables", "write [[socket]], in double brackets"),
         (SLEEP + "[[socket]]\nx = 1\n[[socket]]\n", "[[socket]] is not supported yet", ""),
         (SLEEP + "idle-exit-sec = 5\n", "idle-exit-sec is not supported yet", ""),
-        (SLEEP + "[quarantine]\nstub-class = 'a:B'\n", "stub-class is not supported yet", "write stub = COMMAND"),
+        (
+            SLEEP + "environment-file = '/e'\n",
+            "environment-file is not supported yet",
+            "write the variables into [service.environment]",
+        ),
         (
             "[unit]\nwants = { unit = 'db', until = 'well' }\n" + SLEEP,
             "'well' is not possible here",

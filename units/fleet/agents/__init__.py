@@ -1,0 +1,1 @@
+"""Agents that work together: see README.md beside this folder."""
