@@ -17,8 +17,8 @@ libzmq reads these sockets in a thread of its own, and tells of what there is by
 libzmq ends the process when it has no descriptor for the next connection, so there are always some left: of all that
 the process may have, those who wait get a quarter (two each), and those inside a half.
 
-Laws: nobody is let in whose process could not be looked at; who waits for an answer is bounded, in all and for each
-uid; a connection that is refused is closed.
+Laws: nobody is let in whose process could not be looked at; who waits for an answer is bounded, in all, for each uid
+and for each process; a connection that is refused is closed.
 
 Source: rfc.zeromq.org/spec/27; libzmq 4.3.5, stream_engine_base.cpp (get_peer_address), null_mechanism.cpp.
 """
@@ -46,6 +46,7 @@ DOMAIN = b"supervisord-py"
 
 WAITING_MAX = 2048
 WAITING_A_UID_MAX = 512
+WAITING_A_PROCESS_MAX = 128
 """Connections that have not been let in yet; those above are closed."""
 
 CONNECTIONS_A_UNIT_MAX = 64
@@ -158,10 +159,12 @@ class Door:
         self._monitor.connect(address)
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._waiting_max = min(WAITING_MAX, descriptors // 8)
+        self._waiting_a_process_max = min(WAITING_A_PROCESS_MAX, self._waiting_max // 2)
         self._inside_max = descriptors // 4
         self._callers: dict[int, _Caller] = {}
         self._waiting = 0
         self._by_uid: Counter[int] = Counter()
+        self._by_pid: Counter[int] = Counter()
         self._turns: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
         self._inside: dict[int, str] = {}
         self._connections: Counter[str] = Counter()
@@ -224,13 +227,16 @@ class Door:
             connection.close()
             return
         self._forget(fd)
-        uid = caller.credentials.uid
-        if self._waiting >= self._waiting_max or self._by_uid[uid] >= WAITING_A_UID_MAX:
+        uid, pid = caller.credentials.uid, caller.credentials.pid
+        # One agent is not to take the places of all others of its user.
+        is_full = self._by_uid[uid] >= WAITING_A_UID_MAX or self._by_pid[pid] >= self._waiting_a_process_max
+        if is_full or self._waiting >= self._waiting_max:
             caller.close(cut=True)
             return
         self._callers[fd] = caller
         self._waiting += 1
         self._by_uid[uid] += 1
+        self._by_pid[pid] += 1
 
     def _left(self, fd: int) -> None:
         if (caller := self._forget(fd)) is not None:
@@ -253,10 +259,10 @@ class Door:
             return
         caller.is_inside = True
         self._waiting -= 1
-        uid = caller.credentials.uid
-        self._by_uid[uid] -= 1
-        if not self._by_uid[uid]:
-            del self._by_uid[uid]
+        for counter, who in ((self._by_uid, caller.credentials.uid), (self._by_pid, caller.credentials.pid)):
+            counter[who] -= 1
+            if not counter[who]:
+                del counter[who]
 
     async def _answer(self, asked: list[bytes]) -> None:
         if len(asked) < 8 or asked[2] != b"1.0":
