@@ -18,7 +18,6 @@ Callbacks are called in a thread that follows the journal.
         code = supervisor.join()
 """
 
-import contextlib
 import fnmatch
 import json
 import logging
@@ -36,7 +35,7 @@ from types import TracebackType
 from typing import Any
 
 from supervisord_py.agent.agent import Agent
-from supervisord_py.ctl.client import Client, ConnectionLostError, UnreachableError
+from supervisord_py.ctl.client import Client, ConnectionLostError, ControlError, UnreachableError
 from supervisord_py.errors import SupervisordError
 from supervisord_py.host.facade import RecordFilter
 from supervisord_py.host.journal_file import compile_filter
@@ -49,6 +48,10 @@ Tables = Mapping[str, Any]
 
 START_S = 60.0
 """How long the supervisor may take until it answers."""
+
+POLL_S = 0.05
+LOOK_S = 0.25
+"""How often the journal's files are looked at where it cannot be followed."""
 
 _log = logging.getLogger("supervisord_py")
 
@@ -192,10 +195,36 @@ class Supervisor:
 
     def _load(self, names: list[str]) -> None:
         with self.client() as client:
-            report = client.call("DaemonReload", plan=False)
+            try:
+                report = client.call("DaemonReload", plan=False)
+            except ControlError as refused:
+                if refused.name != "NotPermitted":
+                    raise
+                self._load_by_signal(names)
+                return
             wrong = [text for text in report.get("problems", []) if any(f"/{name}.toml" in text for name in names)]
             if wrong:
                 raise SupervisorError("; ".join(wrong))
+
+    def _load_by_signal(self, names: list[str]) -> None:
+        """``allowed_commands`` binds whoever comes by the socket, and not the program whose supervisor this is."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGHUP)
+        deadline = time.monotonic() + START_S
+        for name in names:
+            while (found := self._find(name)) is None:
+                if time.monotonic() > deadline:
+                    raise SupervisorError(f"{name} was not loaded in {START_S:g} s")
+                time.sleep(POLL_S)
+            if found["load_state"] == "bad-setting":
+                raise SupervisorError(found["why"])
+
+    def _find(self, unit: str) -> dict[str, Any] | None:
+        try:
+            found = self.status(unit)
+        except ControlError:
+            return None
+        return None if found["load_state"] == "not-found" else found
 
     # Its life
 
@@ -241,7 +270,7 @@ class Supervisor:
         deadline = time.monotonic() + START_S
         while True:
             try:
-                with Client(self.socket_path, timeout_s=self.timeout_s) as client:
+                with Client(self.socket_path, timeout_s=START_S) as client:
                     client.call("Ping")
                 break
             except UnreachableError:
@@ -261,16 +290,17 @@ class Supervisor:
         """Return the supervisor's exit code when it has ended: 0, or the code of the first unit that failed for good.
 
         Raises:
-            TimeoutError: ``timeout_s`` ran out; it goes on.
+            TimeoutError: ``timeout_s`` ran out; it goes on, or a callback does.
             SupervisorError: It was never started.
         """
         if self._process is None:
             raise SupervisorError("the supervisor was not started")
+        begun = time.monotonic()
         try:
             code = self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             raise TimeoutError(f"the supervisor still runs after {timeout_s:g} s") from None
-        self._finish()
+        self._finish(None if timeout_s is None else max(0.0, begun + timeout_s - time.monotonic()))
         return code
 
     def stop(self, timeout_s: float | None = None) -> int:
@@ -290,11 +320,13 @@ class Supervisor:
         if self._is_temporary:
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _finish(self) -> None:
+    def _finish(self, timeout_s: float | None) -> None:
         self._is_over.set()
         follower = self._follower
         if follower is not None and follower is not threading.current_thread():
-            follower.join()
+            follower.join(timeout_s)
+            if follower.is_alive():
+                raise TimeoutError(f"the supervisor has ended, and a callback has not after {timeout_s:g} s")
             self._follower = None
 
     # What it says
@@ -370,16 +402,29 @@ class Supervisor:
                 if fnmatch.fnmatchcase(record["event"], pattern):
                     try:
                         callback(record)
-                    except Exception:  # noqa: BLE001  it is the program's own
+                    except BaseException:  # noqa: BLE001  it is the program's own, and others follow
                         _log.exception("a callback for %s failed", record["event"])
 
     def _records(self) -> Iterator[dict[str, Any]]:
         """Every record, in its order, without a hole where a manager is replaced, to the last one."""
         last_seq = 0
-        everything: dict[str, Any] = {"units": [], "events": []}
+        may_follow = True
         while self.is_running:
-            with contextlib.suppress(ConnectionLostError, UnreachableError), self.client() as client:
-                wanted = {**everything, "after": last_seq}
+            # Where ``allowed_commands`` leaves the journal to nobody on the socket, its files are the program's own.
+            for record in self._followed(last_seq) if may_follow else self.events(after=last_seq):
+                if record is None:
+                    may_follow = False
+                    continue
+                last_seq = record["seq"] or last_seq
+                yield record
+            self._is_over.wait(POLL_S if may_follow else LOOK_S)
+        yield from self.events(after=last_seq)
+
+    def _followed(self, last_seq: int) -> Iterator[dict[str, Any] | None]:
+        """Every record as the manager tells it, until it is gone; None: it may not tell."""
+        wanted = {"units": [], "events": [], "after": last_seq}
+        try:
+            with self.client() as client:
                 for reply in client.stream("Journal.Follow", filter=wanted, last=None):
                     # The last reply, which ends the stream, has no record.
                     record = reply["record"]
@@ -395,8 +440,11 @@ class Supervisor:
                     if record and (record["seq"] or last_seq + 1) > last_seq:
                         last_seq = record["seq"] or last_seq
                         yield record
-            self._is_over.wait(0.05)
-        yield from self.events(after=last_seq)
+        except (ConnectionLostError, UnreachableError):
+            pass
+        except ControlError as refused:
+            if refused.name == "NotPermitted":
+                yield None
 
 
 _ENUMS = ("load_state", "active_state", "sub_state", "result")

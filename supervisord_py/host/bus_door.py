@@ -17,8 +17,8 @@ libzmq reads these sockets in a thread of its own, and tells of what there is by
 libzmq ends the process when it has no descriptor for the next connection, so there are always some left: of all that
 the process may have, those who wait get a quarter (two each), and those inside a half.
 
-Laws: nobody is let in whose process could not be looked at; who waits for an answer is bounded, in all and for each
-uid; a connection that is refused is closed.
+Laws: nobody is let in whose process could not be looked at; who waits for an answer is bounded, in all, for each uid
+and for each process; a connection that is refused is closed.
 
 Source: rfc.zeromq.org/spec/27; libzmq 4.3.5, stream_engine_base.cpp (get_peer_address), null_mechanism.cpp.
 """
@@ -39,12 +39,14 @@ from msgspec import Struct
 
 from supervisord_py.host.facade import Peer
 from supervisord_py.host.peers import Credentials, read_credentials
+from supervisord_py.wire.bus import KEY
 
 ZAP_ADDRESS = "inproc://zeromq.zap.01"
 DOMAIN = b"supervisord-py"
 
 WAITING_MAX = 2048
 WAITING_A_UID_MAX = 512
+WAITING_A_PROCESS_MAX = 128
 """Connections that have not been let in yet; those above are closed."""
 
 CONNECTIONS_A_UNIT_MAX = 64
@@ -54,16 +56,39 @@ GUESTS_MAX = 1024
 Identify = Callable[[socket.socket, Credentials], Awaitable[Peer]]
 
 
+def life_of(key: str, session: str, address: str) -> str:
+    """Return what stands in the place of a life for what is sent with a key."""
+    return f"{KEY}{key}/{session or address}"
+
+
 class RefusedError(Exception):
     """The peer is not let in; the message says why."""
 
 
 class Member(Struct, frozen=True):
-    """Who it is: a process of ``unit`` in the life ``invocation``, or (both empty) a reader of the journal."""
+    """Who it is: a process of ``unit`` in the life ``invocation``, or (both empty) a reader of the journal, or somebody
+    with a key."""
 
     unit: str
     invocation: str
     peer: Peer | None = None
+    session: str = ""
+    """Of a key: the routing id that it has given itself, in hexadecimal digits."""
+
+    @property
+    def subject(self) -> str:
+        """Whom a bound or a count is for: a unit, a key, or one for all others."""
+        if self.peer is not None and self.peer.remote is not None:
+            return KEY + self.peer.remote.name
+        return self.unit or "/"
+
+    @property
+    def life(self) -> str:
+        """Within what an id is unique: a life of a unit; of a key a session, or else one connection."""
+        remote = None if self.peer is None else self.peer.remote
+        return self.invocation or (
+            self.subject if remote is None else life_of(remote.name, self.session, remote.address)
+        )
 
 
 Judge = Callable[[Peer, int], Member]
@@ -134,10 +159,12 @@ class Door:
         self._monitor.connect(address)
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._waiting_max = min(WAITING_MAX, descriptors // 8)
+        self._waiting_a_process_max = min(WAITING_A_PROCESS_MAX, self._waiting_max // 2)
         self._inside_max = descriptors // 4
         self._callers: dict[int, _Caller] = {}
         self._waiting = 0
         self._by_uid: Counter[int] = Counter()
+        self._by_pid: Counter[int] = Counter()
         self._turns: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
         self._inside: dict[int, str] = {}
         self._connections: Counter[str] = Counter()
@@ -154,7 +181,7 @@ class Door:
         """How many connections are let in."""
         return len(self._inside)
 
-    def member(self, user: str) -> Member | None:
+    def member(self, user: str, fd: int, address: bytes) -> Member | None:
         """Return who a User-Id is; None for a guest that came too many guests ago."""
         unit, _, name = user.rpartition("/")
         return Member(unit, name) if unit else self._guests.get(user)
@@ -162,7 +189,7 @@ class Door:
     def turn(self) -> None:
         """Take all that libzmq tells and asks."""
         self._hear()
-        while (asked := _receive(self._zap)) is not None:
+        while (asked := receive(self._zap)) is not None:
             task = asyncio.get_running_loop().create_task(self._answer(asked))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -182,7 +209,7 @@ class Door:
         self._callers.clear()
 
     def _hear(self) -> None:
-        while (told := _receive(self._monitor)) is not None:
+        while (told := receive(self._monitor)) is not None:
             event, value = struct.unpack("=HI", told[0][:6])
             if event == zmq.EVENT_ACCEPTED:
                 self._arrived(value)
@@ -200,13 +227,16 @@ class Door:
             connection.close()
             return
         self._forget(fd)
-        uid = caller.credentials.uid
-        if self._waiting >= self._waiting_max or self._by_uid[uid] >= WAITING_A_UID_MAX:
+        uid, pid = caller.credentials.uid, caller.credentials.pid
+        # One agent is not to take the places of all others of its user.
+        is_full = self._by_uid[uid] >= WAITING_A_UID_MAX or self._by_pid[pid] >= self._waiting_a_process_max
+        if is_full or self._waiting >= self._waiting_max:
             caller.close(cut=True)
             return
         self._callers[fd] = caller
         self._waiting += 1
         self._by_uid[uid] += 1
+        self._by_pid[pid] += 1
 
     def _left(self, fd: int) -> None:
         if (caller := self._forget(fd)) is not None:
@@ -229,10 +259,10 @@ class Door:
             return
         caller.is_inside = True
         self._waiting -= 1
-        uid = caller.credentials.uid
-        self._by_uid[uid] -= 1
-        if not self._by_uid[uid]:
-            del self._by_uid[uid]
+        for counter, who in ((self._by_uid, caller.credentials.uid), (self._by_pid, caller.credentials.pid)):
+            counter[who] -= 1
+            if not counter[who]:
+                del counter[who]
 
     async def _answer(self, asked: list[bytes]) -> None:
         if len(asked) < 8 or asked[2] != b"1.0":
@@ -297,7 +327,8 @@ class Door:
         return user
 
 
-def _receive(messages: "zmq.Socket[Any]") -> list[bytes] | None:
+def receive(messages: "zmq.Socket[Any]") -> list[bytes] | None:
+    """Return the next message; None when there is none."""
     try:
         return messages.recv_multipart(zmq.NOBLOCK)
     except zmq.Again:

@@ -71,6 +71,46 @@ def test_monitoring_only_command_access_with_limits() -> None:
             assert refused.value.name == "NotPermitted"
 
 
+def test_where_all_may_only_look_the_program_heard_nothing_and_could_add_nothing() -> None:
+    """The ceiling is for those who come by the socket."""
+    heard: list[str] = []
+    with Supervisor(mode="daemon", allowed_commands="monitoring") as supervisor:
+        supervisor.on("unit.started", lambda record: heard.append(record["unit"]))
+        supervisor.register("a", SLEEP)
+        supervisor.start()
+        supervisor.register("b", SLEEP)
+        until(lambda: heard == ["a", "b"], "both have started")
+        with pytest.raises(SupervisorError, match="no-such-key"):
+            supervisor.register("c", {"service": {**SLEEP["service"], "no-such-key": 1}})
+    assert heard == ["a", "b"], "each once"
+
+
+def test_a_callback_that_hangs_kept_a_join_beyond_its_time(embedded: Supervisor) -> None:
+    go_on = threading.Event()
+    embedded.on("unit.started", lambda record: go_on.wait())
+    embedded.register("one", oneshot("true"))
+    embedded.start()
+    until(lambda: not embedded.is_running, "the end of its process")
+    with pytest.raises(TimeoutError, match="a callback has not"):
+        embedded.join(0.1)
+    go_on.set()
+    assert embedded.join(60) == 0
+
+
+def test_after_an_exit_in_a_callback_no_other_was_called(embedded: Supervisor) -> None:
+    heard: list[str] = []
+
+    def leave(record: dict[str, Any]) -> None:
+        heard.append(record["event"])
+        sys.exit("as if this were a program of its own")
+
+    embedded.on("unit.*", leave)
+    embedded.register("one", oneshot("true"))
+    embedded.start()
+    assert embedded.join(60) == 0
+    assert {"unit.started", "unit.exited"} <= set(heard)
+
+
 def test_db_cache_and_api_in_order(embedded: Supervisor) -> None:
     """Each is ready before what needs it begins, and the last that began is the first that ends."""
     embedded.register("api", Idle)

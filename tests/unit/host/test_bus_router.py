@@ -3,6 +3,8 @@
 import asyncio
 import json
 import socket
+import subprocess
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -107,6 +109,7 @@ class Host:
 
 class Agent:
     def __init__(self, context: "zmq.asyncio.Context", path: str) -> None:
+        self.path = path
         self.socket = context.socket(zmq.DEALER)
         self.socket.linger = 0
         self.socket.connect(f"ipc://{path}")
@@ -362,6 +365,36 @@ def test_a_connection_that_ends_in_its_handshake_takes_nobody_s_place() -> None:
                 await web.say(id=number, event="x")
                 assert (await web.hear())["ack"] == number
                 web.socket.close()
+
+    drive(main())
+
+
+def test_one_process_took_all_places_of_its_user_at_the_door() -> None:
+    """By connections that say nothing: no other agent of that user came in until they were given up."""
+
+    async def main() -> None:
+        async with bus(Host()) as agent:
+            path = agent().path
+            crowd = (
+                "import socket, sys\n"
+                "crowd = [socket.socket(socket.AF_UNIX) for _ in range(600)]\n"
+                "for each in crowd: each.connect(sys.argv[1])\n"
+                "print(flush=True)\n"
+                "sys.stdin.read()"
+            )
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-c", crowd, path, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            )
+            assert process.stdout is not None
+            try:
+                await process.stdout.readline()
+                web = agent()
+                await web.say(id="a", event="x")
+                async with asyncio.timeout(10):
+                    assert (await web.hear())["seq"] == 1
+            finally:
+                process.kill()
+                await process.wait()
 
     drive(main())
 
