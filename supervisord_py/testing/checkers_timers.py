@@ -1,15 +1,16 @@
 """Laws about timers: when a unit is run by the clock, judged by the clocks that the world itself drives."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from supervisord_py.core.actions import KeepState
+from supervisord_py.core.actions import AnyAction, KeepState
 from supervisord_py.core.events import ClockChanged, CommandRequested, DeadlineReached, Now, UnitsLoaded
 from supervisord_py.core.view import unit_status
 from supervisord_py.model.records import Record
 from supervisord_py.model.states import Overrun, TimerFrom
-from supervisord_py.model.unit import SECOND_NS, Timer
+from supervisord_py.model.unit import SECOND_NS, Timer, UnitSet
 from supervisord_py.testing.checkers import Checker, Step
 from supervisord_py.testing.clock import MILLISECOND_NS
 from supervisord_py.testing.timers import next_match_s
@@ -65,12 +66,31 @@ class Timers(Checker):
         self._timed: set[str] = set()
         """Units that have had a timer when a life began, or were armed: of all others nobody notes when they ran."""
         self._startup_ns: int | None = None
+        self.units = UnitSet()
+        """What was loaded before the calm."""
+        self.kept: dict[str, str] = {}
+        """The state that was last asked to be kept on disk; ``_kept_stamps`` are of the same moment."""
+        self._kept_stamps: dict[str, int] = {}
+
+    def remember(self, before: "Timers", *, is_orderly: bool) -> None:
+        """Know when units were run before the supervisor was off; after a loss of power, as far as that was kept."""
+        self._stamps = dict(before._stamps if is_orderly else before._kept_stamps)
+
+    def committing(self, actions: Sequence[AnyAction]) -> None:
+        if any(isinstance(action, KeepState) for action in actions):
+            self.kept, self._kept_stamps = dict(self.world.state), dict(self._stamps)
+
+    def look_for_missed(self) -> None:
+        """It is late: whatever was to be run has been."""
+        for name, armed in self._armed.items():
+            self._look_for_missed(name, armed, self.world.clock.now(0))
 
     def step(self, step: Step) -> None:
         event, now = step.event, step.now
         if isinstance(event, UnitsLoaded):
             self._startup_ns = now.mono_ns if self._startup_ns is None else self._startup_ns
             self._note_texts()
+            self.units = self.units if self.world.calm else event.units
         if isinstance(event, ClockChanged):
             for armed in self._armed.values():
                 armed.planned, armed.by_clock = now, True

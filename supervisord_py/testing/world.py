@@ -153,8 +153,11 @@ class World:
     def run(self) -> Outcome:
         """Play all acts; never raises for what the core does wrong."""
         violation: Violation | None = None
+        from supervisord_py.testing.cold_start import begin_again
+
         try:
             self._play()
+            begin_again(self)
         except Violation as found:
             violation = found
         except Exception as bug:  # noqa: BLE001 - whatever the core raises, in the simulation or in a checker's hands, is a finding

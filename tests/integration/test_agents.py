@@ -181,7 +181,9 @@ def test_a_cycle_that_python_cannot_end_is_ended_with_its_process() -> None:
 
 def test_an_agent_that_awaits_for_ever_gives_no_sign_of_life() -> None:
     """Heartbeats come from between the cycles, not from beside them."""
-    with supervisor({"silent": agent("Silent", service='watchdog-sec = "500ms"')}, prepare=with_agents) as running:
+    # The next life hangs, too: to stop it takes a kill.
+    keys = 'watchdog-sec = "500ms"\ntimeout-stop-sec = "1s"'
+    with supervisor({"silent": agent("Silent", service=keys)}, prepare=with_agents) as running:
         assert until(lambda: told(running, "unit.watchdog", "silent"), "the watchdog")
 
 

@@ -776,6 +776,40 @@ def knows_no_zones() -> Iterator[type[Manager]]:
     yield Zoneless
 
 
+@mutant("a supervisor that was off has forgotten when its timers fired", "timers", **{**TIMED, "requests": 30})
+def forgets_over_a_cold_start() -> Iterator[type[Manager]]:
+    class Forgetful(Manager):
+        def restore_counters(self, state: Mapping[str, str]) -> None:
+            super().restore_counters(state)
+            for name in list(self.ledger.states):
+                self.ledger.edit(name).timer = None
+
+    yield Forgetful
+
+
+@mutant("what a timer has missed while the supervisor was off is run twice", "timers", **{**TIMED, "requests": 30})
+def makes_up_twice() -> Iterator[type[Manager]]:
+    class Eager(Manager):
+        def __init__(self, seed: int) -> None:
+            super().__init__(seed)
+            self.may_repeat: set[str] = set()
+
+        def restore_counters(self, state: Mapping[str, str]) -> None:
+            super().restore_counters(state)
+            self.may_repeat = set(self.ledger.states)
+
+        def handle(self, event: Event, now: Now) -> Effects:
+            effects = super().handle(event, now)
+            for name in [each.unit for each in effects.records if each.event == "timer.elapsed"]:
+                timer = self.ledger.state(name or "").timer
+                if name in self.may_repeat and timer is not None:
+                    self.may_repeat.discard(name)
+                    self.ledger.set_timer(name, replace(timer, once_more=True))
+            return effects
+
+    yield Eager
+
+
 @mutant("what fires a persistent timer is not kept", "timers", **TIMED)
 def keeps_no_stamp() -> Iterator[type[Manager]]:
     class Careless(Manager):

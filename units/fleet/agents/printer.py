@@ -33,3 +33,20 @@ class Printer(Agent):
 
     def run_cycle(self) -> None:
         self.status(f"{self.sheets} sheets")
+
+
+class Closed(Agent):
+    """The stub: in the printer's place, under its name, it takes what is sent there and says that it is not printed."""
+
+    Config = Config
+
+    def setup(self) -> None:
+        self.refused = 0
+        self.subscribe()
+
+    def on_message(self, message: Message) -> None:
+        self.refused += 1
+        print(f"not printed: {message.payload['text']}")
+
+    def run_cycle(self) -> None:
+        self.status(f"closed, {self.refused} summaries not printed")
