@@ -36,6 +36,9 @@ from tests.soak.verdict import Sample, growth
 FLEET = ROOT / "units" / "fleet"
 PACE_S = 3.0
 SCALED_MAX_S = 8.0
+FDS_MAX = 6
+"""Three of the keeper's descriptors are a unit's, and a worker in the queue has them if it has lived before."""
+
 VICTIMS = ["feed", "scheduler", "worker@1", "worker@2", "collector", "archive", "cache", "courier", "gauge", "monitor"]
 VICTIMS += ["auditor"]
 FAST = {"printer": ('retry-after = "15s"', 'retry-after = "5s"')}
@@ -170,7 +173,7 @@ def soak(seconds: float, seed: int, keep: Path, uid: int | None = None) -> list[
         records = running.records()
         told, of_judge = judge(records, fate.deeds, left, asker.answers, seconds)
         wrong += of_judge
-        told_of_growth, grown = growth(samples)
+        told_of_growth, grown = growth(samples, FDS_MAX)
         wrong += grown
         _tell(records, fate.deeds, [*told, *told_of_growth])
         if wrong:
