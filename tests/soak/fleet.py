@@ -21,6 +21,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import msgspec
+
 from supervisord_py.ctl.client import Client, ControlError
 from supervisord_py.doctor.findings import Level
 from supervisord_py.doctor.instance import examine
@@ -141,7 +143,7 @@ class Asker(threading.Thread):
 def soak(seconds: float, seed: int, keep: Path, uid: int | None = None) -> list[str]:
     """Run for so long; returns everything that was wrong, in words."""
     mark = uuid.uuid4().hex
-    with supervisor({}, prepare=lambda folder: _prepare(folder, mark), uid=uid, invariants=False) as running:
+    with supervisor({}, prepare=lambda folder: _prepare(folder, mark, uid), uid=uid, invariants=False) as running:
         running.wait_state("scheduler", "active")
         deliver = _module(FLEET / "auditor" / "deliver.py").deliver
         bring = lambda version: deliver(running.folder / "fleet.key", running.folder / "hot", version)  # noqa: E731
@@ -185,11 +187,13 @@ def soak(seconds: float, seed: int, keep: Path, uid: int | None = None) -> list[
     return wrong
 
 
-def _prepare(folder: Path, mark: str) -> None:
+def _prepare(folder: Path, mark: str, uid: int | None) -> None:
     shutil.copytree(FLEET, folder / "units", dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
     with (folder / "units" / "defaults.toml").open("a") as defaults:
         # What is killed again and again on purpose is not to be quarantined for it.
-        defaults.write(f'\n[service.environment]\nSOAK = "{mark}"\n\n[quarantine]\nfailures = 0\n')
+        defaults.write(f'\n[quarantine]\nfailures = 0\n\n[service.environment]\nSOAK = "{mark}"\n')
+        if uid is not None:  # it runs on the system's Python, which has none of what agents need
+            defaults.write(f'PYTHONPATH = "{Path(msgspec.__file__).parents[1]}"\n')
     for unit, (old, new) in FAST.items():
         path = folder / "units" / f"{unit}.toml"
         assert old in path.read_text()
