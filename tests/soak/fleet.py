@@ -21,8 +21,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import msgspec
-
 from supervisord_py.ctl.client import Client, ControlError
 from supervisord_py.doctor.findings import Level
 from supervisord_py.doctor.instance import examine
@@ -38,6 +36,9 @@ from tests.soak.verdict import Sample, growth
 FLEET = ROOT / "units" / "fleet"
 PACE_S = 3.0
 SCALED_MAX_S = 8.0
+PASSED = ("--pass-env", "SOAK", "--pass-env", "PYTHONPATH")
+"""By the first its processes are known; by the second agents find pyzmq where they run on the system's Python."""
+
 FDS_MAX = 6
 """Three of the keeper's descriptors are a unit's, and a worker in the queue has them if it has lived before."""
 
@@ -142,8 +143,8 @@ class Asker(threading.Thread):
 
 def soak(seconds: float, seed: int, keep: Path, uid: int | None = None) -> list[str]:
     """Run for so long; returns everything that was wrong, in words."""
-    mark = uuid.uuid4().hex
-    with supervisor({}, prepare=lambda folder: _prepare(folder, mark, uid), uid=uid, invariants=False) as running:
+    mark = os.environ["SOAK"] = uuid.uuid4().hex
+    with supervisor({}, prepare=lambda folder: _prepare(folder), options=PASSED, uid=uid, invariants=False) as running:
         running.wait_state("scheduler", "active")
         deliver = _module(FLEET / "auditor" / "deliver.py").deliver
         bring = lambda version: deliver(running.folder / "fleet.key", running.folder / "hot", version)  # noqa: E731
@@ -187,13 +188,11 @@ def soak(seconds: float, seed: int, keep: Path, uid: int | None = None) -> list[
     return wrong
 
 
-def _prepare(folder: Path, mark: str, uid: int | None) -> None:
+def _prepare(folder: Path) -> None:
     shutil.copytree(FLEET, folder / "units", dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
     with (folder / "units" / "defaults.toml").open("a") as defaults:
         # What is killed again and again on purpose is not to be quarantined for it.
-        defaults.write(f'\n[quarantine]\nfailures = 0\n\n[service.environment]\nSOAK = "{mark}"\n')
-        if uid is not None:  # it runs on the system's Python, which has none of what agents need
-            defaults.write(f'PYTHONPATH = "{Path(msgspec.__file__).parents[1]}"\n')
+        defaults.write("\n[quarantine]\nfailures = 0\n")
     for unit, (old, new) in FAST.items():
         path = folder / "units" / f"{unit}.toml"
         assert old in path.read_text()
