@@ -48,6 +48,7 @@ VALUES: dict[str, str] = {
     "labels": "names",
     "url": "URL",
     "address": "HOST:PORT",
+    "listen-address": "tcp://HOST:PORT",
     "path": "path",
     "socket-path": "path",
     "regex": "regular expression",
@@ -75,6 +76,7 @@ VALUES: dict[str, str] = {
     "count-or-percent": "integer or percentage",
     "percent": "percentage",
     "grant": "preset or commands",
+    "key-grants": "preset, commands, or a table of them",
     "pattern": "unit or glob",
     "patterns": "units, globs or @groups",
 }

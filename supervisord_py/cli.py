@@ -25,7 +25,7 @@ _ELSEWHERE = {
         "what this machine offers, or a supervisor's invariants",
     ),
     "exec": ("supervisord_py.host.exec:exec_command", "supervise one command, and exit with its code"),
-    "keygen": ("supervisord_py.host.signing_commands:keygen_command", "make a pair of keys to sign with"),
+    "keygen": ("supervisord_py.host.signing_commands:keygen_command", "make keys to sign with, or for remote access"),
     "run": ("supervisord_py.host.run:run_command", "supervise units in the foreground"),
     "sign": ("supervisord_py.host.signing_commands:sign_command", "sign agent wheels and unit files"),
     "install": ("supervisord_py.install.command:install_command", "make it a service of the operating system"),

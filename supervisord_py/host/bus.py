@@ -8,7 +8,7 @@ import asyncio
 import importlib
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,9 +93,11 @@ class Bus:
         self._meter = Meter()
         self._router: Router | None = None
         self._opening: asyncio.Task[None] | None = None
+        self.on_open: list[Callable[[], None]] = []
+        """Are called when the bus is open: others may want to come by other ways."""
         self._has_more = asyncio.Event()
         self._open_again_s = OPEN_AGAIN_FIRST_S
-        self._is_closed = False
+        self._is_closed = self._is_open = self._waits_for_nobody = False
         journal.on_written.append(self._has_more.set)
 
     def start(self) -> None:
@@ -103,6 +105,20 @@ class Bus:
         if self._listener is not None:
             self._listener.setblocking(False)
             self._loop.add_reader(self._listener.fileno(), self._somebody_came)
+
+    @property
+    def router(self) -> "Router | None":
+        """The bus, where it is open."""
+        return self._router if self._is_open else None
+
+    def open_now(self) -> str | None:
+        """Do not wait for an agent, because somebody else may come; says why that cannot be."""
+        if self._listener is None:
+            return "this keeper has no socket for the bus: start the supervisor again"
+        self._waits_for_nobody = True
+        if self._opening is None:
+            self._somebody_came()
+        return None
 
     async def close(self) -> None:
         self._is_closed = True
@@ -178,6 +194,14 @@ class Bus:
     def scope(self, peer: Peer) -> Scope:
         return self._authority.access.scope(peer, "journal")
 
+    def refusal(self, peer: Peer, command: str) -> str | None:
+        access = self._authority.access
+        return access.decide(peer, command).why if access.scope(peer, command).nothing else None
+
+    @property
+    def on_refused(self) -> Callable[[Peer, str], Awaitable[None]]:
+        return self._refused
+
     # Inside
 
     def _somebody_came(self) -> None:
@@ -206,7 +230,11 @@ class Bus:
             )
             self._router = router
             await router.open()
+            self._is_open = True
+            for call in self.on_open:
+                call()
         except Exception as error:  # noqa: BLE001  without a bus everything else goes on
+            self._is_open = False
             self._on_bug("opening the bus", error)
             if self._router is not None:
                 await self._router.close()
@@ -217,7 +245,10 @@ class Bus:
 
     def _try_again(self) -> None:
         if not self._is_closed:
+            self._opening = None
             self.start()
+            if self._waits_for_nobody:
+                self._somebody_came()
 
     async def _identify(self, connection: socket.socket, credentials: Credentials) -> Peer:
         return await identify(connection, credentials, self._whose)

@@ -22,7 +22,14 @@ from supervisord_py.model.names import Reference, parse_group_name, parse_refere
 from supervisord_py.model.problems import BadValue, raise_all
 from supervisord_py.model.records import UNNUMBERED
 from supervisord_py.model.states import Until
-from supervisord_py.model.targets import parse_address, parse_path, parse_regex, parse_socket_path, parse_url
+from supervisord_py.model.targets import (
+    parse_address,
+    parse_endpoint,
+    parse_path,
+    parse_regex,
+    parse_socket_path,
+    parse_url,
+)
 from supervisord_py.model.unit import ExitStatuses, Limit
 from supervisord_py.model.values import (
     parse_boolean,
@@ -328,6 +335,24 @@ def _grant(value: object, spec: KeySpec, expand: Expand) -> object:
     return _each(value, one)
 
 
+def _key_grants(value: object, spec: KeySpec, expand: Expand) -> object:
+    """What each key may do, by its name or a glob; what is said of all of them stands under ``*``."""
+    if not isinstance(value, dict):
+        return {"*": _grant(value, spec, expand)}
+    grants: dict[str, object] = {}
+    complaints: list[BadValue] = []
+    for name, granted in value.items():
+        try:
+            if _PATTERN.fullmatch(name) is None or name.startswith("@"):
+                hint = "write the name of a key, or a glob such as 'ops-*'"
+                raise BadValue(f"{name!r} is not the name of a key", hint, on_key=True)
+            grants[name] = _grant(granted, spec, expand)
+        except BadValue as complaint:
+            complaints.append(complaint.under(name))
+    raise_all(complaints)
+    return grants
+
+
 def _pattern(value: object, expand: Expand) -> str:
     text = _text(value, expand)
     if _PATTERN.fullmatch(text) is None:
@@ -441,6 +466,8 @@ DECODERS: Mapping[str, Decoder] = {
     "limit-seconds": lambda value, spec, expand: parse_limit(value, "seconds"),
     "limit-hard-microseconds": _hard_limit,
     "grant": _grant,
+    "key-grants": _key_grants,
+    "listen-address": _looked_at(lambda text: parse_endpoint(text, listens=True)),
     "pattern": lambda value, spec, expand: _pattern(value, expand),
     "patterns": lambda value, spec, expand: _each(value, lambda item, _: _pattern(item, expand)),
     "counts": _counts,

@@ -33,7 +33,7 @@ EVENTS: tuple[str, ...] = (
     "stray.appeared", "stray.exited", "keeper.reexec-failed", "manager.unfit",
     "unit.skipped", "job.changed",
     "rollout.started", "rollout.failed", "rollout.reverted", "rollout.finished", "hook.failed", "hook.dropped",
-    "unit.excused",
+    "unit.excused", "remote.listening", "remote.failed",
 )  # fmt: skip
 """Every event of the contract (section 7), in its order, then our additions."""
 

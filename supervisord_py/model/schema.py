@@ -81,6 +81,7 @@ DEFINITIONS: dict[str, Fragment] = {
     },
 }
 
+_GRANT: Fragment = _one_or_list({"enum": [*PRESETS, *sorted(COMMANDS)]})
 _CLASS: Fragment = {"type": "string", "pattern": "^[^:]+:[^:]+$"}
 
 _FRAGMENTS: dict[str, Fragment] = {
@@ -102,6 +103,7 @@ _FRAGMENTS: dict[str, Fragment] = {
     "commands": _reference("commands"),
     "url": {"type": "string", "pattern": "^(https?://|.*%)"},
     "address": {"type": "string", "pattern": "(:[0-9]{1,5}$|%)"},
+    "listen-address": {"type": "string", "pattern": ":[0-9]{1,5}$"},
     "path": {"type": "string", "pattern": "^(/|%)"},
     "socket-path": {"type": "string", "pattern": "^(/|@|%)"},
     "regex": _TEXT,
@@ -132,7 +134,8 @@ _FRAGMENTS: dict[str, Fragment] = {
     "limit-bytes": _LIMIT,
     "limit-seconds": _LIMIT,
     "limit-hard-microseconds": _LIMIT,
-    "grant": _one_or_list({"enum": [*PRESETS, *sorted(COMMANDS)]}),
+    "grant": _GRANT,
+    "key-grants": {"anyOf": [*_GRANT["anyOf"], {"type": "object", "additionalProperties": _GRANT}]},
     "pattern": _TEXT,
     "patterns": _one_or_list(_TEXT),
     "rate": {"type": "string", "pattern": "^[1-9][0-9]*/"},

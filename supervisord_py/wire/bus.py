@@ -19,8 +19,9 @@ and is sent *answers* and *deliveries*:
     {"v":1,"dropped":null,"after":SEQ,"until":M,"to":TO}     what was there behind SEQ up to M is gone: the journal has
                                                        dropped it, and nobody knows how many deliveries that were
 
-A delivery has ``from`` and nothing else has. The other fields of a message are its payload; those that a delivery has
-for itself cannot be among them.
+A delivery has ``from`` and nothing else has: a unit, or ``key/NAME`` where the sender came over TCP with that key (no
+unit has a slash in its name; ``invocation`` is null then). The other fields of a message are its payload; those that a
+delivery has for itself cannot be among them.
 
 Laws: what ``parse_request`` returns is what was sent, field by field; everything else is refused, with a reason that
 says what to send instead.
@@ -48,6 +49,8 @@ NAME_MAX = 200
 """Characters of an id, and of an event's or a topic's name."""
 
 TOPIC = "topic:"
+KEY = "key/"
+"""What the name of a sender begins with that is a key and no unit."""
 
 OWN = frozenset(
     {"v", "id", "event", "to", "seq", "from", "invocation", "truncated", "ack", "dropped", "subscribe", "replay_of"}
@@ -194,7 +197,7 @@ def format_delivery(record: dict[str, Any]) -> bytes:
     delivery = {
         "v": VERSION,
         "seq": record["seq"],
-        "from": record.get("unit"),
+        "from": record.get("unit") or record.get("sender"),
         "invocation": record.get("invocation"),
         "event": record.get("name"),
         "to": record.get("to"),
