@@ -11,9 +11,10 @@ import signal
 import time
 from collections import deque
 
-from supervisord_py.agent.cycles import GRACE_MIN_S, MESSAGES_S, STDERR, Streak, end_by, is_fatal, next_due_s
+from supervisord_py.agent.cycles import MESSAGES_S, Streak, end_by, is_fatal, next_due_s
 from supervisord_py.agent.errors import CycleTimeout
 from supervisord_py.agent.leaving import bound_the_end
+from supervisord_py.agent.limited import GRACE_MIN_S, STDERR
 from supervisord_py.agent.reports import report_error
 
 TYPE_CHECKING = False

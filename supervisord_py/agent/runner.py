@@ -3,13 +3,17 @@
 import os
 import sys
 
-from supervisord_py.agent.agent import Agent, Plugin, bind
-from supervisord_py.agent.cycles import Cycles, Waiter, forget_signals, hold_signals, release_signals, stop_on_signals
-from supervisord_py.agent.link import SupervisorLink
-from supervisord_py.agent.plan import CONFIG, Plan, find_class, parse_arguments
-
 EXIT_CONFIG = 78
 """EX_CONFIG of sysexits.h: another start would end the same way, so agents are not restarted after it."""
+
+if sys.version_info < (3, 11):  # noqa: UP036  whatever [agent] python is; here, and before others have been compiled
+    sys.stderr.write(sys.executable + " is Python " + sys.version.split()[0] + ": agents need 3.11 (agent.python)\n")
+    sys.exit(EXIT_CONFIG)
+
+from supervisord_py.agent.agent import Agent, Plugin, bind  # noqa: E402
+from supervisord_py.agent.cycles import Cycles, Waiter, stop_on_signals  # noqa: E402
+from supervisord_py.agent.link import SupervisorLink  # noqa: E402
+from supervisord_py.agent.plan import CONFIG, Plan, find_class, parse_arguments  # noqa: E402
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -69,8 +73,15 @@ def _config(cls: "type[Agent]") -> "Any":
     return read_config(cls, text)
 
 
+def _before_fork() -> None:
+    """The first fork brings along what every fork does."""
+    from supervisord_py.agent import forks
+
+    forks.hold_signals()
+
+
 def _run(agent: "Agent", plan: "Plan", link: "Any") -> int:
-    os.register_at_fork(before=hold_signals, after_in_parent=release_signals, after_in_child=forget_signals)
+    os.register_at_fork(before=_before_fork)
     if has_coroutine(agent):
         from supervisord_py.agent.coroutines import LoopCycles
 

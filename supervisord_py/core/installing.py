@@ -94,6 +94,7 @@ def _install(ledger: Ledger, goal: Goal, node: Node) -> Job:
         runs=goal.runs and node.anchor,
         by=goal.by,
         note=goal.note,
+        chain=goal.chain,
         reason=_reason(ledger, goal, node),
     )
     ledger.jobs[job.id] = ledger.job_of[node.unit] = ledger.edit_job(job)
@@ -161,6 +162,8 @@ def _merge_into(ledger: Ledger, job: Job, merged: JobType, goal: Goal, node: Nod
         job.runs = job.runs or is_run
     else:
         job.runs = job.arms = False
+    if goal.origin is not JobOrigin.AUTOMATIC:
+        job.chain = goal.chain
     job.origin = origin
     job.named = job.named or _is_named(goal, node)
     job.bound = job.bound and goal.bound
