@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from supervisord_py.agent.agent import Agent, Plugin
     from supervisord_py.agent.link import Link
     from supervisord_py.agent.message import Message, Missed
-    from supervisord_py.agent.plan import Plan
+    from supervisord_py.agent.runner import Plan
 
 
 class LoopWaiter:

@@ -20,7 +20,7 @@ else:
     from supervisord_py.agent.agent import Agent, Plugin
     from supervisord_py.agent.link import Link
     from supervisord_py.agent.message import Message, Missed
-    from supervisord_py.agent.plan import Plan
+    from supervisord_py.agent.runner import Plan
 
 MESSAGES_S = 0.05
 """So long messages are taken although the next cycle is due: with ``every = 0`` it always is."""
