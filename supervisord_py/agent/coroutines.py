@@ -136,7 +136,8 @@ class LoopCycles:
             if is_fatal(self._agent, problem) and not _is_of_another_task(problem):
                 raise
             self._has_failed = True
-            self._streak.failed(kind)
+            if told := self._streak.failed(kind):
+                self._link.tell(**told)
             report_error(self._link, problem)
         else:
             self._link.tell(**self._streak.went_well(self._agent, kind))
