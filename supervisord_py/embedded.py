@@ -258,12 +258,14 @@ class Supervisor:
     def _launch(self) -> None:
         self._is_over.clear()
         command = [
-            *(sys.executable, "-m", "supervisord_py", "run", str(self.folder / "units")),
+            # Nothing of the folder that the program happens to be in is imported (-P, and no empty part of the path).
+            *(sys.executable, "-P", "-m", "supervisord_py", "run", str(self.folder / "units")),
             *("--config", str(self.folder / "supervisord.toml"), "--runtime-dir", str(self.folder / "run")),
             *("--state-dir", str(self.folder / "state"), "--log-dir", str(self.folder / "log")),
             *("--stop-with", str(os.getpid())),
         ]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([_home(), os.environ.get("PYTHONPATH", "")])}
+        path = os.pathsep.join([_home(), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))])
+        environment = {**os.environ, "PYTHONPATH": path}
         output = self.folder / "supervisor.log"
         with open(output, "ab") as out:
             # A session of its own: a Ctrl-C is this program's, which then stops it in order.

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from supervisord_py.agent.agent import Agent, Plugin
     from supervisord_py.agent.link import Link
     from supervisord_py.agent.message import Message, Missed
-    from supervisord_py.agent.plan import Plan
+    from supervisord_py.agent.runner import Plan
 
 
 class LoopWaiter:
@@ -136,7 +136,8 @@ class LoopCycles:
             if is_fatal(self._agent, problem) and not _is_of_another_task(problem):
                 raise
             self._has_failed = True
-            self._streak.failed(kind)
+            if told := self._streak.failed(kind):
+                self._link.tell(**told)
             report_error(self._link, problem)
         else:
             self._link.tell(**self._streak.went_well(self._agent, kind))

@@ -20,7 +20,7 @@ else:
     from supervisord_py.agent.agent import Agent, Plugin
     from supervisord_py.agent.link import Link
     from supervisord_py.agent.message import Message, Missed
-    from supervisord_py.agent.plan import Plan
+    from supervisord_py.agent.runner import Plan
 
 MESSAGES_S = 0.05
 """So long messages are taken although the next cycle is due: with ``every = 0`` it always is."""
@@ -68,8 +68,12 @@ class Streak:
     def __init__(self) -> None:
         self._failing: set[str] = set()
 
-    def failed(self, kind: str) -> None:
+    def failed(self, kind: str) -> "dict[str, str]":
+        """Return what is told before an error of a kind: it begins a streak, also where another kind failed long ago
+        and was not tried again."""
+        begins = bool(self._failing) and kind not in self._failing
         self._failing.add(kind)
+        return {"X_OK": "1"} if begins else {}
 
     def went_well(self, agent: "Agent", kind: str) -> "dict[str, str]":
         """Return what is told of work that has returned; it may have reported errors itself."""
@@ -156,7 +160,8 @@ class Cycles:
             if is_fatal(self._agent, problem):
                 raise
             self._has_failed = True
-            self._streak.failed(kind)
+            if told := self._streak.failed(kind):
+                self._link.tell(**told)
             report(self._link, problem)
         else:
             self._link.tell(**self._streak.went_well(self._agent, kind))

@@ -111,6 +111,17 @@ def test_after_an_exit_in_a_callback_no_other_was_called(embedded: Supervisor) -
     assert {"unit.started", "unit.exited"} <= set(heard)
 
 
+def test_modules_in_the_folder_of_the_program_were_taken_for_its_own(
+    embedded: Supervisor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "click.py").write_text("raise SystemExit('not this one')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    embedded.register("one", oneshot("true"))
+    embedded.start()
+    assert embedded.join(60) == 0
+
+
 def test_db_cache_and_api_in_order(embedded: Supervisor) -> None:
     """Each is ready before what needs it begins, and the last that began is the first that ends."""
     embedded.register("api", Idle)
