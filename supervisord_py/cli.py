@@ -79,13 +79,14 @@ def check_command(paths: tuple[str, ...], config: str | None, state_dir: str | N
 
     All problems of all files are told at once. Exits 1 when there is an error; warnings and infos alone are good.
     """
+    from supervisord_py.host.hot_check import load_all
     from supervisord_py.host.places import moved
-    from supervisord_py.host.unit_files import load, load_settings
+    from supervisord_py.host.unit_files import load_settings
 
     places = moved(_places(), state=state_dir)
     settings_path = Path(config) if config is not None else places.settings
     settings, settings_problems = load_settings(settings_path, required=config is not None)
-    loaded = load(paths or None, places, settings.limits)
+    loaded = load_all(paths or None, places, settings, os.environ)
     problems = [*settings_problems, *loaded.problems]
     if as_json:
         click.echo(json.dumps({"problems": [_problem_document(problem) for problem in problems]}, indent=2))

@@ -124,6 +124,9 @@ class Agent:
     def send(self, event: str, to: "str | None" = None, timeout: "float | None" = 30.0, **payload: "Any") -> int:
         """Send a message, and return its number in the journal when it is written there.
 
+        An event to nobody (``to`` None) that ``[journal] keep-last`` names has none: 0 is returned, and the last few of
+        this unit are kept.
+
         Args:
             event: What it is about.
             to: A unit, ``topic:NAME``, or None: for whoever asks the journal.

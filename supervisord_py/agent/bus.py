@@ -100,7 +100,7 @@ class BusClient:
     # What an agent does
 
     def send(self, envelope: "dict[str, Any]", timeout_s: "float | None") -> int:
-        """Send a message and return its number in the journal.
+        """Send a message and return its number in the journal; 0: it is kept in a ring (``[journal] keep-last``).
 
         Raises:
             NotSentError: It was refused, or not acknowledged in time.
@@ -127,7 +127,7 @@ class BusClient:
         while True:
             answer = self._answers.pop(id, None)
             if answer is not None and "ack" in answer:
-                return int(answer["seq"])
+                return int(answer["seq"] or 0)
             if answer is not None:
                 why = str(answer.get("message"))
                 if answer.get("error") not in PASSING:

@@ -26,7 +26,7 @@ import select
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -223,6 +223,43 @@ class Client:
             link.close()
             raise ConnectionLostError(method) from None
         return Stream(link, method)
+
+    def events(
+        self,
+        event: str | Sequence[str] = (),
+        *,
+        unit: str | Sequence[str] = (),
+        severity: str | None = None,
+        since: str | None = None,
+        until: str | None = None,
+        after: int | None = None,
+        last: int | None = None,
+        grep: str | None = None,
+        invocation: str | None = None,
+    ) -> list[dict[str, Any]]:
+        """Return records of the journal, oldest first.
+
+        Args:
+            event: Names or globs, of our events or of what agents call theirs; none: every event.
+            unit: Names or globs; none: every unit, and what is about none.
+            severity: ``info``, ``warning`` or ``error``: that or worse.
+            since: Not before this moment (RFC 3339, UTC).
+            until: Not after this one.
+            after: Only records with a higher number.
+            last: At most so many, the newest; None: all.
+            grep: A regular expression that is searched for in the line.
+            invocation: One life of a unit.
+
+        Raises as ``call`` does, and ``ConnectionLostError``.
+        """
+        given = {"severity": severity, "since": since, "until": until, "after": after, "grep": grep}
+        given["invocation"] = invocation
+        wanted: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        wanted["units"] = [unit] if isinstance(unit, str) else list(unit)
+        wanted["events"] = [event] if isinstance(event, str) else list(event)
+        parameters = {"filter": wanted} | ({} if last is None else {"last": last})
+        with self.stream("Journal.Query", **parameters) as stream:
+            return [record for reply in stream for record in reply["records"]]
 
     def is_replaced(self) -> bool:
         """Tell whether the supervisor that answers now is another than the one that the last call was sent to, without

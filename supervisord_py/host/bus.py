@@ -8,12 +8,13 @@ import asyncio
 import importlib
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from supervisord_py.core import view
+from supervisord_py.core.events import Now
 from supervisord_py.host.access import Scope
 from supervisord_py.host.authority import Authority
 from supervisord_py.host.bus_limits import Meter
@@ -184,6 +185,14 @@ class Bus:
 
     async def oldest(self) -> int:
         return await self._journal.oldest()
+
+    @property
+    def keep_last(self) -> Mapping[str, int]:
+        return self._supervisor.settings.journal.keep_last
+
+    def keep(self, record: Record) -> None:
+        boot_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        self._journal.beat(record, Now(time.monotonic_ns(), boot_ns, time.time_ns(), 0))
 
     def invocation(self, unit: str) -> str | None:
         return view.invocation(self._supervisor.manager, unit)

@@ -1,6 +1,6 @@
 """What the router of the bus needs of others: of the manager, and of who lets peers in."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Protocol
 
 from supervisord_py.host.access import Scope
@@ -34,6 +34,13 @@ class BusHost(Protocol):
         """Return when a record is as safe as ``[journal] sync`` promises; False when that cannot be said."""
 
     def stream(self, wanted: RecordFilter) -> AsyncIterator[list[dict[str, Any]]]: ...
+
+    @property
+    def keep_last(self) -> Mapping[str, int]:
+        """The events that are kept in a ring."""
+
+    def keep(self, record: Record) -> None:
+        """Put an event into the ring."""
 
     async def newest(self, wanted: RecordFilter, count: int) -> list[dict[str, Any]]: ...
 

@@ -91,6 +91,8 @@ RECEIVE_HWM = 128
 """Requests of one connection that libzmq reads ahead; what is above waits in the peer."""
 
 KEPT_RETRY_S = 1.0
+KEPT = 0
+"""In the place of a number: the event is in the ring (``[journal] keep-last``), which has none."""
 
 
 class _Pending(Struct):
@@ -404,6 +406,13 @@ class Router:
             raise BadRequestError(NO_SUCH_UNIT, f"there is no unit {request.to}", request.id)
         seq = self._memory.find(member.life, request.id)
         place = batch.fresh.get((member.life, request.id))
+        if seq == KEPT or (seq is None and request.to is None and request.event in self._host.keep_last):
+            if seq is None:
+                self._memory.remember(member.life, request.id, KEPT)
+                self._host.keep(_record_of(member, request))
+                self._meter.count(member.subject, "sent")
+            self._subscribers.answer(connection, format_ack(request.id, None))
+            return
         if seq is None and place is None:
             if (why := self._host.failing) is not None:
                 raise BadRequestError(NOT_WRITTEN, why, request.id)

@@ -20,7 +20,7 @@ from supervisord_py.model.hooks import CALLING, is_called_by
 from supervisord_py.model.keys import KeySpec
 from supervisord_py.model.names import Reference, parse_group_name, parse_reference
 from supervisord_py.model.problems import BadValue, raise_all
-from supervisord_py.model.records import UNNUMBERED
+from supervisord_py.model.records import UNNUMBERED, is_own_event
 from supervisord_py.model.states import Until
 from supervisord_py.model.targets import (
     parse_address,
@@ -365,10 +365,10 @@ def _counts(value: object, spec: KeySpec, expand: Expand) -> object:
         raise BadValue(f"{shown(value)} is not a table", 'write { "unit.heartbeat" = 2 }')
     counts: dict[str, int] = {}
     for event, count in value.items():
-        if event not in UNNUMBERED:
+        if event not in UNNUMBERED and is_own_event(event):
             raise BadValue(
                 f"{event!r} cannot be kept in a ring",
-                f"possible is {_listed(sorted(UNNUMBERED))}: all others are kept",
+                f"possible are {_listed(sorted(UNNUMBERED))} and the names that agents give to events of their own",
                 (event,),
                 on_key=True,
             )

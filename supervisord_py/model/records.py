@@ -37,5 +37,13 @@ EVENTS: tuple[str, ...] = (
 )  # fmt: skip
 """Every event of the contract (section 7), in its order, then our additions."""
 
+_SUBJECTS = frozenset(event.partition(".")[0] for event in EVENTS)
+
+
+def is_own_event(name: str) -> bool:
+    """Tell whether an event of this name is one of ours, or would look like one: what agents call theirs is not."""
+    return name.partition(".")[0] in _SUBJECTS
+
+
 UNNUMBERED: frozenset[str] = frozenset({"unit.heartbeat"})
 """Events that are kept in a ring with ``seq`` null, so that beats never grow the chain."""

@@ -11,7 +11,8 @@ Every frame is one JSON object with ``"v": 1``. A peer sends *requests*:
 
 and is sent *answers* and *deliveries*:
 
-    {"v":1,"ack":ID,"seq":N}                           written, as record N ("truncated": what was cut, if anything)
+    {"v":1,"ack":ID,"seq":N}                           written, as record N ("truncated": what was cut, if anything);
+                                                       null: an event that is kept in a ring (``keep-last``)
     {"v":1,"ack":ID,"seq":N,"subscribe":NAME}          from N on everything comes; what is behind ``after``, first
     {"v":1,"error":SLUG,"message":TEXT,"id":ID}        refused; ``id`` null where there was none to be read
     {"v":1,"seq":N,"from":UNIT,"invocation":LIFE,"event":NAME,"to":TO,...}      ("replay_of": it was record M before)
@@ -175,8 +176,9 @@ def is_address(to: object) -> bool:
     return isinstance(to, str) and (_is_name(to.removeprefix(TOPIC)) if to.startswith(TOPIC) else is_unit_name(to))
 
 
-def format_ack(id: Id, seq: int, truncated: dict[str, int] | None = None) -> bytes:
-    """Say that a message is record ``seq``; ``truncated`` has the full lengths of what was cut."""
+def format_ack(id: Id, seq: int | None, truncated: dict[str, int] | None = None) -> bytes:
+    """Say that a message is record ``seq`` (None: an event that is kept in a ring); ``truncated`` has the full lengths
+    of what was cut."""
     answer: dict[str, Any] = {"v": VERSION, "ack": id, "seq": seq}
     return _encoder.encode(answer | {"truncated": truncated} if truncated else answer)
 

@@ -61,7 +61,7 @@ payload-max = 100
 reserve = 0
 when-full = "refuse-commands"
 sync = "always"
-keep-last = { "unit.heartbeat" = 0 }
+keep-last = { "unit.heartbeat" = 0, metrics = 5 }
 [bus]
 rate-limit = "30/min"
 queue = 7
@@ -80,7 +80,11 @@ on-full = "block"
     )
     journal = settings.journal
     assert (journal.max_bytes, journal.max_age_ns, journal.payload_max, journal.reserve) == (1 << 30, None, 100, 0)
-    assert (journal.when_full, journal.sync, journal.keep_last) == ("refuse-commands", "always", {"unit.heartbeat": 0})
+    assert (journal.when_full, journal.sync, journal.keep_last) == (
+        "refuse-commands",
+        "always",
+        {"unit.heartbeat": 0, "metrics": 5},
+    )
     assert settings.bus == BusSettings(Rate(30, 60_000_000_000), 7, "block")
     assert settings.path == "s.toml"
     assert good('[supervisor]\npass-environment = "all"\n').supervisor.pass_environment == "all"
