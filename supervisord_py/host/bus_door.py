@@ -76,6 +76,11 @@ class Member(Struct, frozen=True):
     """Of a key: the routing id that it has given itself, in hexadecimal digits."""
 
     @property
+    def is_remote(self) -> bool:
+        """Whether somebody is there with a key, over TCP."""
+        return self.peer is not None and self.peer.remote is not None
+
+    @property
     def subject(self) -> str:
         """Whom a bound or a count is for: a unit, a key, or one for all others."""
         if self.peer is not None and self.peer.remote is not None:

@@ -5,8 +5,9 @@ Theory of operation
 A *connection* is known from its first request on (a ROUTER knows no address before). Answers and deliveries to it go
 through libzmq's pipe (``PIPE_MAX`` messages), and what that does not take waits in ``outgoing`` until libzmq says that
 there is room: answers always, deliveries up to ``queue`` altogether, with ``on-full = "block"`` all of them. With
-``"drop"`` a delivery that does not fit is counted, and the subscriber is told how many and after which record before
-the next one: the journal has them. What waits is one message in memory, however many subscribers it waits for.
+``"drop"``, and always for somebody who comes over TCP, a delivery that does not fit is counted, and the subscriber is
+told how many and after which record before the next one: the journal has them. What waits is one message in memory,
+however many subscribers it waits for.
 
 A *subscription* is of one address: a topic, or the unit's own name. One that begins in the past (``after``) first reads
 the journal, no faster than the subscriber takes it, up to the newest record that was delivered to anybody; in the same
@@ -251,7 +252,7 @@ class Subscribers:
             return None
         if connection.is_gone:
             return None
-        if self.is_blocking:
+        if self.is_blocking and not connection.member.is_remote:
             subscription.seen = seq
             self._meter.count(unit, "delivered")
             return self._wait(connection, frame)

@@ -224,6 +224,7 @@ def _again(record: dict[str, Any], to: str, cause: int) -> Record:
     """Return a message as it is published once more; its sender is who sent it first."""
     fields = {"id": None, "to": to, "name": record.get("name"), "payload": record.get("payload")}
     fields["replay_of"] = record.get("replay_of") or record["seq"]
+    fields |= {name: record[name] for name in ("sender", "address") if record.get(name)}
     unit, invocation = record.get("unit"), record.get("invocation")
     return Record("unit.message", unit=unit, invocation=invocation, cause=cause, fields=fields)
 

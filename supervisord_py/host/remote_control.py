@@ -165,8 +165,8 @@ class RemoteControl:
             return
         try:
             self.door.turn()
-            crowded, self._crowded = self._crowded, {}
-            for talk in crowded:
+            for talk in list(self._crowded):
+                self._crowded.pop(talk, None)
                 talk.flush()
             for _ in range(FRAMES_A_TURN):
                 try:

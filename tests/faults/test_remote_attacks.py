@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 import pytest
 import zmq
+from zmq.utils.monitor import parse_monitor_message
 
 from supervisord_py.host.remote_door import WAITING_MAX
 from supervisord_py.wire.varlink import CALL_MAX
@@ -136,6 +137,26 @@ def denied(remote: Remote) -> list[dict[str, Any]]:
     return [
         each for each in remote.running.records() if each["event"] == "command.denied" and each["verb"] == "connect"
     ]
+
+
+def test_the_public_key_of_another_is_of_no_use(remote: Remote) -> None:
+    """It lies about for everybody to see: without its secret half nobody gets in with it."""
+    with unharmed(remote), zmq.Context.instance().socket(zmq.DEALER) as thief:
+        thief.linger = 0
+        thief.curve_serverkey = remote.keys.server.public.encode()
+        thief.curve_publickey = remote.keys.own["alice"].public.encode()
+        secret = remote.keys.own["mallory"].secret
+        assert secret is not None
+        thief.curve_secretkey = secret.encode()
+        monitor = thief.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
+        thief.connect(remote.control)
+        thief.send(b'{"method":"py.supervisord.Manager.Ping"}')
+        for _ in range(3):
+            assert monitor.poll(int(WAIT_S * 1000))
+            assert parse_monitor_message(monitor.recv_multipart())["event"] == zmq.EVENT_DISCONNECTED
+        assert not thief.poll(100)
+        thief.disable_monitor()
+        monitor.close(0)
 
 
 def test_what_was_recorded_cannot_be_played_again(remote: Remote) -> None:

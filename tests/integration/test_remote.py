@@ -24,7 +24,7 @@ TALKER = '[service]\nexec-start = ["/bin/sh", "-c", "while echo $((n += 1)); do 
 
 @contextmanager
 def remote_supervisor(
-    keys_in: Path, units: dict[str, str], commands: str, bus_commands: str = "[]", *puppet_names: str
+    keys_in: Path, units: dict[str, str], commands: str, bus_commands: str = "[]", *puppet_names: str, more: str = ""
 ) -> Iterator[Remote]:
     """A supervisor with the keys of alice and bob."""
     remote = Remote()
@@ -32,7 +32,7 @@ def remote_supervisor(
         remote.keys = KeysOf(keys_in)
         for name in ("alice", "bob"):
             remote.keys.make(name)
-        settings = remote.settings(commands, bus_commands)
+        settings = remote.settings(commands, bus_commands, more)
         with supervisor(units, settings=settings, prepare=with_puppets(*puppet_names)) as running:
             remote.running = running
             remote.wait_listening()
@@ -233,6 +233,30 @@ def test_messages_from_afar_have_a_sender_that_is_no_unit(remote: Remote) -> Non
         }  # fmt: skip
         assert alice.ask(subscribe="")["error"] == "bad-request", "a key has no mailbox"
         assert alice.ask(to="key/alice", event="x")["error"] == "bad-request"
+
+
+def test_a_message_from_afar_is_published_again_as_it_was(remote: Remote) -> None:
+    """``journal replay`` names the key as the sender, and the record it was before."""
+    with remote.dealer("alice", remote.bus) as alice:
+        seq = alice.ask(to="topic:old", event="again", n=7)["seq"]
+        alice.ask(subscribe="new")
+        done = remote.running.supctl("journal", "replay", "--to", "new", "--after", str(seq - 1))
+        assert done.returncode == 0, done.stderr
+        delivery = alice.hear()
+        assert (delivery["from"], delivery["replay_of"], delivery["n"]) == ("key/alice", seq, 7)
+
+
+def test_nobody_waits_for_a_subscriber_from_afar(tmp_path: Path) -> None:
+    """One that reads nothing is told what it missed, also where those of this machine are waited for."""
+    more = '[bus]\nqueue = 100\non-full = "block"\nrate-limit = "100000/s"\n'
+    many, text = 1600, "x" * 4000
+    with remote_supervisor(tmp_path, {}, "[]", '"journal"', "puppet", more=more) as remote:
+        with puppets(remote.running, "puppet") as (puppet,), remote.dealer("alice", remote.bus, ahead=1) as alice:
+            alice.ask(subscribe="news")
+            for start in range(0, many, 100):
+                puppet.send(*({"id": number, "to": "topic:news", "text": text} for number in range(start, start + 100)))
+                assert puppet.receive_all(lambda each: "ack" in each, 100)
+            until(lambda: alice.hear().get("dropped"), "what it missed")
 
 
 def test_who_is_not_granted_it_may_neither_read_nor_send(remote: Remote) -> None:
