@@ -77,7 +77,7 @@ def version_command() -> None:
 def check_command(paths: tuple[str, ...], config: str | None, state_dir: str | None, as_json: bool) -> None:
     """Validate these files and folders (default: the unit path), and the settings, exactly as run does.
 
-    All problems of all files are told at once. Exits 1 when there is an error; warnings alone are good.
+    All problems of all files are told at once. Exits 1 when there is an error; warnings and infos alone are good.
     """
     from supervisord_py.host.hot_check import load_all
     from supervisord_py.host.places import moved
@@ -100,6 +100,7 @@ def check_command(paths: tuple[str, ...], config: str | None, state_dir: str | N
             + (f", {len(unit_set.masked)} masked" if unit_set.masked else "")
             + f", {_counted(sum(problem.severity == 'error' for problem in problems), 'error')}"
             + f", {_counted(sum(problem.severity == 'warning' for problem in problems), 'warning')}"
+            + (f", {infos} info" if (infos := sum(problem.severity == "info" for problem in problems)) else "")
         )
         if not unit_set.units and not unit_set.bad and not paths:
             searched = ", ".join(map(str, places.unit_path))

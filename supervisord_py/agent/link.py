@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 
 FIELD_MAX = 3000
-"""Bytes of one field in a datagram; what is longer is cut, or the kernel might refuse all of it."""
+DATAGRAM_MAX = 4096
+"""Bytes of one field, and of all: what is longer is cut, from the end, or nothing of it would be taken."""
 
 
 class SupervisorLink:
@@ -56,9 +57,14 @@ class SupervisorLink:
         """Send one datagram; a supervisor that is being replaced may be away for a moment, which is no error here."""
         if self._notify is None:
             return
-        lines = [f"{name}={value}".encode("utf-8", "backslashreplace")[:FIELD_MAX] for name, value in fields.items()]
+        told, left = b"", DATAGRAM_MAX
+        for name, value in fields.items():
+            line = f"{name}={value}".encode("utf-8", "backslashreplace")[: max(0, min(FIELD_MAX, left - 1))]
+            told += line + b"\n"
+            left = DATAGRAM_MAX - len(told)
         try:
-            self._notify.send(b"\n".join(lines))
+            # A zero byte would be a reason to take nothing, too.
+            self._notify.send(told[:-1].replace(b"\0", b" "))
         except OSError:
             pass
 

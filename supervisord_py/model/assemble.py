@@ -6,6 +6,7 @@ Source: contract, section 3; systemd src/core/service.c (service_verify, service
 
 import posixpath
 from collections.abc import Mapping
+from typing import Any
 
 from msgspec import Struct
 
@@ -417,7 +418,10 @@ def _probe(fields: Fields, place: TableId, problems: list[Problem]) -> Probe | N
     successes = fields.get(place, "success-threshold", _PROBE.success_threshold)
     if not is_readiness and successes != 1:
         complain("success-threshold", f"of a {kind} check one success is enough", "take it out", warning=True)
-    checked = {key: fields.get(place, key, None) for key in written}
+    checked: dict[str, Any] = {key: fields.get(place, key, None) for key in written}
+    if str(checked.get("http", "")).lower().startswith("https:"):
+        message = "no certificate is verified: the check only asks whether the service answers"
+        problems.append(fields.problem(place, "http", message, "an exec check can do more", info=True))
     return Probe(
         name,
         ProbeKind(kind),
