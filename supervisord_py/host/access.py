@@ -23,9 +23,10 @@ from fnmatch import fnmatchcase
 
 from msgspec import Struct
 
-from supervisord_py.host.facade import Peer, RemoteKey
+from supervisord_py.host.facade import Peer, RemoteKey, remote_peer
 from supervisord_py.model.commands import COMMANDS, PRESETS, command_set
 from supervisord_py.model.settings import AllowRule, RemoteSettings, Settings
+from supervisord_py.wire.bus import KEY
 
 WHOLE: frozenset[str] = frozenset({"shutdown"})
 """Commands without a unit that act on all of them: a grant for some units is none for these."""
@@ -204,8 +205,10 @@ def describe(peer: Peer) -> str:
 
 
 def hypothetical_peer(user: str) -> Peer | None:
-    """Return the peer that ``user`` (a name or a uid) would be in a session of its own; None when there is no such
-    user."""
+    """Return the peer that ``user`` (a name or a uid) would be in a session of its own, or ``key/NAME`` over TCP; None
+    when there is no such user."""
+    if user.startswith(KEY):
+        return remote_peer(RemoteKey(user.removeprefix(KEY), "", "control"))
     try:
         entry = pwd.getpwuid(int(user)) if user.isascii() and user.isdigit() else pwd.getpwnam(user)
     except (KeyError, OverflowError, ValueError):  # ValueError: a NUL in it
