@@ -5,6 +5,7 @@ one value. Specifiers are expanded in what is text (strings, names, paths, comma
 modes, signals and enums.
 """
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
@@ -276,6 +277,8 @@ def _expanded(value: object, expand: Expand) -> object:
             return [_expanded(item, expand) for item in value]
         case dict():
             return {name: _expanded(item, expand) for name, item in value.items()}
+        case float() if not math.isfinite(value):
+            raise BadValue("JSON, in which it is handed over, has no such number", f'write "{value}", in quotes')
         case _:
             return value
 

@@ -170,7 +170,7 @@ def test_a_recoverable_exception_is_an_error_without_a_traceback_and_the_agent_g
 def test_each_way_to_fail_restarts_an_agent_then_quarantines_it_and_why_tells_which(
     cls: str, keys: str, service: str, result: str, words: str
 ) -> None:
-    """Heartbeats come from between the cycles, not from beside them: who hangs is silent, who only beats does no work."""
+    """Heartbeats come from between the cycles, not from beside them: who hangs is silent, who only beats is idle."""
     text = agent(cls, keys, service) + "[quarantine]\nfailures = 2\n"
     with supervisor({"poor": text}, prepare=with_agents) as running:
         running.wait_state("poor", "quarantined")
