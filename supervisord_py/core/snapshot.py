@@ -190,6 +190,7 @@ def _shift(ledger: Ledger, shift_ns: int) -> None:
                 watch,
                 from_ns=watch.from_ns + shift_ns,
                 at_ns=None if watch.at_ns is None else watch.at_ns + shift_ns,
+                asked_ns=None if watch.asked_ns is None else watch.asked_ns + shift_ns,
             )
             for kind, watch in state.watches.items()
         }

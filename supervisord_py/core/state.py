@@ -228,6 +228,8 @@ class Watch(Struct, frozen=True, omit_defaults=True):
     """The processes were stopped when somebody looked last."""
     held_up: bool = False
     """This silence was allowed to last longer, because the supervisor was held up itself."""
+    asked_ns: int | None = None
+    """When somebody was asked to look, as long as there is no answer."""
 
 
 class TimerState(Struct, frozen=True, omit_defaults=True):

@@ -24,6 +24,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from enum import Enum
+from itertools import cycle
 from typing import Any
 
 from supervisord_py.ctl.client_errors import UnreachableError
@@ -182,8 +183,8 @@ class RemoteAddress:
         """
         began = time.monotonic()
         strikes = 0
-        while True:
-            bridge = Bridge(self._resolved(), self.keys)
+        for endpoint in cycle(endpoints := self._resolved()):
+            bridge = Bridge(endpoint, self.keys)
             try:
                 outcome = bridge.wait(HANDSHAKE_S, pause)
             except BaseException:  # Ctrl-C too: what is open is closed.
@@ -208,16 +209,18 @@ class RemoteAddress:
                 case _:
                     if not lost or time.monotonic() - began > patience:
                         raise UnreachableError(self.address, f"no answer within {HANDSHAKE_S:g}s")
-            pause(TRY_S)
+            pause(TRY_S if endpoint == endpoints[-1] else 0.0)
+        raise AssertionError("internal error: a name without an address")
 
-    def _resolved(self) -> str:
+    def _resolved(self) -> list[str]:
+        """Return all that the name stands for."""
         host, _, port = self.address.removeprefix(SCHEME).rpartition(":")
         try:
             found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
         except OSError as error:
             raise UnreachableError(self.address, (error.strerror or str(error)).lower()) from None
-        numeric = str(found[0][4][0])
-        return f"{SCHEME}[{numeric}]:{port}" if ":" in numeric else f"{SCHEME}{numeric}:{port}"
+        numeric = dict.fromkeys(str(each[4][0]) for each in found)
+        return [f"{SCHEME}[{each}]:{port}" if ":" in each else f"{SCHEME}{each}:{port}" for each in numeric]
 
 
 class Bridge:

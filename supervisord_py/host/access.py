@@ -23,9 +23,10 @@ from fnmatch import fnmatchcase
 
 from msgspec import Struct
 
-from supervisord_py.host.facade import Peer, RemoteKey
+from supervisord_py.host.facade import Peer, RemoteKey, remote_peer
 from supervisord_py.model.commands import COMMANDS, PRESETS, command_set
 from supervisord_py.model.settings import AllowRule, RemoteSettings, Settings
+from supervisord_py.wire.bus import KEY
 
 WHOLE: frozenset[str] = frozenset({"shutdown"})
 """Commands without a unit that act on all of them: a grant for some units is none for these."""
@@ -181,7 +182,7 @@ class Access:
             held = ", ".join(pattern for grant in scope.grants for pattern in grant.units or ())
             return f"it is granted for {held} only"
         if peer.unit is not None and peer.claimed:
-            return f"only its own word says that this orphan is a process of {peer.unit}: no rule speaks of it"
+            return "no rule speaks of an orphan whose unit nobody else can tell"
         if peer.unit is not None:
             rule = f'[[control.allow]] unit = "{peer.unit}"'
             return f"a unit's process may ping and see its own status; {rule} in supervisord.toml grants more"
@@ -196,14 +197,18 @@ def describe(peer: Peer) -> str:
         return f"key {peer.remote.name}" if peer.remote.name else "a key that is not known"
     if peer.stray:
         return f"process {peer.pid} of no unit"
+    if peer.unit is not None and peer.claimed:
+        return f"process {peer.pid}, by its own word of unit {peer.unit},"
     if peer.unit is not None:
         return f"unit {peer.unit}"
     return f"user {peer.user}" if peer.user else f"uid {peer.uid}"
 
 
 def hypothetical_peer(user: str) -> Peer | None:
-    """Return the peer that ``user`` (a name or a uid) would be in a session of its own; None when there is no such
-    user."""
+    """Return the peer that ``user`` (a name or a uid) would be in a session of its own, or ``key/NAME`` over TCP; None
+    when there is no such user."""
+    if user.startswith(KEY):
+        return remote_peer(RemoteKey(user.removeprefix(KEY), "", "control"))
     try:
         entry = pwd.getpwuid(int(user)) if user.isascii() and user.isdigit() else pwd.getpwnam(user)
     except (KeyError, OverflowError, ValueError):  # ValueError: a NUL in it

@@ -3,7 +3,7 @@
 import pytest
 
 from supervisord_py.core.orders import who
-from supervisord_py.host.access import Access
+from supervisord_py.host.access import Access, hypothetical_peer
 from supervisord_py.host.facade import Peer, RemoteKey, remote_peer
 from supervisord_py.host.refusals import who_fields
 from supervisord_py.model.commands import COMMANDS, PRESETS
@@ -65,6 +65,15 @@ def test_a_rule_about_a_key_is_held_to_its_units() -> None:
     assert judge.decide(ALICE, "restart", "web@1").allowed
     assert not judge.decide(ALICE, "restart", "db").allowed
     assert not judge.decide(ALICE, "set", "web@1").allowed
+
+
+def test_an_admin_may_ask_what_a_key_may() -> None:
+    """``supctl can --as key/NAME``."""
+    judge = access(control={"alice": "operator"})
+    for name, allowed in (("alice", True), ("bob", False)):
+        peer = hypothetical_peer(f"key/{name}")
+        assert peer is not None
+        assert judge.decide(peer, "restart", "web").allowed is allowed
 
 
 def test_the_ceiling_holds_for_keys_too() -> None:
