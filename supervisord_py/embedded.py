@@ -320,10 +320,23 @@ class Supervisor:
 
     def close(self) -> None:
         """Stop it, if it runs; a temporary folder is removed."""
-        if self._process is not None:
-            self.stop()
+        if self._process is not None and self.stop() < 0 and self._is_temporary:
+            self._stop_what_is_left()
         if self._is_temporary:
             shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _stop_what_is_left(self) -> None:
+        """Somebody has killed the supervisor: the next one adopts its processes, and stops them. It starts nothing."""
+        for file in (self.folder / "units").glob("*.toml"):
+            drop_in = self.folder / "units" / f"{file.name}.d" / "99-closing.toml"
+            drop_in.parent.mkdir(exist_ok=True)
+            drop_in.write_text(write_toml({"unit": {"enabled": False}}), encoding="utf-8")
+        self._callbacks.clear()
+        try:
+            self._launch()
+            self.stop()
+        except SupervisordError:
+            _log.exception("what a killed supervisor has left was not stopped")
 
     def _finish(self, timeout_s: float | None) -> None:
         self._is_over.set()

@@ -122,6 +122,21 @@ def test_modules_in_the_folder_of_the_program_were_taken_for_its_own(
     assert embedded.join(60) == 0
 
 
+def test_units_of_a_killed_supervisor_were_left_behind(tmp_path: Path) -> None:
+    """Its folder went, so nobody could have adopted them."""
+    with Supervisor(mode="daemon") as supervisor:
+        supervisor.register("sleep", SLEEP)
+        supervisor.register("once", oneshot("sh", "-c", f"echo >> {tmp_path}/once"))
+        supervisor.start("sleep")
+        until(lambda: supervisor.status("once")["result"] == "success" and (tmp_path / "once").exists(), "its run")
+        pid = supervisor.status("sleep")["pid"]
+        assert supervisor._process is not None
+        supervisor._process.kill()
+        assert supervisor.join(60) == -signal.SIGKILL
+    until(lambda: is_gone(pid), "its end")
+    assert (tmp_path / "once").read_text() == "\n", "nothing was started again"
+
+
 def test_db_cache_and_api_in_order(embedded: Supervisor) -> None:
     """Each is ready before what needs it begins, and the last that began is the first that ends."""
     embedded.register("api", Idle)
