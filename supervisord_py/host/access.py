@@ -182,7 +182,7 @@ class Access:
             held = ", ".join(pattern for grant in scope.grants for pattern in grant.units or ())
             return f"it is granted for {held} only"
         if peer.unit is not None and peer.claimed:
-            return f"only its own word says that this orphan is a process of {peer.unit}: no rule speaks of it"
+            return "no rule speaks of an orphan whose unit nobody else can tell"
         if peer.unit is not None:
             rule = f'[[control.allow]] unit = "{peer.unit}"'
             return f"a unit's process may ping and see its own status; {rule} in supervisord.toml grants more"
@@ -197,6 +197,8 @@ def describe(peer: Peer) -> str:
         return f"key {peer.remote.name}" if peer.remote.name else "a key that is not known"
     if peer.stray:
         return f"process {peer.pid} of no unit"
+    if peer.unit is not None and peer.claimed:
+        return f"process {peer.pid}, by its own word of unit {peer.unit},"
     if peer.unit is not None:
         return f"unit {peer.unit}"
     return f"user {peer.user}" if peer.user else f"uid {peer.uid}"

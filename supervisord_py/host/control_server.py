@@ -415,7 +415,7 @@ class _Connection(asyncio.Protocol):
         """Return the peer, asked for once; None when its unit has too many connections already."""
         if self._peer is None:
             self._peer = await self._who()
-            unit = self._peer.unit
+            unit = self._peer.subject
             self._is_one_too_many = unit is not None and not self._server.take_unit_seat(self.seat, unit)
         return None if self._is_one_too_many else self._peer
 

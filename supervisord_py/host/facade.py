@@ -55,6 +55,11 @@ class Peer(Struct, frozen=True):
     remote: RemoteKey | None = None
     claimed: bool = False
 
+    @property
+    def subject(self) -> str | None:
+        """Whose budgets it uses up, of the unit's: those that only claim to be of it have their own."""
+        return f"{self.unit} (claimed)" if self.unit is not None and self.claimed else self.unit
+
     def origin(self) -> Origin:
         if self.remote is not None:
             return Origin(remote=str(self.remote))

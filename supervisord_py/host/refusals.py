@@ -126,7 +126,7 @@ class Refusals:
             await asyncio.wait(self._tasks)
 
     async def _write(self, peer: Peer, record: Record, rate: Rate) -> None:
-        subject = f"unit {peer.unit}" if peer.unit is not None else f"uid {peer.uid}"
+        subject = f"unit {peer.subject}" if peer.unit is not None else f"uid {peer.uid}"
         if peer.remote is not None:
             subject = f"key {peer.remote.name}"
         bucket = self._bucket((record.event, subject), rate)
@@ -180,5 +180,5 @@ def who_fields(peer: Peer) -> dict[str, Any]:
         "pid": peer.pid,
         "login_uid": peer.login_uid,
         "peer_command": redact_text(peer.command),
-        "peer_unit": peer.unit,
+        "peer_unit": None if peer.claimed else peer.unit,
     }
