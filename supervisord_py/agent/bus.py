@@ -40,6 +40,10 @@ RETRY_LAST_S = 1.0
 SUBSCRIBE_TIMEOUT_S = 30.0
 PASSING = ("rate-limited", "not-written", "busy")
 OWN_FIELDS = frozenset({"v", "seq", "from", "invocation", "event", "to"})
+NOT_PAYLOAD = frozenset(
+    {"v", "id", "seq", "from", "invocation", "truncated", "ack", "dropped", "subscribe", "replay_of"}
+)
+"""What a delivery has for itself; an ``id`` besides would be waited for in vain."""
 
 
 class _Subscription:
@@ -105,9 +109,11 @@ class BusClient:
         Raises:
             NotSentError: It was refused, or not acknowledged in time.
         """
+        if wrong := sorted(NOT_PAYLOAD & envelope.keys()):
+            raise NotSentError(f"a message has no field {wrong[0]} of its own: name it otherwise")
         id = self._next_id()
         try:
-            frame = self._encode({"v": 1, "id": id, **envelope}, allow_nan=False).encode()
+            frame = self._encode({"v": 1, "id": id, **envelope}, allow_nan=False, ensure_ascii=False).encode()
         except (TypeError, ValueError) as problem:
             raise NotSentError(f"this cannot be sent: {problem}") from problem
         if len(frame) > REQUEST_MAX:
