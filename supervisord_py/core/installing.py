@@ -38,11 +38,20 @@ def apply(ledger: Ledger, transaction: Transaction) -> dict[str, Job]:
         _call_off_others(ledger, transaction)
     for node in transaction.nodes:
         job = _install(ledger, transaction.goal, node)
+        _look_at_queue(ledger, node.unit)
         if node.anchor:
             anchors[node.unit] = job
     for unit, refusal in transaction.dropped.items():
         refuse(ledger, transaction.goal, unit, refusal)
     return anchors
+
+
+def _look_at_queue(ledger: Ledger, name: str) -> None:
+    """What waits for a slot may have to wait for a new job first: then it stands in no queue."""
+    for other in ledger.graph.neighbours(name) if ledger.waiting else ():
+        waiting = ledger.job_of.get(other)
+        if waiting is not None and waiting.pool is not None:
+            ledger.runnable[waiting.id] = None
 
 
 def _call_off_others(ledger: Ledger, transaction: Transaction) -> None:

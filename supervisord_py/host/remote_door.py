@@ -22,6 +22,7 @@ Source: rfc.zeromq.org/spec/26 (CurveZMQ) and 27 (ZAP); libzmq 4.3.5, curve_serv
 import asyncio
 import contextlib
 import os
+import resource
 import socket
 import struct
 from collections import Counter
@@ -41,6 +42,10 @@ WAITING_MAX = 256
 
 INSIDE_MAX = 512
 INSIDE_A_KEY_MAX = 64
+
+DESCRIPTORS_A_CONNECTION = 16
+"""Of so many that the process may have, one connection may wait and one be inside: each has up to four, there are two
+listeners, and libzmq ends the process when it has none."""
 
 HANDSHAKE_MS = 10_000
 BACKLOG = 128
@@ -93,6 +98,9 @@ class RemoteDoor:
         self._on_left = on_left
         self._on_refused = on_refused
         self._on_news = on_news
+        descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._waiting_max = min(WAITING_MAX, descriptors // DESCRIPTORS_A_CONNECTION)
+        self._inside_max = min(INSIDE_MAX, descriptors // DESCRIPTORS_A_CONNECTION)
         self._callers: dict[int, _Caller] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._context: zmq.Context[Any] = zmq.Context(io_threads=1)
@@ -156,7 +164,7 @@ class RemoteDoor:
         if caller.key is None:
             caller.key = user
             self._bound(lambda each: each.key == user, INSIDE_A_KEY_MAX, lambda each: each.key)
-            self._bound(lambda each: each.key is not None, INSIDE_MAX, lambda each: each.key)
+            self._bound(lambda each: each.key is not None, self._inside_max, lambda each: each.key)
         return remote_peer(RemoteKey(name, caller.address, self._listener))
 
     def member(self, user: str, fd: int, address: bytes) -> Member | None:
@@ -226,7 +234,7 @@ class RemoteDoor:
             return
         self._left(fd)
         self._callers[fd] = _Caller(fd, connection, host, port)
-        self._bound(lambda each: each.key is None, WAITING_MAX, lambda each: each.host)
+        self._bound(lambda each: each.key is None, self._waiting_max, lambda each: each.host)
 
     def _left(self, fd: int) -> None:
         caller = self._callers.pop(fd, None)

@@ -269,7 +269,7 @@ def test_not_durable_is_said(supctl: Supctl) -> None:
         (["restart", "--max-unavailable", "2", "web"], "--max-unavailable is for --rolling"),
         (["list", "--sockets"], "--sockets is not supported yet"),
         (["why", "web", "--all"], "--all is not supported yet"),
-        (["--remote", "tcp://x", "status"], "--remote is not supported yet"),
+        (["--remote", "tcp://x", "status"], "--remote: 'tcp://x' is not an address"),
         (["logs", "--since", "10m", "web"], "without times"),
         (["journal", "replay"], "journal replay needs --until SEQ"),
         (["journal", "replay", "--until", "today"], "is not the number of a record"),
