@@ -16,8 +16,18 @@ from peers import ROOT
 
 HERE = Path(__file__).resolve().parent
 COUNT = 10_000
+FAN_COUNT = 2_000
 PROBES = 200
 PLAIN = "plain pyzmq loop"
+UNITS = {
+    "listener": ("listen", COUNT),
+    "sender": ("send", COUNT),
+    "fan": ("fan", FAN_COUNT),
+    "fan-sender": ("send", FAN_COUNT),
+    "quiet": ("probe", PROBES),
+    "probe": ("probe", PROBES),
+    "flooder": ("flood", 0),
+}
 NO_LIMIT = '[bus]\nrate-limit = "1000000/s"\nqueue = 100000\n'
 
 Client = Callable[[str, int, Path], None]
@@ -58,14 +68,20 @@ def measure_circus_bus(venv: Path, folder: Path, patience_s: float) -> Figures:
 
 def _rates(client: Client, folder: Path, patience_s: float, *, has_subscribers: bool) -> Figures:
     figures: Figures = {}
-    listener = folder / "listener"
-    if has_subscribers:
-        client("listen", COUNT, listener)
-        _wait(Path(f"{listener}.ready"), patience_s)
+    if not has_subscribers:
+        client("send", COUNT, folder / "sender")
+        return {"bus_sent_per_s": _read(folder / "sender", patience_s)["per_s"]}
+    listener, fan = folder / "listener", folder / "fan"
+    client("listen", COUNT, listener)
+    _wait(Path(f"{listener}.ready"), patience_s)
     client("send", COUNT, folder / "sender")
     figures["bus_sent_per_s"] = _read(folder / "sender", patience_s)["per_s"]
-    if has_subscribers:
-        figures["bus_delivered_per_s"] = _read(listener, patience_s)["per_s"]
+    figures["bus_delivered_per_s"] = _read(listener, patience_s)["per_s"]
+    # The first subscriber has ended with the last of its messages.
+    client("fan", FAN_COUNT, fan)
+    _wait(Path(f"{fan}.ready"), patience_s)
+    client("send", FAN_COUNT, folder / "fan-sender")
+    figures["bus_fan_per_s"] = _read(fan, patience_s)["per_s"]
     return figures
 
 
@@ -90,10 +106,7 @@ def _ours(folder: Path, settings: str) -> Iterator[Client]:
     (folder / "s.toml").write_text(settings)
     with _short() as short:
         control = ["--socket", f"{short}/control.sock"]
-        for what in ("listen", "send", "probe", "flood", "quiet"):
-            out = {"listen": "listener", "send": "sender", "flood": "flooder"}.get(what, what)
-            kind = "probe" if what == "quiet" else what
-            count = PROBES if kind == "probe" else COUNT
+        for out, (kind, count) in UNITS.items():
             command = [sys.executable, str(HERE / "bus_client.py"), kind, "bus", "-", str(count), str(folder / out)]
             text = f'[unit]\nenabled = false\n[service]\nexec-start = {json.dumps(command)}\nrestart = "no"\n'
             (units / f"{out}.toml").write_text(text)

@@ -1,6 +1,7 @@
 """One client of a message bus, in plain pyzmq: ``bus_client.py WHAT DIALECT ADDRESS COUNT OUT``.
 
-WHAT is ``send`` (COUNT messages, at most WINDOW without an answer), ``listen`` (until COUNT have come), ``probe``
+WHAT is ``send`` (COUNT messages, at most WINDOW without an answer), ``listen`` (until COUNT have come), ``fan`` (the
+same, by SUBSCRIBERS connections, each of which gets all), ``probe``
 (COUNT messages one after the other, each with its answer, or as many as there is time for) or ``flood`` (without
 reading, until it is killed). OUT is where the figures go. ADDRESS ``-`` is ``$SUPERVISORD_PY_BUS``.
 """
@@ -15,6 +16,7 @@ from pathlib import Path
 import zmq
 
 WINDOW = 200
+SUBSCRIBERS = 10
 PATIENCE_S = 20
 """For all probes together, and for one: what is not answered by then took so long at least."""
 
@@ -31,9 +33,7 @@ def main() -> None:
     what, dialect, address, count, out = sys.argv[1:]
     made = DIALECTS[dialect]
     prefix = f"{os.getpid()}-"
-    client = zmq.Context().socket(zmq.DEALER)
-    client.linger = 0
-    client.connect(os.environ["SUPERVISORD_PY_BUS"] if address == "-" else address)
+    client = connect(address)
     figures: dict[str, float] = {}
     begun = time.monotonic()
     if what == "send":
@@ -46,15 +46,8 @@ def main() -> None:
             assert "error" not in answer, answer
             answered += 1
         figures["per_s"] = int(count) / (time.monotonic() - begun)
-    elif what == "listen":
-        client.send(json.dumps({"v": 1, "id": "s", "subscribe": TOPIC}).encode())
-        client.recv()
-        Path(out + ".ready").touch()
-        client.recv()
-        begun = time.monotonic()
-        for _ in range(int(count) - 1):
-            client.recv()
-        figures["per_s"] = int(count) / (time.monotonic() - begun)
+    elif what in ("listen", "fan"):
+        figures["per_s"] = listen(1 if what == "listen" else SUBSCRIBERS, address, int(count), Path(out + ".ready"))
     elif what == "probe":
         times = []
         while len(times) < int(count) and time.monotonic() - begun < PATIENCE_S:
@@ -75,6 +68,38 @@ def main() -> None:
             number += 1
     Path(out + "~").write_text(json.dumps(figures))
     os.rename(out + "~", out)
+
+
+def listen(subscribers: int, address: str, count: int, ready: Path) -> float:
+    """Return how many deliveries a second came, to all subscribers together, from the first to the last."""
+    poller = zmq.Poller()
+    left: dict[object, int] = {}
+    for _ in range(subscribers):
+        client = connect(address)
+        client.send(json.dumps({"v": 1, "id": "s", "subscribe": TOPIC}).encode())
+        answer = json.loads(client.recv())
+        assert "error" not in answer, answer
+        poller.register(client, zmq.POLLIN)
+        left[client] = count
+    ready.touch()
+    begun = 0.0
+    while left:
+        for client, _ in poller.poll():
+            begun = begun or time.monotonic()
+            while client in left and client.poll(0):
+                delivery = json.loads(client.recv())
+                assert "dropped" not in delivery, delivery
+                left[client] -= 1
+                if not left[client]:
+                    del left[client]
+    return subscribers * count / (time.monotonic() - begun)
+
+
+def connect(address: str) -> "zmq.Socket[bytes]":
+    client = zmq.Context.instance().socket(zmq.DEALER)
+    client.linger = 0
+    client.connect(os.environ["SUPERVISORD_PY_BUS"] if address == "-" else address)
+    return client
 
 
 if __name__ == "__main__":

@@ -10,12 +10,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from bus_client import SUBSCRIBERS
 from measure import Figures
 from reasons import REASONS
 
 OURS = "supervisord-py"
 LIMIT = "C loop"
 WITH_BOOK, WITHOUT_BOOK = "with the book", "without"
+RUNNER_TIMES, RUNNER_MB = 1.2, 8
+"""What an agent may cost over bare Python."""
 EXPLAINED_FROM = 4.0
 """A figure so many times that of the C loop needs a remedy or a reason."""
 
@@ -162,10 +165,53 @@ def bus_section(count: int) -> Section:
         (
             Metric("bus_sent_per_s", "sent and answered", "/s", bigger=True),
             Metric("bus_delivered_per_s", "delivered to the subscriber", "/s", bigger=True),
+            Metric("bus_fan_per_s", f"delivered to {SUBSCRIBERS} subscribers, together", "/s", bigger=True),
             Metric("bus_quiet_ms", "one message and its answer, at rest", "ms"),
             Metric("bus_flood_ms", "the same under a flood", "ms"),
             Metric("bus_flood_p99_ms", "the slowest hundredth of them", "ms"),
         ),
+    )
+
+
+def runner_section(starts: int) -> Section:
+    return Section(
+        "An agent of the Python SDK beside bare Python",
+        f"Until the first line of what people write runs: a script, or `setup` of an agent; {starts} starts of both in"
+        " turn, byte code compiled. Memory while it rests after its first cycle, one of each at the same time. Who"
+        " writes coroutines is compared with a script that runs an event loop.",
+        (
+            Metric("runner_start_ms", "start", "ms"),
+            Metric("runner_start_times", "start, times that of bare Python", "x"),
+            Metric("runner_cpu_ms", "processor time of the start", "ms"),
+            Metric("runner_cpu_times", "processor time, times that of bare Python", "x"),
+            Metric("runner_pss_mb", "memory (PSS)", "MB"),
+            Metric("runner_more_pss_mb", "memory over bare Python (PSS)", "MB"),
+            Metric("runner_rss_mb", "memory (RSS)", "MB"),
+            Metric("runner_more_rss_mb", "memory over bare Python (RSS)", "MB"),
+        ),
+        is_compared=False,
+        conclude=_judge_runner,
+    )
+
+
+def _judge_runner(section: Section) -> str:
+    """Hold the figures to what is promised."""
+    worst: dict[str, float] = {}
+    for name in ("runner_start_times", "runner_more_pss_mb", "runner_more_rss_mb"):
+        medians = [
+            statistics.median(found)
+            for figures in section.runs.values()
+            if (found := values(figures, Metric(name, "", "")))
+        ]
+        if not medians:
+            return "Not all of it could be measured."
+        worst[name] = max(medians)
+    start = worst["runner_start_times"]
+    more = max(worst["runner_more_pss_mb"], worst["runner_more_rss_mb"])
+    return (
+        f"Promised are at most {RUNNER_TIMES} times the start, which is {'kept' if start <= RUNNER_TIMES else 'missed'}"
+        f" ({number(start)}), and {RUNNER_MB} MB over it,"
+        f" which is {'kept' if more <= RUNNER_MB else 'missed'} ({number(more)})."
     )
 
 

@@ -18,6 +18,7 @@ from measure import BenchError, Figures, measure
 from ours import Bookless, measure_book, measure_ours
 from peers import ROOT, Circus, Loop, Ours, Peer, Supervisor, build, install_peers
 from restarts import KILLS, measure_restarts
+from runner import KINDS, STARTS, measure_runner
 
 PATIENCE_S = 120.0
 """The longest that one supervisor may take to start, or to stop, everything."""
@@ -27,6 +28,7 @@ LINES_BYTES = 64_000_000
 KEPT_BYTES = 16_384
 """A file of a run that is larger is emptied after it."""
 
+PARTS = ["start", "restart", "capture", "bus", "runner", "ours"]
 Experiment = Callable[[Path], Figures]
 
 
@@ -38,8 +40,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--only", nargs="+", metavar="NAME", help="only these supervisors")
     parser.add_argument(
-        "--parts", nargs="+", choices=["start", "restart", "capture", "bus", "ours"], metavar="PART",
-        default=["start", "restart", "capture", "bus", "ours"], help="only these: start, restart, capture, bus, ours",
+        "--parts", nargs="+", choices=PARTS, metavar="PART", default=PARTS, help=f"only these: {', '.join(PARTS)}",
     )  # fmt: skip
     parser.add_argument(
         "--budget", type=float, default=740, metavar="SECONDS", help="begin no repetition after this time"
@@ -149,6 +150,8 @@ def run_all(bench: Bench, peers: Sequence[Peer], options: argparse.Namespace) ->
         wanted = {peer.name for peer in peers} | {PLAIN}
         of_all = buses(options.build / "peers", PATIENCE_S)
         add(report.bus_section(COUNT), few, {name: of for name, of in of_all.items() if name in wanted})
+    if "runner" in options.parts:
+        add(report.runner_section(STARTS), few, {kind: partial(measure_runner, kind) for kind in KINDS})
     ours = next((peer for peer in peers if isinstance(peer, Ours)), None)
     if "ours" in options.parts and ours is not None:
         count, bookless = max(options.units), Bookless()

@@ -49,6 +49,7 @@ VALUES: dict[str, str] = {
     "labels": "names",
     "url": "URL",
     "address": "HOST:PORT",
+    "listen-address": "tcp://HOST:PORT",
     "path": "path",
     "socket-path": "path",
     "socket-addresses": "addresses",
@@ -88,6 +89,7 @@ VALUES: dict[str, str] = {
     "count-or-percent": "integer",
     "percent": "string",
     "grant": "preset or commands",
+    "key-grants": "preset, commands, or a table of them",
     "pattern": "unit or glob",
     "patterns": "units, globs or @groups",
 }

@@ -29,7 +29,7 @@ _ELSEWHERE = {
         "what this machine offers, or a supervisor's invariants",
     ),
     "exec": ("supervisord_py.host.exec:exec_command", "supervise one command, and exit with its code"),
-    "keygen": ("supervisord_py.host.signing_commands:keygen_command", "make a pair of keys to sign with"),
+    "keygen": ("supervisord_py.host.signing_commands:keygen_command", "make keys to sign with, or for remote access"),
     "run": ("supervisord_py.host.run:run_command", "supervise units in the foreground"),
     "sign": ("supervisord_py.host.signing_commands:sign_command", "sign agent wheels and unit files"),
     "install": ("supervisord_py.install.command:install_command", "make it a service of the operating system"),
@@ -84,16 +84,17 @@ def check_command(
 ) -> None:
     """Validate these files and folders (default: the unit path), and the settings, exactly as run does.
 
-    All problems of all files are told at once. Exits 1 when there is an error; warnings alone are good.
+    All problems of all files are told at once. Exits 1 when there is an error; warnings and infos alone are good.
     """
+    from supervisord_py.host.hot_check import load_all
     from supervisord_py.host.places import moved
     from supervisord_py.host.security import security_document, security_lines
-    from supervisord_py.host.unit_files import load, load_settings
+    from supervisord_py.host.unit_files import load_settings
 
     places = moved(_places(), state=state_dir)
     settings_path = Path(config) if config is not None else places.settings
     settings, settings_problems = load_settings(settings_path, required=config is not None)
-    loaded = load(paths or None, places, settings.limits)
+    loaded = load_all(paths or None, places, settings, os.environ)
     problems = [*settings_problems, *loaded.problems]
     assessed = []
     if security:
@@ -118,6 +119,7 @@ def check_command(
             + (f", {len(unit_set.masked)} masked" if unit_set.masked else "")
             + f", {_counted(sum(problem.severity == 'error' for problem in problems), 'error')}"
             + f", {_counted(sum(problem.severity == 'warning' for problem in problems), 'warning')}"
+            + (f", {infos} info" if (infos := sum(problem.severity == "info" for problem in problems)) else "")
         )
         if not unit_set.units and not unit_set.bad and not paths:
             searched = ", ".join(map(str, places.unit_path))

@@ -18,6 +18,7 @@ Callbacks are called in a thread that follows the journal.
         code = supervisor.join()
 """
 
+import contextlib
 import fnmatch
 import json
 import logging
@@ -42,6 +43,7 @@ from supervisord_py.host.journal_file import compile_filter
 from supervisord_py.host.journal_reader import JournalReader
 from supervisord_py.host.tuning import write_toml
 from supervisord_py.model.names import is_unit_name, parse_unit_name
+from supervisord_py.model.records import EVENTS
 
 Callback = Callable[[dict[str, Any]], object]
 Tables = Mapping[str, Any]
@@ -77,7 +79,8 @@ class Supervisor:
         pools: Limits by name, ``{"gpu": 1}``, for units with ``{"pool": {"name": "gpu"}}``.
         allowed_commands: The ceiling for everybody who asks over the control socket: a preset or a list of commands.
         rules: ``[[control.allow]]`` rules, as dicts.
-        keep: How many records of an event are kept a unit, for events that are kept in a ring (``unit.heartbeat``).
+        keep: How many records of an event are kept a unit, in a ring beside the journal: of ``unit.heartbeat``, and of
+            events of agents' own (``send("metrics", ...)``).
         folder: Where units, journal and output are, and stay; None: a temporary folder that goes with the supervisor.
         settings: Other tables of ``supervisord.toml``.
         timeout_s: How long each call may take [s].
@@ -255,12 +258,14 @@ class Supervisor:
     def _launch(self) -> None:
         self._is_over.clear()
         command = [
-            *(sys.executable, "-m", "supervisord_py", "run", str(self.folder / "units")),
+            # Nothing of the folder that the program happens to be in is imported (-P, and no empty part of the path).
+            *(sys.executable, "-P", "-m", "supervisord_py", "run", str(self.folder / "units")),
             *("--config", str(self.folder / "supervisord.toml"), "--runtime-dir", str(self.folder / "run")),
             *("--state-dir", str(self.folder / "state"), "--log-dir", str(self.folder / "log")),
             *("--stop-with", str(os.getpid())),
         ]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([_home(), os.environ.get("PYTHONPATH", "")])}
+        path = os.pathsep.join([_home(), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))])
+        environment = {**os.environ, "PYTHONPATH": path}
         output = self.folder / "supervisor.log"
         with open(output, "ab") as out:
             # A session of its own: a Ctrl-C is this program's, which then stops it in order.
@@ -315,10 +320,23 @@ class Supervisor:
 
     def close(self) -> None:
         """Stop it, if it runs; a temporary folder is removed."""
-        if self._process is not None:
-            self.stop()
+        if self._process is not None and self.stop() < 0 and self._is_temporary:
+            self._stop_what_is_left()
         if self._is_temporary:
             shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _stop_what_is_left(self) -> None:
+        """Somebody has killed the supervisor: the next one adopts its processes, and stops them. It starts nothing."""
+        for file in (self.folder / "units").glob("*.toml"):
+            drop_in = self.folder / "units" / f"{file.name}.d" / "99-closing.toml"
+            drop_in.parent.mkdir(exist_ok=True)
+            drop_in.write_text(write_toml({"unit": {"enabled": False}}), encoding="utf-8")
+        self._callbacks.clear()
+        try:
+            self._launch()
+            self.stop()
+        except SupervisordError:
+            _log.exception("what a killed supervisor has left was not stopped")
 
     def _finish(self, timeout_s: float | None) -> None:
         self._is_over.set()
@@ -349,7 +367,7 @@ class Supervisor:
         """Call a function for each record of an event from the start of the supervisor on, in a thread of its own.
 
         Args:
-            event: ``unit.failed``, or a glob: ``unit.*``.
+            event: ``unit.failed``, or a glob: ``unit.*``; any other name or glob is what agents call events of theirs.
             callback: Takes the record. An exception in it is logged, and changes nothing else.
         """
         with self._lock:
@@ -367,18 +385,36 @@ class Supervisor:
         until: str | None = None,
         after: int | None = None,
         last: int | None = None,
+        grep: str | None = None,
+        invocation: str | None = None,
     ) -> list[dict[str, Any]]:
-        """Return records of the journal, oldest first; also when the supervisor has ended.
+        """Return records of the journal, oldest first; also when it has ended (but for those that are kept in a ring).
 
         Args:
-            event: Names or globs; none: every event.
+            event: Names or globs, of our events or of what agents call theirs; none: every event.
             unit: Names or globs; none: every unit, and what is about none.
             severity: ``info``, ``warning`` or ``error``: that or worse.
             since: Not before this moment (RFC 3339, UTC).
             until: Not after this one.
             after: Only records with a higher number.
             last: At most so many, the newest; None: all.
+            grep: A regular expression that is searched for in the line.
+            invocation: One life of a unit.
         """
+        if self.is_running:
+            times = {"since": since, "until": until}
+            # Whoever may not ask over the socket (``allowed_commands``) reads the files, as one who comes too late.
+            with contextlib.suppress(ControlError, UnreachableError, ConnectionLostError), self.client() as client:
+                return client.events(
+                    event,
+                    unit=unit,
+                    severity=severity,
+                    **times,
+                    after=after,
+                    last=last,
+                    grep=grep,
+                    invocation=invocation,
+                )
         wanted = RecordFilter(
             units=(unit,) if isinstance(unit, str) else tuple(unit),
             events=(event,) if isinstance(event, str) else tuple(event),
@@ -386,6 +422,8 @@ class Supervisor:
             since=since,
             until=until,
             after=after,
+            grep=grep,
+            invocation=invocation,
         )
         reader = JournalReader(self.folder / "state" / "journal")
         query = compile_filter(wanted)
@@ -399,7 +437,7 @@ class Supervisor:
     def _call_back(self) -> None:
         for record in self._records():
             for pattern, callback in list(self._callbacks):
-                if fnmatch.fnmatchcase(record["event"], pattern):
+                if _is_meant(record, pattern):
                     try:
                         callback(record)
                     except BaseException:  # noqa: BLE001  it is the program's own, and others follow
@@ -435,7 +473,7 @@ class Supervisor:
                     if reply["dropped"]:
                         # The callbacks are slow: the journal has what the stream could not wait with.
                         for missed in self.events(after=last_seq):
-                            last_seq = missed["seq"]
+                            last_seq = missed["seq"] or last_seq
                             yield missed
                     if record and (record["seq"] or last_seq + 1) > last_seq:
                         last_seq = record["seq"] or last_seq
@@ -445,6 +483,18 @@ class Supervisor:
         except ControlError as refused:
             if refused.name == "NotPermitted":
                 yield None
+
+
+def _is_meant(record: Mapping[str, Any], pattern: str) -> bool:
+    """Whether an event is meant by a name or glob: ours, or what an agent calls its own."""
+    if fnmatch.fnmatchcase(record["event"], pattern):
+        return True
+    name = record.get("name") if record["event"] == "unit.message" else None
+    return (
+        isinstance(name, str)
+        and not any(fnmatch.fnmatchcase(event, pattern) for event in EVENTS)
+        and (fnmatch.fnmatchcase(name, pattern))
+    )
 
 
 _ENUMS = ("load_state", "active_state", "sub_state", "result")

@@ -124,11 +124,16 @@ class Agent:
     def send(self, event: str, to: "str | None" = None, timeout: "float | None" = 30.0, **payload: "Any") -> int:
         """Send a message, and return its number in the journal when it is written there.
 
+        It waits for that, and is for the thread that runs the cycles alone. A child by fork connects for itself.
+
+        An event to nobody (``to`` None) that ``[journal] keep-last`` names has none: 0 is returned, and the last few of
+        this unit are kept.
+
         Args:
             event: What it is about.
             to: A unit, ``topic:NAME``, or None: for whoever asks the journal.
             timeout: Seconds; None waits for as long as it takes.
-            payload: What JSON can hold.
+            payload: What JSON can hold, under any name that a delivery does not have for itself (``id``, ``seq``, ...).
 
         Raises:
             NotSentError: It was refused, or not acknowledged in time.

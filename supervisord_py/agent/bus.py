@@ -40,6 +40,10 @@ RETRY_LAST_S = 1.0
 SUBSCRIBE_TIMEOUT_S = 30.0
 PASSING = ("rate-limited", "not-written", "busy")
 OWN_FIELDS = frozenset({"v", "seq", "from", "invocation", "event", "to"})
+NOT_PAYLOAD = frozenset(
+    {"v", "id", "seq", "from", "invocation", "truncated", "ack", "dropped", "subscribe", "replay_of"}
+)
+"""What a delivery has for itself; an ``id`` besides would be waited for in vain."""
 
 
 class _Subscription:
@@ -100,14 +104,16 @@ class BusClient:
     # What an agent does
 
     def send(self, envelope: "dict[str, Any]", timeout_s: "float | None") -> int:
-        """Send a message and return its number in the journal.
+        """Send a message and return its number in the journal; 0: it is kept in a ring (``[journal] keep-last``).
 
         Raises:
             NotSentError: It was refused, or not acknowledged in time.
         """
+        if wrong := sorted(NOT_PAYLOAD & envelope.keys()):
+            raise NotSentError(f"a message has no field {wrong[0]} of its own: name it otherwise")
         id = self._next_id()
         try:
-            frame = self._encode({"v": 1, "id": id, **envelope}, allow_nan=False).encode()
+            frame = self._encode({"v": 1, "id": id, **envelope}, allow_nan=False, ensure_ascii=False).encode()
         except (TypeError, ValueError) as problem:
             raise NotSentError(f"this cannot be sent: {problem}") from problem
         if len(frame) > REQUEST_MAX:
@@ -127,7 +133,7 @@ class BusClient:
         while True:
             answer = self._answers.pop(id, None)
             if answer is not None and "ack" in answer:
-                return int(answer["seq"])
+                return int(answer["seq"] or 0)
             if answer is not None:
                 why = str(answer.get("message"))
                 if answer.get("error") not in PASSING:

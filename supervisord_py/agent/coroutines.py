@@ -11,9 +11,10 @@ import signal
 import time
 from collections import deque
 
-from supervisord_py.agent.cycles import GRACE_MIN_S, MESSAGES_S, STDERR, Streak, end_by, is_fatal, next_due_s
+from supervisord_py.agent.cycles import MESSAGES_S, Streak, end_by, is_fatal, next_due_s
 from supervisord_py.agent.errors import CycleTimeout
 from supervisord_py.agent.leaving import bound_the_end
+from supervisord_py.agent.limited import GRACE_MIN_S, STDERR
 from supervisord_py.agent.reports import report_error
 
 TYPE_CHECKING = False
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from supervisord_py.agent.agent import Agent, Plugin
     from supervisord_py.agent.link import Link
     from supervisord_py.agent.message import Message, Missed
-    from supervisord_py.agent.plan import Plan
+    from supervisord_py.agent.runner import Plan
 
 
 class LoopWaiter:
@@ -135,7 +136,8 @@ class LoopCycles:
             if is_fatal(self._agent, problem) and not _is_of_another_task(problem):
                 raise
             self._has_failed = True
-            self._streak.failed(kind)
+            if told := self._streak.failed(kind):
+                self._link.tell(**told)
             report_error(self._link, problem)
         else:
             self._link.tell(**self._streak.went_well(self._agent, kind))

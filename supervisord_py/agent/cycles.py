@@ -12,32 +12,21 @@ if not TYPE_CHECKING:
     # What `signal` wraps: that imports enum, which takes as long as a quarter of the start.
     import _signal as signal
     import _socket as socket
-    import _thread as thread
 else:
-    import _thread as thread
     import signal
     import socket
     from collections.abc import Callable
-    from types import FrameType
-    from typing import Any
 
     from supervisord_py.agent.agent import Agent, Plugin
     from supervisord_py.agent.link import Link
     from supervisord_py.agent.message import Message, Missed
-    from supervisord_py.agent.plan import Plan
-
-GRACE_MIN_S = 1.0
-"""A cycle that does not end by the exception is given at least so long before the process is ended."""
+    from supervisord_py.agent.runner import Plan
 
 MESSAGES_S = 0.05
 """So long messages are taken although the next cycle is due: with ``every = 0`` it always is."""
 
-STDERR = 2
-"""Where faulthandler writes: ``sys.stderr`` may be something without a descriptor by now."""
-
 NAP_MAX_S = 1e8
 _ENDS = (signal.SIGTERM, signal.SIGINT)
-_held: "dict[int, Any]" = {}
 
 
 class Waiter:
@@ -79,8 +68,12 @@ class Streak:
     def __init__(self) -> None:
         self._failing: set[str] = set()
 
-    def failed(self, kind: str) -> None:
+    def failed(self, kind: str) -> "dict[str, str]":
+        """Return what is told before an error of a kind: it begins a streak, also where another kind failed long ago
+        and was not tried again."""
+        begins = bool(self._failing) and kind not in self._failing
         self._failing.add(kind)
+        return {"X_OK": "1"} if begins else {}
 
     def went_well(self, agent: "Agent", kind: str) -> "dict[str, str]":
         """Return what is told of work that has returned; it may have reported errors itself."""
@@ -117,9 +110,9 @@ class Cycles:
     def begin(self) -> None:
         """Set up the plugins and the agent; an exception is for the caller."""
         for plugin in self._agent.plugins.values():
-            _call(plugin.setup)
+            call(plugin.setup)
             self._set_up.append(plugin)
-        _call(self._agent.setup)
+        call(self._agent.setup)
         self._link.tell(READY="1")
 
     def end(self) -> int:
@@ -128,7 +121,7 @@ class Cycles:
         self._link.tell(STOPPING="1")
         for clean_up in (self._agent.teardown, *(plugin.finalize for plugin in reversed(self._set_up))):
             try:
-                _call(clean_up)
+                call(clean_up)
             except BaseException as problem:  # noqa: BLE001  the others are cleaned up too
                 code = end_by(self._link, problem) or code
         return code
@@ -157,14 +150,18 @@ class Cycles:
         self._agent._has_erred = False
         try:
             if limit_s is None:
-                _call(work, *arguments)
+                call(work, *arguments)
             else:
-                _limited(limit_s, work, *arguments)
+                # Imported where there is a limit: all that is in this module, every agent's start waits for.
+                from supervisord_py.agent.limited import limited
+
+                limited(limit_s, call, work, *arguments)
         except BaseException as problem:  # a fatal one is raised on
             if is_fatal(self._agent, problem):
                 raise
             self._has_failed = True
-            self._streak.failed(kind)
+            if told := self._streak.failed(kind):
+                self._link.tell(**told)
             report(self._link, problem)
         else:
             self._link.tell(**self._streak.went_well(self._agent, kind))
@@ -190,7 +187,7 @@ class Cycles:
                 return
 
 
-def _call(work: "Callable[..., object]", *arguments: object) -> None:
+def call(work: "Callable[..., object]", *arguments: object) -> None:
     """Call a method that is a plain function, as far as it could be told."""
     result = work(*arguments)
     if hasattr(result, "__await__"):
@@ -200,64 +197,10 @@ def _call(work: "Callable[..., object]", *arguments: object) -> None:
         raise TypeError(f"{name} is no coroutine and returned one, which nothing awaits: make it async def")
 
 
-def _limited(limit_s: float, work: "Callable[..., object]", *arguments: object) -> None:
-    """Call a method that may take so long.
-
-    Raises:
-        CycleTimeout: It took longer, also where it did not let itself be ended.
-    """
-    import faulthandler
-
-    from supervisord_py.agent.errors import CycleTimeout
-
-    is_inside = is_over = False
-    over = CycleTimeout(f"the cycle has taken longer than {limit_s:g} s (cycle-timeout)")
-
-    def expire(number: int, frame: "FrameType | None") -> None:
-        nonlocal is_over
-        is_over = True
-        if is_inside:
-            raise over
-
-    signal.signal(signal.SIGALRM, expire)
-    try:
-        try:
-            is_inside = True
-            faulthandler.dump_traceback_later(limit_s + max(limit_s, GRACE_MIN_S), exit=True, file=STDERR)
-            signal.setitimer(signal.ITIMER_REAL, limit_s)
-            _call(work, *arguments)
-        finally:
-            is_inside = False
-    finally:
-        # The timer goes off once, so nothing is raised here any more.
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        faulthandler.cancel_dump_traceback_later()
-    if is_over:
-        raise over
-
-
 def stop_on_signals(agent: "Agent") -> None:
     """Have SIGTERM and SIGINT end the agent after its present cycle."""
     for number in _ENDS:
         signal.signal(number, lambda *_: agent.stop())
-
-
-def hold_signals() -> None:
-    """Before fork: what comes for the child before it has forgotten the agent's handlers has to wait."""
-    _held[thread.get_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDS)
-
-
-def release_signals() -> None:
-    """After fork, in the agent."""
-    signal.pthread_sigmask(signal.SIG_SETMASK, _held.pop(thread.get_ident(), ()))
-
-
-def forget_signals() -> None:
-    """After fork, in the child: signals to it are not for the agent, and end it."""
-    signal.set_wakeup_fd(-1)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    release_signals()
 
 
 def next_due_s(due_s: float, every_s: float, now_s: float) -> float:

@@ -4,6 +4,7 @@
 """
 
 import os
+from _thread import get_ident
 
 TYPE_CHECKING = False
 if not TYPE_CHECKING:
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
 
 
 FIELD_MAX = 3000
-"""Bytes of one field in a datagram; what is longer is cut, or the kernel might refuse all of it."""
+DATAGRAM_MAX = 4096
+"""Bytes of one field, and of all: what is longer is cut, from the end, or nothing of it would be taken."""
 
 
 class SupervisorLink:
@@ -51,14 +53,21 @@ class SupervisorLink:
         self._unit = environment.get("SUPERVISORD_PY_UNIT", "")
         self._bus: Any = None
         self._watcher: tuple[AbstractEventLoop, Callable[[], None]] | None = None
+        self._process, self._thread = os.getpid(), get_ident()
+        self._left: Any = None
 
     def tell(self, **fields: str) -> None:
         """Send one datagram; a supervisor that is being replaced may be away for a moment, which is no error here."""
         if self._notify is None:
             return
-        lines = [f"{name}={value}".encode("utf-8", "backslashreplace")[:FIELD_MAX] for name, value in fields.items()]
+        told, left = b"", DATAGRAM_MAX
+        for name, value in fields.items():
+            line = f"{name}={value}".encode("utf-8", "backslashreplace")[: max(0, min(FIELD_MAX, left - 1))]
+            told += line + b"\n"
+            left = DATAGRAM_MAX - len(told)
         try:
-            self._notify.send(b"\n".join(lines))
+            # A zero byte would be a reason to take nothing, too.
+            self._notify.send(told[:-1].replace(b"\0", b" "))
         except OSError:
             pass
 
@@ -68,6 +77,16 @@ class SupervisorLink:
         return self._bus is not None
 
     def _open_bus(self) -> "Any":
+        process, thread = os.getpid(), get_ident()
+        if process != self._process:
+            # libzmq does not outlive a fork: a child has a connection of its own, and lets go of nothing of its parent.
+            self._left, self._bus, self._watcher = self._bus, None, None
+            self._process, self._thread = process, thread
+        if thread != self._thread:
+            from supervisord_py.agent.errors import NotSentError
+
+            # One would take what the other waits for.
+            raise NotSentError("messages are sent and asked for by the agent's own thread, and this is another one")
         if self._bus is None:
             if not self._bus_address:
                 from supervisord_py.agent.errors import NotSentError
@@ -103,7 +122,7 @@ class SupervisorLink:
             self._bus.on_readable(loop, wake)
 
     def close(self) -> None:
-        if self._bus is not None:
+        if self._bus is not None and self._process == os.getpid():
             self._bus.close()
         if self._notify is not None:
             self._notify.close()

@@ -37,7 +37,7 @@ class Message:
 
     Attributes:
         seq: Its number in the journal; give the last one you saw to ``subscribe`` and you miss nothing.
-        sender: The unit that sent it, as the kernel knows it.
+        sender: The unit that sent it, as the kernel knows it; ``key/NAME`` for somebody elsewhere who has that key.
         event: What it is about, as the sender calls it.
         to: The unit it was sent to, or ``topic:NAME``.
         payload: The other fields that were sent.

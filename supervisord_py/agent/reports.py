@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 MESSAGE_MAX = 500
 TRACEBACK_MAX = 2000
-"""Characters of the end of a traceback that go into the record; all of it is in the agent's log."""
+"""Bytes of the end of a traceback that go into the record; all of it is in the agent's log."""
 
 
 def describe(problem: "str | BaseException") -> str:
@@ -32,10 +32,14 @@ def report_error(link: "Link", problem: "str | BaseException") -> None:
 
         text = "".join(traceback.format_exception(problem))
         print_error(text)
-        fields["X_TRACEBACK"] = text[-TRACEBACK_MAX:].replace("\\", "\\\\").replace("\n", "\\n")
+        fields["X_TRACEBACK"] = _end(text).replace("\\", "\\\\").replace("\n", "\\n")
     else:
         print_error(f"error: {fields['X_ERROR']}\n")
     link.tell(**fields)
+
+
+def _end(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace")[-TRACEBACK_MAX:].decode("utf-8", "ignore")
 
 
 def print_error(text: str) -> None:

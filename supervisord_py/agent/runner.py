@@ -1,20 +1,33 @@
-"""Runs one agent in this process: from the command line of ``agent.start`` to the exit code."""
+"""Runs one agent in this process: from the command line of ``agent.start`` to the exit code.
+
+One module, where there could be two: each that is imported costs every agent a hundredth of the start of bare Python.
+"""
 
 import os
 import sys
 
-from supervisord_py.agent.agent import Agent, Plugin, bind
-from supervisord_py.agent.cycles import Cycles, Waiter, forget_signals, hold_signals, release_signals, stop_on_signals
-from supervisord_py.agent.link import SupervisorLink
-from supervisord_py.agent.plan import CONFIG, Plan, find_class, parse_arguments
-
 EXIT_CONFIG = 78
 """EX_CONFIG of sysexits.h: another start would end the same way, so agents are not restarted after it."""
 
+CONFIG = "SUPERVISORD_PY_AGENT_CONFIG"
+"""The variable with ``[agent] config`` as JSON: an argument would be there for every user to read."""
+
+if sys.version_info < (3, 11):  # noqa: UP036  whatever [agent] python is; here, and before others have been compiled
+    sys.stderr.write(sys.executable + " is Python " + sys.version.split()[0] + ": agents need 3.11 (agent.python)\n")
+    sys.exit(EXIT_CONFIG)
+
+from supervisord_py.agent.agent import Agent, Plugin, bind  # noqa: E402
+from supervisord_py.agent.cycles import Cycles, Waiter, stop_on_signals  # noqa: E402
+from supervisord_py.agent.link import SupervisorLink  # noqa: E402
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from typing import Any
+    from collections.abc import Mapping, Sequence
+    from typing import Any, TypeVar
+
+    from supervisord_py.agent.errors import ConfigError
+
+    Found = TypeVar("Found")
 
 
 def main(arguments: "Sequence[str]") -> int:
@@ -69,8 +82,15 @@ def _config(cls: "type[Agent]") -> "Any":
     return read_config(cls, text)
 
 
+def _before_fork() -> None:
+    """The first fork brings along what every fork does."""
+    from supervisord_py.agent import forks
+
+    forks.hold_signals()
+
+
 def _run(agent: "Agent", plan: "Plan", link: "Any") -> int:
-    os.register_at_fork(before=hold_signals, after_in_parent=release_signals, after_in_child=forget_signals)
+    os.register_at_fork(before=_before_fork)
     if has_coroutine(agent):
         from supervisord_py.agent.coroutines import LoopCycles
 
@@ -95,3 +115,103 @@ def has_coroutine(agent: "Agent") -> bool:
     for plugin in agent.plugins.values():
         methods += [plugin.setup, plugin.finalize]
     return any(getattr(getattr(each, "__code__", None), "co_flags", 0) & CO_COROUTINE for each in methods)
+
+
+# What it is told: which class, how often, for how long
+
+
+class Plan:
+    """One agent as its unit file has it; ``complete`` asks the class for what the file does not say."""
+
+    def __init__(self) -> None:
+        self.cls = ""
+        self.path: list[str] = []
+        self.plugins: list[str] = []
+        self.is_once = False
+        self.every_s: float = 1.0
+        self.cycle_timeout_s: float | None = None
+        self.beat_s: float | None = None
+        self.written: set[str] = set()
+
+    def complete(self, agent: "type[Agent]", environment: "Mapping[str, str]") -> None:
+        """Take from the class what the unit file does not say, and from the environment how often to beat."""
+        if "every" not in self.written:
+            self.every_s = agent.every
+        if "cycle-timeout" not in self.written:
+            self.cycle_timeout_s = agent.cycle_timeout
+        usec = environment.get("WATCHDOG_USEC", "")
+        if usec.isdigit() and int(usec):
+            self.beat_s = int(usec) / 2_000_000
+
+
+def parse_arguments(arguments: "Sequence[str]") -> Plan:
+    """Read the runner's command line: ``CLASS [--every=S] [--cycle-timeout=S] [--path=DIR] [--plugin=CLASS] [--once]``.
+
+    Raises:
+        ConfigError: It is not that.
+    """
+    plan = Plan()
+    for argument in arguments:
+        name, _, value = argument.partition("=")
+        # No match statement: an interpreter that knows none has to read this to say that it is too old.
+        if name == "--every":
+            plan.every_s = float(value)
+            plan.written.add("every")
+        elif name == "--cycle-timeout":
+            plan.cycle_timeout_s = float(value) if value != "infinity" else None
+            plan.written.add("cycle-timeout")
+        elif name == "--path":
+            plan.path.append(value)
+        elif name == "--plugin":
+            plan.plugins.append(value)
+        elif name == "--once":
+            plan.is_once = True
+        elif not plan.cls and not name.startswith("-"):
+            plan.cls = argument
+        else:
+            raise _wrong(f"the runner does not know {argument}")
+    if not plan.cls:
+        raise _wrong("the runner needs a class: package.module:Class")
+    return plan
+
+
+def find_class(spec: str, base: "type[Found]", key: str) -> "type[Found]":
+    """Import ``package.module:Class``.
+
+    Args:
+        spec: As it is written.
+        base: What it has to be a subclass of.
+        key: The key that it stands under, for messages.
+
+    Raises:
+        ConfigError: There is no such module or class, or it is no subclass of ``base``.
+    """
+    module_name, colon, class_name = spec.partition(":")
+    if not colon or not module_name or not class_name:
+        raise _wrong(f"{key}: {spec!r} is not package.module:Class")
+    try:
+        module = __import__(module_name, fromlist=["_"])
+    except ModuleNotFoundError as problem:
+        if problem.name is None or not f"{module_name}.".startswith(f"{problem.name}."):
+            raise _wrong(f"{key}: {module_name} needs {problem.name}, which is not installed here") from problem
+        import sys
+
+        path_key = "agent.path" if key.startswith("agent.") else "quarantine.stub-path"
+        raise _wrong(
+            f"{key}: no module {problem.name} ({path_key} adds folders to {', '.join(map(repr, sys.path))})"
+        ) from problem
+    found = module
+    for part in class_name.split("."):
+        if not hasattr(found, part):
+            raise _wrong(f"{key}: {module_name} has no {class_name}")
+        found = getattr(found, part)
+    if not isinstance(found, type) or not issubclass(found, base):
+        raise _wrong(f"{key}: {spec} is no subclass of {base.__module__}.{base.__qualname__}")
+    return found
+
+
+def _wrong(message: str) -> "ConfigError":
+    """Make the error; its module is imported when there is one."""
+    from supervisord_py.agent.errors import ConfigError
+
+    return ConfigError(message)

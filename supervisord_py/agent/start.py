@@ -6,10 +6,6 @@ interpreter that the supervisor runs in. Short, because a script is compiled at 
 
 import sys
 
-if sys.version_info < (3, 11):  # noqa: UP036  of [agent] python, whatever that is
-    sys.stderr.write(sys.executable + " is Python " + sys.version.split()[0] + ": agents need 3.11 (agent.python)\n")
-    sys.exit(78)  # EX_CONFIG: another start would end the same way
-
 folder = __file__.rpartition("/agent/")[0].rpartition("/")[0]
 # In place of the folder of this script, whose modules have names that others have too.
 sys.path[0] = folder

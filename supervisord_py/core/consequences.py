@@ -16,7 +16,17 @@ from supervisord_py.core.installing import (
     wait_for_dependency,
 )
 from supervisord_py.core.ledger import Intent, Ledger, Task
-from supervisord_py.core.state import ARMED, BETWEEN_LIVES, REST, STARTING, THERE, Ending, JobOrigin, Monitor
+from supervisord_py.core.state import (
+    ARMED,
+    BETWEEN_LIVES,
+    REST,
+    STARTING,
+    THERE,
+    Chain,
+    Ending,
+    JobOrigin,
+    Monitor,
+)
 from supervisord_py.core.stopping import next_delay_ns
 from supervisord_py.core.transaction import Goal, Node, RefusedError, build, build_stop
 from supervisord_py.model.states import (
@@ -41,6 +51,15 @@ RELATED_INTERVAL_NS = 10 * SECOND_NS
 """So many starts of a unit because of another one (upholds, on-failure, on-success) within that time. Then an upheld
 unit waits for the rest of it, and others are left alone: units that name each other would go on for ever.
 """
+
+
+CHAIN_MAX = 64
+CHAIN_NS = 120 * SECOND_NS
+"""So many starts within that time may follow one from the end of another (on-failure, on-success, and what conflicts):
+units that start each other again and again, each slowly enough for ``RELATED_BURST``, are left alone then.
+"""
+CHAIN_UNITS = 8
+"""So many of them are named."""
 
 
 def carry_out(ledger: Ledger, task: Task) -> None:
@@ -144,7 +163,8 @@ def _stop_bound(ledger: Ledger, task: Task) -> None:
             return
         finish(ledger, job, JobResult.DEPENDENCY, f"{name} is bound to {task.other}, which ended", spread=False)
     reason = f"{task.other}, which it is bound to, has ended"
-    goal = Goal(((name, JobType.STOP),), JobOrigin.AUTOMATIC, bound=True, reason=reason, cause=task.cause)
+    chain = ledger.state(task.other).chain
+    goal = Goal(((name, JobType.STOP),), JobOrigin.AUTOMATIC, bound=True, reason=reason, cause=task.cause, chain=chain)
     apply(ledger, build_stop(ledger, goal))
 
 
@@ -157,7 +177,8 @@ def _stop_along(ledger: Ledger, task: Task) -> None:
     if other_job is not None and other_job.type in (*demand.STARTS, JobType.RESTART):
         return
     reason = f"{task.other}, which takes it down with it, has ended"
-    goal = Goal(((name, JobType.STOP),), JobOrigin.AUTOMATIC, reason=reason, cause=task.cause)
+    chain = ledger.state(task.other).chain
+    goal = Goal(((name, JobType.STOP),), JobOrigin.AUTOMATIC, reason=reason, cause=task.cause, chain=chain)
     apply(ledger, build_stop(ledger, goal))
 
 
@@ -206,6 +227,7 @@ def _uphold(ledger: Ledger, task: Task) -> None:
         gently=True,
         reason=f"{other} upholds it",
         cause=state.cause,
+        chain=state.chain,
     )
     try:
         transaction = build(ledger, goal)
@@ -304,6 +326,7 @@ def _trigger(ledger: Ledger, task: Task) -> None:
         invocation=state.invocation,
         ended=state.main_ended,
     )
+    chain = _next_link(ledger, task.unit)
     for name in names:
         if name == task.unit:
             continue
@@ -312,11 +335,13 @@ def _trigger(ledger: Ledger, task: Task) -> None:
             JobOrigin.RELATION,
             reason=f"{task.unit}, which names it in {key}, {end}",
             cause=state.cause,
+            chain=chain,
         )
-        if _is_too_often(ledger, name):
-            often = f"{RELATED_BURST} times within {format_timespan(RELATED_INTERVAL_NS)}"
-            message = f"cannot start {name} for {task.unit}: it was started {often} because of other units"
+        if (why := _left_alone(ledger, name, chain)) is not None:
+            message = f"cannot start {name} for {task.unit}: {why}"
             refuse(ledger, goal, name, Refusal("Busy", message))
+            if ledger.state(name).sub in REST:
+                ledger.edit(name).left_alone = message
             continue
         try:
             transaction = build(ledger, goal)
@@ -327,3 +352,24 @@ def _trigger(ledger: Ledger, task: Task) -> None:
         for job in apply(ledger, transaction).values():
             others = [each for each in job.monitors if each.unit != task.unit]
             ledger.edit_job(job).monitors = [*others, monitor]
+
+
+def _next_link(ledger: Ledger, name: str) -> Chain:
+    """Return the chain that goes on with the end of a unit."""
+    chain = ledger.state(name).chain
+    if chain is None or ledger.now.mono_ns - chain.from_ns >= CHAIN_NS:
+        return Chain(1, ledger.now.mono_ns, (name,))
+    units = chain.units if name in chain.units or len(chain.units) == CHAIN_UNITS else (*chain.units, name)
+    return Chain(chain.links + 1, chain.from_ns, units)
+
+
+def _left_alone(ledger: Ledger, name: str, chain: Chain) -> str | None:
+    """Say why a unit is not started because of another one, None if it may be."""
+    if _is_too_often(ledger, name):
+        often = f"{RELATED_BURST} times within {format_timespan(RELATED_INTERVAL_NS)}"
+        return f"it was started {often} because of other units"
+    if chain.links > CHAIN_MAX:
+        often = f"{CHAIN_MAX} starts within {format_timespan(CHAIN_NS)}"
+        who = " and ".join(filter(None, (", ".join(chain.units[:-1]), chain.units[-1])))
+        return f"{often} have followed one from the end of another, of {who}: they would go round for ever"
+    return None

@@ -231,6 +231,13 @@ def _begin(ledger: Ledger, job: Job) -> None:
     ledger.edit_job(job).state = JobState.RUNNING
     if job.cause is not None:
         ledger.edit(job.unit).cause = job.cause
+    if job.type is JobType.RELOAD:
+        return
+    state = ledger.state(job.unit)
+    if state.chain != job.chain and (job.origin is not JobOrigin.AUTOMATIC or job.chain is not None):
+        ledger.edit(job.unit).chain = job.chain
+    if state.left_alone is not None:
+        ledger.edit(job.unit).left_alone = None
 
 
 def _run_start(ledger: Ledger, job: Job) -> None:

@@ -256,13 +256,15 @@ class KeeperLost(Event, frozen=True):
 
 
 class Origin(Struct, frozen=True):
-    """Who asked: the kernel's word for the peer; ``unit`` when the peer is a process of a unit."""
+    """Who asked: the kernel's word for the peer; ``unit`` when the peer is a process of a unit. ``remote``: somebody
+    who is no process here, in words (``key alice (192.0.2.7:40102)``); the numbers say nothing then."""
 
     uid: int = 0
     gid: int = 0
     pid: int = 0
     user: str = ""
     unit: str | None = None
+    remote: str = ""
 
 
 class CommandRequested(Event, frozen=True):

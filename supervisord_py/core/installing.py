@@ -38,11 +38,20 @@ def apply(ledger: Ledger, transaction: Transaction) -> dict[str, Job]:
         _call_off_others(ledger, transaction)
     for node in transaction.nodes:
         job = _install(ledger, transaction.goal, node)
+        _look_at_queue(ledger, node.unit)
         if node.anchor:
             anchors[node.unit] = job
     for unit, refusal in transaction.dropped.items():
         refuse(ledger, transaction.goal, unit, refusal)
     return anchors
+
+
+def _look_at_queue(ledger: Ledger, name: str) -> None:
+    """What waits for a slot may have to wait for a new job first: then it stands in no queue."""
+    for other in ledger.graph.neighbours(name) if ledger.waiting else ():
+        waiting = ledger.job_of.get(other)
+        if waiting is not None and waiting.pool is not None:
+            ledger.runnable[waiting.id] = None
 
 
 def _call_off_others(ledger: Ledger, transaction: Transaction) -> None:
@@ -94,6 +103,7 @@ def _install(ledger: Ledger, goal: Goal, node: Node) -> Job:
         runs=goal.runs and node.anchor,
         by=goal.by,
         note=goal.note,
+        chain=goal.chain,
         reason=_reason(ledger, goal, node),
     )
     ledger.jobs[job.id] = ledger.job_of[node.unit] = ledger.edit_job(job)
@@ -161,6 +171,8 @@ def _merge_into(ledger: Ledger, job: Job, merged: JobType, goal: Goal, node: Nod
         job.runs = job.runs or is_run
     else:
         job.runs = job.arms = False
+    if goal.origin is not JobOrigin.AUTOMATIC:
+        job.chain = goal.chain
     job.origin = origin
     job.named = job.named or _is_named(goal, node)
     job.bound = job.bound and goal.bound

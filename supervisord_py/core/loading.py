@@ -4,7 +4,8 @@ A life goes on by the loaded text but for what only a restart brings (``model.ch
 from the reload on:
 
 - A command that runs, and those after it of its list, are those that the list had when it was begun.
-- A stop that has begun is finished under the ``kill-mode`` that it was begun under.
+- A stop that has begun is finished under the ``kill-mode`` that it was begun under; so is the sweep after a command
+  before the start.
 - A time-out that changes while its phase runs is counted from the beginning of the phase, as in systemd; one that the
   process has extended, or that a shutdown has scaled, stays. A pause before a restart that has begun keeps its length.
 
@@ -165,7 +166,7 @@ def _unbroken(ledger: Ledger, name: str, running: Unit, wanted: Unit) -> Unit:
             service = replace(service, exec_stop=own.exec_stop)
         case Role.STOP_POST:
             service = replace(service, exec_stop_post=own.exec_stop_post)
-    if state.sub in STOPPING:
+    if state.sub in STOPPING or state.sweeping:
         service = replace(service, kill=replace(service.kill, mode=own.kill.mode))
     return replace(wanted, service=service)
 

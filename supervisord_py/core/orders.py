@@ -5,7 +5,9 @@ from supervisord_py.core.state import Job, Order
 
 
 def who(origin: Origin) -> str:
-    """Name who asked: ``root (uid 0)``, ``unit planner``; empty when that is not known."""
+    """Name who asked: ``root (uid 0)``, ``unit planner``, ``key alice (192.0.2.7:4010)``; empty: not known."""
+    if origin.remote:
+        return origin.remote
     if origin.unit is not None:
         return f"unit {origin.unit}"
     if origin.user:

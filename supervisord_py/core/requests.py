@@ -231,7 +231,7 @@ class Requests:
         for unit in dict.fromkeys(event.units) or sorted(ledger.states):
             known = ledger.state(unit)
             has_failed = known.sub is SubState.FAILED or known.quarantined or bool(known.starts_ns)
-            has_failed = has_failed or bool(known.failures or known.backoff or known.restarts)
+            has_failed = has_failed or bool(known.failures or known.backoff or known.restarts or known.left_alone)
             message = "" if has_failed else "it has no failure to forget"
             outcomes.append(Outcome(unit, 0, "reset-failed", QUEUED if event.plan else JobResult.DONE.value, message))
             if not has_failed or event.plan:
@@ -256,6 +256,7 @@ class Requests:
         state = ledger.edit(unit)
         state.failures = state.backoff = state.restarts = 0
         state.starts_ns = []
+        state.chain = state.left_alone = None
         ledger.arm_healthy(unit, None)
         return state
 

@@ -32,7 +32,8 @@ def request(ledger: Ledger, event: ShutdownRequested, unit: str | None = None) -
     budget_ns = event.timeout_ns * 9 // 10
     fields: dict[str, object] = {"reason": event.reason, "timeout_ms": event.timeout_ns // 1_000_000}
     if unit is None:
-        fields |= {"uid": event.origin.uid, "user": event.origin.user}
+        remote = event.origin.remote
+        fields |= {"uid": None if remote else event.origin.uid, "user": remote or event.origin.user}
     cause = ledger.record("daemon.stopping", unit, cause=event.cause, fields=fields, chain=False)
     worst_ns = _longest_chain_ns(ledger, budget_ns)
     shutdown = Shutdown(

@@ -176,6 +176,8 @@ def _shift(ledger: Ledger, shift_ns: int) -> None:
             at_ns = getattr(state, field)
             if at_ns is not None:
                 setattr(state, field, at_ns + shift_ns)
+        if state.chain is not None:
+            state.chain = replace(state.chain, from_ns=state.chain.from_ns + shift_ns)
         state.starts_ns = [at_ns + shift_ns for at_ns in state.starts_ns]
         for found in state.probes.values():
             found.asked_ns += shift_ns if found.asked_ns else 0
@@ -194,10 +196,13 @@ def _shift(ledger: Ledger, shift_ns: int) -> None:
                 watch,
                 from_ns=watch.from_ns + shift_ns,
                 at_ns=None if watch.at_ns is None else watch.at_ns + shift_ns,
+                asked_ns=None if watch.asked_ns is None else watch.asked_ns + shift_ns,
             )
             for kind, watch in state.watches.items()
         }
     for job in ledger.jobs.values():
+        if job.chain is not None:
+            ledger.edit_job(job).chain = replace(job.chain, from_ns=job.chain.from_ns + shift_ns)
         if job.timeout_at_ns is not None:
             ledger.edit_job(job).timeout_at_ns = job.timeout_at_ns + shift_ns
     for spawn_id in ledger.beside:

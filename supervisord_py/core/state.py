@@ -232,6 +232,8 @@ class Watch(Struct, frozen=True, omit_defaults=True):
     """The processes were stopped when somebody looked last."""
     held_up: bool = False
     """This silence was allowed to last longer, because the supervisor was held up itself."""
+    asked_ns: int | None = None
+    """When somebody was asked to look, as long as there is no answer."""
 
 
 class TimerState(Struct, frozen=True, omit_defaults=True):
@@ -278,6 +280,16 @@ class Ending(Enum):
     """Nothing has come to it for so long: it listens again, and that is no failure."""
     BOUND = "bound"
     """A unit it is bound to went away: it is awaited."""
+
+
+class Chain(Struct, frozen=True, omit_defaults=True):
+    """Starts that have followed one from another: each because of the end of the unit before."""
+
+    links: int
+    from_ns: int
+    """When the first of them was."""
+    units: tuple[str, ...] = ()
+    """The units in it, each once; not all of many."""
 
 
 class UnitState(Struct, omit_defaults=True):
@@ -374,6 +386,10 @@ class UnitState(Struct, omit_defaults=True):
     related: int = 0
     """How often it was started because of another (upholds, on-failure, on-success), since ``related_from_ns``."""
     related_from_ns: int = 0
+    chain: Chain | None = None
+    """What its present life, or its end, follows from."""
+    left_alone: str | None = None
+    """Why it was not started because of another unit; until it is started at all."""
     uphold_at_ns: int | None = None
     """When that is tried again, if it has been too often."""
     uphold_refused: str | None = None
@@ -472,6 +488,7 @@ class Job(Struct, omit_defaults=True):
     """Who asked for it."""
     note: str = ""
     """The reason that they gave."""
+    chain: Chain | None = None
     monitors: list[Monitor] = []
     """The units whose end it follows from, one entry each."""
     reason: str = ""

@@ -190,9 +190,9 @@ def _wake_ns(ledger: Ledger, timer: TimerState, accuracy_ns: int) -> int | None:
     if due_ns is None:
         return None
     if due_ns <= ledger.now.mono_ns:
-        # One that was overdue already stays so.
-        is_overdue = timer.at_ns is not None and timer.at_ns <= ledger.now.mono_ns
-        return timer.at_ns if is_overdue else ledger.now.mono_ns
+        # One that is due keeps the moment at which it wakes us, if that is soon enough.
+        latest_ns = max(ledger.now.mono_ns, due_ns + accuracy_ns)
+        return timer.at_ns if timer.at_ns is not None and timer.at_ns <= latest_ns else ledger.now.mono_ns
     offset_ns = ledger.globals.wake_offset_ns
     if offset_ns is None:
         offset_ns = ledger.draw() % _OFFSET_MAX_NS

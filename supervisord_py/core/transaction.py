@@ -35,7 +35,7 @@ from supervisord_py.core.demand import is_kept, is_met
 from supervisord_py.core.graph import find_cycle
 from supervisord_py.core.ledger import Ledger
 from supervisord_py.core.quarantine import is_given_up
-from supervisord_py.core.state import STARTING, THERE, JobOrigin
+from supervisord_py.core.state import STARTING, THERE, Chain, JobOrigin
 from supervisord_py.errors import SupervisordError
 from supervisord_py.model.states import JobMode, JobType
 from supervisord_py.model.unit import Dependency
@@ -77,6 +77,8 @@ class Goal(Struct, frozen=True):
     reason: str = ""
     """Why, if it does not go without saying."""
     cause: int | None = None
+    chain: Chain | None = None
+    """What it follows from."""
 
 
 class Pull(Struct, frozen=True):

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from supervisord_py.core import demand, timed
+from supervisord_py.core import demand, pool, timed
 from supervisord_py.core.graph import Graph, Relations
 from supervisord_py.core.ledger import Ledger
 from supervisord_py.core.loading import plan_of, restart_needed
@@ -192,6 +192,22 @@ def rollout_units(manager: Manager) -> tuple[str, ...]:
 def knows_token(manager: Manager, token: str) -> bool:
     """Tell whether a request with this token was taken before, so that the same one again attaches to it."""
     return any(entry.token == token for entry in manager.ledger.tokens.values())
+
+
+def is_under_way(manager: Manager, job_id: int) -> bool:
+    """Tell whether a job has not ended, and waits for something else than a slot."""
+    job = manager.ledger.jobs.get(job_id)
+    return job is not None and job.pool is None
+
+
+def slot_awaited(manager: Manager, job_id: int) -> str:
+    """Say of which limit a job waits for a slot, and how many do; nothing where it does not."""
+    ledger = manager.ledger
+    job = ledger.jobs.get(job_id)
+    if job is None or job.pool is None:
+        return ""
+    place, count = ledger.places[job.id]
+    return f"it waits for a slot, number {place} of {count}: {pool.describe(ledger, job.pool)}"
 
 
 def jobs(manager: Manager) -> list[JobStatus]:

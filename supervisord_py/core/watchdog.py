@@ -7,7 +7,7 @@ that cannot run is not blamed. Three quarters into a silence, and again at its e
 (``LookAtProcesses``): while they are stopped (SIGSTOP, a debugger, a frozen cgroup) the watch stands still, and it
 begins anew when they run again. That catches every stop but one that begins in the last quarter and is over before the
 end, of a process that was late already. A suspended machine has no monotonic time; where this supervisor itself was
-held up, so were the others, and the silence is allowed to last as much longer.
+held up, or the answer to its question was, so were the others, and the silence may last as much longer.
 
 Laws: no silence is held against a unit before its watch has passed in full; a sign that was sent in time is heard in
 time (facts go before deadlines).
@@ -89,15 +89,23 @@ def deadline(ledger: Ledger, name: str, kind: WatchKind) -> None:
     """It is time to look; if we are late ourselves, later."""
     watch = ledger.state(name).watches[kind]
     assert watch.at_ns is not None
-    late_ns = ledger.now.mono_ns - watch.at_ns
-    if late_ns > watch.period_ns // _EARLY and not watch.held_up:
-        grace_ns = min(late_ns, watch.period_ns)
-        at_ns, from_ns = ledger.now.mono_ns + grace_ns, watch.from_ns + late_ns + grace_ns
-        _change(ledger, name, kind, Watch(watch.period_ns, from_ns, at_ns, None, watch.stopped, True))
+    now_ns = ledger.now.mono_ns
+    if _excused(ledger, name, kind, watch, now_ns - watch.at_ns):
         return
     look_id = ledger.new_look_id()
-    _change(ledger, name, kind, Watch(watch.period_ns, watch.from_ns, None, look_id, watch.stopped, watch.held_up))
+    asked = Watch(watch.period_ns, watch.from_ns, None, look_id, watch.stopped, watch.held_up, now_ns)
+    _change(ledger, name, kind, asked)
     ledger.act(LookAtProcesses(look_id, name))
+
+
+def _excused(ledger: Ledger, name: str, kind: WatchKind, watch: Watch, late_ns: int) -> bool:
+    """Let a silence last longer, once, by as much as we were late ourselves, or the answer to our question was."""
+    if late_ns <= watch.period_ns // _EARLY or watch.held_up:
+        return False
+    grace_ns = min(late_ns, watch.period_ns)
+    at_ns, from_ns = ledger.now.mono_ns + grace_ns, watch.from_ns + late_ns + grace_ns
+    _change(ledger, name, kind, Watch(watch.period_ns, from_ns, at_ns, None, watch.stopped, True))
+    return True
 
 
 def seen(ledger: Ledger, event: ProcessesSeen) -> None:
@@ -117,6 +125,8 @@ def _judge(ledger: Ledger, name: str, kind: WatchKind, watch: Watch, stopped: bo
             ledger.record("unit.excused", name, severity=Severity.WARNING, fields={"message": message}, chain=False)
     elif watch.stopped:
         _arm(ledger, name, kind, watch.period_ns)
+    elif watch.asked_ns is not None and _excused(ledger, name, kind, watch, now_ns - watch.asked_ns):
+        return
     elif now_ns >= watch.from_ns + watch.period_ns:
         span = format_timespan(watch.period_ns)
         if kind is WatchKind.WATCHDOG:

@@ -96,6 +96,9 @@ def _reasons(ledger: Ledger, name: str) -> list[WhyLine]:
     if state.sub is SubState.DEAD and state.uphold_refused is not None and demand.upholder(ledger, name) is not None:
         message = f"it is upheld by {demand.upholder(ledger, name)}, but its start was refused: {state.uphold_refused}"
         return [WhyLine("conflict", message, seq=seq, advice=f"supctl start {name}")]
+    if state.sub in (SubState.DEAD, SubState.FAILED) and state.left_alone is not None and not state.quarantined:
+        alone = WhyLine("limit", state.left_alone, seq=seq, advice=f"supctl start {name}")
+        return [alone, *(_failed(ledger, name) if state.sub is SubState.FAILED else [])]
     if state.sub is SubState.FAILED:
         return _failed(ledger, name)
     if state.awaits_health:

@@ -13,6 +13,9 @@ from supervisord_py.errors import UsageError
 
 PROJECT = "supervisord-py"
 SYSTEM_SOCKET = f"/run/{PROJECT}/control.sock"
+SCHEME = "tcp://"
+"""What the address of a supervisor on another machine begins with."""
+
 SOCKET_VARIABLE = "SUPERVISORD_PY_SOCKET"
 
 
@@ -23,12 +26,14 @@ class Address:
         path: The socket.
         note: Something that the caller should hear: a variable that names a socket which is gone.
         hint: The next step when the socket refuses: another supervisor that could have been meant.
+        keys: The folder of the keys for a supervisor elsewhere; None: where ``ctl.remote`` looks.
     """
 
-    __slots__ = ("hint", "note", "path")
+    __slots__ = ("hint", "keys", "note", "path")
 
-    def __init__(self, path: str, *, note: str | None = None, hint: str | None = None) -> None:
+    def __init__(self, path: str, *, note: str | None = None, hint: str | None = None, keys: str | None = None) -> None:
         self.path = path
+        self.keys = keys
         self.note = note
         self.hint = hint
 
@@ -66,6 +71,8 @@ def find_socket(
     socket: str | None = None,
     user: bool = False,
     system: bool = False,
+    remote: str | None = None,
+    keys: str | None = None,
     exists: Callable[[str], bool] = socket_exists,
 ) -> Address:
     """Decide which socket is meant.
@@ -76,13 +83,19 @@ def find_socket(
         socket: ``--socket``.
         user: Only the user's is meant, whatever the variable says.
         system: Only the system's is meant, likewise.
+        remote: ``--remote``.
+        keys: ``--keys``.
         exists: Asked for each path in turn.
 
     Raises:
-        UsageError: More than one of ``socket``, ``user`` and ``system`` was given.
+        UsageError: More than one of ``socket``, ``user``, ``system`` and ``remote`` was given, or ``keys`` alone.
     """
-    if (socket is not None) + user + system > 1:
-        raise UsageError("--socket, --user and --system name different supervisors: give one of them")
+    if (socket is not None) + user + system + (remote is not None) > 1:
+        raise UsageError("--socket, --user, --system and --remote name different supervisors: give one of them")
+    if remote is not None:
+        return Address(remote if remote.startswith(SCHEME) else SCHEME + remote, keys=keys)
+    if keys is not None:
+        raise UsageError("--keys goes with --remote ADDRESS")
     if socket is not None:
         return Address(os.path.abspath(socket))
     if system:

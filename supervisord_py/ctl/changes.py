@@ -115,7 +115,8 @@ def apply(
 @click.pass_context
 def scale(context: click.Context, scaling: str) -> int:
     """Let a template have N instances, numbered from 1: new ones are started in order, others are stopped from the
-    highest number down, and forgotten. The number is kept in the control folder, so it holds after a restart."""
+    highest number down, and forgotten. The number is kept in the control folder, so it holds after a restart. What
+    waits for a slot of a pool is told and not waited for."""
     session: Session = context.obj
     template, _, number = scaling.partition("=")
     if not template or not number.isdecimal():

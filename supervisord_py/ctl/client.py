@@ -26,12 +26,24 @@ import select
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from supervisord_py.errors import ProtocolError, SupervisordError
-from supervisord_py.wire.varlink import JOURNAL, MANAGER, SERVICE, ClientConnection, Reply
+from supervisord_py.ctl.address import SCHEME
+from supervisord_py.ctl.client_errors import (
+    CallTimeoutError,
+    ConnectionLostError,
+    ControlError,
+    SocketDeniedError,
+    SupervisorReplacedError,
+    UnreachableError,
+)
+from supervisord_py.errors import ProtocolError
+from supervisord_py.wire.varlink import JOURNAL, MANAGER, ClientConnection, Reply
+
+if TYPE_CHECKING:
+    from supervisord_py.ctl.remote import Bridge, RemoteAddress
 
 RECONNECT_S = 5.0
 """How long a connection may be refused after a loss: the keeper needs less to listen on a new one, longer means that
@@ -59,118 +71,6 @@ _UNREPEATABLE = frozenset(
     {f"{MANAGER}.Cancel", f"{MANAGER}.DaemonRestart", f"{MANAGER}.DaemonReexec", f"{MANAGER}.Shutdown"}
 )
 """Calls without a token that a second time do more than the first; their callers can see whether the first was done."""
-
-_EXIT_STATUS = {
-    f"{MANAGER}.NoSuchUnit": 4,
-    f"{MANAGER}.NotPermitted": 5,
-    f"{SERVICE}.PermissionDenied": 5,
-    f"{MANAGER}.BadUnit": 6,
-    f"{MANAGER}.TimedOut": 124,
-    f"{MANAGER}.InvalidRequest": 2,
-    f"{SERVICE}.InvalidParameter": 2,
-}
-
-
-class ControlError(SupervisordError):
-    """The supervisor answered a call with an error.
-
-    Attributes:
-        error: Its full name, ``py.supervisord.Manager.NoSuchUnit``.
-        name: The last part of it, ``NoSuchUnit``.
-        parameters: What the supervisor said about it; the interface definition names the fields.
-        exit_status: What ``supctl`` exits with.
-    """
-
-    def __init__(self, error: str, parameters: dict[str, Any]) -> None:
-        super().__init__(error, parameters)
-        self.error = error
-        self.name = error.rpartition(".")[2]
-        self.parameters = parameters
-        self.exit_status = _EXIT_STATUS.get(error, 1)
-
-    def __str__(self) -> str:
-        message = self.parameters.get("message")
-        if isinstance(message, str) and message:
-            return message
-        if self.name in ("MethodNotFound", "MethodNotImplemented", "InterfaceNotFound"):
-            missing = self.parameters.get("method") or self.parameters.get("interface") or "that"
-            return f"this supervisor does not know {missing}: it is older than this client, see supctl version"
-        if self.name == "InvalidParameter":
-            return f"the supervisor refused the parameter {self.parameters.get('parameter', '?')!r}: see supctl idl"
-        if self.name == "PermissionDenied":
-            return "not permitted: see what you may do with supctl commands"
-        return f"the supervisor answered {self.error}"
-
-
-class UnreachableError(SupervisordError):
-    """Nobody answers on the socket."""
-
-    exit_status = 7
-
-    def __init__(self, path: str, reason: str) -> None:
-        super().__init__(path, reason)
-        self.path = path
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return f"no supervisor reachable at {self.path}: {self.reason}"
-
-
-class SocketDeniedError(SupervisordError):
-    """The socket is there, and its mode or its folder's keeps this user out."""
-
-    exit_status = 5
-
-    def __init__(self, path: str) -> None:
-        super().__init__(path)
-        self.path = path
-
-    def __str__(self) -> str:
-        return f"not permitted: cannot open {self.path}: become a member of the socket's group (ls -l), or use sudo"
-
-
-class ConnectionLostError(SupervisordError):
-    """The connection was lost before the reply to a call that must not be made twice: whether it was done is not
-    known.
-    """
-
-    def __init__(self, method: str) -> None:
-        super().__init__(method)
-        self.method = method
-
-    def __str__(self) -> str:
-        return (
-            f"the connection was lost before {self.method.rpartition('.')[2]} was answered, and it is not known "
-            "whether it was done: see supctl journal query -e command"
-        )
-
-
-class SupervisorReplacedError(ConnectionLostError):
-    """The supervisor died before it answered a verb, and the one that runs now has not gone on from its state: what
-    became of the verb is not known.
-    """
-
-    def __str__(self) -> str:
-        return (
-            f"the supervisor was killed before {self.method.rpartition('.')[2]} was answered, another one runs now: "
-            "what became of it is not known, and it is not asked for again: see supctl status and "
-            "supctl journal query -e command"
-        )
-
-
-class CallTimeoutError(SupervisordError):
-    """The time that the caller gave ran out. What was asked for may still be going on."""
-
-    exit_status = 124
-
-    def __init__(self, method: str, timeout_s: float) -> None:
-        super().__init__(method, timeout_s)
-        self.method = method
-        self.timeout_s = timeout_s
-
-    def __str__(self) -> str:
-        member = self.method.rpartition(".")[2]
-        return f"no answer to {member} within {self.timeout_s:g}s: what was asked for goes on, see supctl jobs"
 
 
 class _LostError(Exception):
@@ -201,10 +101,14 @@ class Client:
     Not for use by several threads at once.
 
     Args:
-        socket_path: The control socket.
+        socket_path: The control socket, or ``tcp://HOST:PORT`` of a supervisor that listens for remote clients.
         timeout_s: How long each call may take in all [s], repeats included; None waits for as long as it takes.
         while_waiting: Called about once a second while an answer is awaited, with the seconds since the call.
         on_loss: Called once a call when its connection is lost and it will be made again.
+        keys: The folder of the keys for a remote supervisor (see ``ctl.remote``).
+
+    Raises:
+        UsageError: There are no usable keys for the remote supervisor.
     """
 
     def __init__(
@@ -214,7 +118,13 @@ class Client:
         timeout_s: float | None = None,
         while_waiting: Callable[[float], None] | None = None,
         on_loss: Callable[[], None] | None = None,
+        keys: str | None = None,
     ) -> None:
+        self._remote: RemoteAddress | None = None
+        if socket_path.startswith(SCHEME):
+            from supervisord_py.ctl import remote
+
+            self._remote = remote.RemoteAddress(socket_path, keys)
         self.socket_path = socket_path
         self.timeout_s = timeout_s
         self._while_waiting = while_waiting
@@ -314,6 +224,43 @@ class Client:
             raise ConnectionLostError(method) from None
         return Stream(link, method)
 
+    def events(
+        self,
+        event: str | Sequence[str] = (),
+        *,
+        unit: str | Sequence[str] = (),
+        severity: str | None = None,
+        since: str | None = None,
+        until: str | None = None,
+        after: int | None = None,
+        last: int | None = None,
+        grep: str | None = None,
+        invocation: str | None = None,
+    ) -> list[dict[str, Any]]:
+        """Return records of the journal, oldest first.
+
+        Args:
+            event: Names or globs, of our events or of what agents call theirs; none: every event.
+            unit: Names or globs; none: every unit, and what is about none.
+            severity: ``info``, ``warning`` or ``error``: that or worse.
+            since: Not before this moment (RFC 3339, UTC).
+            until: Not after this one.
+            after: Only records with a higher number.
+            last: At most so many, the newest; None: all.
+            grep: A regular expression that is searched for in the line.
+            invocation: One life of a unit.
+
+        Raises as ``call`` does, and ``ConnectionLostError``.
+        """
+        given = {"severity": severity, "since": since, "until": until, "after": after, "grep": grep}
+        given["invocation"] = invocation
+        wanted: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        wanted["units"] = [unit] if isinstance(unit, str) else list(unit)
+        wanted["events"] = [event] if isinstance(event, str) else list(event)
+        parameters = {"filter": wanted} | ({} if last is None else {"last": last})
+        with self.stream("Journal.Query", **parameters) as stream:
+            return [record for reply in stream for record in reply["records"]]
+
     def is_replaced(self) -> bool:
         """Tell whether the supervisor that answers now is another than the one that the last call was sent to, without
         what that one had. Raises as ``call`` does.
@@ -376,9 +323,22 @@ class Client:
             self.close()
         if self._link is None:
             self._link = self._connect(method, deadline, lost_at)
+            if self._remote is not None:
+                # The kernel does not know who listens there: it says so itself, and whoever says so has shown its key.
+                version = f"{MANAGER}.Version"
+                self._link.send(version, {})
+                told = self._await_reply(self._link, version, time.monotonic(), deadline).parameters
+                self._link.server_pid = told.get("keeper_pid") or 0
         return self._link
 
     def _connect(self, method: str, deadline: float | None, lost_at: float | None) -> "_Link":
+        if self._remote is not None:
+            bridge = self._remote.connect(
+                lambda seconds: self._pause(seconds, method, deadline),
+                lost=lost_at is not None,
+                on_refused=self._note_refusal,
+            )
+            return _Link(bridge.socket, bridge)
         while True:
             connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
             connection.setblocking(False)
@@ -399,6 +359,9 @@ class Client:
                     }.get(error.errno or 0, error.strerror or str(error))
                     raise UnreachableError(self.socket_path, reason) from None
             self._pause(0.05, method, deadline)
+
+    def _note_refusal(self) -> None:
+        self._was_refused = True
 
     def _pause(self, seconds: float, method: str, deadline: float | None) -> None:
         if deadline is not None:
@@ -498,17 +461,22 @@ class Stream:
 class _Link:
     """One connection: a non-blocking socket and the state of the protocol on it."""
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, bridge: "Bridge | None" = None) -> None:
         self._socket = connection
+        self._bridge = bridge
         self._protocol = ClientConnection()
         self.server_pid: int = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
         """Who listens there: the keeper, also when another manager accepts; 0 in another pid namespace (unix(7))."""
+        if bridge is not None:
+            self.server_pid = 0  # the other end of the pair is this process
 
     def fileno(self) -> int:
         return self._socket.fileno()
 
     def close(self) -> None:
         self._socket.close()
+        if self._bridge is not None:
+            self._bridge.join()
 
     def is_stale(self) -> bool:
         """Has the server closed this idle connection? (It closes those that say nothing for long.)"""

@@ -57,6 +57,8 @@ def edit(context: click.Context, unit: str, drop_in: bool, yes: bool) -> int:
     A text that is not valid is never written.
     """
     session: Session = context.obj
+    if session.options.remote is not None:
+        raise Misuse("edit writes files of this machine, and --remote is another: ssh HOST supctl edit ...", context)
     if not yes and not sys.stdin.isatty() and not session.options.plan:
         raise Misuse("edit asks before it writes, and this is no terminal: give --yes", context)
     path = _file_of(session, unit, drop_in=drop_in)

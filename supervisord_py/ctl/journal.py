@@ -8,6 +8,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from fnmatch import fnmatchcase
 from typing import Any
 
 import click
@@ -275,19 +276,16 @@ def stats(session: Session) -> int:
     help="Only what this unit (glob) has sent; may be repeated.",
 )  # fmt: skip
 @click.option("--since", metavar="TIME", callback=_moment, help="From then on: 10m, '10 min ago', today.")
-@click.option("--until", metavar="TIME", help="Only messages up to then.")
+@click.option("--until", metavar="SEQ", help="Show the state at this record; with --to: only messages up to a TIME.")
 @click.option("--after", type=click.IntRange(min=0), metavar="SEQ", help="Only messages after this number.")
 @click.option("-g", "--grep", metavar="REGEX", help="Only messages whose line matches.")
 @click.option("--invocation", metavar="ID", help="Only what this life of a unit has sent.")
 @click.pass_context
 def replay(context: click.Context, /, to: str | None, until: str | None, **criteria: Any) -> int:
-    """Publish messages again: those that a filter lets through, to a topic."""
+    """Show how the units were at a record, told by the journal; or publish messages again, to a topic."""
     session: Session = context.obj
     if to is None:
-        raise Misuse(
-            "journal replay without --to TOPIC is not supported yet: supctl journal query --until shows what had "
-            "happened by then"
-        )
+        return _show_state(session, until, criteria)
     wanted = _filter({**criteria, "events": (), "until": _moment(context, context.command.params[0], until)})
     reply = session.call("Journal.Replay", filter=wanted, to=to, reason=session.options.reason or None)
     if session.wants_json:
@@ -297,3 +295,51 @@ def replay(context: click.Context, /, to: str | None, until: str | None, **crite
     else:
         session.echo("no message passes the filter")
     return 0
+
+
+def _show_state(session: Session, until: str | None, criteria: dict[str, Any]) -> int:
+    """Print how the units were when a record was the last one."""
+    if until is None:
+        raise Misuse(
+            "journal replay needs --until SEQ, to show the state then, or --to TOPIC, to publish messages again"
+        )
+    if not (until.isascii() and until.isdigit()):
+        raise Misuse(f"--until {until} is not the number of a record: supctl journal query --until {until} shows them")
+    for name, given in criteria.items():
+        if given and name != "units":
+            raise Misuse(f"--{name} goes with --to TOPIC: the state is told by all records up to one")
+    reply = session.call("Journal.State", seq=int(until))
+    if criteria["units"]:
+        patterns = [f"{pattern}*" if pattern.endswith("@") else pattern for pattern in criteria["units"]]
+        reply["units"] = [unit for unit in reply["units"] if any(fnmatchcase(unit["name"], each) for each in patterns)]
+    if session.wants_json:
+        session.emit(reply)
+        return 0
+    session.echo(
+        f"at record {reply['seq']}, {format_moment(reply['ts'])}: the supervisor was {_was(reply['supervisor'])}"
+    )
+    if reply.get("first"):
+        session.echo(f"the journal begins with record {reply['first']}: what only older ones told is not known")
+    if reply["lost"]:
+        session.echo(f"{reply['lost']} records could not be written: what they told is missing here")
+    rows = [
+        [unit["name"], _was(unit.get("active_state")), str(unit.get("pid") or ""), *_told(unit)]
+        for unit in reply["units"]
+    ]
+    if rows:
+        session.echo("", *table(session.style, ("UNIT", "STATE", "PID", "RECORD", "TOLD"), rows, right="PID"))
+    return 0
+
+
+def _was(state: str | None) -> str:
+    return state or "unknown"
+
+
+def _told(unit: dict[str, Any]) -> tuple[str, str]:
+    """Return which record told the state of a unit, and what else is known."""
+    from supervisord_py.ctl.render import clean
+
+    words = [clean(unit["message"])] if unit.get("message") else []
+    words += [f"{job['type']} (job {job['job']}) under way" for job in unit["jobs"]]
+    words += [unit["uncertain"]] if unit.get("uncertain") else []
+    return str(unit.get("seq") or ""), "; ".join(words)

@@ -39,8 +39,6 @@ def _keep(context: click.Context, parameter: click.Parameter, value: Any) -> Non
             options.format = "json"
         case "timeout":
             options.timeout_s = parse_limit_s(value)
-        case "remote":
-            raise Misuse("--remote is not supported yet: use ssh HOST supctl ...", context)
         case _:
             setattr(options, name, value)
     given: set[str] = context.find_root().meta.setdefault("supctl.given", set())
@@ -74,7 +72,8 @@ def common_options() -> list[click.Option]:
         option("--socket", metavar="PATH", help="Talk to the supervisor at this socket."),
         option("--user", is_flag=True, help="Talk to your own supervisor."),
         option("--system", is_flag=True, help="Talk to the system's supervisor."),
-        option("--remote", metavar="ADDRESS", hidden=True),
+        option("--remote", metavar="ADDRESS", help="Talk to a supervisor elsewhere, tcp://HOST:PORT, with keys."),
+        option("--keys", "remote_keys", metavar="DIR", help="The folder of the keys for --remote."),
         option("--json", is_flag=True, help="Print one JSON document (follow modes: one object a line)."),
         option("-o", "--output", "format", metavar="FORMAT", help="json is the same as --json."),
         option("--color", type=click.Choice(("auto", "always", "never")), help="When to use colour (default: auto)."),
@@ -86,7 +85,7 @@ def common_options() -> list[click.Option]:
 
 
 _FLAGS = frozenset({"--user", "--system", "--json", "--no-wait", "--no-block", "--plan", "--dry-run"})
-_VALUED = frozenset({"--socket", "--remote", "-o", "--output", "--color", "--timeout", "-m", "--reason"})
+_VALUED = frozenset({"--socket", "--remote", "--keys", "-o", "--output", "--color", "--timeout", "-m", "--reason"})
 
 
 def skip_common(arguments: Sequence[str]) -> int:

@@ -24,11 +24,24 @@ from supervisord_py.errors import SupervisordError, UsageError
 class Options:
     """The options that stand before or behind any verb, as they were typed; None or False: not given."""
 
-    __slots__ = ("color", "format", "no_wait", "plan", "reason", "remote", "socket", "system", "timeout_s", "user")
+    __slots__ = (
+        "color",
+        "format",
+        "no_wait",
+        "plan",
+        "reason",
+        "remote",
+        "remote_keys",
+        "socket",
+        "system",
+        "timeout_s",
+        "user",
+    )
 
     def __init__(self) -> None:
         self.socket: str | None = None
         self.remote: str | None = None
+        self.remote_keys: str | None = None
         self.user = False
         self.system = False
         self.format: str | None = None
@@ -69,7 +82,13 @@ class Session:
         if self._address is None:
             options = self.options
             self._address = find_socket(
-                self.environment, os.geteuid(), socket=options.socket, user=options.user, system=options.system
+                self.environment,
+                os.geteuid(),
+                socket=options.socket,
+                user=options.user,
+                system=options.system,
+                remote=options.remote,
+                keys=options.remote_keys,
             )
             if self._address.note is not None:
                 self.note(self._address.note)
@@ -88,6 +107,7 @@ class Session:
             timeout_s=self.options.timeout_s if timeout_s is None else timeout_s,
             while_waiting=lambda elapsed_s: self.while_waiting(elapsed_s) if self.while_waiting else None,
             on_loss=self._tell_loss,
+            keys=self.address.keys,
         )
 
     def _tell_loss(self) -> None:

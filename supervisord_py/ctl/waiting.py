@@ -57,7 +57,8 @@ def _wait_for_exit(session: Session, unit: str) -> UnitReply:
         nonlocal lost
         lost = True
 
-    with Client(session.address.path, timeout_s=session.options.timeout_s, on_loss=remember) as client:
+    address, timeout_s = session.address, session.options.timeout_s
+    with Client(address.path, timeout_s=timeout_s, on_loss=remember, keys=address.keys) as client:
         found = unit_from_wire(client.call("Wait", unit=before["name"], until="exit")["unit"])
     if not lost or invocation is None or found["invocation"] == invocation:
         return found

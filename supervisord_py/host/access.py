@@ -7,6 +7,9 @@ A process of a unit is judged as that unit only: thirty agents under one uid wou
 subject has *grants*: commands, and the units that they are held to (None: all). Grants add up, nothing takes one away
 but the ceiling ``allowed-commands``, which holds for everyone, root included.
 
+Who comes over TCP with a key is that key, and no uid: it has ``monitoring``, and what ``commands`` of the table that it
+came by and rules about keys grant.
+
 Laws: a stray pings and no more, whatever its uid. A rule about uids or groups never speaks of a unit's process, and a
 rule about units of nobody else, nor of an orphan that only its own word calls a process of the unit. A command that is
 not granted for every unit is not granted for what concerns them all (``shutdown``).
@@ -20,9 +23,10 @@ from fnmatch import fnmatchcase
 
 from msgspec import Struct
 
-from supervisord_py.host.facade import Peer
+from supervisord_py.host.facade import Peer, RemoteKey, remote_peer
 from supervisord_py.model.commands import COMMANDS, PRESETS, command_set
-from supervisord_py.model.settings import AllowRule, Settings
+from supervisord_py.model.settings import AllowRule, RemoteSettings, Settings
+from supervisord_py.wire.bus import KEY
 
 WHOLE: frozenset[str] = frozenset({"shutdown"})
 """Commands without a unit that act on all of them: a grant for some units is none for these."""
@@ -94,11 +98,15 @@ class Access:
         self._ceiling = command_set(settings.supervisor.allowed_commands)
         self._require_reason = settings.control.require_reason
         self._rules = [(rule, _rule_grant(number, rule)) for number, rule in enumerate(settings.control.allow, 1)]
+        self._of_keys = {"control": _remote_grants("control", settings.control.remote)}
+        self._of_keys["bus"] = _remote_grants("bus", settings.bus.remote)
         self._uids = {rule.user: _uid_of(rule.user) for rule in settings.control.allow if rule.user is not None}
         self._gids = {rule.group: _gid_of(rule.group) for rule in settings.control.allow if rule.group is not None}
 
     def grants(self, peer: Peer) -> tuple[Grant, ...]:
         """Return what the peer is granted before the ceiling, in the order of the rules."""
+        if peer.remote is not None:
+            return self._grants_of_key(peer.remote)
         if peer.stray:
             return (Grant(frozenset({"ping"}), None, "a process that belongs to no unit"),)
         if peer.unit is not None:
@@ -113,8 +121,12 @@ class Access:
             return (Grant(COMMANDS, None, "root", admin=True),)
         if peer.uid == self._own_uid:
             return (Grant(COMMANDS, None, "the supervisor's own user", admin=True),)
-        base = Grant(PRESETS["monitoring"], None, "the default, monitoring")
-        return (base, *(grant for rule, grant in self._rules if self._names_peer(rule, peer)))
+        return (_BASE, *(grant for rule, grant in self._rules if self._names_peer(rule, peer)))
+
+    def _grants_of_key(self, key: RemoteKey) -> tuple[Grant, ...]:
+        of_table = [grant for name, grant in self._of_keys[key.listener] if fnmatchcase(key.name, name)]
+        of_rules = [grant for rule, grant in self._rules if rule.key is not None and fnmatchcase(key.name, rule.key)]
+        return (_BASE, *of_table, *of_rules)
 
     def scope(self, peer: Peer, command: str) -> Scope:
         """Return the units for which the peer may use ``command``."""
@@ -170,25 +182,33 @@ class Access:
             held = ", ".join(pattern for grant in scope.grants for pattern in grant.units or ())
             return f"it is granted for {held} only"
         if peer.unit is not None and peer.claimed:
-            return f"only its own word says that this orphan is a process of {peer.unit}: no rule speaks of it"
+            return "no rule speaks of an orphan whose unit nobody else can tell"
         if peer.unit is not None:
             rule = f'[[control.allow]] unit = "{peer.unit}"'
             return f"a unit's process may ping and see its own status; {rule} in supervisord.toml grants more"
+        if peer.remote is not None:
+            return f"commands in [{peer.remote.listener}.remote] of supervisord.toml may grant it"
         return "an admin may grant it with a rule in supervisord.toml, [[control.allow]]"
 
 
 def describe(peer: Peer) -> str:
     """Name a peer for people."""
+    if peer.remote is not None:
+        return f"key {peer.remote.name}" if peer.remote.name else "a key that is not known"
     if peer.stray:
         return f"process {peer.pid} of no unit"
+    if peer.unit is not None and peer.claimed:
+        return f"process {peer.pid}, by its own word of unit {peer.unit},"
     if peer.unit is not None:
         return f"unit {peer.unit}"
     return f"user {peer.user}" if peer.user else f"uid {peer.uid}"
 
 
 def hypothetical_peer(user: str) -> Peer | None:
-    """Return the peer that ``user`` (a name or a uid) would be in a session of its own; None when there is no such
-    user."""
+    """Return the peer that ``user`` (a name or a uid) would be in a session of its own, or ``key/NAME`` over TCP; None
+    when there is no such user."""
+    if user.startswith(KEY):
+        return remote_peer(RemoteKey(user.removeprefix(KEY), "", "control"))
     try:
         entry = pwd.getpwuid(int(user)) if user.isascii() and user.isdigit() else pwd.getpwnam(user)
     except (KeyError, OverflowError, ValueError):  # ValueError: a NUL in it
@@ -198,11 +218,11 @@ def hypothetical_peer(user: str) -> Peer | None:
 
 
 def _rule_grant(number: int, rule: AllowRule) -> Grant:
-    commands = command_set(rule.commands)
     subject = next(
         f"{key} {value}"
         for key, value in (
             ("unit", rule.unit),
+            ("key", rule.key),
             ("user", rule.user),
             ("uid", rule.uid),
             ("group", rule.group),
@@ -210,8 +230,22 @@ def _rule_grant(number: int, rule: AllowRule) -> Grant:
         )
         if value is not None
     )
-    source = f"rule {number} of supervisord.toml, {subject}"
-    return Grant(commands, rule.units or None, source, admin=commands >= PRESETS["admin"])
+    return _grant(rule.commands, rule.units or None, f"rule {number} of supervisord.toml, {subject}")
+
+
+def _remote_grants(listener: str, remote: RemoteSettings | None) -> list[tuple[str, Grant]]:
+    """Return what a table of a remote listener grants to keys, by their names or globs."""
+    source = f"[{listener}.remote] of supervisord.toml, commands"
+    commands = {} if remote is None else remote.commands
+    return [(name, _grant(granted, None, f"{source} of {name}")) for name, granted in commands.items()]
+
+
+def _grant(granted: str | tuple[str, ...], units: tuple[str, ...] | None, source: str) -> Grant:
+    commands = command_set(granted)
+    return Grant(commands, units, source, admin=commands >= PRESETS["admin"])
+
+
+_BASE = Grant(PRESETS["monitoring"], None, "the default, monitoring")
 
 
 def _names_unit(rule: AllowRule, unit: str) -> bool:

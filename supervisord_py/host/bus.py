@@ -8,12 +8,13 @@ import asyncio
 import importlib
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from supervisord_py.core import view
+from supervisord_py.core.events import Now
 from supervisord_py.host.access import Scope
 from supervisord_py.host.authority import Authority
 from supervisord_py.host.bus_limits import Meter
@@ -93,9 +94,11 @@ class Bus:
         self._meter = Meter()
         self._router: Router | None = None
         self._opening: asyncio.Task[None] | None = None
+        self.on_open: list[Callable[[], None]] = []
+        """Are called when the bus is open: others may want to come by other ways."""
         self._has_more = asyncio.Event()
         self._open_again_s = OPEN_AGAIN_FIRST_S
-        self._is_closed = False
+        self._is_closed = self._is_open = self._waits_for_nobody = False
         journal.on_written.append(self._has_more.set)
 
     def start(self) -> None:
@@ -103,6 +106,20 @@ class Bus:
         if self._listener is not None:
             self._listener.setblocking(False)
             self._loop.add_reader(self._listener.fileno(), self._somebody_came)
+
+    @property
+    def router(self) -> "Router | None":
+        """The bus, where it is open."""
+        return self._router if self._is_open else None
+
+    def open_now(self) -> str | None:
+        """Do not wait for an agent, because somebody else may come; says why that cannot be."""
+        if self._listener is None:
+            return "this keeper has no socket for the bus: start the supervisor again"
+        self._waits_for_nobody = True
+        if self._opening is None:
+            self._somebody_came()
+        return None
 
     async def close(self) -> None:
         self._is_closed = True
@@ -169,6 +186,14 @@ class Bus:
     async def oldest(self) -> int:
         return await self._journal.oldest()
 
+    @property
+    def keep_last(self) -> Mapping[str, int]:
+        return self._supervisor.settings.journal.keep_last
+
+    def keep(self, record: Record) -> None:
+        boot_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        self._journal.beat(record, Now(time.monotonic_ns(), boot_ns, time.time_ns(), 0))
+
     def invocation(self, unit: str) -> str | None:
         return view.invocation(self._supervisor.manager, unit)
 
@@ -177,6 +202,14 @@ class Bus:
 
     def scope(self, peer: Peer) -> Scope:
         return self._authority.access.scope(peer, "journal")
+
+    def refusal(self, peer: Peer, command: str) -> str | None:
+        access = self._authority.access
+        return access.decide(peer, command).why if access.scope(peer, command).nothing else None
+
+    @property
+    def on_refused(self) -> Callable[[Peer, str], Awaitable[None]]:
+        return self._refused
 
     # Inside
 
@@ -206,7 +239,11 @@ class Bus:
             )
             self._router = router
             await router.open()
+            self._is_open = True
+            for call in self.on_open:
+                call()
         except Exception as error:  # noqa: BLE001  without a bus everything else goes on
+            self._is_open = False
             self._on_bug("opening the bus", error)
             if self._router is not None:
                 await self._router.close()
@@ -217,7 +254,10 @@ class Bus:
 
     def _try_again(self) -> None:
         if not self._is_closed:
+            self._opening = None
             self.start()
+            if self._waits_for_nobody:
+                self._somebody_came()
 
     async def _identify(self, connection: socket.socket, credentials: Credentials) -> Peer:
         return await identify(connection, credentials, self._whose)

@@ -39,6 +39,7 @@ from msgspec import Struct
 
 from supervisord_py.host.facade import Peer
 from supervisord_py.host.peers import Credentials, read_credentials
+from supervisord_py.wire.bus import KEY
 
 ZAP_ADDRESS = "inproc://zeromq.zap.01"
 DOMAIN = b"supervisord-py"
@@ -55,16 +56,44 @@ GUESTS_MAX = 1024
 Identify = Callable[[socket.socket, Credentials], Awaitable[Peer]]
 
 
+def life_of(key: str, session: str, address: str) -> str:
+    """Return what stands in the place of a life for what is sent with a key."""
+    return f"{KEY}{key}/{session or address}"
+
+
 class RefusedError(Exception):
     """The peer is not let in; the message says why."""
 
 
 class Member(Struct, frozen=True):
-    """Who it is: a process of ``unit`` in the life ``invocation``, or (both empty) a reader of the journal."""
+    """Who it is: a process of ``unit`` in the life ``invocation``, or (both empty) a reader of the journal, or somebody
+    with a key."""
 
     unit: str
     invocation: str
     peer: Peer | None = None
+    session: str = ""
+    """Of a key: the routing id that it has given itself, in hexadecimal digits."""
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether somebody is there with a key, over TCP."""
+        return self.peer is not None and self.peer.remote is not None
+
+    @property
+    def subject(self) -> str:
+        """Whom a bound or a count is for: a unit, a key, or one for all others."""
+        if self.peer is not None and self.peer.remote is not None:
+            return KEY + self.peer.remote.name
+        return self.unit or "/"
+
+    @property
+    def life(self) -> str:
+        """Within what an id is unique: a life of a unit; of a key a session, or else one connection."""
+        remote = None if self.peer is None else self.peer.remote
+        return self.invocation or (
+            self.subject if remote is None else life_of(remote.name, self.session, remote.address)
+        )
 
 
 Judge = Callable[[Peer, int], Member]
@@ -157,7 +186,7 @@ class Door:
         """How many connections are let in."""
         return len(self._inside)
 
-    def member(self, user: str) -> Member | None:
+    def member(self, user: str, fd: int, address: bytes) -> Member | None:
         """Return who a User-Id is; None for a guest that came too many guests ago."""
         unit, _, name = user.rpartition("/")
         return Member(unit, name) if unit else self._guests.get(user)
@@ -165,7 +194,7 @@ class Door:
     def turn(self) -> None:
         """Take all that libzmq tells and asks."""
         self._hear()
-        while (asked := _receive(self._zap)) is not None:
+        while (asked := receive(self._zap)) is not None:
             task = asyncio.get_running_loop().create_task(self._answer(asked))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
@@ -185,7 +214,7 @@ class Door:
         self._callers.clear()
 
     def _hear(self) -> None:
-        while (told := _receive(self._monitor)) is not None:
+        while (told := receive(self._monitor)) is not None:
             event, value = struct.unpack("=HI", told[0][:6])
             if event == zmq.EVENT_ACCEPTED:
                 self._arrived(value)
@@ -303,7 +332,8 @@ class Door:
         return user
 
 
-def _receive(messages: "zmq.Socket[Any]") -> list[bytes] | None:
+def receive(messages: "zmq.Socket[Any]") -> list[bytes] | None:
+    """Return the next message; None when there is none."""
     try:
         return messages.recv_multipart(zmq.NOBLOCK)
     except zmq.Again:

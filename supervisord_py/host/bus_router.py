@@ -2,7 +2,8 @@
 
 Theory of operation
 -------------------
-One ROUTER on the listening socket that the keeper holds, so connections outlive a manager and wait for the next one.
+One ROUTER on the listening socket that the keeper holds, so connections outlive a manager and wait for the next one;
+with ``[bus.remote]`` another one, over TCP. Each has somebody who lets peers in and knows them (``Entrance``).
 A turn takes what has come, at most ``BATCH_MAX`` requests, libzmq's fair queue giving every connection its own; all
 that are to be written go to custody and journal as one commit. Batches are finished in their order, when the disk has
 them (``[journal] sync``): their senders are answered, then their messages are delivered. With ``on-full = "block"`` it
@@ -27,15 +28,16 @@ import os
 import socket
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import msgspec
 import zmq
 from msgspec import Struct, field
 
 from supervisord_py.host.access import Scope
-from supervisord_py.host.bus_door import Door, Identify, Judge, Member
+from supervisord_py.host.bus_door import Door, Identify, Judge, Member, life_of
+from supervisord_py.host.bus_host import BusHost, Entrance
 from supervisord_py.host.bus_limits import Bucket, Memory, Meter
 from supervisord_py.host.bus_subscribers import PIPE_MAX, Connection, Past, Subscribers
 from supervisord_py.host.facade import Peer, RecordFilter
@@ -47,6 +49,7 @@ from supervisord_py.wire.bus import (
     BAD_REQUEST,
     BUSY,
     FRAME_MAX,
+    KEY,
     NO_SUCH_UNIT,
     NOT_PERMITTED,
     NOT_WRITTEN,
@@ -88,44 +91,8 @@ RECEIVE_HWM = 128
 """Requests of one connection that libzmq reads ahead; what is above waits in the peer."""
 
 KEPT_RETRY_S = 1.0
-
-
-class BusHost(Protocol):
-    """What the bus needs of the manager."""
-
-    @property
-    def settings(self) -> BusSettings: ...
-
-    def write(self, records: list[Record]) -> list[tuple[int, str]]:
-        """Put records into custody and journal; none are returned when they are lost."""
-
-    @property
-    def failing(self) -> str | None:
-        """Why nothing can be written now."""
-
-    @property
-    def written(self) -> int:
-        """The highest number that is in the journal's file."""
-
-    @property
-    def next_seq(self) -> int: ...
-
-    async def kept(self, seq: int) -> bool:
-        """Return when a record is as safe as ``[journal] sync`` promises; False when that cannot be said."""
-
-    def stream(self, wanted: RecordFilter) -> AsyncIterator[list[dict[str, Any]]]: ...
-
-    async def newest(self, wanted: RecordFilter, count: int) -> list[dict[str, Any]]: ...
-
-    async def oldest(self) -> int:
-        """The number that what the journal has kept begins with."""
-
-    def invocation(self, unit: str) -> str | None: ...
-
-    def has_unit(self, unit: str) -> bool: ...
-
-    def scope(self, peer: Peer) -> Scope:
-        """Return whose records a peer may read."""
+KEPT = 0
+"""In the place of a number: the event is in the ring (``[journal] keep-last``), which has none."""
 
 
 class _Pending(Struct):
@@ -199,12 +166,13 @@ class Router:
         self._socket.maxmsgsize = FRAME_MAX
         self._socket.rcvhwm = RECEIVE_HWM
         self._socket.setsockopt(zmq.USE_FD, os.dup(listener.fileno()))
+        self._on_refused = on_refused
+        self._refusing: set[asyncio.Future[None]] = set()
         self._subscribers = Subscribers(
-            self._socket,
             Past(host.stream, host.oldest, lambda: host.written, self._scope_of),
             meter,
             published=max(host.next_seq - 1, host.written),
-            on_dropped=lambda unit, to: self._limit(unit, f"messages to {to}", "dropped"),
+            on_dropped=lambda whose, to: self._limit(whose, f"messages to {to}", "dropped"),
             on_sent=self._kick,
         )
         self._door = Door(
@@ -218,6 +186,7 @@ class Router:
             on_refused=on_refused,
             on_answered=self._kick,
         )
+        self._entrances: dict[zmq.Socket[Any], Entrance] = {self._socket: self._door}
         self._apply()
         self._path = path
         self._finisher: asyncio.Task[None] | None = None
@@ -225,8 +194,8 @@ class Router:
     async def open(self) -> None:
         """Read back what has been sent, then let agents in."""
         for record in await self._host.newest(RecordFilter(events=("unit.message",)), IDS_READ_BACK):
-            if isinstance(record.get("invocation"), str) and isinstance(record.get("id"), str | int):
-                self._memory.remember(record["invocation"], record["id"], record["seq"])
+            if (life := _life_of(record)) is not None and isinstance(record.get("id"), str | int):
+                self._memory.remember(life, record["id"], record["seq"])
         self._finisher = self._loop.create_task(self._finish())
         # With a descriptor of its own it is not bound again, nor is its file removed when this socket is closed.
         self._socket.bind(f"ipc://{self._path}")
@@ -234,11 +203,37 @@ class Router:
             self._loop.add_reader(descriptor, self._kick)
         self._kick()
 
+    def add(self, router: "zmq.Socket[Any]", entrance: Entrance) -> None:
+        """Take requests by another socket, too, which is bound already."""
+        self._entrances[router] = entrance
+        for descriptor in entrance.descriptors:
+            self._loop.add_reader(descriptor, self._kick)
+        self._kick()
+
+    def remove(self, router: "zmq.Socket[Any]") -> None:
+        """Take none by it any more, and let go of everybody who came by it."""
+        entrance = self._entrances.pop(router, None)
+        if entrance is None:
+            return
+        for descriptor in entrance.descriptors:
+            self._loop.remove_reader(descriptor)
+        self._subscribers.end(router)
+
+    def left(self, fd: int) -> None:
+        """A connection has ended."""
+        self._subscribers.left(fd)
+
+    def kick(self) -> None:
+        """Something was sent by one of the sockets."""
+        self._kick()
+
     async def close(self) -> None:
         """Let go of everybody; they connect again, to the next manager."""
         if self._is_closed:
             return
         self._is_closed = True
+        for router in [each for each in self._entrances if each is not self._socket]:
+            self.remove(router)
         for descriptor in (self._socket.fileno(), *self._door.descriptors):
             self._loop.remove_reader(descriptor)
         for timer in self._timers:
@@ -252,8 +247,13 @@ class Router:
         self._context.term()
 
     @property
+    def queue(self) -> int:
+        """How many messages libzmq may hold for a connection."""
+        return min(self._host.settings.queue, PIPE_MAX)
+
+    @property
     def connections(self) -> int:
-        return self._door.connections
+        return sum(entrance.connections for entrance in self._entrances.values())
 
     async def publish(self, records: list[Record]) -> list[int]:
         """Write messages of others' making and deliver them; returns their numbers, none when nothing is written."""
@@ -280,7 +280,8 @@ class Router:
             return
         try:
             self._apply()
-            self._door.turn()
+            for entrance in list(self._entrances.values()):
+                entrance.turn()
             has_room = self._subscribers.flush()
             if self._under_way < UNDER_WAY_MAX:
                 self._read()
@@ -313,21 +314,30 @@ class Router:
 
     def _read(self) -> None:
         batch = _Batch()
-        self._refused = read = 0
-        while read < BATCH_MAX and self._refused < REFUSED_MAX:
+        has_more = is_flooded = False
+        for router, entrance in list(self._entrances.items()):
+            self._refused = 0
+            has_more |= self._read_from(router, entrance, batch)
+            is_flooded |= self._refused >= REFUSED_MAX
+        if batch.pending or batch.records:
+            self._write(batch)
+        if is_flooded:
+            self._is_scheduled = True
+            self._later(PAUSE_S, self._turn)
+        elif has_more:
+            self._kick()
+
+    def _read_from(self, router: "zmq.Socket[Any]", entrance: Entrance, batch: _Batch) -> bool:
+        """Take what has come by one socket; says whether there is more."""
+        most, read = BATCH_MAX // len(self._entrances), 0
+        while read < most and self._refused < REFUSED_MAX:
             try:
-                frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
+                frames = router.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 break
             read += 1
-            self._take(frames, batch)
-        if batch.pending or batch.records:
-            self._write(batch)
-        if self._refused >= REFUSED_MAX:
-            self._is_scheduled = True
-            self._later(PAUSE_S, self._turn)
-        elif read == BATCH_MAX or int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
-            self._kick()
+            self._take(router, entrance, frames, batch)
+        return read == most or bool(int(router.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
 
     def _apply(self) -> None:
         """Take over the settings; a queue that is longer or shorter is so for new connections."""
@@ -335,20 +345,20 @@ class Router:
         if settings == self._settings:
             return
         self._settings = settings
-        self._socket.sndhwm = min(settings.queue, PIPE_MAX)
+        self._socket.sndhwm = self.queue
         self._subscribers.queue = settings.queue
         self._subscribers.is_blocking = settings.on_full == "block"
         self._buckets.clear()
 
     # One request
 
-    def _take(self, frames: list[zmq.Frame], batch: _Batch) -> None:
+    def _take(self, router: "zmq.Socket[Any]", entrance: Entrance, frames: list[zmq.Frame], batch: _Batch) -> None:
         address, *body = frames
-        user = _property(body[0], "User-Id") if body else ""
-        member = self._door.member(user)
+        user, fd = (_property(body[0], "User-Id"), int(_property(body[0], "__fd") or -1)) if body else ("", -1)
+        member = entrance.member(user, fd, address.bytes)
         if member is None or not body:
             return  # a guest that came too many guests ago: it gets no answers, and connects again
-        connection = self._subscribers.connection(address.bytes, user, int(_property(body[0], "__fd") or -1), member)
+        connection = self._subscribers.connection(router, address.bytes, user, fd, member)
         try:
             if len(body) != 1:
                 raise BadRequestError(BAD_REQUEST, f"a request is one frame, not {len(body)}")
@@ -363,14 +373,14 @@ class Router:
 
     def _check(self, member: Member, id: Id | None, size: int) -> None:
         """Refuse whoever sends too much, or in a life that is over."""
-        subject = member.unit or "/"
+        subject = member.subject
         now_ns = time.monotonic_ns()
         bucket = self._buckets.get(subject)
         assert self._settings is not None
         if bucket is None:
             bucket = self._buckets[subject] = Bucket(self._settings.rate_limit, now_ns)
         if not bucket.take(now_ns, 1 + size // COUNTED_BYTES):
-            self._limit(member.unit, "messages", "refused")
+            self._limit(subject, "messages", "refused")
             raise BadRequestError(RATE_LIMITED, "more messages than [bus] rate-limit allows", id)
         if member.unit and self._host.invocation(member.unit) != member.invocation:
             raise BadRequestError(OLD_LIFE, f"{member.unit} has begun another life since", id)
@@ -379,6 +389,8 @@ class Router:
         to = address_of(request.name, connection.member.unit or None)
         if not to:
             raise BadRequestError(BAD_REQUEST, "only a process of a unit has a mailbox: name a topic", request.id)
+        if connection.member.peer is not None:
+            self._require(connection.member.peer, "journal", request.id)
         if not self._subscribers.has_room(connection, to):
             raise BadRequestError(BUSY, "too many subscriptions on one connection", request.id)
         # The answer first: what follows it is what was asked for.
@@ -386,28 +398,44 @@ class Router:
         self._subscribers.subscribe(connection, to, request.after)
 
     def _send(self, connection: Connection, member: Member, request: Publish, batch: _Batch) -> None:
-        if not member.unit:
-            raise BadRequestError(NOT_PERMITTED, "only a process of a unit may send", request.id)
+        if member.peer is not None:
+            if member.peer.remote is None:
+                raise BadRequestError(NOT_PERMITTED, "only a process of a unit may send", request.id)
+            self._require(member.peer, "send", request.id)
         if request.to is not None and not request.to.startswith(TOPIC) and not self._host.has_unit(request.to):
             raise BadRequestError(NO_SUCH_UNIT, f"there is no unit {request.to}", request.id)
-        seq = self._memory.find(member.invocation, request.id)
-        place = batch.fresh.get((member.invocation, request.id))
+        seq = self._memory.find(member.life, request.id)
+        place = batch.fresh.get((member.life, request.id))
+        if seq == KEPT or (seq is None and request.to is None and request.event in self._host.keep_last):
+            if seq is None:
+                self._memory.remember(member.life, request.id, KEPT)
+                self._host.keep(_record_of(member, request))
+                self._meter.count(member.subject, "sent")
+            self._subscribers.answer(connection, format_ack(request.id, None))
+            return
         if seq is None and place is None:
             if (why := self._host.failing) is not None:
                 raise BadRequestError(NOT_WRITTEN, why, request.id)
             assert self._settings is not None
             if connection.under_way >= self._settings.queue:
                 raise BadRequestError(BUSY, "too many messages that are not acknowledged yet", request.id)
-            place = batch.fresh[member.invocation, request.id] = len(batch.records)
-            fields = message_fields(request)
-            batch.records.append(Record("unit.message", unit=member.unit, invocation=member.invocation, fields=fields))
-            self._meter.count(member.unit, "sent")
+            place = batch.fresh[member.life, request.id] = len(batch.records)
+            batch.records.append(_record_of(member, request))
+            self._meter.count(member.subject, "sent")
         batch.pending.append(_Pending(connection, request.id, place, seq or 0))
         connection.under_way += 1
 
+    def _require(self, peer: Peer, command: str, id: Id | None) -> None:
+        """Refuse, and record it, what the rules do not grant."""
+        if (why := self._host.refusal(peer, command)) is not None:
+            telling = asyncio.ensure_future(self._on_refused(peer, why))
+            self._refusing.add(telling)
+            telling.add_done_callback(self._refusing.discard)
+            raise BadRequestError(NOT_PERMITTED, why, id)
+
     def _refuse(self, connection: Connection, slug: str, message: str, id: Id | None) -> None:
         self._refused += 1
-        self._meter.count(connection.member.unit, slug)
+        self._meter.count(connection.member.subject, slug)
         self._subscribers.answer(connection, format_error(slug, message, id))
 
     # From records to answers and deliveries
@@ -420,8 +448,8 @@ class Router:
             self._release(batch)
             return False
         batch.written = [msgspec.json.decode(line) for _, line in lines]
-        for (invocation, id), place in batch.fresh.items():
-            self._memory.remember(invocation, id, lines[place][0])
+        for (life, id), place in batch.fresh.items():
+            self._memory.remember(life, id, lines[place][0])
         for pending in batch.pending:
             if pending.place is not None:
                 pending.seq = lines[pending.place][0]
@@ -508,9 +536,9 @@ class Router:
 
     # What people are told
 
-    def _limit(self, unit: str, limit: str, what: str) -> None:
+    def _limit(self, whose: str, limit: str, what: str) -> None:
         """Count what a bound kept from happening: a record at once, then one a minute with the count."""
-        key = (unit, limit)
+        key = (whose, limit)
         is_new = key not in self._limited
         self._limited[key] += 1
         if is_new:
@@ -519,7 +547,7 @@ class Router:
     def _tell_limit(self, key: tuple[str, str], what: str) -> None:
         if self._is_closed:
             return
-        unit, limit = key
+        whose, limit = key
         count = self._limited[key]
         if not count:
             del self._limited[key]
@@ -531,11 +559,30 @@ class Router:
                 "dropped": "the queue of the subscriber is full ([bus] queue)",
             }[what]
             fields = {"limit": limit, "problem": problem, what: count}
-            self._host.write([Record("unit.limit", Severity.WARNING, unit=unit or None, fields=fields)])
+            fields |= {"sender": whose} if whose.startswith(KEY) else {}
+            unit = None if "/" in whose else whose
+            self._host.write([Record("unit.limit", Severity.WARNING, unit=unit, fields=fields)])
         self._later(LIMIT_RECORD_S, self._tell_limit, key, what)
 
     def _scope_of(self, member: Member) -> Scope | None:
         return None if member.peer is None else self._host.scope(member.peer)
+
+
+def _record_of(member: Member, request: Publish) -> Record:
+    """Return the record of a message: of a unit's life, or of a key and where it is."""
+    fields = message_fields(request)
+    if member.peer is not None and member.peer.remote is not None:
+        fields |= {"sender": member.subject, "address": member.peer.remote.address}
+        fields |= {"session": member.session} if member.session else {}
+    return Record("unit.message", unit=member.unit or None, invocation=member.invocation or None, fields=fields)
+
+
+def _life_of(record: dict[str, Any]) -> str | None:
+    """Return ``Member.life`` of the sender of a record; None where it has none."""
+    invocation, sender = record.get("invocation"), record.get("sender")
+    if isinstance(sender, str):
+        return life_of(sender.removeprefix(KEY), record.get("session") or "", record.get("address") or "")
+    return invocation if isinstance(invocation, str) else None
 
 
 def _property(frame: zmq.Frame, name: str) -> str:

@@ -5,8 +5,9 @@ Theory of operation
 A *connection* is known from its first request on (a ROUTER knows no address before). Answers and deliveries to it go
 through libzmq's pipe (``PIPE_MAX`` messages), and what that does not take waits in ``outgoing`` until libzmq says that
 there is room: answers always, deliveries up to ``queue`` altogether, with ``on-full = "block"`` all of them. With
-``"drop"`` a delivery that does not fit is counted, and the subscriber is told how many and after which record before
-the next one: the journal has them. What waits is one message in memory, however many subscribers it waits for.
+``"drop"``, and always for somebody who comes over TCP, a delivery that does not fit is counted, and the subscriber is
+told how many and after which record before the next one: the journal has them. What waits is one message in memory,
+however many subscribers it waits for.
 
 A *subscription* is of one address: a topic, or the unit's own name. One that begins in the past (``after``) first reads
 the journal, no faster than the subscriber takes it, up to the newest record that was delivered to anybody; in the same
@@ -57,7 +58,8 @@ BREATH = 64
 class Connection:
     """One peer's end, as far as it has been heard of."""
 
-    def __init__(self, address: bytes, user: str, member: Member, fd: int) -> None:
+    def __init__(self, router: "zmq.Socket[Any]", address: bytes, user: str, member: Member, fd: int) -> None:
+        self.router = router
         self.address = address
         self.user = user
         self.member = member
@@ -100,17 +102,15 @@ class Subscribers:
     """All connections.
 
     Args:
-        router: The socket.
         past: Reads the journal.
         meter: Counts.
         published: The newest record that is delivered, or whose delivery is the journal's.
-        on_dropped: Is told of a delivery that did not fit: the unit of the subscriber, and the address.
-        on_sent: Is called after something was sent: the socket's descriptor may have lost its edge.
+        on_dropped: Is told of a delivery that did not fit: whose it was, and the address.
+        on_sent: Is called after something was sent: a socket's descriptor may have lost its edge.
     """
 
     def __init__(
         self,
-        router: "zmq.Socket[Any]",
         past: Past,
         meter: Meter,
         *,
@@ -121,12 +121,11 @@ class Subscribers:
         self.published = published
         self.queue = 1
         self.is_blocking = False
-        self._router = router
         self._past = past
         self._meter = meter
         self._on_dropped = on_dropped
         self._on_sent = on_sent
-        self._connections: dict[bytes, Connection] = {}
+        self._connections: dict[tuple[zmq.Socket[Any], bytes], Connection] = {}
         self._by_address: dict[str, dict[Subscription, None]] = {}
         self._crowded: dict[Connection, None] = {}
         self._is_flushing = False
@@ -135,14 +134,14 @@ class Subscribers:
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def connection(self, address: bytes, user: str, fd: int, member: Member) -> Connection:
-        """Return the connection that a request came by."""
-        found = self._connections.get(address)
+    def connection(self, router: "zmq.Socket[Any]", address: bytes, user: str, fd: int, member: Member) -> Connection:
+        """Return the connection that a request came by, to one of the sockets."""
+        found = self._connections.get((router, address))
         if found is not None and found.user == user and found.fd == fd:
             return found
         if found is not None:
             self._drop(found)
-        connection = self._connections[address] = Connection(address, user, member, fd)
+        connection = self._connections[router, address] = Connection(router, address, user, member, fd)
         if member.unit:
             self._add(Subscription(connection, member.unit, self.published))
         return connection
@@ -150,6 +149,11 @@ class Subscribers:
     def left(self, fd: int) -> None:
         """The connection of a descriptor has ended."""
         for connection in [each for each in self._connections.values() if each.fd == fd]:
+            self._drop(connection)
+
+    def end(self, router: "zmq.Socket[Any]") -> None:
+        """One of the sockets is closed."""
+        for connection in [each for each in self._connections.values() if each.router is router]:
             self._drop(connection)
 
     def has_room(self, connection: Connection, to: str) -> bool:
@@ -177,7 +181,7 @@ class Subscribers:
             if not connection.is_gone and len(connection.outgoing) < 2 * self.queue:
                 self._queue(connection, frame)
             else:
-                self._meter.count(connection.member.unit, "unread")
+                self._meter.count(connection.member.subject, "unread")
 
     def publish(self, record: dict[str, Any]) -> list["asyncio.Future[None]"]:
         """Deliver a message that is written; records come here in their order.
@@ -241,14 +245,14 @@ class Subscribers:
         connection = subscription.connection
         if seq <= subscription.seen or not self._may_see(connection, record):
             return None
-        unit = connection.member.unit
+        unit = connection.member.subject
         if self._tell_dropped(subscription) and self._put(connection, frame):
             subscription.seen = seq
             self._meter.count(unit, "delivered")
             return None
         if connection.is_gone:
             return None
-        if self.is_blocking:
+        if self.is_blocking and not connection.member.is_remote:
             subscription.seen = seq
             self._meter.count(unit, "delivered")
             return self._wait(connection, frame)
@@ -296,7 +300,7 @@ class Subscribers:
         if connection.is_gone:
             return False
         try:
-            self._router.send_multipart((connection.address, frame), zmq.NOBLOCK, copy=False)
+            connection.router.send_multipart((connection.address, frame), zmq.NOBLOCK, copy=False)
         except zmq.Again:
             self._crowded[connection] = None
             if not self._is_flushing:
@@ -328,8 +332,9 @@ class Subscribers:
     def _drop(self, connection: Connection) -> None:
         connection.is_gone = True
         self._crowded.pop(connection, None)
-        if self._connections.get(connection.address) is connection:
-            del self._connections[connection.address]
+        place = (connection.router, connection.address)
+        if self._connections.get(place) is connection:
+            del self._connections[place]
         for subscription in list(connection.subscriptions.values()):
             self._remove(subscription)
         for _, done in connection.outgoing:
@@ -372,7 +377,7 @@ class Subscribers:
                 if not await self._push(connection, format_delivery(record)):
                     return
                 subscription.seen = record["seq"]
-                self._meter.count(connection.member.unit, "delivered")
+                self._meter.count(connection.member.subject, "delivered")
                 if place % BREATH == 0:
                     await asyncio.sleep(0)
         subscription.seen = max(subscription.seen, upto)

@@ -9,9 +9,9 @@ from msgspec.structs import replace
 
 from supervisord_py.host.facade import Peer
 from supervisord_py.host.output_capture import OutputTrouble
+from supervisord_py.host.refusals import who_fields
 from supervisord_py.model.records import Record
 from supervisord_py.model.states import Severity
-from supervisord_py.store.redact import redact_text
 
 
 def command_record(verb: str, units: Sequence[str], peer: Peer, reason: str) -> Record:
@@ -21,12 +21,7 @@ def command_record(verb: str, units: Sequence[str], peer: Peer, reason: str) -> 
         fields={
             "verb": verb,
             "units": list(units),
-            "uid": peer.uid,
-            "gid": peer.gid,
-            "pid": peer.pid,
-            "login_uid": peer.login_uid,
-            "peer_command": redact_text(peer.command),
-            "peer_unit": peer.unit,
+            **who_fields(peer),
             "reason": reason or None,
             "result": None,
             "duration_ms": 0,

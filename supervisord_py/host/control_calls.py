@@ -100,6 +100,11 @@ class UnitMaskedError(MethodError):
         super().__init__(f"{MANAGER}.UnitMasked", {"unit": unit, "message": message})
 
 
+class ShuttingDownError(MethodError):
+    def __init__(self, message: str) -> None:
+        super().__init__(f"{MANAGER}.ShuttingDown", {"message": message})
+
+
 class TimedOutError(MethodError):
     def __init__(self, message: str) -> None:
         super().__init__(f"{MANAGER}.TimedOut", {"message": message})

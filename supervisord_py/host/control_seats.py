@@ -2,8 +2,9 @@
 
 Theory of operation
 -------------------
-Every connection holds a seat. Seats are bounded in all and for each subject (a uid, or a unit once the peer is known
-to be one); root and the supervisor's own user are bounded in all only, and the last ``reserved`` seats are theirs.
+Every connection holds a seat. Seats are bounded in all and for each subject (a uid, a key, a unit once the peer is
+known to be one); root and the supervisor's own user are bounded in all only, and the last ``reserved`` seats are
+theirs.
 When a newcomer finds no seat, an idle connection gives up its own: of the same subject when the subject's bound is
 reached, else of the subject that holds most. Who stays silent goes first, then who was answered and is idle longest,
 then newcomers. A connection with a call in flight is never put out.
@@ -22,12 +23,13 @@ is on its way: it must not be what a crowd pushes out."""
 
 class SeatLimits(Struct, frozen=True):
     """Numbers of connections. ``per_uid`` is not for root and the supervisor's own user, ``per_unit`` is for every
-    unit."""
+    unit, ``per_key`` for every key that comes over TCP."""
 
     total: int = 512
     reserved: int = 16
     per_uid: int = 128
     per_unit: int = 32
+    per_key: int = 32
 
 
 class Seat:
@@ -67,11 +69,16 @@ class Seats:
             The seat, or None when there is none; and the seat that was taken from an idle connection for it, which
             must be closed.
         """
-        privileged = uid in (0, self._own_uid)
-        subject = f"uid {uid}"
+        return self._take(f"uid {uid}", self._limits.per_uid, now_s, privileged=uid in (0, self._own_uid))
+
+    def take_for_key(self, name: str, now_s: float) -> tuple[Seat | None, Seat | None]:
+        """As ``take``, for somebody who shows a key."""
+        return self._take(f"key {name}", self._limits.per_key, now_s, privileged=False)
+
+    def _take(self, subject: str, most: int, now_s: float, *, privileged: bool) -> tuple[Seat | None, Seat | None]:
         total = self._limits.total if privileged else self._limits.total - self._limits.reserved
         victim = None
-        if not privileged and self._held[subject] >= self._limits.per_uid:
+        if not privileged and self._held[subject] >= most:
             victim = self._idle_seat(subject, now_s)
         elif len(self._seats) >= total:
             victim = self._idle_seat(None, now_s)

@@ -16,7 +16,7 @@ EPOLLHUP, watched apart from asyncio, which sees nothing of a connection that it
 is gone is still carried out; only waiting and streams end.
 
 What cannot be understood is answered with ``InvalidRequest`` and the connection is closed, because the framing may be
-lost.
+lost (not where frames of another kind hold the calls: ``adopt``).
 """
 
 import asyncio
@@ -166,18 +166,47 @@ class ControlServer:
 
     def _admit(self, connection: socket.socket) -> None:
         credentials = read_credentials(connection)
-        seat, victim = self._seats.take(credentials.uid, self._loop.time())
+        places = self._seats.take(credentials.uid, self._loop.time())
+        if not self._seated(connection, places, lambda: self.identify(connection, credentials), is_framed=False):
+            self._turn_away(connection)
+
+    def adopt(self, connection: socket.socket, peer: Peer) -> bool:
+        """Serve somebody who comes by another way with a key; False when there is no room, and the connection closed.
+
+        Whoever is at the other end of ``connection`` knows where a call ends, and gives one NUL to each.
+        """
+        assert peer.remote is not None
+
+        async def who() -> Peer:
+            return peer
+
+        places = (None, None) if self._closed else self._seats.take_for_key(peer.remote.name, self._loop.time())
+        if not self._seated(connection, places, who, is_framed=True):
+            connection.close()
+            return False
+        return True
+
+    def _seated(
+        self,
+        connection: socket.socket,
+        places: tuple[Seat | None, Seat | None],
+        who: Callable[[], Awaitable[Peer]],
+        *,
+        is_framed: bool,
+    ) -> bool:
+        """Serve a connection that has got a seat; says whether it has."""
+        seat, victim = places
         if victim is not None:
             self._connections.pop(victim).cut()
         if seat is None:
-            self._turn_away(connection)
-            return
+            return False
         connection.setblocking(False)
-        served = _Connection(self, connection, credentials, seat)
+        served = _Connection(self, connection, who, seat, is_framed=is_framed)
         self._connections[seat] = served
         task = self._loop.create_task(self._serve(served))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return True
 
     async def _serve(self, connection: "_Connection") -> None:
         try:
@@ -229,15 +258,24 @@ class ControlServer:
 class _Connection(asyncio.Protocol):
     """One connection: asyncio's transport below, one task that answers calls above."""
 
-    def __init__(self, server: ControlServer, connection: socket.socket, credentials: Credentials, seat: Seat) -> None:
+    def __init__(
+        self,
+        server: ControlServer,
+        connection: socket.socket,
+        who: Callable[[], Awaitable[Peer]],
+        seat: Seat,
+        *,
+        is_framed: bool,
+    ) -> None:
         self.seat = seat
         self._server = server
         self._limits = server.limits
         self._socket = connection
         self._descriptor = connection.fileno()
-        self._credentials = credentials
+        self._who = who
         self._peer: Peer | None = None
-        self._wire = ServerConnection(call_max=server.limits.call_max)
+        self._is_framed = is_framed
+        self._wire = ServerConnection(call_max=server.limits.call_max, is_framed=is_framed)
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._ahead = 0
@@ -336,7 +374,10 @@ class _Connection(asyncio.Protocol):
                 call = self._wire.next_call()
             except VarlinkProtocolError as error:
                 await self._complain(error)
-                return None
+                if not self._is_framed or self.gone.is_set():
+                    return None
+                await asyncio.sleep(0)
+                continue
             self._arrived.clear()
             if call is not None:
                 return call
@@ -373,8 +414,8 @@ class _Connection(asyncio.Protocol):
     async def _identified(self) -> Peer | None:
         """Return the peer, asked for once; None when its unit has too many connections already."""
         if self._peer is None:
-            self._peer = await self._server.identify(self._socket, self._credentials)
-            unit = self._peer.unit
+            self._peer = await self._who()
+            unit = self._peer.subject
             self._is_one_too_many = unit is not None and not self._server.take_unit_seat(self.seat, unit)
         return None if self._is_one_too_many else self._peer
 

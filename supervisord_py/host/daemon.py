@@ -454,10 +454,10 @@ class Daemon:
         return lambda: compare_sources(loaded, read_sources(config, places, hot=loaded.units.hot), units)
 
     def health_warnings(self) -> list[str]:
-        return [*filter(None, [self._watch.problem]), *self._hot.problems]
+        return [*filter(None, [self._watch.problem]), *self._hot.problems, *self._servers.remote.warnings()]
 
     def health_problems(self) -> list[str]:
-        problems = self._output.problems()
+        problems = self._output.problems() + self._servers.remote.problems()
         if self._journal.degraded is not None:
             problems.append(self._journal.degraded)
         return problems
@@ -483,6 +483,7 @@ class Daemon:
         self._settings, self._loaded, self._sources = settings, loaded, sources
         self._watch.loaded(seen)
         self._hot.use(settings)
+        self._servers.remote.use()
         self._driver.clock_set(zones_now())
         self._journal.apply(settings.journal)
         self._hands.use_environment(environment_of(self._config, settings))

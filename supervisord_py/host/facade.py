@@ -4,7 +4,7 @@ The daemon implements ``Supervisor``; tests use a fake of it. Everything here ru
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from msgspec import Struct
 
@@ -21,6 +21,18 @@ from supervisord_py.model.states import JobMode
 from supervisord_py.model.unitset import LoadResult
 
 
+class RemoteKey(Struct, frozen=True):
+    """Who comes over TCP: the name of the key that was shown, from where, and to which listener (the table of the
+    settings)."""
+
+    name: str
+    address: str
+    listener: Literal["control", "bus"]
+
+    def __str__(self) -> str:
+        return f"key {self.name} ({self.address})"
+
+
 class Peer(Struct, frozen=True):
     """Who is at the other end of a control connection, by the kernel's word.
 
@@ -28,6 +40,7 @@ class Peer(Struct, frozen=True):
     when it descends from the keeper and belongs to no unit. ``groups`` holds the supplementary groups too. ``gone``:
     the process that connected had ended before it could be looked at, so nothing but its uid is known; it is a stray.
     ``claimed``: that it is a process of ``unit`` is what it says itself: it is granted nothing that others are not.
+    ``remote`` is set where the kernel has no word to say; nothing else is then, and the ids are -1, which nobody has.
     """
 
     uid: int
@@ -40,10 +53,23 @@ class Peer(Struct, frozen=True):
     unit: str | None = None
     stray: bool = False
     gone: bool = False
+    remote: RemoteKey | None = None
     claimed: bool = False
 
+    @property
+    def subject(self) -> str | None:
+        """Whose budgets it uses up, of the unit's: those that only claim to be of it have their own."""
+        return f"{self.unit} (claimed)" if self.unit is not None and self.claimed else self.unit
+
     def origin(self) -> Origin:
+        if self.remote is not None:
+            return Origin(remote=str(self.remote))
         return Origin(uid=self.uid, gid=self.gid, pid=self.pid, user=self.user, unit=self.unit)
+
+
+def remote_peer(key: RemoteKey) -> Peer:
+    """Return who shows a key."""
+    return Peer(uid=-1, gid=-1, pid=-1, remote=key)
 
 
 class Submission(Struct, frozen=True):

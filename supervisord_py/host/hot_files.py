@@ -21,6 +21,7 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 from msgspec import Struct
@@ -285,6 +286,8 @@ def choose(
     others: Sequence[UnitFile],
     memory: HotMemory,
     build: Callable[[tuple[UnitFile, ...]], LoadResult],
+    *,
+    unpacked: AbstractSet[str] = frozenset(),
 ) -> tuple[Choice, tuple[UnitFile, ...], LoadResult]:
     """Decide what is to be loaded, unpack what is new, and build everything.
 
@@ -294,14 +297,15 @@ def choose(
         others: All other unit files.
         memory: What is remembered.
         build: Builds the units of these files of the hot directory together with all others.
+        unpacked: Sites that are not to be made: they are there, or this is but a rehearsal.
 
     Returns:
         The choice, all files of the hot directory, and all units.
     """
     refused = dict(memory.refused)
-    unpacked: set[str] = set()
+    made = set(unpacked)
     while True:
-        choice = _choose(look, in_use, others, memory, refused, unpacked)
+        choice = _choose(look, in_use, others, memory, refused, made)
         files = choice.files(others)
         loaded = build(files)
         bad = {each.path: each.reason for each in loaded.unit_set.bad.values()}

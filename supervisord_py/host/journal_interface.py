@@ -25,6 +25,7 @@ from supervisord_py.host.facade import Followed, Peer, RecordFilter, Supervisor
 from supervisord_py.host.manager_interface import GREP_MAX, Queries
 from supervisord_py.model.records import Record
 from supervisord_py.model.states import Severity
+from supervisord_py.store.past import Past, describe_units
 from supervisord_py.store.query import BadFilterError, check_pattern
 from supervisord_py.store.redact import redact
 from supervisord_py.wire.bus import TOPIC, is_address
@@ -58,6 +59,7 @@ class JournalMethods:
             "Verify": self.verify,
             "Stats": self.stats,
             "Replay": self.replay,
+            "State": self.state,
         }
 
     async def query(self, request: Request) -> object:
@@ -151,6 +153,31 @@ class JournalMethods:
                     first, last, count = first or numbers[0], numbers[-1], count + len(numbers)
         return {"count": count, "first_seq": first, "last_seq": last}
 
+    async def state(self, request: Request) -> object:
+        peer, seq = request.peer, request.parameters["seq"]
+        scope = await self._authority.require(peer, "journal")
+        past, oldest = Past(), None
+        with readable_journal():
+            async for records in self._supervisor.bus.stream(RecordFilter()):
+                for record in records:
+                    oldest = oldest or record["seq"]
+                    if record["seq"] <= seq:
+                        past.follow(record)
+                if records and records[-1]["seq"] >= seq:
+                    break
+        if past.last != seq:
+            is_gone = oldest is not None and 0 < seq < oldest
+            why = f"record {seq} is no longer kept: the journal begins with {oldest}" if is_gone else ""
+            raise InvalidParameterValueError("seq", why or f"there is no record {seq}: the last one is {past.last}")
+        units = [
+            unit if self._authority.access.sees_secrets(peer, str(unit["name"])) else redact(unit)
+            for unit in describe_units(past)
+            if scope.holds(str(unit["name"]))
+        ]
+        first = None if past.first == 1 else past.first
+        told = {"seq": seq, "ts": past.ts, "first": first, "lost": past.lost, "supervisor": past.supervisor}
+        return told | {"units": units}
+
     def _filter(self, peer: Peer, given: dict[str, Any]) -> RecordFilter:
         """Return the filter with groups and templates resolved; a name of no unit may be one that was, and stays."""
         units: list[str] = []
@@ -197,6 +224,7 @@ def _again(record: dict[str, Any], to: str, cause: int) -> Record:
     """Return a message as it is published once more; its sender is who sent it first."""
     fields = {"id": None, "to": to, "name": record.get("name"), "payload": record.get("payload")}
     fields["replay_of"] = record.get("replay_of") or record["seq"]
+    fields |= {name: record[name] for name in ("sender", "address") if record.get(name)}
     unit, invocation = record.get("unit"), record.get("invocation")
     return Record("unit.message", unit=unit, invocation=invocation, cause=cause, fields=fields)
 

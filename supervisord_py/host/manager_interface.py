@@ -95,6 +95,9 @@ class Queries:
             self._views.names(),
             group_members(self._views.memberships()),
             is_visible=lambda unit: everything or any(scope.holds(unit) for scope in scopes),
+            may_be_none=lambda template: (
+                command in ("list", "status") and bool(self._supervisor.loaded.files(template))
+            ),
         )
 
     def members(self, group: str) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from supervisord_py.core import view
 from supervisord_py.core.actions import Refusal, UnitOutcome
 from supervisord_py.host.authority import Authority
 from supervisord_py.host.control_calls import (
@@ -22,6 +23,7 @@ from supervisord_py.host.control_calls import (
     NoSuchJobError,
     NoSuchUnitError,
     Request,
+    ShuttingDownError,
     TimedOutError,
     UnitMaskedError,
 )
@@ -295,6 +297,11 @@ class Verbs:
         await self._authority.require(request.peer, command, reason=reason)
         if not plan:
             await self._authority.require_reason(request.peer, command, (), reason)
+            if view.is_stopping(self._supervisor.manager):
+                # What it would bring could not start any more.
+                error = ShuttingDownError("cannot daemon-reload: the supervisor is shutting down")
+                await self._authority.note_refusal(request.peer, command, (), reason, error)
+                raise error
         report = await self._supervisor.reload(request.peer, reason=reason, plan=plan)
         return wire_reload(report, secrets=self._authority.access.sees_secrets(request.peer))
 

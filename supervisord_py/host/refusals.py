@@ -2,7 +2,7 @@
 
 Every refusal is a record, as every command is. But any user that may open the socket can be refused ten thousand
 times a second, and the journal drops its oldest segments: unlimited, that would wipe out what others did. So each
-subject (a unit, else a uid) has a bucket of records; what does not fit is counted, and the count follows in one
+subject (a unit, a key, else a uid) has a bucket of records; what does not fit is counted, and the count follows in one
 record as soon as the bucket holds one again.
 """
 
@@ -83,7 +83,7 @@ class Refusals:
         self, peer: Peer, verb: str, units: Sequence[str], reason: str, message: str, *, duration_ms: int = 0
     ) -> None:
         """Record that ``peer`` may not do ``verb``; ``message`` is what it was told."""
-        fields = _who(peer) | {
+        fields = who_fields(peer) | {
             "verb": verb,
             "units": [unit[:NAME_MAX] for unit in units[:UNITS_MAX]],
             "reason": redact_text(reason)[:TEXT_MAX],
@@ -96,7 +96,7 @@ class Refusals:
 
     async def refused(self, peer: Peer, verb: str, units: Sequence[str], reason: str, error: str, message: str) -> None:
         """Record a command that ``peer`` may give and that cannot be carried out: why is in ``error``."""
-        fields = _who(peer) | {
+        fields = who_fields(peer) | {
             "verb": verb,
             "units": [unit[:NAME_MAX] for unit in units[:UNITS_MAX]],
             "reason": redact_text(reason)[:TEXT_MAX],
@@ -108,7 +108,7 @@ class Refusals:
 
     async def invalid(self, peer: Peer, method: str, message: str) -> None:
         """Record that a call could not be understood; ``method`` is empty when not even that was readable."""
-        fields = _who(peer) | {
+        fields = who_fields(peer) | {
             "method": method[:TEXT_MAX],
             "result": "invalid",
             "message": redact_text(message)[:TEXT_MAX],
@@ -126,7 +126,9 @@ class Refusals:
             await asyncio.wait(self._tasks)
 
     async def _write(self, peer: Peer, record: Record, rate: Rate) -> None:
-        subject = f"unit {peer.unit}" if peer.unit is not None else f"uid {peer.uid}"
+        subject = f"unit {peer.subject}" if peer.unit is not None else f"uid {peer.uid}"
+        if peer.remote is not None:
+            subject = f"key {peer.remote.name}"
         bucket = self._bucket((record.event, subject), rate)
         if not bucket.take(self._clock_s()):
             bucket.suppressed += 1
@@ -167,12 +169,16 @@ class Refusals:
         task.add_done_callback(self._tasks.discard)
 
 
-def _who(peer: Peer) -> dict[str, Any]:
+def who_fields(peer: Peer) -> dict[str, Any]:
+    """Return what records of commands say of the peer; of a key that comes from afar nothing but its name and where."""
+    if peer.remote is not None:
+        nobody = dict.fromkeys(("uid", "gid", "pid", "login_uid", "peer_command", "peer_unit"))
+        return nobody | {"key": peer.remote.name or None, "address": peer.remote.address}
     return {
         "uid": peer.uid,
         "gid": peer.gid,
         "pid": peer.pid,
         "login_uid": peer.login_uid,
         "peer_command": redact_text(peer.command),
-        "peer_unit": peer.unit,
+        "peer_unit": None if peer.claimed else peer.unit,
     }

@@ -18,11 +18,12 @@ import click
 from supervisord_py.core.manager import Manager
 from supervisord_py.core.view import is_stopping
 from supervisord_py.host.adoption import LostKeeper, end_leftovers, find_lost_keeper, hand_over, take_over
+from supervisord_py.host.hot_check import load_all
 from supervisord_py.host.places import RUNTIME_DIR_MAX, Places, default_places, moved
 from supervisord_py.host.sources import SOURCES_KEY, Sources, with_options
 from supervisord_py.host.stop_with import KEY as stop_with_key
 from supervisord_py.host.stop_with import identity_of
-from supervisord_py.host.unit_files import load, load_settings
+from supervisord_py.host.unit_files import load_settings
 from supervisord_py.keeper.protocol import keeper_argv
 from supervisord_py.model.settings import Settings
 from supervisord_py.model.states import KillMode, SupervisorMode
@@ -111,7 +112,7 @@ def run_command(
     missing = [path for path in unit_paths if not os.path.lexists(path)]
     if missing:
         raise click.ClickException(f"no such file or folder: {', '.join(missing)}")
-    loaded = load(unit_paths or None, places, settings.limits)
+    loaded = load_all(unit_paths or None, places, settings, os.environ)
     for problem in loaded.problems:
         click.echo(problem.text(), err=True)
     if not loaded.unit_set.units and not loaded.unit_set.bad and settings.hot_directory.path is None:

@@ -1,4 +1,4 @@
-"""What others can connect to: the control socket for people and programs, the bus for agents."""
+"""What others can connect to: the control socket for people and programs, the bus for agents, both from afar."""
 
 import os
 from collections.abc import Mapping
@@ -13,6 +13,7 @@ from supervisord_py.host.facade import Supervisor
 from supervisord_py.host.journal_file import Journal
 from supervisord_py.host.peers import Whose
 from supervisord_py.host.refusals import Refusals
+from supervisord_py.host.remote import Remote
 from supervisord_py.host.unit_views import UnitViews
 
 
@@ -57,14 +58,17 @@ class Servers:
             refusals=self._refusals,
             on_bug=on_bug,
         )
+        self.remote = Remote(supervisor, self._control, self.bus, refusals=self._refusals, on_bug=on_bug)
 
     def start(self) -> None:
         """Take connections."""
         self._control.start()
         self.bus.start()
+        self.remote.use()
 
     async def close(self) -> None:
         """End all connections; the sockets stay open."""
+        await self.remote.close()
         await self._control.close()
         await self.bus.close()
         await self._refusals.close()

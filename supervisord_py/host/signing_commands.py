@@ -1,4 +1,7 @@
-"""``supervisord-py keygen`` and ``sign``: keys, and signatures of agent wheels and unit files."""
+"""``supervisord-py keygen`` and ``sign``: keys, and signatures of agent wheels and unit files.
+
+Keys to sign with are minisign's, keys for remote access (``--curve``) those of ZeroMQ.
+"""
 
 import contextlib
 import os
@@ -13,6 +16,9 @@ from supervisord_py.host.hot_files import UNIT_SUFFIX
 from supervisord_py.host.places import default_places
 from supervisord_py.host.signing import KEY_SUFFIX, SIGNATURE_SUFFIX, make_key, seal_key, sign, unseal_key
 from supervisord_py.model.names import parse_unit_name
+from supervisord_py.wire.curve import CLIENT, REMOTE_FOLDER, SERVER, Certificate, format_certificate, is_key_name
+from supervisord_py.wire.curve import PUBLIC_SUFFIX as CURVE_PUBLIC
+from supervisord_py.wire.curve import SECRET_SUFFIX as CURVE_SECRET
 from supervisord_py.wire.minisign import (
     Claims,
     MinisignError,
@@ -31,13 +37,23 @@ _UNPROTECTED = "signature from supervisord-py, verified by minisign too"
 
 @click.command("keygen")
 @click.option("-o", "--output", metavar="DIR", help="Where the files go (default: beside the settings).")
-@click.option("--name", metavar="NAME", default=DEFAULT_NAME, help="What they are called (default: signing).")
+@click.option("--name", metavar="NAME", help="What they are called (default: signing; with --curve: client).")
 @click.option("--password-file", metavar="FILE", help="Encrypt the secret key with the first line of this file.")
-def keygen_command(output: str | None, name: str, password_file: str | None) -> None:
+@click.option("--curve", is_flag=True, help="Make keys for remote access: NAME.key_secret and NAME.key.")
+def keygen_command(output: str | None, name: str | None, password_file: str | None, curve: bool) -> None:
     """Make a pair of keys to sign agent wheels and unit files with: NAME.key, which is secret, and NAME.pub.
 
     The files are minisign's. Nobody trusts the new key until NAME.pub lies in the keys folder of a supervisor.
+
+    With --curve they are for supctl --remote and [control.remote]: NAME.key_secret, which is secret, and NAME.key. The
+    supervisor's own key is called server.
     """
+    if curve:
+        if password_file is not None:
+            raise click.UsageError("--password-file: keys of CURVE are not encrypted; keep NAME.key_secret to yourself")
+        _make_curve_keys(output, CLIENT if name is None else name)
+        return
+    name = DEFAULT_NAME if name is None else name
     folder = Path(output) if output is not None else _settings_folder()
     if os.path.basename(name) != name or name.startswith(".") or not name:
         raise click.UsageError(f"--name: {name!r} is not the name of a file")
@@ -61,6 +77,33 @@ def keygen_command(output: str | None, name: str, password_file: str | None) -> 
     click.echo(
         f"to trust it: install -D -m 0644 {public_path} {_settings_folder() / 'keys' / public_path.name}", err=True
     )
+
+
+def _make_curve_keys(output: str | None, name: str) -> None:
+    import zmq
+
+    if not is_key_name(name):
+        raise click.UsageError(f"--name: {name!r} is not the name of a key: letters, digits and _ . @ - only")
+    folder = Path(output) if output is not None else _settings_folder() / REMOTE_FOLDER
+    secret_path, public_path = folder / f"{name}{CURVE_SECRET}", folder / f"{name}{CURVE_PUBLIC}"
+    for path in (secret_path, public_path):
+        if os.path.lexists(path):
+            raise click.ClickException(f"{path} is there already; remove it, or choose another --name")
+    public, secret = (part.decode() for part in zmq.curve_keypair())
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _write_new(secret_path, format_certificate(Certificate(public, secret), name), 0o600)
+        _write_new(public_path, format_certificate(Certificate(public), name), 0o644)
+    except OSError as error:
+        raise click.ClickException(_cannot("write", error, folder)) from None
+    click.echo(f"wrote {secret_path} (secret: whoever reads it can act with it) and {public_path} (key {public})")
+    if name == SERVER:
+        told = f'it is used by keys = "{folder}" in supervisord.toml; clients need a copy of {public_path}'
+    else:
+        told = (
+            f"to let it in: copy {public_path} into the keys folder of the supervisor; it needs {SERVER}.key from there"
+        )
+    click.echo(told, err=True)
 
 
 @click.command("sign")

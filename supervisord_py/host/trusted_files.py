@@ -86,11 +86,20 @@ class TrustedReader:
                 column=len(data[line_start : error.start].decode()) + 1,
             ) from None
 
-    def read_bytes(self, path: str, limit: int) -> bytes:
+    def read_secret(self, path: str) -> str:
+        """Read a whole file of text that nobody but its owner may read.
+
+        Raises:
+            FileRefused: Not trusted, no plain file, too large, or others may read it.
+            OSError: It cannot be read.
+        """
+        return self.read_bytes(path, FILE_MAX, secret=True).decode(errors="replace")
+
+    def read_bytes(self, path: str, limit: int, *, secret: bool = False) -> bytes:
         """Read a whole file of at most ``limit`` bytes through one descriptor; ``b""`` for a link to ``/dev/null``.
 
         Raises:
-            FileRefused: Not trusted, no plain file, or too large.
+            FileRefused: Not trusted, no plain file, too large, or ``secret`` and not only for its owner.
             OSError: It cannot be read.
         """
         real = self._walk(path)
@@ -102,6 +111,9 @@ class TrustedReader:
             if not stat.S_ISREG(status.st_mode):
                 raise FileRefused("not a plain file", f"remove {path}, or link it to /dev/null to mask the unit")
             self._check(real, status, "file")
+            if secret and status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+                mode = f"{stat.S_IMODE(status.st_mode):04o}"
+                raise FileRefused(f"refused: others may read the secret key {real} (mode {mode})", f"chmod 600 {path}")
             if status.st_size > limit:
                 raise FileRefused(f"larger than {limit // 1024} KiB")
             with open(descriptor, "rb", closefd=False) as file:

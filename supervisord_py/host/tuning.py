@@ -21,6 +21,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
+from uuid import uuid4
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -160,9 +161,8 @@ class Tuning:
         host = self._host
         if token and not plan and view.knows_token(host.manager, token):
             # The same request as before, after a lost connection: it is loaded, and its jobs are known.
-            event = CommandRequested(0, "start", (), peer.origin(), reason, wait=wait, token=token)
-            submission = await host.request(event, None)
-            return TuningReport(submission.reply.outcomes, submission.durable, submission.reply.refusal)
+            event = CommandRequested(0, "start", (), peer.origin(), reason, wait=False, token=token)
+            return await self._carry_out(event, wait=wait)
         async with self._lock:
             planned = await asyncio.to_thread(self._plan_scale, template, count)
             before = _instances(host.loaded, template)
@@ -185,9 +185,25 @@ class Tuning:
         units = [unit for unit in units if unit in known]
         if not units:
             return TuningReport((_unchanged(template, count),), await host.all_durable())
-        event = CommandRequested(0, verb, tuple(units), peer.origin(), reason, wait=wait, token=token, cause=seq)
+        token = token or uuid4().hex
+        event = CommandRequested(0, verb, tuple(units), peer.origin(), reason, wait=False, token=token, cause=seq)
+        return await self._carry_out(event, wait=wait)
+
+    async def _carry_out(self, event: CommandRequested, *, wait: bool) -> TuningReport:
+        """Start or stop instances; with ``wait`` until each is there, or waits for a slot: that may last for ever, and
+        is told instead.
+        """
+        host = self._host
         submission = await host.request(event, None)
-        return TuningReport(submission.reply.outcomes, submission.durable, submission.reply.refusal)
+        outcomes = submission.reply.outcomes
+        if wait and submission.reply.refusal is None:
+            while any(view.is_under_way(host.manager, outcome.job) for outcome in outcomes):
+                await host.changed()
+            # By its token it is the same request: only how its jobs have ended is asked.
+            outcomes = (await host.request(event, None)).reply.outcomes
+        slots = {outcome.job: view.slot_awaited(host.manager, outcome.job) for outcome in outcomes}
+        told = tuple(replace(each, message=slots[each.job]) if slots[each.job] else each for each in outcomes)
+        return TuningReport(told, submission.durable, submission.reply.refusal)
 
     async def set(
         self, unit: str, settings: Sequence[str], peer: Peer, *, persist: bool, reason: str = "", plan: bool = False

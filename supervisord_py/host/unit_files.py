@@ -24,6 +24,7 @@ from msgspec.structs import replace
 
 from supervisord_py.host.belongings import own_roots
 from supervisord_py.host.places import Places
+from supervisord_py.host.remote_keys import key_problems
 from supervisord_py.host.trusted_files import FileRefused, TrustedReader, trusted_uids
 from supervisord_py.host.zones import zone_named
 from supervisord_py.model.agents import AgentRunner
@@ -159,7 +160,8 @@ def load_settings(path: Path, *, required: bool = False) -> tuple[Settings, tupl
         return Settings(), (_refusal(str(path), refused),)
     except OSError as error:
         return Settings(), (Problem(str(path), 0, 0, "", _cannot_read(error)),)
-    return parse_settings(text, str(path), key_table())
+    settings, problems = parse_settings(text, str(path), key_table())
+    return settings, (*problems, *key_problems(settings, text, str(path), key_table()))
 
 
 @cache

@@ -38,6 +38,7 @@ class UnitNames:
         names: Every unit, sorted.
         groups: The members of each group, sorted.
         is_visible: Whether the peer may know that a unit exists; others are never suggested or found by a pattern.
+        may_be_none: Whether a template (``worker@``) is one, and may have no instance at the moment.
     """
 
     def __init__(
@@ -46,10 +47,12 @@ class UnitNames:
         groups: Mapping[str, Sequence[str]],
         *,
         is_visible: Callable[[str], bool] = lambda unit: True,
+        may_be_none: Callable[[str], bool] = lambda template: False,
     ) -> None:
         self._names = dict.fromkeys(names)
         self._groups = groups
         self._is_visible = is_visible
+        self._may_be_none = may_be_none
 
     def everything(self) -> list[Named]:
         """Return all units that the peer may know of, as if found by a glob."""
@@ -83,6 +86,8 @@ class UnitNames:
             InvalidRequestError: It is a pattern that means several.
         """
         found = self.resolve((name,))
+        if not found:
+            raise NoSuchUnitError(name[:_SHOWN_MAX])
         if len(found) > 1:
             units = ", ".join(named.unit for named in found[:5])
             raise InvalidRequestError(f"{name[:_SHOWN_MAX]} is {len(found)} units ({units}...): name one")
@@ -100,7 +105,8 @@ class UnitNames:
             elif _is_glob(pattern):
                 matching = [name for name in self._names if fnmatchcase(name, pattern)]
         matching = [name for name in matching if self._is_visible(name)]
-        if not matching:
+        is_none = pattern.endswith("@") and self._is_visible(pattern) and self._may_be_none(pattern)
+        if not matching and not is_none:
             raise NoSuchUnitError(pattern[:_SHOWN_MAX], self._suggest(pattern))
         return matching
 

@@ -3,7 +3,7 @@
 Its process is the SDK's runner, in the interpreter of the supervisor or in one of its own, and is told on its command
 line which class it is. Its configuration is in its environment instead, where other users cannot read it.
 
-Source: contract, section 3; supervisord_py/agent/plan.py reads what is written here.
+Source: contract, section 3; supervisord_py/agent/runner.py reads what is written here.
 """
 
 import posixpath

@@ -1,5 +1,7 @@
 """``[health.NAME]`` of one unit."""
 
+from typing import Any
+
 from supervisord_py.model.fields import Fields
 from supervisord_py.model.names import parse_group_name
 from supervisord_py.model.parse import TableId
@@ -59,7 +61,10 @@ def _probe(fields: Fields, place: TableId, problems: list[Problem]) -> Probe | N
     successes = fields.get(place, "success-threshold", _PROBE.success_threshold)
     if not is_readiness and successes != 1:
         complain("success-threshold", f"of a {kind} check one success is enough", "take it out", warning=True)
-    checked = {key: fields.get(place, key, None) for key in written}
+    checked: dict[str, Any] = {key: fields.get(place, key, None) for key in written}
+    if str(checked.get("http", "")).lower().startswith("https:"):
+        message = "no certificate is verified: the check only asks whether the service answers"
+        problems.append(fields.problem(place, "http", message, "an exec check can do more", info=True))
     return Probe(
         name,
         ProbeKind(kind),

@@ -1,7 +1,8 @@
 """The commands of the control interface and the presets that rules grant (contract, section 6).
 
 Names are the verbs of ``supctl``. The presets are a chain: each holds all of the one before it. ``run-as-self`` is in
-no preset but ``admin``: it is granted by name, and lets a peer ``run`` with exactly its own uid, gid and groups.
+no preset but ``admin``: it is granted by name, and lets a peer ``run`` with exactly its own uid, gid and groups; so is
+``send``, which lets a remote key send messages on the bus.
 """
 
 _MONITORING = frozenset(
@@ -14,7 +15,7 @@ _OPERATOR = _READ_ONLY | {
 }  # fmt: skip
 _ADMIN = _OPERATOR | {
     "set", "edit", "apply", "enable", "disable", "mask", "unmask", "run", "run-as-self",
-    "replay", "daemon-reload", "daemon-restart", "daemon-reexec", "shutdown",
+    "replay", "send", "daemon-reload", "daemon-restart", "daemon-reexec", "shutdown",
 }  # fmt: skip
 
 PRESETS: dict[str, frozenset[str]] = {

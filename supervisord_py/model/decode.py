@@ -5,6 +5,7 @@ one value. Specifiers are expanded in what is text (strings, names, paths, comma
 modes, signals and enums.
 """
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
@@ -22,10 +23,17 @@ from supervisord_py.model.hooks import CALLING, is_called_by
 from supervisord_py.model.keys import KeySpec
 from supervisord_py.model.names import Reference, parse_group_name, parse_reference
 from supervisord_py.model.problems import BadValue, raise_all
-from supervisord_py.model.records import UNNUMBERED
+from supervisord_py.model.records import UNNUMBERED, is_own_event
 from supervisord_py.model.sockets import AddressFamily, SocketAddress, parse_socket_address
 from supervisord_py.model.states import Until
-from supervisord_py.model.targets import parse_address, parse_path, parse_regex, parse_socket_path, parse_url
+from supervisord_py.model.targets import (
+    parse_address,
+    parse_endpoint,
+    parse_path,
+    parse_regex,
+    parse_socket_path,
+    parse_url,
+)
 from supervisord_py.model.unit import ExitStatuses, Limit
 from supervisord_py.model.values import (
     parse_boolean,
@@ -298,6 +306,8 @@ def _expanded(value: object, expand: Expand) -> object:
             return [_expanded(item, expand) for item in value]
         case dict():
             return {name: _expanded(item, expand) for name, item in value.items()}
+        case float() if not math.isfinite(value):
+            raise BadValue("JSON, in which it is handed over, has no such number", f'write "{value}", in quotes')
         case _:
             return value
 
@@ -373,6 +383,24 @@ def _grant(value: object, spec: KeySpec, expand: Expand) -> object:
     return _each(value, one)
 
 
+def _key_grants(value: object, spec: KeySpec, expand: Expand) -> object:
+    """What each key may do, by its name or a glob; what is said of all of them stands under ``*``."""
+    if not isinstance(value, dict):
+        return {"*": _grant(value, spec, expand)}
+    grants: dict[str, object] = {}
+    complaints: list[BadValue] = []
+    for name, granted in value.items():
+        try:
+            if _PATTERN.fullmatch(name) is None or name.startswith("@"):
+                hint = "write the name of a key, or a glob such as 'ops-*'"
+                raise BadValue(f"{name!r} is not the name of a key", hint, on_key=True)
+            grants[name] = _grant(granted, spec, expand)
+        except BadValue as complaint:
+            complaints.append(complaint.under(name))
+    raise_all(complaints)
+    return grants
+
+
 def _pattern(value: object, expand: Expand) -> str:
     text = _text(value, expand)
     if _PATTERN.fullmatch(text) is None:
@@ -385,10 +413,10 @@ def _counts(value: object, spec: KeySpec, expand: Expand) -> object:
         raise BadValue(f"{shown(value)} is not a table", 'write { "unit.heartbeat" = 2 }')
     counts: dict[str, int] = {}
     for event, count in value.items():
-        if event not in UNNUMBERED:
+        if event not in UNNUMBERED and is_own_event(event):
             raise BadValue(
                 f"{event!r} cannot be kept in a ring",
-                f"possible is {_listed(sorted(UNNUMBERED))}: all others are kept",
+                f"possible are {_listed(sorted(UNNUMBERED))} and the names that agents give to events of their own",
                 (event,),
                 on_key=True,
             )
@@ -503,6 +531,8 @@ DECODERS: Mapping[str, Decoder] = {
     "limit-seconds": lambda value, spec, expand: parse_limit(value, "seconds"),
     "limit-hard-microseconds": _hard_limit,
     "grant": _grant,
+    "key-grants": _key_grants,
+    "listen-address": _looked_at(lambda text: parse_endpoint(text, listens=True)),
     "pattern": lambda value, spec, expand: _pattern(value, expand),
     "patterns": lambda value, spec, expand: _each(value, lambda item, _: _pattern(item, expand)),
     "counts": _counts,

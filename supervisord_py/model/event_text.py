@@ -53,6 +53,8 @@ def event_words(record: Mapping[str, Any]) -> str:
             return f"{'' if role == 'main' else f'{role} '}pid {record.get('pid')} {exit_words(record)}{lived}"
         case "command" | "command.denied":
             who = f"uid {record.get('uid')}" if record.get("peer_unit") is None else f"unit {record.get('peer_unit')}"
+            if record.get("address") is not None:
+                who = f"key {record.get('key') or '(unknown)'} ({record['address']})"
             reason = f" ({record['reason']})" if record.get("reason") else ""
             units = " ".join(str(unit) for unit in record.get("units") or ())
             return f"{who}: {record.get('verb')} {units}{reason} -> {record.get('result')}"

@@ -1,11 +1,11 @@
 """The values of one unit while it is put together: by table and key, with the place where each was written."""
 
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from msgspec.structs import replace
 
 from supervisord_py.model.parse import Decoded, Merged, TableId
-from supervisord_py.model.problems import Problem
+from supervisord_py.model.problems import Gravity, Problem
 
 Value = TypeVar("Value")
 
@@ -33,11 +33,11 @@ class Fields:
         return cast(Value, value)
 
     def problem(
-        self, table: str | TableId, key: str, message: str, hint: str = "", *, warning: bool = False
+        self, table: str | TableId, key: str, message: str, hint: str = "", *, warning: bool = False, info: bool = False
     ) -> Problem:
         """A problem at the key, or at its table when the key is not written."""
         decoded = self.decoded(table, key)
-        severity: Literal["error", "warning"] = "warning" if warning else "error"
+        severity: Gravity = "info" if info else "warning" if warning else "error"
         if decoded is not None:
             return decoded.entry.problem(message, hint, severity=severity)
         return replace(self.merged.problem(_place(table), message, hint), severity=severity)

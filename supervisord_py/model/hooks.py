@@ -12,7 +12,8 @@ from supervisord_py.model.unit import SECOND_NS, Command
 _OF_THE_HOST = frozenset(
     {
         "daemon.started", "daemon.stopped", "manager.restarted", "manager.unfit", "unit.message",
-        "command", "command.denied", "command.invalid", "journal.gap", "journal.rotated",
+        "command", "command.denied", "command.invalid", "journal.gap", "journal.rotated", "remote.listening",
+        "remote.failed",
     }
 )  # fmt: skip
 """Events that nothing decides: the supervisor writes of itself, of its journal and of whoever calls."""

@@ -14,7 +14,7 @@ Files are decoded before they are merged: a wrong value is a problem even where 
 import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
-from typing import Any, Literal
+from typing import Any
 
 import tomli
 from msgspec import Struct
@@ -23,7 +23,7 @@ from supervisord_py.model.command import Expand
 from supervisord_py.model.decode import DECODERS
 from supervisord_py.model.keys import FileKind, KeySpec, KeyTable, TableSpec
 from supervisord_py.model.positions import Path, SourceText
-from supervisord_py.model.problems import BadValue, Problem
+from supervisord_py.model.problems import BadValue, Gravity, Problem
 
 TableId = Path
 """Where a table stands in its file: ``("service",)``, ``("health", "http")``, ``("control", "allow", 0)``."""
@@ -56,9 +56,7 @@ class Entry(Struct, frozen=True):
     def path(self) -> Path:
         return (*self.table, self.key)
 
-    def problem(
-        self, message: str, hint: str = "", at: Path = (), severity: Literal["error", "warning"] = "error"
-    ) -> Problem:
+    def problem(self, message: str, hint: str = "", at: Path = (), severity: Gravity = "error") -> Problem:
         """A problem with the value, or with the part of it that ``at`` leads to."""
         return problem_at(self.source, (*self.path, *at), message, hint, severity=severity)
 
@@ -97,7 +95,7 @@ def problem_at(
     hint: str = "",
     *,
     on_key: bool = False,
-    severity: Literal["error", "warning"] = "error",
+    severity: Gravity = "error",
 ) -> Problem:
     """A problem at the value of ``path``, or at its key."""
     key = ".".join(str(step) for step in path if isinstance(step, str))

@@ -16,12 +16,16 @@ def _public(quoted: str, is_private: bool) -> str:
     return quoted if not is_private and _PLAIN.fullmatch(quoted[1:-1]) else f"{quoted[0]}...{quoted[0]}"
 
 
+Gravity = Literal["error", "warning", "info"]
+"""How grave a problem is."""
+
+
 class Problem(Struct, frozen=True):
     """One thing wrong with a unit file or the settings.
 
     ``line`` and ``column`` count from 1 (characters, not bytes); 0 when the problem is about the file as a whole.
     ``key`` is the dotted path (``service.restart-sec``), ``source`` the line itself. An error makes the unit
-    ``bad-setting``; a warning does not.
+    ``bad-setting``; a warning does not, and an info is about what is right and may surprise.
     """
 
     file: str
@@ -30,7 +34,7 @@ class Problem(Struct, frozen=True):
     key: str
     message: str
     hint: str = ""
-    severity: Literal["error", "warning"] = "error"
+    severity: Gravity = "error"
     source: str = ""
 
     def headline(self) -> str:
@@ -53,7 +57,7 @@ class Problem(Struct, frozen=True):
 
     def text(self) -> str:
         """The headline, the line with a caret under the column, and the hint."""
-        lines = [self.headline() if self.severity == "error" else f"{self.headline()} (warning)"]
+        lines = [self.headline() if self.severity == "error" else f"{self.headline()} ({self.severity})"]
         if self.line and self.source:
             # A tab in the line is kept in the caret's line, so that the caret stands right at any tab width.
             indent = "".join("\t" if character == "\t" else " " for character in self.source[: self.column - 1])

@@ -33,9 +33,17 @@ EVENTS: tuple[str, ...] = (
     "stray.appeared", "stray.exited", "keeper.reexec-failed", "manager.unfit",
     "unit.skipped", "job.changed",
     "rollout.started", "rollout.failed", "rollout.reverted", "rollout.finished", "hook.failed", "hook.dropped",
-    "unit.excused", "socket.connection", "socket.paused",
+    "unit.excused", "remote.listening", "remote.failed", "socket.connection", "socket.paused",
 )  # fmt: skip
 """Every event of the contract (section 7), in its order, then our additions."""
+
+_SUBJECTS = frozenset(event.partition(".")[0] for event in EVENTS)
+
+
+def is_own_event(name: str) -> bool:
+    """Tell whether an event of this name is one of ours, or would look like one: what agents call theirs is not."""
+    return name.partition(".")[0] in _SUBJECTS
+
 
 UNNUMBERED: frozenset[str] = frozenset({"unit.heartbeat"})
 """Events that are kept in a ring with ``seq`` null, so that beats never grow the chain."""

@@ -81,6 +81,7 @@ DEFINITIONS: dict[str, Fragment] = {
     },
 }
 
+_GRANT: Fragment = _one_or_list({"enum": [*PRESETS, *sorted(COMMANDS)]})
 _CLASS: Fragment = {"type": "string", "pattern": "^[^:]+:[^:]+$"}
 
 _FRAGMENTS: dict[str, Fragment] = {
@@ -103,6 +104,7 @@ _FRAGMENTS: dict[str, Fragment] = {
     "commands": _reference("commands"),
     "url": {"type": "string", "pattern": "^(https?://|.*%)"},
     "address": {"type": "string", "pattern": "(:[0-9]{1,5}$|%)"},
+    "listen-address": {"type": "string", "pattern": ":[0-9]{1,5}$"},
     "path": {"type": "string", "pattern": "^(/|%)"},
     "socket-path": {"type": "string", "pattern": "^(/|@|%)"},
     "socket-addresses": _one_or_list({"anyOf": [{"type": "integer", "minimum": 1, "maximum": 65535}, _TEXT]}),
@@ -148,7 +150,8 @@ _FRAGMENTS: dict[str, Fragment] = {
     "limit-bytes": _LIMIT,
     "limit-seconds": _LIMIT,
     "limit-hard-microseconds": _LIMIT,
-    "grant": _one_or_list({"enum": [*PRESETS, *sorted(COMMANDS)]}),
+    "grant": _GRANT,
+    "key-grants": {"anyOf": [*_GRANT["anyOf"], {"type": "object", "additionalProperties": _GRANT}]},
     "pattern": _TEXT,
     "patterns": _one_or_list(_TEXT),
     "rate": {"type": "string", "pattern": "^[1-9][0-9]*/"},

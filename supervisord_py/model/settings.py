@@ -50,12 +50,21 @@ class SupervisorSettings(Struct, frozen=True):
     pass_environment: tuple[str, ...] | Literal["all"] = ()
 
 
-class AllowRule(Struct, frozen=True):
-    """One ``[[control.allow]]``: exactly one of the five subjects is set.
+class RemoteSettings(Struct, frozen=True):
+    """``[control.remote]`` or ``[bus.remote]``. ``address`` is as ZeroMQ has it, ``keys`` a folder; ``commands`` is
+    what keys are granted besides monitoring, by their names or globs."""
 
-    ``user`` and ``group`` are names as written (the host looks them up), ``unit`` is a unit name or glob. ``commands``
-    is a preset's name or a list of commands and presets; ``units`` are globs and ``@groups`` that verbs on units are
-    held to, empty for all units.
+    address: str
+    keys: str
+    commands: dict[str, str | tuple[str, ...]] = field(default_factory=lambda: {"*": "monitoring"})
+
+
+class AllowRule(Struct, frozen=True):
+    """One ``[[control.allow]]``: exactly one of the six subjects is set.
+
+    ``user`` and ``group`` are names as written (the host looks them up), ``unit`` is a unit name or glob, ``key`` the
+    name of a key that comes from afar, or a glob. ``commands`` is a preset's name or a list of commands and presets;
+    ``units`` are globs and ``@groups`` that verbs on units are held to, empty for all units.
     """
 
     commands: str | tuple[str, ...]
@@ -65,6 +74,7 @@ class AllowRule(Struct, frozen=True):
     gid: int | None = None
     unit: str | None = None
     units: tuple[str, ...] = ()
+    key: str | None = None
 
 
 class ControlSettings(Struct, frozen=True):
@@ -74,6 +84,7 @@ class ControlSettings(Struct, frozen=True):
     socket_mode: int = 0o660
     require_reason: bool = False
     allow: tuple[AllowRule, ...] = ()
+    remote: RemoteSettings | None = None
 
 
 class JournalSettings(Struct, frozen=True):
@@ -105,6 +116,7 @@ class BusSettings(Struct, frozen=True):
     rate_limit: Rate = Rate(1000, SECOND_NS)
     queue: int = 1000
     on_full: Literal["drop", "block"] = "drop"
+    remote: RemoteSettings | None = None
 
 
 class Settings(Struct, frozen=True):
@@ -135,12 +147,22 @@ def settings_texts(settings: Settings) -> dict[str, str]:
         for name, value in asdict(getattr(settings, table)).items():
             if name == "allow":
                 texts |= {f"control.allow.{place}": _rule_text(rule) for place, rule in enumerate(value, 1)}
+            elif name == "remote":
+                texts |= _remote_texts(f"{table}.remote", value)
             elif value is not None or name in keys:
                 texts[f"{table.replace('_', '-')}.{keys.get(name, name.replace('_', '-'))}"] = _text(name, value)
     texts |= {f"pools.{name}.max-workers": str(count) for name, count in settings.pools.items()}
     for place, hook in enumerate(settings.hooks, 1):
         texts[f"hooks.{place}"] = f"{hook.event}: {command_text(hook.command)} ({format_timespan(hook.timeout_ns)})"
     return texts
+
+
+def _remote_texts(table: str, remote: RemoteSettings | None) -> dict[str, str]:
+    if remote is None:
+        return {}
+    grants = ((name, (value,) if isinstance(value, str) else value) for name, value in remote.commands.items())
+    commands = " ".join(f"{name}={','.join(granted)}" for name, granted in grants)
+    return {f"{table}.address": remote.address, f"{table}.keys": remote.keys, f"{table}.commands": commands}
 
 
 def _rule_text(rule: AllowRule) -> str:
@@ -168,7 +190,14 @@ def _text(name: str, value: Any) -> str:
 
 _SIZES = frozenset({"max_bytes", "payload_max", "reserve"})
 _TABLES = ("supervisor", "control", "journal", "bus", "hot_directory")
-_SUBJECTS = ("group", "user", "uid", "gid", "unit")
+_SUBJECTS = ("group", "user", "uid", "gid", "unit", "key")
+_REMOTE_HINTS = {
+    "address": 'write address = "tcp://HOST:PORT"',
+    "keys": (
+        "nobody is let in without a key: supervisord-py keygen --curve --name server -o DIR makes the supervisor's, "
+        'then write keys = "DIR"'
+    ),
+}
 _FIELDS = {
     "shutdown-timeout-sec": "shutdown_timeout_ns",
     "max-age": "max_age_ns",
@@ -214,9 +243,13 @@ def parse_settings(text: str, path: str, key_table: KeyTable) -> tuple[Settings,
         supervisor["mode"] = SupervisorMode(supervisor["mode"])
     settings = Settings(
         supervisor=SupervisorSettings(**supervisor),
-        control=ControlSettings(**_fields(tables.get(("control",), {})), allow=tuple(rules)),
+        control=ControlSettings(
+            **_fields(tables.get(("control",), {})),
+            allow=tuple(rules),
+            remote=_remote("control", file, tables, problems),
+        ),
         journal=JournalSettings(**_fields(tables.get(("journal",), {}))),
-        bus=BusSettings(**_fields(tables.get(("bus",), {}))),
+        bus=BusSettings(**_fields(tables.get(("bus",), {})), remote=_remote("bus", file, tables, problems)),
         hot_directory=HotDirectorySettings(**_fields(tables.get(("hot-directory",), {}))),
         pools=_pools(file, tables, problems),
         hooks=_hooks(file, tables, problems),
@@ -239,6 +272,27 @@ def _decode(file: FileTables) -> tuple[DecodedTables, list[Problem]]:
     tables, problems = decode_entries(replace(file, tables=others), str, resets=False)
     of_hooks, found = decode_entries(replace(file, tables=hooks), check_specifiers, resets=False)
     return tables | of_hooks, [*file.problems, *problems, *found]
+
+
+def _remote(table: str, file: FileTables, tables: DecodedTables, problems: list[Problem]) -> RemoteSettings | None:
+    """``[control.remote]`` or ``[bus.remote]``: one that listens without keys is not possible."""
+    where = (table, "remote")
+    if where not in tables:
+        return None
+    values, is_whole = tables[where], True
+    for key, hint in _REMOTE_HINTS.items():
+        is_whole &= key in values
+        if key not in file.tables[where]:
+            problems.append(
+                problem_at(file.source, where, f"[{table}.remote] without the key {key!r}", hint, on_key=True)
+            )
+    if not is_whole:
+        return None
+    other = tables.get(("control", "remote"), {}).get("address") if table == "bus" else None
+    if other is not None and other.value == values["address"].value:
+        hint = "each listens on a port of its own"
+        problems.append(values["address"].entry.problem("this is the address of [control.remote]", hint))
+    return RemoteSettings(**_fields(values))
 
 
 def _pools(file: FileTables, tables: DecodedTables, problems: list[Problem]) -> dict[str, int]:

@@ -1,8 +1,9 @@
-"""What health checks look at, as text: addresses, URLs, paths, regular expressions.
+"""What health checks look at, as text: addresses, URLs, paths, regular expressions; and where remote clients come.
 
 ``parse_`` functions check what a file says and give it back; ``split_`` functions take what was checked apart.
 """
 
+import ipaddress
 import re
 from typing import Final
 
@@ -17,6 +18,12 @@ _PORT_MAX: Final = 65535
 _SOCKET_PATH_MAX: Final = 107
 """The kernel's limit on the address of a Unix socket [bytes]."""
 _REGEX_MAX: Final = 1000
+_ENDPOINT: Final = re.compile(
+    r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9._-]+|\*)):(?P<port>[0-9]{1,5})", re.ASCII
+)
+
+SCHEME: Final = "tcp://"
+"""What the address of a remote supervisor begins with; it may be left out."""
 
 
 class Url(Struct, frozen=True):
@@ -41,6 +48,44 @@ def split_address(text: str) -> tuple[str, int]:
     """Host, without brackets, and port of what ``parse_address`` accepts."""
     host, _, port = text.rpartition(":")
     return host.strip("[]"), int(port)
+
+
+def parse_endpoint(text: str, *, listens: bool) -> str:
+    """Read ``tcp://HOST:PORT`` or ``HOST:PORT``; an IPv6 address stands in brackets.
+
+    Args:
+        text: What was written.
+        listens: It is bound: an address of this machine, or ``*`` for all; no name is one, but for ``localhost``.
+
+    Returns:
+        It as ZeroMQ has it, ``tcp://HOST:PORT``.
+
+    Raises:
+        BadValue: It is no such address.
+    """
+    match = _ENDPOINT.fullmatch(text.removeprefix(SCHEME))
+    if match is None:
+        raise BadValue(f"{text!r} is not an address", 'write "tcp://HOST:PORT", such as "tcp://127.0.0.1:7700"')
+    _check_port(match["port"])
+    v6, host, port = match["v6"], match["host"], int(match["port"])
+    if v6 is not None:
+        try:
+            return f"{SCHEME}[{ipaddress.IPv6Address(v6)}]:{port}"
+        except ValueError:
+            raise BadValue(f"{v6!r} is not an IPv6 address") from None
+    if not listens:
+        if host == "*":
+            raise BadValue("'*' is nothing to connect to", "name the host")
+        return f"{SCHEME}{host}:{port}"
+    if host == "localhost":
+        host = "127.0.0.1"
+    if host != "*":
+        try:
+            ipaddress.IPv4Address(host)
+        except ValueError:
+            hint = "write an IP address, or * for all of this machine"
+            raise BadValue(f"{host!r} is not an address to listen on", hint) from None
+    return f"{SCHEME}{host}:{port}"
 
 
 def parse_url(text: str) -> str:

@@ -21,9 +21,11 @@ import msgspec
 from msgspec import Struct
 
 from supervisord_py.errors import SupervisordError
+from supervisord_py.model.records import EVENTS
 from supervisord_py.model.states import Severity
 from supervisord_py.store.record import HASH_DIGITS, parse_time, salvage, seq_of, unpack
 
+MESSAGE = "unit.message"
 PATTERN_MAX = 512
 REPEATS_MAX = 2
 REPEAT_COUNT_MAX = 1000
@@ -63,7 +65,8 @@ class Query:
 
     Args:
         units: Globs; a record is of a unit when its ``unit`` or one of its ``units`` (a command's) matches one of them.
-        events: Event names or globs.
+        events: Event names or globs; what matches none of our events is what agents call theirs (``unit.message`` with
+            that ``name``).
         severity: This severity or a worse one.
         since: Not before this time (RFC 3339).
         until: Not after this time.
@@ -93,6 +96,7 @@ class Query:
         self._invocation = invocation
         self._units = [re.compile(translate(unit)).match for unit in units]
         self._events = [re.compile(translate(event)).match for event in events]
+        self._names = [match for match in self._events if not any(map(match, EVENTS))]
         self._severities = _severities(severity)
         self._grep = None if grep is None else check_pattern(grep)
         self.needle = _needle(units, events, invocation)
@@ -119,7 +123,9 @@ class Query:
         if self._invocation is not None and record.get("invocation") != self._invocation:
             return False
         if self._events and not _any_matches(self._events, (record.get("event"),)):
-            return False
+            is_message = self._names and record.get("event") == MESSAGE
+            if not (is_message and _any_matches(self._names, (record.get("name"),))):
+                return False
         if self._units:
             others = record.get("units")
             names = (record.get("unit"), *(others if isinstance(others, list) else ()))
@@ -298,7 +304,7 @@ def _needle(units: Sequence[str], events: Sequence[str], invocation: str | None)
     if len(units) == 1 and _WILDCARDS.isdisjoint(units[0]):
         return msgspec.json.encode(units[0])
     if len(events) == 1 and _WILDCARDS.isdisjoint(events[0]):
-        return b'"event":' + msgspec.json.encode(events[0])
+        return (b'"event":' if events[0] in EVENTS else b"") + msgspec.json.encode(events[0])
     return b""
 
 

@@ -1,7 +1,8 @@
 """The ring of records without numbers: the last few beats of every unit, kept in memory beside the chain.
 
-Beats come every few seconds from every unit; in the chain they would push out what matters. Each knows the number
-that was given last before it, so it is shown at its place among the others.
+Beats come every few seconds from every unit; in the chain they would push out what matters. So would events that agents
+send by the second, where ``keep-last`` names them. Each knows the number that was given last before it, so it is shown
+at its place among the others.
 """
 
 from collections import deque
@@ -14,6 +15,7 @@ UNITS_MAX = 4096
 """Units that are remembered; the one that has been silent longest is forgotten first."""
 
 KEEP_DEFAULT = 2
+MESSAGE = "unit.message"
 
 
 class Ring:
@@ -25,8 +27,10 @@ class Ring:
 
     def add(self, record: dict[str, Any], after_seq: int) -> None:
         """Keep a record that came after number ``after_seq``."""
-        keep = self.keep_last.get(record["event"], KEEP_DEFAULT)
-        key = (record["event"], record["unit"] or "")
+        # An event of an agent's own is a message to nobody but the journal.
+        event: str = record["name"] if record["event"] == MESSAGE else record["event"]
+        keep = self.keep_last.get(event, KEEP_DEFAULT)
+        key = (event, record["unit"] or "")
         kept = self._kept.pop(key, None)
         if keep <= 0:
             return

@@ -19,8 +19,7 @@ from supervisord_py.agent.config import convert_config
 from supervisord_py.agent.coroutines import LoopCycles, LoopWaiter
 from supervisord_py.agent.cycles import Cycles, Waiter
 from supervisord_py.agent.message import Message, Missed
-from supervisord_py.agent.plan import Plan
-from supervisord_py.agent.runner import has_coroutine
+from supervisord_py.agent.runner import Plan, has_coroutine
 
 AnyAgent = TypeVar("AnyAgent", bound=Agent)
 

@@ -251,9 +251,10 @@ class Observer:
         loaded = self.units.units.get(life.unit.name)
         if loaded is None:
             return
+        is_there = life.running or life.pending or life.is_up_without_main or life.remains
         old, life.unit = life.unit, take_live(life.unit, loaded)
         if old.service is not None and life.unit.service is not None:
-            if life.ending or not (life.running or life.pending or life.is_up_without_main):
+            if life.ending or not is_there:
                 # an end that is under way goes on as it began; one that is over has left what it left
                 kill = replace(life.unit.service.kill, mode=old.service.kill.mode)
                 life.unit = replace(life.unit, service=replace(life.unit.service, kill=kill))

@@ -11,7 +11,8 @@ Every frame is one JSON object with ``"v": 1``. A peer sends *requests*:
 
 and is sent *answers* and *deliveries*:
 
-    {"v":1,"ack":ID,"seq":N}                           written, as record N ("truncated": what was cut, if anything)
+    {"v":1,"ack":ID,"seq":N}                           written, as record N ("truncated": what was cut, if anything);
+                                                       null: an event that is kept in a ring (``keep-last``)
     {"v":1,"ack":ID,"seq":N,"subscribe":NAME}          from N on everything comes; what is behind ``after``, first
     {"v":1,"error":SLUG,"message":TEXT,"id":ID}        refused; ``id`` null where there was none to be read
     {"v":1,"seq":N,"from":UNIT,"invocation":LIFE,"event":NAME,"to":TO,...}      ("replay_of": it was record M before)
@@ -19,8 +20,9 @@ and is sent *answers* and *deliveries*:
     {"v":1,"dropped":null,"after":SEQ,"until":M,"to":TO}     what was there behind SEQ up to M is gone: the journal has
                                                        dropped it, and nobody knows how many deliveries that were
 
-A delivery has ``from`` and nothing else has. The other fields of a message are its payload; those that a delivery has
-for itself cannot be among them.
+A delivery has ``from`` and nothing else has: a unit, or ``key/NAME`` where the sender came over TCP with that key (no
+unit has a slash in its name; ``invocation`` is null then). The other fields of a message are its payload; those that a
+delivery has for itself cannot be among them.
 
 Laws: what ``parse_request`` returns is what was sent, field by field; everything else is refused, with a reason that
 says what to send instead.
@@ -48,6 +50,8 @@ NAME_MAX = 200
 """Characters of an id, and of an event's or a topic's name."""
 
 TOPIC = "topic:"
+KEY = "key/"
+"""What the name of a sender begins with that is a key and no unit."""
 
 OWN = frozenset(
     {"v", "id", "event", "to", "seq", "from", "invocation", "truncated", "ack", "dropped", "subscribe", "replay_of"}
@@ -172,8 +176,9 @@ def is_address(to: object) -> bool:
     return isinstance(to, str) and (_is_name(to.removeprefix(TOPIC)) if to.startswith(TOPIC) else is_unit_name(to))
 
 
-def format_ack(id: Id, seq: int, truncated: dict[str, int] | None = None) -> bytes:
-    """Say that a message is record ``seq``; ``truncated`` has the full lengths of what was cut."""
+def format_ack(id: Id, seq: int | None, truncated: dict[str, int] | None = None) -> bytes:
+    """Say that a message is record ``seq`` (None: an event that is kept in a ring); ``truncated`` has the full lengths
+    of what was cut."""
     answer: dict[str, Any] = {"v": VERSION, "ack": id, "seq": seq}
     return _encoder.encode(answer | {"truncated": truncated} if truncated else answer)
 
@@ -194,7 +199,7 @@ def format_delivery(record: dict[str, Any]) -> bytes:
     delivery = {
         "v": VERSION,
         "seq": record["seq"],
-        "from": record.get("unit"),
+        "from": record.get("unit") or record.get("sender"),
         "invocation": record.get("invocation"),
         "event": record.get("name"),
         "to": record.get("to"),

@@ -85,8 +85,9 @@ class Reply(msgspec.Struct, frozen=True):
 class ServerConnection:
     """The serving end: takes bytes, gives calls, and makes the bytes of their replies in call order."""
 
-    def __init__(self, *, call_max: int = CALL_MAX) -> None:
-        self._frames = _Frames(call_max, "call")
+    def __init__(self, *, call_max: int = CALL_MAX, is_framed: bool = False) -> None:
+        """``is_framed``: something else than NULs tells where a call ends, so what is no call spoils none after it."""
+        self._frames = _Frames(call_max, "call", recovers=is_framed)
         self._unanswered: deque[Call] = deque()
 
     def receive_data(self, data: bytes) -> None:
@@ -210,7 +211,10 @@ def format_error(name: str, parameters: object) -> bytes:
 class _Frames:
     """Cuts the stream at its NULs. Each byte is searched once, however small the chunks are."""
 
-    def __init__(self, frame_max: int, what: str) -> None:
+    def __init__(self, frame_max: int, what: str, *, recovers: bool = False) -> None:
+        self._recovers = recovers
+        self._is_skipping = False
+        """The rest of a frame that was too large is still to come."""
         self._buffer = bytearray()
         self._searched = 0
         self._frame_max = frame_max
@@ -229,10 +233,19 @@ class _Frames:
         if self._broken is not None:
             raise self._broken
         end = self._buffer.find(b"\0", self._searched)
+        if self._is_skipping:
+            self._is_skipping = end < 0
+            del self._buffer[: end + 1 if end >= 0 else len(self._buffer)]
+            return None if end < 0 else self.next_frame()
         if (len(self._buffer) if end < 0 else end) > self._frame_max:
-            self._broken = VarlinkProtocolError(f"a {self._what} is at most {self._frame_max} bytes: split it")
-            self._buffer.clear()
-            raise self._broken
+            too_large = VarlinkProtocolError(f"a {self._what} is at most {self._frame_max} bytes: split it")
+            if self._recovers:
+                self._is_skipping, self._searched = end < 0, 0
+                del self._buffer[: end + 1 if end >= 0 else len(self._buffer)]
+            else:
+                self._broken = too_large
+                self._buffer.clear()
+            raise too_large
         if end < 0:
             self._searched = len(self._buffer)
             return None

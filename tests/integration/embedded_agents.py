@@ -35,6 +35,21 @@ class Instead(Agent):
         print(f"instead of {self.name}", flush=True)
 
 
+class Meter(Agent):
+    """Tells its load, which is worth a moment, and each tenth time what it has earned, which is kept."""
+
+    every = 0.01
+
+    def setup(self) -> None:
+        self.count = 0
+
+    def run_cycle(self) -> None:
+        self.count += 1
+        seq = self.send("load", value=self.count)
+        if self.count % 10 == 0:
+            self.send("earned", value=self.count, load_seq=seq)
+
+
 class Broken(Agent):
     """Cannot do its work."""
 

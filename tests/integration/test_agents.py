@@ -15,7 +15,7 @@ from tests.integration.supervisor_rig import AS_USER, SYSTEM_PYTHON, RunningSupe
 AGENTS = dedent(
     """
     import ctypes, os, select, sys
-    from supervisord_py.agent import Agent, Fatal, Plugin
+    from supervisord_py.agent import Agent, Fatal, Plugin, Recoverable
 
     class Ticker(Agent):
         every = 0.05
@@ -50,9 +50,17 @@ AGENTS = dedent(
                 select.select([], [], [], 1000)
             super().run_cycle()
 
+    class Endless(Ticker):
+        def run_cycle(self):
+            while True:
+                select.select([], [], [], 1)
+
     class Hung(Ticker):
         def run_cycle(self):
-            ctypes.PyDLL(None).sleep(1000)  # does not give the interpreter away
+            # Does not give the interpreter away, and no signal interrupts it.
+            mutex = ctypes.create_string_buffer(64)
+            ctypes.PyDLL(None).pthread_mutex_lock(mutex)
+            ctypes.PyDLL(None).pthread_mutex_lock(mutex)
 
     class Stub(Agent):
         every = 0.05
@@ -61,6 +69,17 @@ AGENTS = dedent(
             stub = os.environ["SUPERVISORD_PY_STUB"]
             print(f"stub {stub} of {self.name} as {os.geteuid()}: {self.config}, {sys.executable}, {self.plugins}")
             self.error("the word of a stub is not that of the unit")
+
+    class Unlucky(Ticker):
+        def run_cycle(self):
+            super().run_cycle()
+            if self.cycles % 3:
+                raise Recoverable(f"the upstream is away in cycle {self.cycles}")
+
+    class Stalled(Ticker):
+        def run_cycle(self):
+            while not self.wait(0.05):
+                self.beat()
 
     class Silent(Ticker):
         async def run_cycle(self):
@@ -116,6 +135,53 @@ def test_errors_in_a_row_restart_an_agent() -> None:
         first = told(running, "unit.error", "bad")[0]
         assert (first["message"], first["count"]) == ("ValueError: no luck in life 1", 1)
         assert first["traceback"].splitlines()[-1] == "ValueError: no luck in life 1"
+
+
+def test_a_recoverable_exception_is_an_error_without_a_traceback_and_the_agent_goes_on() -> None:
+    """Two in a row and then a good cycle: a streak of two, again and again, and never a restart."""
+    with supervisor({"unlucky": agent("Unlucky", service="error-threshold = 3")}, prepare=with_agents) as running:
+        pid = running.wait_state("unlucky", "active")["pid"]
+        until(lambda: "cycle 12 of" in (running.status("unlucky")["status_text"] or ""), "twelve cycles")
+        errors = told(running, "unit.error", "unlucky")
+        assert {error["count"] for error in errors} <= {1, 2}
+        assert errors[0]["message"] == "the upstream is away in cycle 1"
+        assert not errors[0].get("traceback")
+        assert (running.status("unlucky")["pid"], running.status("unlucky")["restarts"]) == (pid, 0)
+
+
+@pytest.mark.parametrize(
+    ("cls", "keys", "service", "result", "words"),
+    [
+        (
+            "Failing",
+            "",
+            "error-threshold = 3",
+            "errors",
+            "it reported 3 errors in a row, the last: ValueError: no luck",
+        ),
+        ("Doomed", "", "", "exit-code", "its main process exited with code 9"),
+        ("Stalled", "", 'watchdog-sec = "2s"\nprogress-sec = "500ms"', "progress", "it has done no work for 500ms"),
+        ("Endless", 'cycle-timeout = "100ms"', "error-threshold = 2", "errors", "has taken longer than 0.1 s"),
+        ("Hung", 'cycle-timeout = "100ms"', "", "exit-code", "its main process exited with code 1"),
+        ("Silent", "", 'watchdog-sec = "500ms"', "watchdog", "500ms"),
+    ],
+    ids=["errors in a row", "fatal", "stall", "hang", "hang outside of Python", "silence"],
+)
+def test_each_way_to_fail_restarts_an_agent_then_quarantines_it_and_why_tells_which(
+    cls: str, keys: str, service: str, result: str, words: str
+) -> None:
+    """Heartbeats come from between the cycles, not from beside them: who hangs is silent, who only beats is idle."""
+    text = agent(cls, keys, service) + "[quarantine]\nfailures = 2\n"
+    with supervisor({"poor": text}, prepare=with_agents) as running:
+        running.wait_state("poor", "quarantined")
+        (scheduled,) = told(running, "unit.restart-scheduled", "poor")
+        (quarantined,) = told(running, "unit.quarantined", "poor")
+        assert (scheduled["result"], quarantined["result"], quarantined["failures"]) == (result, result, 2)
+        assert len({record["invocation"] for record in told(running, "unit.started", "poor")}) == 2
+        why = running.supctl("why", "poor").stdout
+        assert f"it is quarantined: it has failed 2 times ({result})" in why
+        assert words in why
+        assert "supctl release poor" in why
 
 
 @pytest.mark.parametrize("uid", AS_USER)
@@ -177,14 +243,6 @@ def test_a_cycle_that_python_cannot_end_is_ended_with_its_process() -> None:
     with supervisor({"hung": agent("Hung", 'cycle-timeout = "200ms"')}, prepare=with_agents) as running:
         until(lambda: told(running, "unit.restart-scheduled", "hung"), "the end of its process")
         assert "in run_cycle" in running.supctl("logs", "hung", "-n", "100").stdout
-
-
-def test_an_agent_that_awaits_for_ever_gives_no_sign_of_life() -> None:
-    """Heartbeats come from between the cycles, not from beside them."""
-    # The next life hangs, too: to stop it takes a kill.
-    keys = 'watchdog-sec = "500ms"\ntimeout-stop-sec = "1s"'
-    with supervisor({"silent": agent("Silent", service=keys)}, prepare=with_agents) as running:
-        assert until(lambda: told(running, "unit.watchdog", "silent"), "the watchdog")
 
 
 def test_a_wrong_configuration_is_one_error_that_names_the_field_and_no_restart() -> None:

@@ -322,3 +322,58 @@ def test_an_agent_learns_why_its_message_was_refused() -> None:
     with supervisor({}, prepare=prepare) as running:
         told = until(lambda: running.status("stray")["status_text"], "what it was told")
         assert told == "no-such-unit: refused: there is no unit nobody"
+
+
+SENDER = dedent(
+    """
+    import os, threading
+    from supervisord_py.agent import Agent, NotSentError
+
+    class Sender(Agent):
+        every = 3600
+
+        def tell(self, what, **payload):
+            try:
+                self.send("news", to="topic:t", timeout=60, what=what, **payload)
+            except NotSentError as problem:
+                print(what, "not sent:", problem, flush=True)
+            else:
+                print(what, "sent", flush=True)
+
+        def run_cycle(self):
+            self.tell("first")
+            thread = threading.Thread(target=self.tell, args=("thread",))
+            thread.start()
+            thread.join()
+            self.tell("id", id=1)
+            self.tell("half", half="\\ud800")
+            if not os.fork():
+                self.tell("child")
+                os._exit(0)
+            os.wait()
+            self.tell("last")
+    """
+)
+
+
+def test_what_could_not_be_sent_was_waited_for_in_vain() -> None:
+    """By a child, whose libzmq was its parent's, for ever; by another thread, or under an id of one's own, until the
+    time was up."""
+
+    def prepare(folder: Path) -> None:
+        (folder / "units" / "sender.py").write_text(SENDER)
+
+    unit = '[agent]\nclass = "sender:Sender"\npath = ["."]\n'
+    with supervisor({"sender": unit}, prepare=prepare) as running:
+        log = running.folder / "l" / "sender.log"
+        until(lambda: log.exists() and "last" in log.read_text(), "the last message")
+        told = log.read_text().splitlines()
+        assert told.pop(3).startswith("half not sent: this cannot be sent: 'utf-8' codec can't encode")
+        assert told == [
+            "first sent",
+            "thread not sent: messages are sent and asked for by the agent's own thread, and this is another one",
+            "id not sent: a message has no field id of its own: name it otherwise",
+            "child sent",
+            "last sent",
+        ]
+        assert [each["payload"]["what"] for each in messages(running)] == ["first", "child", "last"]

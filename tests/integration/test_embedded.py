@@ -16,7 +16,7 @@ from supervisord_py import Client, Supervisor
 from supervisord_py.agent import Agent
 from supervisord_py.ctl.client import ControlError
 from supervisord_py.embedded import SupervisorError
-from tests.integration.embedded_agents import Broken, Counter, Idle, Instead
+from tests.integration.embedded_agents import Broken, Counter, Idle, Instead, Meter
 from tests.integration.supervisor_rig import is_gone, until
 
 SLEEP = {"service": {"exec-start": ["sleep", "1000"]}}
@@ -111,6 +111,32 @@ def test_after_an_exit_in_a_callback_no_other_was_called(embedded: Supervisor) -
     assert {"unit.started", "unit.exited"} <= set(heard)
 
 
+def test_modules_in_the_folder_of_the_program_were_taken_for_its_own(
+    embedded: Supervisor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "click.py").write_text("raise SystemExit('not this one')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    embedded.register("one", oneshot("true"))
+    embedded.start()
+    assert embedded.join(60) == 0
+
+
+def test_units_of_a_killed_supervisor_were_left_behind(tmp_path: Path) -> None:
+    """Its folder went, so nobody could have adopted them."""
+    with Supervisor(mode="daemon") as supervisor:
+        supervisor.register("sleep", SLEEP)
+        supervisor.register("once", oneshot("sh", "-c", f"echo >> {tmp_path}/once"))
+        supervisor.start("sleep")
+        until(lambda: supervisor.status("once")["result"] == "success" and (tmp_path / "once").exists(), "its run")
+        pid = supervisor.status("sleep")["pid"]
+        assert supervisor._process is not None
+        supervisor._process.kill()
+        assert supervisor.join(60) == -signal.SIGKILL
+    until(lambda: is_gone(pid), "its end")
+    assert (tmp_path / "once").read_text() == "\n", "nothing was started again"
+
+
 def test_db_cache_and_api_in_order(embedded: Supervisor) -> None:
     """Each is ready before what needs it begins, and the last that began is the first that ends."""
     embedded.register("api", Idle)
@@ -138,6 +164,32 @@ def test_custom_retention() -> None:
 
             first = until(beats, "a heartbeat")
             assert len(until(lambda: (now := beats()) != first and now, "a newer one")) == 1
+
+
+def test_retention_of_what_agents_tell() -> None:
+    """Of one event of an agent's own the last few are kept, of another one all; callbacks and queries know both by
+    name, and a client asks with the same filters."""
+    seen: list[tuple[str, int]] = []
+    with Supervisor(mode="daemon", keep={"load": 3}) as supervisor:
+        supervisor.on("load", lambda record: seen.append((record["unit"], record["payload"]["value"])))
+        supervisor.register("meter", Meter)
+        supervisor.start("meter")
+        until(lambda: len(supervisor.events("earned")) >= 3, "three takings")
+        with supervisor.client() as client:
+            client.call("Stop", units=["meter"], wait=True, plan=False)
+            earned = client.events("earned", unit="meter", severity="info")
+            assert earned == supervisor.events("earned", unit="m*")
+            assert [record["payload"] for record in earned[:2]] == [
+                {"value": 10, "load_seq": 0}, {"value": 20, "load_seq": 0}
+            ]  # fmt: skip
+            loads = client.events("load", invocation=earned[0]["invocation"])
+            assert len(loads) == 3 and {record["seq"] for record in loads} == {None}
+            assert client.events("load", unit="other") == client.events(("load",), severity="error") == []
+            assert client.events(after=earned[1]["seq"], event="earned", last=1) == earned[2:][-1:]
+            assert client.events("earned", since=earned[1]["ts"], until=earned[1]["ts"]) == [earned[1]]
+            assert client.events("earned", grep='"value":20') == [earned[1]]
+        until(lambda: ("meter", loads[-1]["payload"]["value"]) in seen, "the last one")
+        assert [value for _, value in seen] == list(range(1, len(seen) + 1))
 
 
 def test_an_error_callback(embedded: Supervisor) -> None:

@@ -191,7 +191,9 @@ def test_horust_2_reload_on_a_hangup() -> None:
 
 
 def test_a_hangup_in_the_ordered_stop_reloaded_all_the_same() -> None:
-    """Nothing is loaded any more, and the journal says that SIGHUP came and why nothing followed from it."""
+    """Nothing is loaded any more, and the journal says that SIGHUP came and why nothing followed from it; supctl hears
+    the same.
+    """
     deaf = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); signal.pause()"
     slow = f'[service]\nexec-start = ["{sys.executable}", "-c", """{deaf}"""]\ntimeout-stop-sec = "100s"\n'
     with supervisor({"slow": slow}) as running:
@@ -206,6 +208,10 @@ def test_a_hangup_in_the_ordered_stop_reloaded_all_the_same() -> None:
             lambda: [each for each in running.records() if each.get("verb") == "daemon-reload"], "a word about it"
         )
         assert [(each["result"], each["severity"]) for each in reload] == [("ShuttingDown", "warning")]
+        refused = running.supctl("daemon-reload")
+        assert refused.returncode != 0
+        assert "cannot daemon-reload: the supervisor is shutting down" in refused.stderr
+        assert running.supctl("daemon-reload", "--plan").returncode == 0
         assert running.supctl("status", "new").returncode == 4
         os.kill(pid, signal.SIGKILL)
         assert running.process.wait(30) == 0

@@ -257,7 +257,7 @@ def test_status_imports_only_what_it_needs() -> None:
     ours = {name for name in loaded if name.startswith("supervisord_py.ctl.")}
     assert ours == {
         f"supervisord_py.ctl.{name}"
-        for name in ("address", "cli", "client", "options", "render", "replies", "session", "status")
+        for name in ("address", "cli", "client", "client_errors", "options", "render", "replies", "session", "status")
     }
 
 

@@ -1,5 +1,6 @@
 """scale and set: what runs is changed while it runs, and how that is kept."""
 
+import json
 import os
 import resource
 from pathlib import Path
@@ -30,6 +31,31 @@ def test_a_template_is_scaled_up_and_down_and_stays_so() -> None:
         running.stop()
         running.start_again()
         running.wait_state("w@3", "active")
+
+
+def test_a_scale_beyond_its_pool_waited_without_a_word() -> None:
+    """The answer says what waits, and for which pool; what waits is started when there is room. A template without an
+    instance is none that does not exist.
+    """
+    pooled = f'{WORKER}[pool]\nname = "gpu"\n'
+    with supervisor({"w@": pooled}, settings="[pools.gpu]\nmax-workers = 3\n") as running:
+        running.wait_state("w@2", "active")
+        up = running.supctl("scale", "w@=5")
+        assert up.returncode == 0, up.stderr
+        lines = up.stdout.splitlines()
+        assert lines[0].startswith("started w@3 (pid ")
+        for place, line in enumerate(lines[1:], 1):
+            assert line.startswith(f"queued start of w@{place + 3}, job ")
+            assert line.endswith(f': it waits for a slot, number {place} of 2: pool "gpu" (max-workers = 3)')
+        assert running.supctl("stop", "w@1").returncode == 0
+        running.wait_state("w@4", "active")
+        assert running.supctl("scale", "w@=0").returncode == 0
+        for question in ("list", "status"):
+            asked = running.supctl(question, "w@")
+            assert (asked.returncode, asked.stderr) == (0, ""), f"{question}: {asked}"
+        assert json.loads(running.supctl("list", "--json", "w@").stdout) == {"units": []}
+        assert running.supctl("list", "v@").returncode == 4
+        assert running.supctl("start", "w@").returncode == 4
 
 
 def test_limits_and_live_keys_are_set_at_once_until_the_supervisor_ends() -> None:

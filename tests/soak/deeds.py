@@ -31,6 +31,8 @@ class Deeds:
     killed: dict[int, int] = field(default_factory=dict)
     """pid -> when; a pid may come round again, so the journal's unit is looked at, too."""
     hung: dict[int, int] = field(default_factory=dict)
+    stopped: dict[int, str] = field(default_factory=dict)
+    """pid of a unit that was stopped with SIGSTOP -> the unit."""
     unit_of: dict[int, str] = field(default_factory=dict)
     orders: list[tuple[str, int, int]] = field(default_factory=list)
     """Unit or template, from when until when somebody had it stopped or restarted."""
@@ -98,7 +100,9 @@ class Fate(threading.Thread):
 
     def _stop_unit(self) -> None:
         if (victim := self._victim()) is not None:
-            self._stand_still(victim[1], self._random.uniform(0.2, STOP_MAX_S), "unit stopped")
+            unit, pid = victim
+            self.deeds.stopped[pid] = unit
+            self._stand_still(pid, self._random.uniform(0.2, STOP_MAX_S), "unit stopped")
 
     def _kill_unit(self) -> None:
         if (victim := self._victim()) is not None:

@@ -36,6 +36,12 @@ from tests.soak.verdict import Sample, growth
 FLEET = ROOT / "units" / "fleet"
 PACE_S = 3.0
 SCALED_MAX_S = 8.0
+PASSED = ("--pass-env", "SOAK", "--pass-env", "PYTHONPATH")
+"""By the first its processes are known; by the second agents find pyzmq where they run on the system's Python."""
+
+FDS_MAX = 6
+"""Three of the keeper's descriptors are a unit's, and a worker in the queue has them if it has lived before."""
+
 VICTIMS = ["feed", "scheduler", "worker@1", "worker@2", "collector", "archive", "cache", "courier", "gauge", "monitor"]
 VICTIMS += ["auditor"]
 FAST = {"printer": ('retry-after = "15s"', 'retry-after = "5s"')}
@@ -137,8 +143,8 @@ class Asker(threading.Thread):
 
 def soak(seconds: float, seed: int, keep: Path, uid: int | None = None) -> list[str]:
     """Run for so long; returns everything that was wrong, in words."""
-    mark = uuid.uuid4().hex
-    with supervisor({}, prepare=lambda folder: _prepare(folder, mark), uid=uid, invariants=False) as running:
+    mark = os.environ["SOAK"] = uuid.uuid4().hex
+    with supervisor({}, prepare=lambda folder: _prepare(folder), options=PASSED, uid=uid, invariants=False) as running:
         running.wait_state("scheduler", "active")
         deliver = _module(FLEET / "auditor" / "deliver.py").deliver
         bring = lambda version: deliver(running.folder / "fleet.key", running.folder / "hot", version)  # noqa: E731
@@ -170,7 +176,7 @@ def soak(seconds: float, seed: int, keep: Path, uid: int | None = None) -> list[
         records = running.records()
         told, of_judge = judge(records, fate.deeds, left, asker.answers, seconds)
         wrong += of_judge
-        told_of_growth, grown = growth(samples)
+        told_of_growth, grown = growth(samples, FDS_MAX)
         wrong += grown
         _tell(records, fate.deeds, [*told, *told_of_growth])
         if wrong:
@@ -182,11 +188,11 @@ def soak(seconds: float, seed: int, keep: Path, uid: int | None = None) -> list[
     return wrong
 
 
-def _prepare(folder: Path, mark: str) -> None:
+def _prepare(folder: Path) -> None:
     shutil.copytree(FLEET, folder / "units", dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
     with (folder / "units" / "defaults.toml").open("a") as defaults:
         # What is killed again and again on purpose is not to be quarantined for it.
-        defaults.write(f'\n[service.environment]\nSOAK = "{mark}"\n\n[quarantine]\nfailures = 0\n')
+        defaults.write("\n[quarantine]\nfailures = 0\n")
     for unit, (old, new) in FAST.items():
         path = folder / "units" / f"{unit}.toml"
         assert old in path.read_text()

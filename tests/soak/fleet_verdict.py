@@ -33,6 +33,9 @@ LATE_SHARE = 5
 
 OWN_WORD = "it said STOPPING=1"
 
+TIMED = ("archive",)
+"""With ``cycle-timeout``: the thread that ends a cycle which never returns to Python does not know of SIGSTOP."""
+
 WORDS = {"errors": "errors", "exit-code": "exit", "progress": "progress", "signal": "SIGKILL"}
 """What ``why`` has to say of an end with this result."""
 
@@ -122,6 +125,8 @@ def _cause(
         event, words = evidence
         if any(record["event"] == event and record["message"].startswith(words) for record in life):
             return result
+    if exit.get("code") == 1 and unit in TIMED and deeds.stopped.get(exit["pid"]) == unit:
+        return "stopped in a cycle"
     if exit.get("signal") == "SIGKILL" and deeds.unit_of.get(exit["pid"]) == unit and result == "signal":
         return "killed"
     if not any(record.get("reason") for record in stopped):

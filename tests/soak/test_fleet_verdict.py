@@ -137,6 +137,14 @@ def test_what_somebody_ordered_is_explained_in_its_time_only(story: Story) -> No
     assert any(line.startswith("UNEXPLAINED end of collector") for line in story.wrong())
 
 
+def test_a_stop_in_a_cycle_with_a_time_out_explains_the_end_of_that_process_only(story: Story) -> None:
+    story.deeds.stopped[78] = "archive"
+    story.life("archive", "exit-code", pid=78, code=1)
+    assert story.wrong() == []
+    story.life("archive", "exit-code", pid=79, code=1)
+    only(story, "UNEXPLAINED end of archive, pid 79")
+
+
 def test_a_life_that_has_no_end_is_noticed(story: Story) -> None:
     story.record("unit.started", "gauge", "the last one", pid=5)
     only(story, "gauge: a life with 0 ends")

@@ -151,7 +151,7 @@ def _seconds(text: str) -> float:
     return datetime.fromisoformat(text).timestamp()
 
 
-def growth(samples: Sequence[Sample]) -> tuple[list[str], list[str]]:
+def growth(samples: Sequence[Sample], fds_max: int = GROWTH_FDS_MAX) -> tuple[list[str], list[str]]:
     """Compare what keeper, and the manager that lived longest, held in the third quarter of their time, and at the end.
 
     Returns:
@@ -174,6 +174,6 @@ def growth(samples: Sequence[Sample]) -> tuple[list[str], list[str]]:
         )
         if kb[1] - kb[0] > GROWTH_MAX_KB:
             wrong.append(f"the memory of the {who} grows: {kb[0]:.0f} KB, then {kb[1]:.0f} KB")
-        if fds[1] - fds[0] > GROWTH_FDS_MAX:
+        if fds[1] - fds[0] > fds_max:
             wrong.append(f"the descriptors of the {who} grow: {fds[0]:.0f}, then {fds[1]:.0f}")
     return told, wrong

@@ -22,13 +22,13 @@ from supervisord_py.core.events import Event, Now
 from supervisord_py.core.manager import Manager
 from supervisord_py.core.state import ACTIVE_STATES
 from supervisord_py.ctl.cli import ALIASES, COMMANDS, make_cli, run
-from supervisord_py.ctl.client import _EXIT_STATUS
+from supervisord_py.ctl.client_errors import _EXIT_STATUS
 from supervisord_py.ctl.options import Verb, common_options
 from supervisord_py.ctl.replies import STATUS_FIELDS
 from supervisord_py.ctl.session import Session
 from supervisord_py.errors import SupervisordError
 from supervisord_py.host.daemon import command_record
-from supervisord_py.host.facade import Peer
+from supervisord_py.host.facade import Peer, RemoteKey, remote_peer
 from supervisord_py.host.places import default_places
 from supervisord_py.host.unit_files import key_table, load
 from supervisord_py.keeper import main as keeper
@@ -464,7 +464,12 @@ def test_every_field_of_the_host_is_in_the_manual() -> None:
 
 def test_fields_of_commands_are_in_the_manual() -> None:
     """journal(5) has every field of a command's record."""
-    fields = set(command_record("start", ("web",), Peer(uid=0, gid=0, pid=1), "").fields)
+    remote = remote_peer(RemoteKey("alice", "192.0.2.7:40102", "control"))
+    fields = {
+        field
+        for peer in (Peer(uid=0, gid=0, pid=1), remote)
+        for field in command_record("start", ("web",), peer, "").fields
+    }
     # `message` is added by refusals of what is not there.
     assert event_items()["command"].named("Va") == fields | {"message"}
 
@@ -542,7 +547,7 @@ def test_settings_of_examples_are_good() -> None:
         assert not [problem.text() for problem in problems]
         rules += len(settings.control.allow)
         hooks += len(settings.hooks)
-    assert (rules, hooks) == (2, 1)
+    assert (rules, hooks) == (3, 1)
 
 
 def test_the_checker_of_the_journal_works(tmp_path: Path) -> None:

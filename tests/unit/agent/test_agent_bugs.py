@@ -12,6 +12,9 @@ from textwrap import dedent, indent
 import pytest
 
 from supervisord_py.agent import Message
+from supervisord_py.agent.link import SupervisorLink
+from supervisord_py.agent.reports import report_error
+from supervisord_py.keeper.notify import DATAGRAM_MAX
 from supervisord_py.testing import AgentRig
 from tests.unit.agent.test_agent_cycles import KINDS, Counter, acting
 
@@ -251,3 +254,20 @@ def test_an_agent_with_much_mail_did_not_stop(base: type[Counter]) -> None:
         repeat(rig, 3)
         assert rig.agent.cycles == 1
         assert sum("X_PROGRESS" in each for each in rig.link.told) == 2
+
+
+@pytest.mark.parametrize(
+    "text", ["\u20ac" * 3000, "\\\\" * 3000, "a\0b", "\ud800"], ids=["euros", "\\", "zero", "half"]
+)
+def test_an_error_with_a_long_text_was_never_counted(tmp_path: Path, text: str) -> None:
+    """Its datagram was longer than the supervisor takes, or had a zero byte in it, and was dropped as a whole."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+        notify.bind(f"{tmp_path}/n")
+        link = SupervisorLink({"NOTIFY_SOCKET": f"{tmp_path}/n"})
+        report_error(link, ValueError(text))
+        link.close()
+        told = notify.recv(65536)
+    assert len(told) <= DATAGRAM_MAX and b"\0" not in told
+    error, traceback = told.split(b"\n")
+    assert error.startswith(b"X_ERROR=ValueError: ")
+    assert traceback.startswith(b"X_TRACEBACK=")

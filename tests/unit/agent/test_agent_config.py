@@ -9,7 +9,7 @@ import pytest
 
 from supervisord_py.agent import Agent, ConfigError, Plugin
 from supervisord_py.agent.config import convert_config
-from supervisord_py.agent.plan import find_class, parse_arguments
+from supervisord_py.agent.runner import find_class, parse_arguments
 from supervisord_py.model.agents import AgentKeys, AgentRunner, agent_command, agent_environment
 
 
@@ -84,7 +84,7 @@ def test_a_class_is_found() -> None:
 
 
 def test_the_runner_reads_what_the_unit_file_says() -> None:
-    """What model.agents writes is what agent.plan reads."""
+    """What model.agents writes is what agent.runner reads."""
     keys = AgentKeys(
         cls="shop.agents:Buyer",
         every_ns=1_500_000_000,

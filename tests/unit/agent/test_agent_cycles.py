@@ -100,6 +100,31 @@ def test_errors_of_cycles_in_a_row_are_a_streak_though_messages_are_taken_betwee
 
 
 @KINDS
+def test_one_message_that_failed_long_ago_made_a_streak_of_every_later_error(base: type[Counter]) -> None:
+    """Cycles that go well lie between the errors of cycles, whatever became of the last message."""
+    fails = {"message"}
+
+    class Half(acting(base, lambda agent: fail(ValueError("no")) if "cycle" in fails else None)):  # type: ignore[misc]
+        def on_message(self, message: Any) -> None:
+            if "message" in fails:
+                raise ValueError("no")
+
+    with AgentRig(Half) as rig:
+        rig.deliver("hello")
+        longest = count = 1
+        for outcome in ("well", "cycle", "well", "cycle", "well", "cycle"):
+            fails.clear()
+            fails.add(outcome)
+            begun = len(rig.link.told)
+            rig.cycle()
+            for told in rig.link.told[begun:]:
+                count = 0 if "X_OK" in told else count
+                count += "X_ERROR" in told
+                longest = max(longest, count)
+        assert len(rig.errors) == 4 and longest == 1
+
+
+@KINDS
 def test_an_error_that_a_cycle_reports_itself_is_not_ended_by_its_return(base: type[Counter]) -> None:
     errors = ["half of it failed", "again", None]
 

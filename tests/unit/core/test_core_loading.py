@@ -239,6 +239,25 @@ def test_a_stop_keeps_the_kill_mode_that_it_began_with() -> None:
     assert rig.outcome(stop) == {"web": "done"}
 
 
+def test_what_a_command_before_the_start_had_left_was_not_waited_for_after_a_reload() -> None:
+    """It is being killed when kill-mode becomes process, and web is restarted: the next life began beside it (rich
+    world seed 50106).
+    """
+    pre = commands("/bin/pre")
+    rig = Rig(service("web", exec_start_pre=pre))
+    rig.ask("start", "web", wait=False)
+    rig.spawned("web")
+    rig.exited("web", 0, empty=False)
+    rig.load(service("web", exec_start_pre=pre, kill=KillPolicy(mode=KillMode.PROCESS)))
+    rig.ask("restart", "web", wait=False)
+    assert len(rig.spawns) == 1
+    rig.emptied("web")
+    assert len(rig.spawns) == 2
+    rig.spawned("web")
+    rig.exited("web", 0, empty=False)
+    assert rig.spawns[-1].role is Role.MAIN, "from the next life on it is as the file says"
+
+
 def test_a_vanished_unit_that_runs_is_not_found_and_says_so() -> None:
     """Its load state tells that no file defines it, the journal that it runs on."""
     rig = Rig(service("web"), service("a"), start=True)

@@ -10,7 +10,7 @@ from supervisord_py.core.actions import ExitSupervisor
 from supervisord_py.core.manager import Manager
 from supervisord_py.model.pools import PoolLimits
 from supervisord_py.model.states import KillMode, OnDependencyFailure, Restart, SubState
-from supervisord_py.model.unit import SECOND_NS, KillPolicy, PoolPlace, RestartPolicy, Unit
+from supervisord_py.model.unit import SECOND_NS, Dependency, KillPolicy, PoolPlace, RestartPolicy, Unit
 
 
 def worker(name: str, pool: str = "", priority: int = 0, **keys: object) -> Unit:
@@ -138,6 +138,21 @@ def test_a_stuck_unit_keeps_its_slot_and_is_named() -> None:
     assert "held by a (stuck)" in view.why(rig.manager, "b")[0].message
     rig.exited("a", signal=9)
     assert launched(rig) == ["b"]
+
+
+def test_what_has_to_wait_for_a_new_job_first_stood_in_the_queue_all_the_same() -> None:
+    """mail was second, and then setup, which it comes after, is started too (core world seed 655)."""
+    mail = service("mail", relations={"after": (Dependency("setup"),)})
+    rig = Rig()
+    rig.load(service("web"), mail, service("setup"), limits=PoolLimits(1))
+    rig.ask("start", "web", wait=False)
+    rig.spawned("web")
+    rig.ask("start", "mail", wait=False)
+    assert view.why(rig.manager, "mail")[0].kind == "pool"
+    rig.ask("start", "setup", wait=False)
+    line = view.why(rig.manager, "mail")[0]
+    assert (line.kind, line.unit) == ("dependency", "setup")
+    assert "number 1 of 1" in (rig.status("setup").why or "")
 
 
 def test_a_restart_keeps_its_slot_between_its_halves() -> None:

@@ -107,6 +107,22 @@ def test_our_own_stall_is_not_held_against_it() -> None:
     assert rig.shown("web") == "active/running/success"
 
 
+def test_a_machine_that_stands_still_between_question_and_answer_is_no_silence() -> None:
+    """Everybody was held up, with the question about the processes on its way: once more the same time."""
+    rig = watched()
+    while not looks(rig):
+        rig.later(1)
+    rig.mono_ns += 10 * MINUTE_NS
+    rig.looked("web")
+    assert rig.shown("web") == "active/running/success"
+    pass_silently(rig, 50)
+    rig.says("web", WATCHDOG="1")
+    pass_silently(rig, 50)
+    assert rig.shown("web") == "active/running/success"
+    pass_silently(rig, 20)
+    assert rig.status("web").result == "watchdog"
+
+
 def test_a_stall_excuses_only_once() -> None:
     rig = watched()
     rig.later(40)

@@ -62,7 +62,10 @@ def test_a_rule_about_a_unit_speaks_of_no_orphan_that_only_claims_to_be_of_it() 
     claimed = Peer(uid=OWN_UID, gid=0, pid=1, unit="planner", claimed=True)
     judge = access(AllowRule("admin", unit="planner"), AllowRule("admin", uid=OWN_UID))
     assert judge.allowed(claimed) == {"ping", "status"}
-    assert "no rule speaks of it" in judge.decide(claimed, "stop", "web").why
+    assert judge.decide(claimed, "stop", "web").why == (
+        "process 1, by its own word of unit planner, may not stop web: "
+        "no rule speaks of an orphan whose unit nobody else can tell"
+    )
 
 
 def test_a_rule_may_grant_a_unit_more() -> None:

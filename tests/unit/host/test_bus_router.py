@@ -40,6 +40,8 @@ class Host:
         self.is_kept = True
         self.records: list[dict[str, Any]] = []
         self.first = 1
+        self.keep_last: dict[str, int] = {}
+        self.ring: list[Record] = []
         self.chain = Chain()
         self.life: dict[str, str] = {"web": "life-1", "db": "life-1"}
         self.peers: Callable[[], Peer] = lambda: Peer(0, 0, 1, unit="web")
@@ -79,6 +81,9 @@ class Host:
 
     async def oldest(self) -> int:
         return self.first
+
+    def keep(self, record: Record) -> None:
+        self.ring.append(record)
 
     async def newest(self, wanted: RecordFilter, count: int) -> list[dict[str, Any]]:
         return self.records[-count:]
@@ -222,6 +227,25 @@ def test_what_a_failing_disk_had_in_its_hands_is_refused_and_delivered_when_it_i
             await web.say(id="a", to="topic:t", event="a")
             assert await web.hear() == {"v": 1, "ack": "a", "seq": 1}
             assert len(host.records) == 1
+
+    drive(main())
+
+
+def test_events_that_are_kept_in_a_ring_have_no_number() -> None:
+    """They are no records; what goes to somebody is one, whatever it is called."""
+
+    async def main() -> None:
+        host = Host()
+        host.keep_last = {"metrics": 3}
+        async with bus(host) as agent:
+            web = agent()
+            for _ in range(2):
+                await web.say(id="a", event="metrics", load=1)
+                assert await web.hear() == {"v": 1, "ack": "a", "seq": None}
+            assert [record.fields["payload"] for record in host.ring] == [{"load": 1}]
+            await web.say(id="b", event="metrics", to="topic:load")
+            assert await web.hear() == {"v": 1, "ack": "b", "seq": 1}
+            assert len(host.records) == len(host.ring) == 1
 
     drive(main())
 

@@ -513,3 +513,17 @@ def test_the_owner_of_what_runs_beside_a_unit() -> None:
     assert owner == "worker@3!17" and not is_unit_name(owner)
     assert base_unit(owner) == base_unit("worker@3") == "worker@3"
     assert is_aux_owner(owner) and not is_aux_owner("worker@3")
+
+
+def test_an_https_check_that_verifies_nothing_said_so_in_the_manual_alone() -> None:
+    """An info of check with file and key: it changes nothing, and makes nothing bad."""
+    https = check('kind = "liveness"\nhttp = "https://localhost:8443/up"')
+    result = load_texts({"web": https, "api": check('kind = "liveness"\nhttp = "http://localhost:8080/"')})
+    [told] = result.problems
+    assert (told.severity, told.key) == ("info", "health.x.http")
+    assert told.file.endswith("web.toml")
+    assert told.line == https.splitlines().index('http = "https://localhost:8443/up"') + 1
+    assert "no certificate is verified" in told.text()
+    assert "(info)" in told.text()
+    assert sorted(result.unit_set.units) == ["api", "web"]
+    assert not result.has_errors

@@ -95,7 +95,9 @@ def test_the_schema_names_its_dialect_and_holds_what_is_built() -> None:
             assert all(entry["description"] for entry in properties.values())
     assert "allow" in SETTINGS["properties"]["control"]["properties"]
     assert "socket-mode" in SETTINGS["properties"]["control"]["properties"]
-    assert "remote" not in SETTINGS["properties"]["control"]["properties"]
+    for name in ("control", "bus"):
+        remote = SETTINGS["properties"][name]["properties"]["remote"]["properties"]
+        assert remote.keys() == {"address", "keys", "commands"}
 
 
 GOOD = [

@@ -13,6 +13,7 @@ from supervisord_py.model.settings import (
     BusSettings,
     ControlSettings,
     HotDirectorySettings,
+    RemoteSettings,
     Settings,
     parse_settings,
     settings_texts,
@@ -60,7 +61,7 @@ payload-max = 100
 reserve = 0
 when-full = "refuse-commands"
 sync = "always"
-keep-last = { "unit.heartbeat" = 0 }
+keep-last = { "unit.heartbeat" = 0, metrics = 5 }
 [bus]
 rate-limit = "30/min"
 queue = 7
@@ -79,7 +80,11 @@ on-full = "block"
     )
     journal = settings.journal
     assert (journal.max_bytes, journal.max_age_ns, journal.payload_max, journal.reserve) == (1 << 30, None, 100, 0)
-    assert (journal.when_full, journal.sync, journal.keep_last) == ("refuse-commands", "always", {"unit.heartbeat": 0})
+    assert (journal.when_full, journal.sync, journal.keep_last) == (
+        "refuse-commands",
+        "always",
+        {"unit.heartbeat": 0, "metrics": 5},
+    )
     assert settings.bus == BusSettings(Rate(30, 60_000_000_000), 7, "block")
     assert settings.path == "s.toml"
     assert good('[supervisor]\npass-environment = "all"\n').supervisor.pass_environment == "all"
@@ -99,12 +104,12 @@ def test_an_empty_list_of_commands_allows_nothing() -> None:
         ("[[control.allow]]\nuid = 1\n", "a rule without the key 'commands'", None),
         (
             '[[control.allow]]\ncommands = "admin"\n',
-            "a rule has one of group, user, uid, gid, unit",
+            "a rule has one of group, user, uid, gid, unit, key",
             "say whom it is for",
         ),
         (
             '[[control.allow]]\nuid = 1\ngid = 2\ncommands = "admin"\n',
-            "a rule has one of group, user, uid, gid, unit",
+            "a rule has one of group, user, uid, gid, unit, key",
             "make a rule each for uid and gid",
         ),
         (
@@ -123,7 +128,6 @@ def test_an_empty_list_of_commands_allows_nothing() -> None:
         ("[bus]\nqueue = 0\n", "0 is too small", None),
         ("[bus]\nrate-limit = 1000\n", "1000 is not a rate", 'write text such as "1000/s" or "30/min"'),
         ("[bus]\nrate-limit = '0/s'\n", "'0/s' lets nothing through", None),
-        ("[bus.remote]\naddress = 'x'\n", "[bus.remote] is not supported yet", None),
         ("[[hooks]]\nevent = 'unit.failed'\n", "a hook without the key 'command'", None),
         ("[[hooks]]\ncommand = '/bin/page'\n", "a hook without the key 'event'", 'write event = "unit.failed"'),
         (
@@ -136,7 +140,6 @@ def test_an_empty_list_of_commands_allows_nothing() -> None:
         ("[[hooks]]\nevent = '*'\ncommand = '/bin/page'\ntimeout = 0\n", "0 is not possible here", None),
         ("[pools.x]\nsize = 1\n", "unknown key 'size' in [pools.NAME]", None),
         ("[pools.'x y']\nmax-workers = 1\n", "'x y' is not the name of a pool", None),
-        ("[control.remote]\naddress = 'x'\n", "[control.remote] is not supported yet", None),
         ('[journal]\nkeep-last = { "unit.exited" = 5 }\n', "'unit.exited' cannot be kept in a ring", None),
         ("[control]\nsocket-mode = 660\n", "a mode is written as text", None),
         ("[service]\n", "unknown table [service]", None),
@@ -202,7 +205,9 @@ def test_every_setting_that_is_built_is_compared() -> None:
         if spec.built and table.form == "table"
     }
     hot = HotDirectorySettings(path="/hot", keys="/keys")
-    told = settings_texts(Settings(control=ControlSettings(socket_group="adm"), hot_directory=hot))
+    remote = RemoteSettings("tcp://*:1", "/keys")
+    control = ControlSettings(socket_group="adm", remote=remote)
+    told = settings_texts(Settings(control=control, hot_directory=hot, bus=BusSettings(remote=remote)))
     assert every == told.keys()
 
 

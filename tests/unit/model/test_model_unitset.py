@@ -165,6 +165,7 @@ def test_the_longest_pause_is_never_shorter_than_the_first() -> None:
         (SLEEP + 'type = "oneshot"\nrestart = "always"\n', "service.restart", "not possible for a oneshot"),
         (SLEEP + 'restart-sec = "infinity"\n', "service.restart-sec", "without end"),
         (service('requires = "web"'), "unit.requires", "names itself"),
+        ('[agent]\nclass = "a:B"\nconfig = { n = [inf] }\n', "agent.config", "no such number"),
         (service('requires = "db"\nconflicts = ["x", "db"]'), None, None),
     ],
 )

@@ -149,6 +149,34 @@ def test_beats_stand_where_they_came() -> None:
     assert [record["seq"] for record in shown] == [None, 2, None, 3, None, 4, None]
 
 
+def test_events_of_agents_are_kept_by_their_names() -> None:
+    """Each as often as it is asked for, a unit; what they are called is asked for as an event is."""
+    ring = Ring({"metrics": 2, "trace": 0})
+    event = {"seq": None, "event": "unit.message", "severity": "info", "ts": "t"}
+    for mono, (unit, name) in enumerate([("a", "metrics"), ("a", "metrics"), ("b", "metrics"), ("a", "metrics")]):
+        ring.add({**event, "unit": unit, "name": name, "mono_ns": mono}, 1)
+    ring.add({**event, "unit": "a", "name": "trace", "mono_ns": 9}, 1)
+    assert [record["mono_ns"] for _, record in ring.matching(Query(events=("metrics",), units=("a",)))] == [1, 3]
+    assert [record["mono_ns"] for _, record in ring.matching(Query(events=("met*",)))] == [1, 2, 3]
+    assert [record["mono_ns"] for _, record in ring.matching(Query(events=("unit.message",)))] == [1, 2, 3]
+
+
+def test_an_event_is_found_by_the_name_that_its_agent_gave_it() -> None:
+    """Unless that is one of ours: whoever asks for unit.failed does not get what an agent calls so."""
+    chain, block = Chain(), b""
+    for name in ("paid", "unit.failed", None):
+        record = Record("unit.message", unit="shop", fields={"id": 1, "to": None, "name": name, "payload": {}})
+        line, chain = pack(record, Stamp(0, 0, "boot"), chain, payload_max=999)
+        block += line
+    failed, _ = pack(Record("unit.failed", unit="paid"), Stamp(0, 0, "boot"), chain, payload_max=999)
+
+    def found(*events: str) -> list[int]:
+        return [record["seq"] for record in Query(events=events).select(block + failed)]
+
+    assert (found("paid"), found("p*"), found("unit.failed"), found("unit.f*")) == ([1], [1], [4], [4])
+    assert (found("unit.message"), found("paid", "unit.failed"), found("*")) == ([1, 2, 3], [1, 4], [1, 2, 3, 4])
+
+
 def test_beats_obey_the_filter_and_keep_last() -> None:
     """A filter on units holds for beats too, and keep-last 0 keeps none."""
     ring = Ring({"unit.heartbeat": 1})

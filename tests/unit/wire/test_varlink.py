@@ -275,3 +275,24 @@ def test_garbage_is_refused_or_waited_for(data: bytes) -> None:
             assert json.dumps(call.parameters) is not None
     except VarlinkProtocolError as error:
         assert str(error)
+
+
+@pytest.mark.parametrize("piece", [1, 7, 10_000], ids=["bytes", "pieces", "whole"])
+def test_where_frames_tell_the_ends_of_calls_what_is_none_spoils_none_after_it(piece: int) -> None:
+    """Garbage and what is too large are each told once; the calls between them are read."""
+    good = b'{"method":"a.b.C"}\0'
+    stream = good + b"garbage\0" + good + b"x" * 3000 + b"\0" + good + b"\0" + good
+    connection = ServerConnection(call_max=1000, is_framed=True)
+    found = []
+    for start in range(0, len(stream), piece):
+        connection.receive_data(stream[start : start + piece])
+        while True:
+            try:
+                call = connection.next_call()
+            except VarlinkProtocolError as error:
+                found.append("too large" if "at most" in error.message else "bad")
+                continue
+            if call is None:
+                break
+            found.append("call")
+    assert found == ["call", "bad", "call", "too large", "call", "bad", "call"]

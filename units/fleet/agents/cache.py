@@ -8,7 +8,7 @@ from supervisord_py.agent import Agent, Message
 
 @dataclass
 class Config:
-    picture_bytes: int = 1_000_000
+    picture_bytes: int = 2_000_000
 
 
 class Cache(Agent):

@@ -36,7 +36,7 @@ class Printer(Agent):
 
 
 class Closed(Agent):
-    """The stub: in the printer's place, under its name, it takes what is sent there, and says that it is not printed."""
+    """The stub: in the printer's place, under its name, it takes what is sent there and says that it is not printed."""
 
     Config = Config
 
