@@ -5,6 +5,8 @@ Source: systemd, core/unit.c (unit_notify, unit_start_on_failure, retroactively_
 upheld unit is left alone once it has failed as often as its policy allows.
 """
 
+from msgspec.structs import replace
+
 from supervisord_py.core import demand, jobs, listening, quarantine, shutdown, timed
 from supervisord_py.core.actions import Refusal
 from supervisord_py.core.installing import (
@@ -52,6 +54,9 @@ RELATED_INTERVAL_NS = 10 * SECOND_NS
 unit waits for the rest of it, and others are left alone: units that name each other would go on for ever.
 """
 
+RELATED_PAUSE_MAX_NS = 60 * SECOND_NS
+_GROWING = RestartPolicy()
+"""The pauses between attempts of a unit that has no policy of its own for them."""
 
 CHAIN_MAX = 64
 CHAIN_NS = 120 * SECOND_NS
@@ -264,7 +269,10 @@ def _uphold_later(ledger: Ledger, name: str) -> None:
     own = ledger.service(name)
     state = ledger.edit(name)
     state.backoff += 1
-    policy = RestartPolicy() if own is None else own.restart
+    policy = _GROWING if own is None else own.restart
+    if state.result is Result.DEPENDENCY:
+        # Nothing of its own is wrong, and nothing of it is counted: what its policy says of failures has no end here.
+        policy = replace(_GROWING, delay_ns=policy.delay_ns, max_delay_ns=policy.delay_ns + RELATED_PAUSE_MAX_NS)
     ledger.arm_uphold(name, ledger.now.mono_ns + next_delay_ns(ledger, policy, state.backoff))
 
 

@@ -96,5 +96,5 @@ def test_manager_killed_again_and_again_loses_nothing() -> None:
         print(f"{restarts} managers got as far as deciding, {commands} commands acknowledged, {len(records)} records")
         assert verdict.ok, verdict
         assert not wrong, f"seed {seed}: " + "\n".join(wrong[:50])
-        assert commands > KILLS / 4
+        assert commands >= min(5, KILLS / 4), "hardly anything was asked of those managers"
         assert restarts > KILLS / 5

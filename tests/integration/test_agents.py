@@ -174,6 +174,8 @@ def test_each_way_to_fail_restarts_an_agent_then_quarantines_it_and_why_tells_wh
     text = agent(cls, keys, service) + "[quarantine]\nfailures = 2\n"
     with supervisor({"poor": text}, prepare=with_agents) as running:
         running.wait_state("poor", "quarantined")
+        # The state is known before the records are on the disk.
+        until(lambda: told(running, "unit.quarantined", "poor"), "the record of the quarantine")
         (scheduled,) = told(running, "unit.restart-scheduled", "poor")
         (quarantined,) = told(running, "unit.quarantined", "poor")
         assert (scheduled["result"], quarantined["result"], quarantined["failures"]) == (result, result, 2)

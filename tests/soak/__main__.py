@@ -133,9 +133,9 @@ def _settle(running: RunningSupervisor, people: Population, fate: Fate) -> list[
     """Let everything come to rest: what was made to hang is noticed, all units are up, no law is broken."""
     wrong = []
     try:
-        for pid in list(fate.deeds.hung):
+        for unit, pid in list(fate.deeds.hung):
             until(
-                lambda pid=pid: not _lives(pid, fate.deeds.unit_of[pid], running),
+                lambda unit=unit, pid=pid: not _lives(pid, unit, running),
                 f"the end of {pid}, which hangs",
                 SETTLE_S,
             )

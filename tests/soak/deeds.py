@@ -28,12 +28,11 @@ CALL_S = 120.0
 class Deeds:
     """Everything that was done; times are of the monotonic clock [ns]."""
 
-    killed: dict[int, int] = field(default_factory=dict)
-    """pid -> when; a pid may come round again, so the journal's unit is looked at, too."""
-    hung: dict[int, int] = field(default_factory=dict)
-    stopped: dict[int, str] = field(default_factory=dict)
-    """pid of a unit that was stopped with SIGSTOP -> the unit."""
-    unit_of: dict[int, str] = field(default_factory=dict)
+    killed: dict[tuple[str, int], int] = field(default_factory=dict)
+    """Unit and pid -> when; within an hour a pid comes round again, for another unit."""
+    hung: dict[tuple[str, int], int] = field(default_factory=dict)
+    stopped: set[tuple[str, int]] = field(default_factory=set)
+    """What was stopped with SIGSTOP."""
     orders: list[tuple[str, int, int]] = field(default_factory=list)
     """Unit or template, from when until when somebody had it stopped or restarted."""
     triggers: Counter[str] = field(default_factory=Counter)
@@ -94,27 +93,27 @@ class Fate(threading.Thread):
             self.deeds.troubles.append(f"status of {unit}: {error}")
             return None
         pid = status["pid"]
-        if status["active_state"] != "active" or pid is None or pid in self._still or pid in self.deeds.hung:
+        if status["active_state"] != "active" or pid is None or pid in self._still or (unit, pid) in self.deeds.hung:
             return None
         return unit, int(pid)
 
     def _stop_unit(self) -> None:
         if (victim := self._victim()) is not None:
-            unit, pid = victim
-            self.deeds.stopped[pid] = unit
+            pid = victim[1]
+            self.deeds.stopped.add(victim)
             self._stand_still(pid, self._random.uniform(0.2, STOP_MAX_S), "unit stopped")
 
     def _kill_unit(self) -> None:
         if (victim := self._victim()) is not None:
-            unit, pid = victim
-            self.deeds.killed[pid], self.deeds.unit_of[pid] = time.monotonic_ns(), unit
+            pid = victim[1]
+            self.deeds.killed[victim] = time.monotonic_ns()
             self.deeds.counts["unit killed"] += 1
             _signal(pid, signal.SIGKILL)
 
     def _hang_unit(self) -> None:
         if (victim := self._victim()) is not None:
-            unit, pid = victim
-            self.deeds.hung[pid], self.deeds.unit_of[pid] = time.monotonic_ns(), unit
+            pid = victim[1]
+            self.deeds.hung[victim] = time.monotonic_ns()
             self.deeds.counts["unit hung"] += 1
             _signal(pid, signal.SIGUSR1)
 

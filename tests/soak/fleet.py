@@ -164,10 +164,11 @@ def soak(seconds: float, seed: int, keep: Path, uid: int | None = None) -> list[
             fate.join(SETTLE_S)
         wrong = [f"{type(fate.error).__name__}: {fate.error}"] if fate.error is not None else []
         wrong += ["fate does not end"] if fate.is_alive() else []
-        left, unsettled = _settle(running)
-        wrong += unsettled
+        # Of an end just before the order to stop, why tells that order.
         asker.stopping.set()
         asker.join(SETTLE_S)
+        left, unsettled = _settle(running)
+        wrong += unsettled
         code = running.stop()
         wrong += [f"the supervisor ended with {code}"] if code else []
         wrong += left_behind(mark)
@@ -227,6 +228,9 @@ def _settle(running: RunningSupervisor) -> tuple[Left, list[str]]:
         wrong += [f"doctor: {finding.fact}" for finding in findings if finding.level is Level.WRONG]
         until(lambda: notes("scheduler")["done"] >= notes("feed")["number"], "the end of all orders", SETTLE_S)
         until(lambda: book()[-1]["seq"] >= notes("scheduler")["results"], "the last result in the book", SETTLE_S)
+        with running.client(timeout_s=SETTLE_S) as client:
+            # Its unit came in the wheel, with the usual policy: five kills on purpose are too many for that.
+            client.call("Release", units=["auditor"], wait=True, plan=False)
         running.wait_state("auditor", "active")
     except (AssertionError, SupervisordError) as error:
         wrong.append(str(error).splitlines()[0])

@@ -125,9 +125,9 @@ def _cause(
         event, words = evidence
         if any(record["event"] == event and record["message"].startswith(words) for record in life):
             return result
-    if exit.get("code") == 1 and unit in TIMED and deeds.stopped.get(exit["pid"]) == unit:
+    if exit.get("code") == 1 and unit in TIMED and (unit, exit["pid"]) in deeds.stopped:
         return "stopped in a cycle"
-    if exit.get("signal") == "SIGKILL" and deeds.unit_of.get(exit["pid"]) == unit and result == "signal":
+    if exit.get("signal") == "SIGKILL" and (unit, exit["pid"]) in deeds.killed and result == "signal":
         return "killed"
     if not any(record.get("reason") for record in stopped):
         return None

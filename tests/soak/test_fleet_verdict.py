@@ -30,7 +30,7 @@ class Story:
         self.life("auditor", "success", stop="replaced")
         for _ in range(3):
             self.order()
-        self.deeds.unit_of[77] = "gauge"
+        self.deeds.killed["gauge", 77] = 0
         self.life("gauge", "signal", pid=77, signal="SIGKILL")
         self.record("daemon.stopping", None, "")
         self.life("monitor", "success", stop="the supervisor is shutting down")
@@ -121,7 +121,7 @@ def test_an_end_without_a_cause_is_noticed(
     stopping = [each for each in story.records if each["event"] == "daemon.stopping"]
     for record in stopping:
         record["mono_ns"] = 10**6 * SECOND_NS
-    story.deeds.unit_of[story.lives + 999] = unit
+    story.deeds.killed[unit, story.lives + 999] = 0
     story.life(unit, result, evidence, **how)
     assert [line for line in story.wrong() if line.startswith(f"UNEXPLAINED end of {unit}")]
 
@@ -138,7 +138,7 @@ def test_what_somebody_ordered_is_explained_in_its_time_only(story: Story) -> No
 
 
 def test_a_stop_in_a_cycle_with_a_time_out_explains_the_end_of_that_process_only(story: Story) -> None:
-    story.deeds.stopped[78] = "archive"
+    story.deeds.stopped.add(("archive", 78))
     story.life("archive", "exit-code", pid=78, code=1)
     assert story.wrong() == []
     story.life("archive", "exit-code", pid=79, code=1)

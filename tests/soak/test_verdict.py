@@ -48,8 +48,7 @@ def story() -> Story:
     story = Story()
     for number in range(4):
         story.run_of_timer(100 + number, 5.0 * number)
-    story.deeds.killed[10] = 0
-    story.deeds.unit_of[10] = "web"
+    story.deeds.killed["web", 10] = 0
     story.life("web", 10, 0, 7)
     story.life("worker@2", 20, 0, 7, own=True)
     story.deeds.orders.append(("worker@", 8 * SECOND_NS, 9 * SECOND_NS))
@@ -75,9 +74,15 @@ def test_a_deed_to_one_unit_does_not_explain_the_end_of_another(story: Story) ->
     assert [line.split(",")[0] for line in story.wrong()] == ["FALSE END of calm"]
 
 
+def test_a_pid_that_came_round_explains_both_of_its_ends(story: Story) -> None:
+    """A soak of an hour killed two processes with one pid, and took the first for a false end."""
+    story.life("calm", 10, 0, 50)
+    story.deeds.killed["calm", 10] = 0
+    assert story.wrong() == []
+
+
 def test_silence_that_nobody_noticed_is_noticed(story: Story) -> None:
-    story.deeds.hung[12] = 0
-    story.deeds.unit_of[12] = "web"
+    story.deeds.hung["web", 12] = 0
     assert story.wrong() == ["web: pid 12 was hung, and never ended"]
 
 

@@ -70,7 +70,7 @@ def _false_ends(
         unit, pid, at_ns = record["unit"], record["pid"], record["mono_ns"]
         if (unit, pid) in own or (end_ns is not None and at_ns >= end_ns):
             continue
-        if deeds.unit_of.get(pid) == unit:
+        if (unit, pid) in deeds.killed or (unit, pid) in deeds.hung:
             continue
         template = unit.partition("@")[0] + "@" if "@" in unit else unit
         if any(
@@ -103,11 +103,9 @@ def _lives(records: Sequence[Record], ledgers: Mapping[str, Ledger]) -> Iterator
 def _unnoticed(records: Sequence[Record], deeds: Deeds) -> Iterator[str]:
     """Whatever hangs or was killed has ended."""
     ended = {(record["unit"], record["pid"]) for record in _ends(records)}
-    for what, pids in (("killed", deeds.killed), ("hung", deeds.hung)):
+    for what, victims in (("killed", deeds.killed), ("hung", deeds.hung)):
         yield from (
-            f"{deeds.unit_of[pid]}: pid {pid} was {what}, and never ended"
-            for pid in pids
-            if (deeds.unit_of[pid], pid) not in ended
+            f"{unit}: pid {pid} was {what}, and never ended" for unit, pid in victims if (unit, pid) not in ended
         )
 
 

@@ -248,3 +248,20 @@ def test_upholding_begins_with_the_reload_that_says_so() -> None:
     rig = running(service("keeper"), service("web", relations={"enabled": False}), start=("keeper",))
     rig.load(service("keeper", relations=on("upholds", "web")), service("web", relations={"enabled": False}))
     assert rig.launched() == ["keeper", "web"]
+
+
+def test_an_upheld_unit_without_what_it_needs_is_tried_less_and_less_often_whatever_its_policy() -> None:
+    """With a constant pause between restarts it was tried ten times a second, for ever: such a start is no failure."""
+    policy = RestartPolicy(restart=Restart.ALWAYS, delay_ns=SECOND_NS // 10, steps=0, jitter=0.0)
+    relations = {**on("requisite", "db"), "on_dependency_failure": OnDependencyFailure.FAIL}
+    rig = running(
+        service("keeper", relations=on("upholds", "web")),
+        service("web", restart=policy, relations=relations),
+        service("db"),
+        start=("keeper",),
+    )
+    for _ in range(600):
+        rig.later(1)
+    attempts = [record for record in rig.records if record.event == "job.queued" and record.unit == "web"]
+    assert 8 <= len(attempts) <= 40
+    assert rig.launched() == ["keeper"]
