@@ -102,7 +102,8 @@ class Supervisor:
     ) -> None:
         self.timeout_s = timeout_s
         self._is_temporary = folder is None
-        self.folder = Path(tempfile.mkdtemp(prefix="spy-")) if folder is None else Path(folder).absolute()
+        # Without ".." and links, as the daemon has it: a socket's path has 107 bytes, however one wrote it.
+        self.folder = Path(tempfile.mkdtemp(prefix="spy-")) if folder is None else Path(folder).resolve()
         for below in ("units", "run", "state"):
             (self.folder / below).mkdir(parents=True, exist_ok=True, mode=0o700)
         own = {
@@ -278,7 +279,7 @@ class Supervisor:
                 with Client(self.socket_path, timeout_s=START_S) as client:
                     client.call("Ping")
                 break
-            except UnreachableError:
+            except UnreachableError as error:
                 if self._process.poll() is not None:
                     text = output.read_text(errors="replace").strip()
                     if self._process.returncode == 0:
@@ -286,7 +287,7 @@ class Supervisor:
                     raise SupervisorError(f"the supervisor did not start: {text}") from None
                 if time.monotonic() > deadline:
                     self._process.terminate()
-                    raise SupervisorError(f"the supervisor does not answer on {self.socket_path}") from None
+                    raise SupervisorError(f"the supervisor does not answer: {error}") from None
                 time.sleep(0.02)
         if self._callbacks:
             self._follow()

@@ -61,17 +61,6 @@ BUSY_S = 1.0
 """How long a turn is put off while a rollout is under way, or the journal refuses changes."""
 
 TURN_TIMEOUT_S = 300.0
-_MASK = (
-    inotify.CLOSE_WRITE
-    | inotify.ATTRIB
-    | inotify.MOVED_FROM
-    | inotify.MOVED_TO
-    | inotify.CREATE
-    | inotify.DELETE
-    | inotify.DELETE_SELF
-    | inotify.MOVE_SELF
-    | inotify.ONLYDIR
-)
 _MAX_UNAVAILABLE = 1
 
 
@@ -458,7 +447,7 @@ class HotDirectory:
         watches: dict[int, frozenset[str] | None] = {}
         for folder, names in folders_to_watch(paths).items():
             with contextlib.suppress(OSError):
-                watch = own.add(folder, _MASK)
+                watch = own.add(folder, inotify.FOLDER_OF_FILES)
                 before = watches.get(watch, frozenset())
                 watches[watch] = None if names is None or before is None else names | before
         gone, self._watches = self._watches.keys() - watches.keys(), watches

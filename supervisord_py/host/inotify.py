@@ -23,6 +23,8 @@ UNMOUNT = 0x2000
 OVERFLOW = 0x4000
 IGNORED = 0x8000
 ONLYDIR = 0x01000000
+FOLDER_OF_FILES = CLOSE_WRITE | ATTRIB | MOVED_FROM | MOVED_TO | CREATE | DELETE | DELETE_SELF | MOVE_SELF | ONLYDIR
+"""Whatever changes what a folder's files say: written, renamed, come, gone, other rights; and its own end."""
 
 _HEADER = struct.Struct("iIII")
 _READ_BYTES = 64 * 1024

@@ -35,18 +35,6 @@ KEYS_MAX = 1000
 LOOK_AGAIN_S = 5.0
 """How often the folder is looked at where the kernel does not tell of changes."""
 
-_CHANGES = (
-    inotify.CLOSE_WRITE
-    | inotify.ATTRIB
-    | inotify.CREATE
-    | inotify.DELETE
-    | inotify.MOVED_FROM
-    | inotify.MOVED_TO
-    | inotify.DELETE_SELF
-    | inotify.MOVE_SELF
-    | inotify.ONLYDIR
-)
-
 
 class KeysRefused(Exception):
     """A folder of keys that cannot be used: why, and what to do."""
@@ -211,7 +199,7 @@ class KeyFolder:
             if self._inotify is None:
                 self._inotify = inotify.Inotify()
                 self._loop.add_reader(self._inotify.fileno(), self._told)
-            self._inotify.add(self.path, _CHANGES)
+            self._inotify.add(self.path, inotify.FOLDER_OF_FILES)
             self._is_watched = True
         except OSError:
             self._timer = self._loop.call_later(LOOK_AGAIN_S, self._look_again)

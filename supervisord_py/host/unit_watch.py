@@ -41,17 +41,6 @@ LOOK_TIMEOUT_S = 60.0
 Names = frozenset[str] | None
 """The names in a folder that matter; None: every one that a unit's file or drop-in folder can have."""
 
-_MASK = (
-    inotify.CLOSE_WRITE
-    | inotify.ATTRIB
-    | inotify.MOVED_FROM
-    | inotify.MOVED_TO
-    | inotify.CREATE
-    | inotify.DELETE
-    | inotify.DELETE_SELF
-    | inotify.MOVE_SELF
-    | inotify.ONLYDIR
-)
 _NO_ROOM = (errno.ENOSPC, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _SETTLE_MAX = 8
 """So often the folders are listed again because one was new."""
@@ -208,7 +197,7 @@ class UnitWatch:
             if self._inotify is None:
                 break
             try:
-                watch = self._inotify.add(folder, _MASK)
+                watch = self._inotify.add(folder, inotify.FOLDER_OF_FILES)
             except OSError as error:
                 if error.errno in _NO_ROOM:
                     return watches, _describe(error)

@@ -17,6 +17,7 @@ from supervisord_py.agent import Agent
 from supervisord_py.ctl.client import ControlError
 from supervisord_py.embedded import SupervisorError
 from tests.integration.embedded_agents import Broken, Counter, Idle, Instead, Meter
+from tests.integration.keeper_rig import public_folder
 from tests.integration.supervisor_rig import is_gone, until
 
 SLEEP = {"service": {"exec-start": ["sleep", "1000"]}}
@@ -292,6 +293,17 @@ def test_a_slow_callback_is_told_what_the_stream_could_not_wait_with(
     assert [seq for seq in seen if seq] == list(range(1, 8))
 
 
+def test_a_folder_told_by_a_long_way_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program is in a deep folder and says ``../../..``: the socket's path is counted without that."""
+    deep = tmp_path / ("d" * 100)
+    deep.mkdir()
+    monkeypatch.chdir(deep)
+    with public_folder() as folder, Supervisor(mode="daemon", folder=os.path.relpath(folder / "f")) as embedded:
+        embedded.register("one", SLEEP)
+        embedded.start("one")
+        assert embedded.status("one")["state"] == "running"
+
+
 def test_it_stops_when_the_program_dies(tmp_path: Path) -> None:
     """kill -9 of the program: its units and its supervisor end in order."""
     script = tmp_path / "program.py"
@@ -301,16 +313,15 @@ def test_it_stops_when_the_program_dies(tmp_path: Path) -> None:
         "s.register('one', {'service': {'exec-start': ['sleep', '1000']}})\ns.start('one')\n"
         "print(s.status('one')['pid'], flush=True)\ntime.sleep(1000)\n"
     )
-    folder = Path(os.path.relpath(tmp_path / "f"))
-    program = subprocess.Popen([sys.executable, str(script), str(folder)], stdout=subprocess.PIPE, text=True)
-    assert program.stdout is not None
-    pid = int(program.stdout.readline())
-    keeper = psutil.Process(pid).parent()
-    assert keeper is not None
-    program.kill()
-    program.wait()
-    program.stdout.close()
-    until(lambda: is_gone(pid) and is_gone(keeper.pid), "the end of all", 60)
+    with public_folder() as folder:
+        command = [sys.executable, str(script), str(folder / "f")]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as program:
+            assert program.stdout is not None
+            pid = int(program.stdout.readline())
+            keeper = psutil.Process(pid).parent()
+            assert keeper is not None
+            program.kill()
+        until(lambda: is_gone(pid) and is_gone(keeper.pid), "the end of all", 60)
 
 
 def test_what_cannot_be_registered(embedded: Supervisor) -> None:
