@@ -301,7 +301,7 @@ def test_a_folder_told_by_a_long_way_round(tmp_path: Path, monkeypatch: pytest.M
     with public_folder() as folder, Supervisor(mode="daemon", folder=os.path.relpath(folder / "f")) as embedded:
         embedded.register("one", SLEEP)
         embedded.start("one")
-        assert embedded.status("one")["state"] == "running"
+        assert embedded.status("one")["sub_state"] == "running"
 
 
 def test_it_stops_when_the_program_dies(tmp_path: Path) -> None:
