@@ -24,7 +24,8 @@ from supervisord_py.core.graph import Graph
 from supervisord_py.core.ledger import Ledger
 from supervisord_py.core.rollout_state import RolloutStep
 from supervisord_py.core.state import ARMED, BETWEEN_LIVES, REST, STOPPING, UP
-from supervisord_py.model.changes import Change, Effect, UnitChange, plan, restart_keys
+from supervisord_py.model.change_keys import Effect
+from supervisord_py.model.changes import Change, UnitChange, plan, restart_keys
 from supervisord_py.model.changes import take_live as live_text
 from supervisord_py.model.states import Role, Severity, SubState
 from supervisord_py.model.unit import Dependency, Service, Unit, UnitSet

@@ -20,8 +20,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from supervisord_py.host.unit_files import CONTROL_PRIORITY, UnitSources, build, printable
+from supervisord_py.model.effective_settings import Setting
 from supervisord_py.model.names import is_unit_name, parse_unit_name
-from supervisord_py.model.unitset import Setting, UnitFile, UnitFileKind
+from supervisord_py.model.unitset import UnitFile, UnitFileKind
 
 DROP_IN = "50-enabled.toml"
 _FOLDER_MODE = 0o750

@@ -41,7 +41,8 @@ from supervisord_py.host.priorities import change_priorities, is_known_before
 from supervisord_py.host.resources import UnitResources
 from supervisord_py.host.sources import Sources
 from supervisord_py.host.unit_files import CONTROL_PRIORITY, printable
-from supervisord_py.model.changes import Effect, KeyChange
+from supervisord_py.model.change_keys import Effect
+from supervisord_py.model.changes import KeyChange
 from supervisord_py.model.names import parse_unit_name
 from supervisord_py.model.problems import Problem
 from supervisord_py.model.records import Record

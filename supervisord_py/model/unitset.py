@@ -23,14 +23,14 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from enum import Enum
 from functools import cached_property
-from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from supervisord_py.model.agents import AgentRunner
 from supervisord_py.model.assemble import Machine, assemble
-from supervisord_py.model.keys import KeyTable, TableSpec
+from supervisord_py.model.effective_settings import Setting, effective_settings
+from supervisord_py.model.keys import KeyTable
 from supervisord_py.model.names import ReferenceKind, UnitName, is_unit_name, parse_unit_name
 from supervisord_py.model.parse import (
     Decoded,
@@ -49,7 +49,6 @@ from supervisord_py.model.problems import Problem
 from supervisord_py.model.specifiers import SpecifierContext, Specifiers
 from supervisord_py.model.states import ServiceType
 from supervisord_py.model.unit import BadUnit, LoadedFrom, Unit, UnitSet
-from supervisord_py.model.values import format_timespan
 from supervisord_py.model.verify import (
     ORDERING,
     RELATIONS_OF_TABLES,
@@ -111,16 +110,6 @@ class UnitFile(Struct, frozen=True):
     hot: HotFile | None = None
 
 
-class Setting(Struct, frozen=True):
-    """One setting in force: ``key`` is ``TABLE.KEY``, ``value`` as TOML has it, specifiers expanded; without a file
-    it is a default."""
-
-    key: str
-    value: Any
-    file: str | None = None
-    line: int | None = None
-
-
 class _Built(Struct, frozen=True):
     """One unit after step 2: the unit, or the problem that keeps it from being one."""
 
@@ -169,84 +158,7 @@ class LoadResult:
         built = self._built.get(name)
         if built is None:
             return []
-        written: list[Setting] = []
-        defaults: list[Setting] = []
-        tables = built.merged.tables
-        has_process = ("service",) in tables
-        for spec in self.key_table.of("unit"):
-            is_shown = spec.name == "unit" or (spec.name in _ALWAYS and has_process)
-            for place in _places(spec, tables):
-                for key, key_spec in spec.keys.items():
-                    decoded = tables.get(place, {}).get(key)
-                    if decoded is not None:
-                        written += _written_setting(decoded, built.specifiers)
-                    elif key_spec.built and (is_shown or (spec.name in _WHERE_WRITTEN and place in tables)):
-                        default = _effective_default(place, key, key_spec.default, built.unit)
-                        if default is not None:
-                            defaults.append(Setting(".".join((*map(str, place), key)), default))
-        return written + defaults
-
-
-_ALWAYS = ("service", "limits", "log", "quarantine", "pool")
-"""Tables whose defaults hold for each unit that has processes."""
-_WHERE_WRITTEN = ("timer", "health.NAME")
-"""Those whose defaults hold only where the table is."""
-
-
-def _places(spec: TableSpec, tables: DecodedTables) -> list[TableId]:
-    """Where a table stands in a unit: a named one as often as it has names."""
-    if spec.form != "named":
-        return [(spec.name,)]
-    holder = spec.name.removesuffix(".NAME")
-    return sorted(place for place in tables if place[0] == holder and len(place) > 1)
-
-
-def _written_setting(decoded: Decoded, specifiers: Specifiers) -> list[Setting]:
-    """One setting, or one for each name of a table value."""
-    entry = decoded.entry
-    name = ".".join(map(str, entry.path))
-    if not isinstance(decoded.value, dict):
-        value = specifiers.expand_all(entry.value) if entry.spec.expands else entry.value
-        return [Setting(name, value, entry.source.path, entry.source.line(entry.path))]
-    found: list[Setting] = []
-    for part in decoded.value:
-        own = decoded.at(part)
-        line = own.source.line((*own.path, part))
-        found.append(Setting(f"{name}.{part}", specifiers.expand_all(own.value[part]), own.source.path, line))
-    return found
-
-
-def _effective_default(place: TableId, key: str, default: Any, unit: Unit | None) -> Any:
-    """The default of a key in this unit, where it follows from others."""
-    table = place[0]
-    if unit is not None and (table, key) == ("unit", "enabled"):
-        return unit.enabled
-    if unit is not None and (table, key) == ("health", "action"):
-        return next(probe.action.value for probe in unit.health if probe.name == place[-1])
-    service = unit.service if unit is not None else None
-    if service is None:
-        return default
-    limit = service.restart.limit
-    match table, key:
-        case "service", "type":
-            return service.type.value
-        case "service", "restart":
-            return service.restart.restart.value
-        case "service", "restart-max-delay-sec":
-            return format_timespan(service.restart.max_delay_ns)
-        case "service", "timeout-start-sec":
-            return format_timespan(service.timeout_start_ns)
-        case "service", "timeout-abort-sec":
-            return format_timespan(service.timeout_abort_ns)
-        case "service", "notify-access":
-            return service.notify_access.value
-        case "quarantine", "failures":
-            return service.restart.failures
-        case "unit", "start-limit-interval-sec" if limit is not None:
-            return format_timespan(limit.interval_ns)
-        case "unit", "start-limit-burst" if limit is not None:
-            return limit.burst
-    return default
+        return effective_settings(self.key_table, built.merged.tables, built.specifiers, built.unit)
 
 
 def no_zones(name: str) -> None:

@@ -9,7 +9,8 @@ from supervisord_py.core.actions import Effects, SpawnProcess
 from supervisord_py.core.events import Event, Now, UnitsLoaded
 from supervisord_py.core.manager import Manager
 from supervisord_py.core.state import BETWEEN_LIVES, REST
-from supervisord_py.model.changes import Change, Effect
+from supervisord_py.model.change_keys import Effect
+from supervisord_py.model.changes import Change
 from supervisord_py.model.states import Role
 from supervisord_py.model.unit import Command
 from supervisord_py.testing.profile import draw_profile

@@ -13,19 +13,14 @@ import pytest
 from msgspec.structs import fields, replace
 
 from supervisord_py.model.calendar import Calendar
+from supervisord_py.model.change_keys import ELSEWHERE, FAMILIES, KEYS, Effect, effect_of, texts_of
 from supervisord_py.model.changes import (
-    ELSEWHERE,
-    FAMILIES,
-    KEYS,
     Change,
-    Effect,
     compare_units,
-    effect_of,
     is_same,
     plan,
     restart_keys,
     take_live,
-    texts_of,
 )
 from supervisord_py.model.context import Amount, Credential, Folder
 from supervisord_py.model.keys import parse_key_table

@@ -3,10 +3,11 @@
 import pytest
 from unitset_rig import CONTEXT, KEY_TABLE, SLEEP, headlines, load_texts, service, unit_files
 
+from supervisord_py.model.effective_settings import Setting
 from supervisord_py.model.problems import Problem
 from supervisord_py.model.states import NotifyAccess, Restart, ServiceType, Until
 from supervisord_py.model.unit import Command, Dependency, Limit, Service, Unit, UnitKind
-from supervisord_py.model.unitset import LoadResult, Setting, UnitFile, UnitFileKind, build_unit_set, compare
+from supervisord_py.model.unitset import LoadResult, UnitFile, UnitFileKind, build_unit_set, compare
 
 
 def unit(text: str, name: str = "web") -> Unit:
