@@ -22,9 +22,8 @@ from supervisord_py.model.values import format_signal
 from supervisord_py.testing.checkers import Checker, Step, ordered_units
 from supervisord_py.testing.checkers_sockets import waits
 from supervisord_py.testing.clock import MILLISECOND_NS
-from supervisord_py.testing.kernel import SIGKILL
 from supervisord_py.testing.observer import Life
-from supervisord_py.testing.processes import Process
+from supervisord_py.testing.processes import SIGKILL, Process
 
 BEGINNING = frozenset({Role.CONDITION, Role.START_PRE, Role.START, Role.MAIN})
 FIRST = BEGINNING | {Role.STUB}

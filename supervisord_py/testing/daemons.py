@@ -46,7 +46,7 @@ class Daemons:
         daemon.parent, daemon.daemon_of, daemon.outlives_main = spawn.main, spawn, True
         kernel.watcher.born(daemon)
         kernel.catch_up(daemon)
-        kernel.draw_end(spawn.unit, lambda: daemon)
+        kernel.conduct.draw_end(spawn.unit, lambda: daemon)
         return daemon
 
     def _plan_pid_file(self, path: str, daemon: Process) -> None:

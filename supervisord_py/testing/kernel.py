@@ -41,22 +41,31 @@ from supervisord_py.core.events import (
     StrayExited,
     TreeEmptied,
 )
-from supervisord_py.model.states import NotifyAccess, Role, ServiceType
+from supervisord_py.model.states import NotifyAccess, Role
 from supervisord_py.model.unit import Service
 from supervisord_py.testing.beats import Beats
 from supervisord_py.testing.beside import CommandsBeside
 from supervisord_py.testing.clock import MILLISECOND_NS, SECOND_NS, Agenda, Clock
+from supervisord_py.testing.conduct import Conduct
 from supervisord_py.testing.custody import Custody
 from supervisord_py.testing.daemons import Daemons
-from supervisord_py.testing.population import SHORT_LIVED, is_broken_release
-from supervisord_py.testing.processes import CRASHES, FAILED_STEPS, NOTIFYING, Process, Spawn, Watcher
+from supervisord_py.testing.processes import (
+    FAILED_STEPS,
+    NOTIFYING,
+    SIGABRT,
+    SIGCONT,
+    SIGKILL,
+    SIGSTOP,
+    SIGTERM,
+    Process,
+    Spawn,
+    Watcher,
+)
 from supervisord_py.testing.profile import Profile
 from supervisord_py.testing.speech import Speech
 from supervisord_py.testing.standstill import Standstill
 
 T = TypeVar("T")
-
-SIGABRT, SIGKILL, SIGTERM, SIGCONT, SIGSTOP = 6, 9, 15, 18, 19
 
 KILL_ROUND_NS = 200 * MILLISECOND_NS
 
@@ -73,14 +82,14 @@ class Kernel:
         service_of: Callable[[SpawnProcess], Service | None],
         watcher: Watcher,
     ) -> None:
-        self._rng = rng
+        self.rng = rng
         self._profile = profile
         self._clock = clock
         self._agenda = agenda
         self._service_of = service_of
         self.watcher = watcher
         self._next_pid = 1000
-        self._calm = False
+        self.is_calm = False
         self._killing: dict[str, int] = {}
         self._ending: set[str] = set()
         """Units whose every process was told to end: one that was made a moment later has not heard it."""
@@ -89,9 +98,10 @@ class Kernel:
         self.strays: dict[int, int] = {}
         self.custody = Custody()
         self.beside = CommandsBeside(self)
-        self._daemons = Daemons(self)
+        self.conduct = Conduct(self)
+        self.daemons = Daemons(self)
         self.speech = Speech(self)
-        self._beats = Beats(self)
+        self.beats = Beats(self)
         self.freezer = Standstill(self)
         self.exit_codes: list[int] = []
         self.pid_files: dict[str, int] = {}
@@ -117,7 +127,7 @@ class Kernel:
         """A new keeper goes on with what the last one left; the kernel may not tell it how a process ends."""
         for tree in self.trees.values():
             for process in tree.values():
-                process.status_unknown = process.status_unknown or self._rng.random() < 0.5
+                process.status_unknown = process.status_unknown or self.rng.random() < 0.5
         self.custody.go_on()
 
     def apply(self, actions: Sequence[AnyAction]) -> None:
@@ -151,10 +161,10 @@ class Kernel:
         self.spawns[action.spawn_id] = spawn
         self.beside.note(action)
         self.watcher.born(process)
-        exec_ns = self._rng.randint(1, 20) * MILLISECOND_NS
+        exec_ns = self.rng.randint(1, 20) * MILLISECOND_NS
         if self.fault("exec_slow"):
-            exec_ns = self._rng.randint(100, 12_000) * MILLISECOND_NS
-        failed = self._rng.choice(FAILED_STEPS) if self.fault("spawn_failed") else None
+            exec_ns = self.rng.randint(100, 12_000) * MILLISECOND_NS
+        failed = self.rng.choice(FAILED_STEPS) if self.fault("spawn_failed") else None
         self._agenda.after(exec_ns, lambda: self._exec(spawn, failed))
 
     def _exec(self, spawn: Spawn, failed: tuple[str, int, int] | None) -> None:
@@ -173,9 +183,9 @@ class Kernel:
                 self.custody.tell(TreeEmptied(spawn.unit))
             return
         self.custody.tell(ProcessSpawned(spawn.spawn_id, spawn.main.pid))
-        self._begin(spawn)
+        self.conduct.begin(spawn)
         for signal in spawn.held_signals:
-            self._deliver(spawn.main, signal)
+            self.deliver(spawn.main, signal)
 
     def follow(self, unit: str, spawn_id: int, pid: int | None) -> bool:
         """Follow the process ``pid`` (None: the only child of the keeper that nobody follows) as ``spawn_id``.
@@ -209,7 +219,7 @@ class Kernel:
         self.spawns[spawn_id] = spawn
         self.watcher.followed(process)
         self.custody.tell(MainFollowed(unit, spawn_id, process.pid))
-        self._begin_daemon(spawn)
+        self.conduct.begin_daemon(spawn)
         return True
 
     def _is_child(self, process: Process) -> bool:
@@ -228,9 +238,9 @@ class Kernel:
             spawn = self.spawns.get(action.spawn_id) if action.spawn_id is not None else None
             targets = [spawn.main] if spawn and not spawn.over else []
         for process in targets:
-            self._deliver(process, action.signal)
+            self.deliver(process, action.signal)
             if action.then_continue:
-                self._deliver(process, SIGCONT)
+                self.deliver(process, SIGCONT)
 
     def _kill_tree(self, action: KillTree) -> None:
         self._killing[action.unit] = action.signal
@@ -240,7 +250,7 @@ class Kernel:
         if self._killing.get(unit) != signal:
             return
         for process in list(self.trees.get(unit, {}).values()):
-            self._deliver(process, signal)
+            self.deliver(process, signal)
         if not self.trees.get(unit):
             del self._killing[unit]
         elif signal != SIGKILL:
@@ -254,23 +264,23 @@ class Kernel:
     # processes: how they live
 
     def fault(self, name: str) -> bool:
-        return not self._calm and self._rng.random() < float(getattr(self._profile, name))
+        return not self.is_calm and self.rng.random() < float(getattr(self._profile, name))
 
     def later(self, least_ms: int, most_ms: int, callback: Callable[[], None]) -> None:
         """Let something happen after a drawn time."""
-        self._agenda.after(self._milliseconds(least_ms, most_ms), callback)
+        self._agenda.after(self.milliseconds(least_ms, most_ms), callback)
 
     def after(self, delay_ns: int, callback: Callable[[], None]) -> None:
         self._agenda.after(delay_ns, callback)
 
     def number(self, least: int, most: int) -> int:
-        return self._rng.randint(least, most)
+        return self.rng.randint(least, most)
 
     def choice(self, options: Sequence[T]) -> T:
-        return self._rng.choice(options)
+        return self.rng.choice(options)
 
-    def _milliseconds(self, least: int, most: int) -> int:
-        return self._rng.randint(least, most) * MILLISECOND_NS
+    def milliseconds(self, least: int, most: int) -> int:
+        return self.rng.randint(least, most) * MILLISECOND_NS
 
     def new_process(self, unit: str, invocation: str) -> Process:
         if self._profile.pid_reuse and self._next_pid > 1040:
@@ -281,102 +291,15 @@ class Kernel:
         self._next_pid += 1
         self.trees.setdefault(unit, {})[process.pid] = process
         process.ignores_term = self.fault("ignore_term")
-        process.term_delay_ns = self._milliseconds(0, 40)
+        process.term_delay_ns = self.milliseconds(0, 40)
         if self.fault("slow_term"):
-            process.term_delay_ns = self._milliseconds(200, 7000)
-        process.term_status = self._rng.choice((None, None, ExitStatus(code=0)))
+            process.term_delay_ns = self.milliseconds(200, 7000)
+        process.term_status = self.rng.choice((None, None, ExitStatus(code=0)))
         if self.fault("bad_term_status"):
-            process.term_status = ExitStatus(code=self._rng.choice((1, 143)))
+            process.term_status = ExitStatus(code=self.rng.choice((1, 143)))
         process.unkillable = self.fault("unkillable")
         process.status_unknown = self.fault("unknown_status")
         return process
-
-    def _begin(self, spawn: Spawn) -> None:
-        if spawn.role in (Role.START, Role.MAIN) and is_broken_release(spawn.service) and not self._calm:
-            self._agenda.after(self._milliseconds(1, 8000), lambda: self.end(spawn.main, ExitStatus(code=78)))
-        match spawn.role:
-            case Role.START:
-                self._daemons.begin(spawn)
-            case Role.MAIN:
-                self._begin_main(spawn)
-            case Role.STUB:
-                self._begin_stub(spawn)
-            case Role.PROBE | Role.HOOK:
-                self.beside.begin(spawn)
-            case _:
-                self._begin_command(spawn)
-
-    def _begin_main(self, spawn: Spawn) -> None:
-        service = spawn.service
-        oneshot = service is not None and service.type is ServiceType.ONESHOT
-        if oneshot:
-            self._begin_command(spawn)
-        elif service is not None and service.type in NOTIFYING:
-            self._begin_notify(spawn)
-        if not oneshot:
-            self.draw_end(spawn.unit, lambda: spawn.main)
-        self._begin_daemon(spawn)
-
-    def _begin_stub(self, spawn: Spawn) -> None:
-        if self.fault("grandchild"):
-            self.later(0, 30, lambda: self.fork(spawn))
-        if self.fault("stub_ends"):
-            status = self.choice((ExitStatus(code=0), *CRASHES))
-            self.later(1, 20_000, lambda: self.end(spawn.main, status))
-
-    def _begin_daemon(self, spawn: Spawn) -> None:
-        """What a main process may do besides its work: fork, talk, hand its place over."""
-        if self.fault("grandchild"):
-            for _ in range(self._rng.randint(1, 2)):
-                self._agenda.after(self._milliseconds(0, 30), lambda: self.fork(spawn))
-        if spawn.service is not None and spawn.service.type is ServiceType.ONESHOT:
-            return
-        self._beats.begin(spawn)
-        self.speech.begin(spawn)
-        if self.fault("main_pid"):
-            self._agenda.after(self._milliseconds(5, 3000), lambda: self._hand_over(spawn))
-
-    def _begin_command(self, spawn: Spawn) -> None:
-        code = self._rng.choice((1, 2, 100, 255)) if self.fault("command_failed") else 0
-        spawn.unfinished = lambda: self.end(spawn.main, ExitStatus(code=0))
-        if self.fault("command_hung"):
-            self.struck("command_hung", spawn.unit)
-        else:
-            delay_ns = self._milliseconds(1, 800)
-            self._agenda.after(delay_ns, lambda: self.end(spawn.main, ExitStatus(code=code)))
-        if self.fault("command_leaves"):
-            self._agenda.after(self._milliseconds(0, 2), lambda: self.fork(spawn))
-        if spawn.role is Role.STOP and self._rng.random() < 0.5:
-            for other in list(self.trees.get(spawn.unit, {}).values()):
-                if other.spawn is not None and other.spawn.role is Role.MAIN:
-                    self._agenda.after(self._milliseconds(1, 100), partial(self._deliver, other, SIGTERM))
-
-    def _begin_notify(self, spawn: Spawn) -> None:
-        if self.fault("exit_before_ready"):
-            status = self._rng.choice((ExitStatus(code=0), ExitStatus(code=1), ExitStatus(signal=11, core_dumped=True)))
-            self._agenda.after(self._milliseconds(1, 500), lambda: self.end(spawn.main, status))
-            return
-        spawn.unfinished = lambda: self.say_ready(spawn)
-        if self.fault("never_ready"):
-            return
-        delay_ns = self._milliseconds(500, 12_000) if self.fault("ready_slow") else self._milliseconds(1, 300)
-        self._agenda.after(delay_ns, lambda: self.say_ready(spawn))
-        if self.fault("double_ready"):
-            self._agenda.after(delay_ns + self._milliseconds(0, 500), lambda: self.say_ready(spawn))
-
-    def draw_end(self, unit: str, process: Callable[[], Process]) -> None:
-        if unit in SHORT_LIVED:
-            self._agenda.after(self._milliseconds(100, 3000), lambda: self.end(process(), ExitStatus(code=0)))
-            return
-        if self.fault("crash_at_once"):
-            status = self._rng.choice(CRASHES)
-            self._agenda.after(self._milliseconds(0, 60), lambda: self.end(process(), status))
-        elif self.fault("crash"):
-            status = self._rng.choice(CRASHES)
-            self._agenda.after(self._milliseconds(100, 30_000), lambda: self.end(process(), status))
-        elif self.fault("clean_exit"):
-            status = self._rng.choice((ExitStatus(code=0), ExitStatus(signal=SIGTERM)))
-            self._agenda.after(self._milliseconds(100, 30_000), lambda: self.end(process(), status))
 
     def fork(self, spawn: Spawn) -> None:
         if spawn.over or not spawn.main.alive or self.freezer.holds(spawn.main, lambda: self.fork(spawn)):
@@ -384,38 +307,17 @@ class Kernel:
         child = self.new_process(spawn.unit, spawn.invocation)
         self.struck("grandchild", spawn.unit)
         child.parent = spawn.main
-        child.outlives_main = self._rng.random() < 0.6
+        child.outlives_main = self.rng.random() < 0.6
         child.ignores_term = self.fault("grandchild_ignores")
         self.watcher.born(child)
         self.catch_up(child)
-        if self._rng.random() < 0.3:
-            self._agenda.after(self._milliseconds(10, 20_000), lambda: self.end(child, ExitStatus(code=0)))
+        if self.rng.random() < 0.3:
+            self._agenda.after(self.milliseconds(10, 20_000), lambda: self.end(child, ExitStatus(code=0)))
 
     def catch_up(self, child: Process) -> None:
         """The keeper kills in rounds until nothing is left: what is forked meanwhile does not escape."""
         if (signal := self._killing.get(child.unit)) is not None:
-            self._deliver(child, signal)
-
-    def _hand_over(self, spawn: Spawn) -> None:
-        """The main process makes another, names it with MAINPID= and goes (a daemon does); somebody has to hear it."""
-        if self.freezer.holds(spawn.main, lambda: self._hand_over(spawn)):
-            return
-        is_heard = not self.is_lost and self.admits(spawn, spawn.main)
-        if spawn.over or not spawn.main.alive or spawn.main.dying or not is_heard:
-            return
-        old = spawn.main
-        new = self.new_process(spawn.unit, spawn.invocation)
-        new.spawn = spawn
-        new.parent = old
-        self.struck("main_pid", spawn.unit)
-        # who takes the place of one that was asked to end knows that
-        new.signalled = old.signalled
-        self.watcher.born(new)
-        spawn.main = new
-        self.custody.tell(
-            NotifyReceived(spawn.unit, spawn.spawn_id, old.pid, {"MAINPID": str(new.pid)}, main_pid=new.pid)
-        )
-        self._agenda.after(self._milliseconds(0, 200), lambda: self.end(old, ExitStatus(code=0)))
+            self.deliver(child, signal)
 
     def say_ready(self, spawn: Spawn) -> None:
         if self.freezer.holds(spawn.main, lambda: self.say_ready(spawn)):
@@ -427,7 +329,7 @@ class Kernel:
     def notify(self, spawn: Spawn, fields: dict[str, str]) -> None:
         if self.freezer.holds(spawn.main, lambda: self.notify(spawn, fields)):
             return
-        if self.is_lost and self._calm:
+        if self.is_lost and self.is_calm:
             # in the calm nobody speaks before there is somebody to hear it
             self._agenda.after(SECOND_NS, lambda: self.notify(spawn, fields))
             return
@@ -435,7 +337,7 @@ class Kernel:
             self.struck("chatter", spawn.unit)
             self.custody.tell(NotifyReceived(spawn.unit, spawn.spawn_id, spawn.main.pid, fields))
             if not self.is_lost:
-                self._beats.note(spawn, fields)
+                self.beats.note(spawn, fields)
 
     def admits(self, spawn: Spawn, process: Process) -> bool:
         service = spawn.service
@@ -450,14 +352,14 @@ class Kernel:
 
     # processes: how they end
 
-    def _deliver(self, process: Process, signal: int) -> None:
+    def deliver(self, process: Process, signal: int) -> None:
         if not process.alive:
             return
         process.killed = process.killed or signal == SIGKILL
         if signal == SIGCONT and not (process.spawn is not None and process.spawn.pending):
             self.freezer.go_on(process)
             return
-        if self.freezer.holds(process, lambda: self._deliver(process, signal), is_signal=True):
+        if self.freezer.holds(process, lambda: self.deliver(process, signal), is_signal=True):
             return
         if process.spawn is not None and process.spawn.pending:
             process.spawn.held_signals.append(signal)
@@ -467,12 +369,12 @@ class Kernel:
         if signal == SIGSTOP:
             self.freezer.stop(process)
             return
-        if signal != SIGKILL and self._reloads(process, signal):
+        if signal != SIGKILL and self.conduct.reloads(process, signal):
             return
         if signal != SIGKILL:
             process.signalled = True
         if signal == SIGKILL:
-            delay_ns = self._milliseconds(500, 25_000) if process.unkillable else self._milliseconds(0, 5)
+            delay_ns = self.milliseconds(500, 25_000) if process.unkillable else self.milliseconds(0, 5)
             if process.unkillable:
                 self.struck("unkillable", process.unit)
             status = ExitStatus(signal=SIGKILL)
@@ -486,34 +388,6 @@ class Kernel:
                 return
         process.dying = True
         self._agenda.after(delay_ns, lambda: self.end(process, status))
-
-    def _reloads(self, process: Process, signal: int) -> bool:
-        """Whether this signal asks a ``notify-reload`` service to read its settings again; it says what it does."""
-        spawn = process.spawn
-        # a command of the unit does not know that signal: it ends by it
-        if spawn is None or spawn.role is not Role.MAIN or spawn.main is not process or spawn.service is None:
-            return False
-        if spawn.service.type is not ServiceType.NOTIFY_RELOAD or signal != spawn.service.reload_signal:
-            return False
-        self._agenda.after(self._milliseconds(0, 20), lambda: self._reload(spawn, process))
-        return True
-
-    def _reload(self, spawn: Spawn, process: Process) -> None:
-        if spawn.over or spawn.main is not process or process.dying:
-            return
-        spawn.unfinished = lambda: self._say_reloaded(spawn)
-        if self.fault("reload_deaf"):
-            return
-        self._say_reloading(spawn)
-        if not self.fault("never_ready"):
-            self._agenda.after(self._milliseconds(1, 2000), lambda: self.say_ready(spawn))
-
-    def _say_reloading(self, spawn: Spawn) -> None:
-        self.notify(spawn, {"RELOADING": "1", "MONOTONIC_USEC": str(self._clock.mono_ns // 1000)})
-
-    def _say_reloaded(self, spawn: Spawn) -> None:
-        self._say_reloading(spawn)
-        self.say_ready(spawn)
 
     def end(self, process: Process, status: ExitStatus) -> None:
         spawn = process.spawn
@@ -546,7 +420,7 @@ class Kernel:
         if is_main and spawn.role in (Role.MAIN, Role.STUB):
             for other in list(tree.values()):
                 if other.spawn is None and not other.outlives_main:
-                    self._agenda.after(self._milliseconds(0, 30), partial(self.end, other, ExitStatus(code=0)))
+                    self._agenda.after(self.milliseconds(0, 30), partial(self.end, other, ExitStatus(code=0)))
 
     def _forget(self, process: Process) -> None:
         process.alive = False
@@ -563,37 +437,37 @@ class Kernel:
         pid = 5000 + len(self.strays)
         self.strays[pid] = self._clock.mono_ns
         self.custody.tell(StrayAppeared(pid, "sleep 30"))
-        self._agenda.after(self._milliseconds(1, 5000), lambda: self.custody.tell(StrayExited(pid, ExitStatus(code=0))))
+        self._agenda.after(self.milliseconds(1, 5000), lambda: self.custody.tell(StrayExited(pid, ExitStatus(code=0))))
 
     def kill_some(self, name: str) -> None:
         """The OOM killer, or a colleague, picks a process of the unit."""
         tree = self.trees.get(name)
         if tree:
             self.struck("killed", name)
-            self._deliver(self._rng.choice(list(tree.values())), SIGKILL)
+            self.deliver(self.rng.choice(list(tree.values())), SIGKILL)
 
     def stop_some(self, name: str) -> None:
         """A debugger, or a colleague, stops the main process of the unit, or all of it."""
         tree = list(self.trees.get(name, {}).values())
         mains = [each for each in tree if each.spawn is not None and each.spawn.main is each]
-        for process in self._rng.choice((tree, mains, mains)):
-            self._deliver(process, SIGSTOP)
+        for process in self.rng.choice((tree, mains, mains)):
+            self.deliver(process, SIGSTOP)
 
     def cure(self) -> None:
         """End all trouble: what hangs gets on, what was signalled in vain ends, and new processes behave."""
-        self._calm = True
+        self.is_calm = True
         self.freezer.end()
-        self._beats.end()
+        self.beats.end()
         for process in self.alive():
             process.ignores_term = False
             process.unkillable = False
             spawn = process.spawn
             if process.signalled or process.dying or process.unit in self._ending:
-                self._agenda.after(self._milliseconds(0, 50), partial(self.end, process, ExitStatus(signal=SIGTERM)))
+                self._agenda.after(self.milliseconds(0, 50), partial(self.end, process, ExitStatus(signal=SIGTERM)))
             elif spawn is not None and spawn.unfinished is not None and process is spawn.main:
-                self._agenda.after(self._milliseconds(0, 50), spawn.unfinished)
+                self._agenda.after(self.milliseconds(0, 50), spawn.unfinished)
             elif spawn is None:
-                self._daemons.cure(process)
+                self.daemons.cure(process)
 
     def alive(self) -> list[Process]:
         return [process for tree in self.trees.values() for process in tree.values()]

@@ -6,6 +6,8 @@ from supervisord_py.core.events import ExitStatus
 from supervisord_py.model.states import Role, ServiceType
 from supervisord_py.model.unit import Service
 
+SIGABRT, SIGKILL, SIGTERM, SIGCONT, SIGSTOP = 6, 9, 15, 18, 19
+
 FAILED_STEPS: tuple[tuple[str, int, int], ...] = (
     ("exec", 203, 2), ("exec", 203, 13), ("limits", 205, 1), ("chdir", 200, 2), ("user", 217, 1), ("fork", 71, 11),
 )  # fmt: skip

@@ -53,24 +53,23 @@ from supervisord_py.testing.batch import Batch
 from supervisord_py.testing.checkers import Checkers, Step, Violation
 from supervisord_py.testing.clients import Clients
 from supervisord_py.testing.clock import MILLISECOND_NS, SECOND_NS, Agenda, Clock
+from supervisord_py.testing.disturber import SHUTDOWN_NS, Disturber
 from supervisord_py.testing.hands import Hands
 from supervisord_py.testing.kernel import Kernel
 from supervisord_py.testing.narrative import entry_lines, where_raised
 from supervisord_py.testing.observer import Observer
 from supervisord_py.testing.operator import Operator
 from supervisord_py.testing.outcome import Outcome
-from supervisord_py.testing.population import draw_units, mutate_units, scale_units
+from supervisord_py.testing.population import draw_units
 from supervisord_py.testing.profile import Profile, draw_profile
 from supervisord_py.testing.releases import Releases
 from supervisord_py.testing.replay import FlightLog
-from supervisord_py.testing.settings import draw_settings
 from supervisord_py.testing.timers import zone_of
 
 STEPS_MAX = 30_000
 """More events than any honest run needs: beyond it the world says that the core is not settling."""
 
 CALM_NS = 3 * 3600 * SECOND_NS
-SHUTDOWN_NS = 30 * SECOND_NS
 FAILURES_SHOWN = 10
 TAIL = 40
 """Entries before a violation that are kept for the report, and lines of them that it shows."""
@@ -113,6 +112,7 @@ class World:
         self.hands = Hands(self.rng, self.profile, self.agenda, self.kernel, self.submit, self.seen.texts.get)
         self.releases = Releases(self.rng, self.profile, self.agenda, self.submit)
         self.operator = Operator(self)
+        self._disturber = Disturber(self)
         self.clients = Clients(self.rng, self.profile)
         self.journal: list[tuple[int, Record]] = []
         self.state: dict[str, str] = {}
@@ -141,10 +141,10 @@ class World:
         self._work_ns: int | None = None
         self._deadline_ns: int | None = None
         self._deadline_wake_ns: int | None = None
-        self._clock_changed = False
+        self.clock_changed = False
         self.loaded = False
-        self._forced = False
-        self._stopping: ShutdownRequested | None = None
+        self.is_forced = False
+        self.stopping: ShutdownRequested | None = None
         self._requests_left = self.profile.requests
         self.manager = self._new_manager()
 
@@ -188,7 +188,7 @@ class World:
             self.operator.let_live()
             limit_ns = self.clock.mono_ns + CALM_NS
             self._run_until(lambda: self.clock.mono_ns >= limit_ns, limit_ns)
-        if not self.kernel.exit_codes and not self._stopping:
+        if not self.kernel.exit_codes and not self.stopping:
             self.checkers.settled()
             self.operator.mend()
             limit_ns = self.clock.mono_ns + CALM_NS
@@ -229,7 +229,7 @@ class World:
 
     def order_stop(self, event: ShutdownRequested) -> None:
         """Stop everything; the keeper remembers the order and gives it to every later manager."""
-        self._stopping = event
+        self.stopping = event
         self.submit(event)
 
     def _gap_ns(self) -> int:
@@ -239,16 +239,16 @@ class World:
         self._requests_left -= 1
         if self._requests_left > 0:
             self.agenda.after(self._gap_ns(), self._next_request)
-        self._disturb()
+        self._disturber.disturb()
         names = sorted(self.units.units)
         if not names:
             return
-        rollout = [] if not self._chance("cancel_rollout") else [job.job for job in self.rollout_jobs()]
+        rollout = [] if not self.chance("cancel_rollout") else [job.job for job in self.rollout_jobs()]
         event = self.clients.ask(names, bool(self.units.bad), rollout)
         if event.verb == "apply" and not event.plan and (not rollout_units(self.manager) or self.rng.random() < 0.1):
             self.releases.apply()
         self.submit(event)
-        if self._chance("client_gone"):
+        if self.chance("client_gone"):
             self.agenda.after(self._gap_ns(), lambda: self._hang_up(event))
 
     def _hang_up(self, event: CommandRequested) -> None:
@@ -261,54 +261,12 @@ class World:
         if not is_aux_owner(unit):
             self.strikes[fault, self.manager.ledger.state(unit).sub] += 1
 
-    def _strike_all(self, fault: str) -> None:
+    def strike_all(self, fault: str) -> None:
         """A fault that is about the whole machine strikes every unit where it is."""
         for state in self.manager.ledger.states.values():
             self.strikes[fault, state.sub] += 1
 
-    def _disturb(self) -> None:
-        """Something happens to the machine, or somebody edits unit files."""
-        if self._chance("daemon_reload"):
-            self._strike_all("daemon_reload")
-            self.releases.load(mutate_units(self.rng, self.profile, self.releases.units), start_enabled=True)
-        if self._chance("scale"):
-            self.releases.load(scale_units(self.rng, self.releases.units), start_enabled=True)
-        if self._chance("pause"):
-            self.operator.pause()
-        if self._chance("new_settings"):
-            self.releases.settings = draw_settings(self.rng, self.profile)
-            self.releases.load(self.releases.units)
-        if self._chance("wall_jump"):
-            self._strike_all("wall_jump")
-            most_s = self.rng.choice((90, 3600, 86_400))
-            self.clock.set_wall(self.rng.randint(-most_s, most_s) * SECOND_NS)
-            self._clock_changed = True
-        if self._chance("keeper_lost") and self.loaded and self.seen.shutdown is None and self._down_until_ns is None:
-            self._lose_keeper()
-            return
-        if self._chance("suspend"):
-            self._strike_all("suspend")
-            self.clock.suspend(self.rng.randint(1, 36_000) * SECOND_NS)
-            self._clock_changed = True
-        if self._chance("conditions_change"):
-            self.hands.change()
-        if self._chance("stopped") and self.units.units:
-            self.kernel.stop_some(self.rng.choice(sorted(self.units.units)))
-        if self._chance("stray"):
-            self.kernel.add_stray()
-        if self._chance("crash") and self.units.units:
-            self.kernel.kill_some(self.rng.choice(sorted(self.units.units)))
-        if self._chance("early_deadline"):
-            self.submit(DeadlineReached())
-        if self._chance("shutdown") and self._stopping is None:
-            self._strike_all("shutdown")
-            self.order_stop(ShutdownRequested(self.rng.choice((SECOND_NS, SHUTDOWN_NS))))
-        elif (self._stopping or self.seen.shutdown) is not None and self._chance("forced"):
-            self._strike_all("forced")
-            self._forced = True
-            self.submit(ShutdownForced())
-
-    def _chance(self, name: str) -> bool:
+    def chance(self, name: str) -> bool:
         return not self.calm and self.rng.random() < float(getattr(self.profile, name))
 
     # the manager's life
@@ -334,25 +292,25 @@ class World:
             self.manager = self._new_manager()
             self.releases.load(draw_units(self.rng, self.profile), start_enabled=True)
         # a new manager does not know how the clocks were
-        self._clock_changed = True
+        self.clock_changed = True
         self._note("-- a new manager")
         self.journal += self._custody
         self._custody = []
         self.checkers.manager_started()
-        if self._stopping is not None:
-            self.submit(self._stopping)
-        if self._forced:
+        if self.stopping is not None:
+            self.submit(self.stopping)
+        if self.is_forced:
             self.submit(ShutdownForced())
 
-    def _lose_keeper(self) -> None:
+    def lose_keeper(self) -> None:
         """The keeper is killed, and the manager ends with it. What ran goes on, and so does the next keeper."""
-        self._strike_all("keeper_lost")
+        self.strike_all("keeper_lost")
         self.kernel.lose_keeper()
         self._die("with the keeper")
 
     def _die(self, when: str) -> None:
         self.deaths += 1
-        self._strike_all(f"death_{when.replace(' ', '_')}")
+        self.strike_all(f"death_{when.replace(' ', '_')}")
         self._note(f"-- the manager dies {when}")
         self._inbox.clear()
         self.hands.drop()
@@ -371,7 +329,7 @@ class World:
 
     def _arm(self) -> None:
         """Draw when the manager wakes: at once as a rule, late when it is busy or the machine is."""
-        if self._inbox or self.kernel.custody.unacknowledged(self._told) or self._clock_changed:
+        if self._inbox or self.kernel.custody.unacknowledged(self._told) or self.clock_changed:
             if self._work_ns is None:
                 self._work_ns = self.clock.mono_ns + self._latency_ns()
         else:
@@ -386,7 +344,7 @@ class World:
     def _latency_ns(self) -> int:
         return (
             self.rng.randint(1, 3000) * MILLISECOND_NS
-            if self._chance("late")
+            if self.chance("late")
             else self.rng.randint(0, 2) * MILLISECOND_NS
         )
 
@@ -397,10 +355,10 @@ class World:
 
     def _run_batch(self) -> None:
         self._work_ns = self._deadline_ns = self._deadline_wake_ns = None
-        batch = Batch(seq=0 if self._chance("records_lost") else self.next_seq, doomed=self._chance("death_in_batch"))
-        size = 10_000 if self._chance("large_batch") else self.rng.randint(1, 3)
-        if self._clock_changed:
-            self._clock_changed = False
+        batch = Batch(seq=0 if self.chance("records_lost") else self.next_seq, doomed=self.chance("death_in_batch"))
+        size = 10_000 if self.chance("large_batch") else self.rng.randint(1, 3)
+        if self.clock_changed:
+            self.clock_changed = False
             self._take(batch, ClockChanged())
         for number, fact in self.kernel.custody.unacknowledged(self._told)[:size]:
             if batch.doomed and self.rng.random() < 0.3:
@@ -427,7 +385,7 @@ class World:
         else:
             if not batch.doomed:
                 raise Violation("deadline", f"{DEADLINES_MAX} deadlines at one instant: a busy loop")
-        if self._chance("repeated_deadline"):
+        if self.chance("repeated_deadline"):
             self._take(batch, DeadlineReached())
 
     def _take(self, batch: Batch, event: Event) -> None:
@@ -474,7 +432,7 @@ class World:
     def _refuse_spawns(self, batch: Batch, effects: Effects) -> None:
         """The host itself cannot prepare a spawn (no such user, say): it fails inside the batch that asked for it."""
         for action in effects.actions:
-            if isinstance(action, SpawnProcess) and self._chance("spawn_refused"):
+            if isinstance(action, SpawnProcess) and self.chance("spawn_refused"):
                 batch.refused.add(action.spawn_id)
                 self._take(batch, SpawnFailed(action.spawn_id, "user", 217, 0, detail="no such user"))
 
@@ -495,17 +453,17 @@ class World:
         ]
         self.checkers.committing(actions)
         self._carry_out(actions)
-        if self._chance("repeated_spawn"):
+        if self.chance("repeated_spawn"):
             self.kernel.apply([action for action in actions if isinstance(action, SpawnProcess)])
         self._custody += batch.numbered
-        if self._chance("death_after_commit"):
+        if self.chance("death_after_commit"):
             self._die("after the commit")
             return
         self.journal += self._custody
         self._custody = []
         for reply in batch.effects.replies:
             self.checkers.replied(reply)
-        if self._chance("death_after_replies"):
+        if self.chance("death_after_replies"):
             self._die("after the replies")
             return
         self.checkers.committed()
