@@ -7,10 +7,9 @@ Source: systemd.syntax(7), systemd.unit(5) "Specifiers"; systemd src/core/load-f
 """
 
 import re
-from collections.abc import Callable, Mapping
-
 from msgspec import Struct
 
+from supervisord_py.model.assemble_sandbox import ITEM_PARSERS, PATH_KEYS
 from supervisord_py.model.command import extract_word
 from supervisord_py.model.conditions import FALSE_WORDS, TRUE_WORDS
 from supervisord_py.model.keys import KeySpec
@@ -265,5 +264,31 @@ def items(directive: str, spec: KeySpec, text: str, unit: UnitContext) -> list[o
     return [number_or_text(word) for word in words] if spec.type == "exit-statuses" else list(words)
 
 
-Translator = Callable[[str, UnitContext], object]
-WORDS_OF_OUTPUT: Mapping[str, str] = {"syslog": "journal", "syslog+console": "journal+console"}
+def known_words(key: str, values: list[object]) -> tuple[list[object], list[str]]:
+    """Leave out of a list of the sandbox the words that are not known here; returns what is left, and what was wrong.
+
+    systemd passes over such words too, of RestrictNamespaces= over the whole line.
+
+    Raises:
+        BadValue: Nothing is left.
+    """
+    parse, is_one = ITEM_PARSERS.get(key), key in PATH_KEYS
+    if parse is None:
+        return values, []
+    kept: list[object] = []
+    unknown: list[str] = []
+    for value in values:
+        sign = "~" if str(value).startswith("~") else ""
+        words: list[str] = []
+        for word in [str(value)] if is_one else str(value).removeprefix("~").split():
+            try:
+                parse((sign + word,))
+            except BadValue as bad:
+                unknown.append(bad.all()[0].message)
+            else:
+                words.append(word)
+        if words or value in ("", "~"):
+            kept.append(value if is_one else sign + " ".join(words))
+    if not kept and unknown:
+        raise BadValue("; ".join(unknown))
+    return kept, unknown
