@@ -197,7 +197,8 @@ def test_what_root_can_give_another_user() -> None:
 @pytest.mark.parametrize("uid", AS_USER)
 def test_private_tmp_is_one_for_a_life_and_goes_with_it(uid: int | None) -> None:
     """All commands and checks of a life share it; the next one has another; what was left by a kill goes too."""
-    before = left_in_tmp("shared")
+    shared = f"shared-{uid or 0}"  # The same test of another user runs at the same time.
+    before = left_in_tmp(shared)
     text = """
 [service]
 exec-start-pre = "/bin/sh -c 'test ! -e /tmp/mark; echo x > /tmp/mark'"
@@ -210,18 +211,18 @@ interval = 0.1
 [sandbox]
 private-tmp = true
 """
-    with supervisor({"shared": text}, uid=uid, invariants=False) as running:
-        first = running.wait_state("shared", "active")
-        assert len(left_in_tmp("shared") - before) == 2
-        assert running.supctl("restart", "shared").returncode == 0
-        assert running.wait_state("shared", "active")["invocation"] != first["invocation"]
-        until(lambda: len(left_in_tmp("shared") - before) == 2, "only the folders of this life")
+    with supervisor({shared: text}, uid=uid, invariants=False) as running:
+        first = running.wait_state(shared, "active")
+        assert len(left_in_tmp(shared) - before) == 2
+        assert running.supctl("restart", shared).returncode == 0
+        assert running.wait_state(shared, "active")["invocation"] != first["invocation"]
+        until(lambda: len(left_in_tmp(shared) - before) == 2, "only the folders of this life")
         running.kill_manager()
         running.wait_started()
-        assert running.wait_state("shared", "active")["pid"] is not None
-        assert len(left_in_tmp("shared") - before) == 2
-        assert running.supctl("stop", "shared").returncode == 0
-        until(lambda: left_in_tmp("shared") <= before, "nothing left behind")
+        assert running.wait_state(shared, "active")["pid"] is not None
+        assert len(left_in_tmp(shared) - before) == 2
+        assert running.supctl("stop", shared).returncode == 0
+        until(lambda: left_in_tmp(shared) <= before, "nothing left behind")
 
 
 @pytest.mark.parametrize("uid", [65534] if os.geteuid() == 0 else [None])
@@ -323,17 +324,17 @@ def test_a_private_tmp_outlives_the_keeper_with_its_life(uid: int | None) -> Non
     """Keeper and manager are killed: the next ones take the life over with its folders, and remove them at its end;
     those of a life that did not last are removed at once."""
     lasting = '[service]\nexec-start = ["sleep", "1000"]\nrestart = "no"\n[sandbox]\nprivate-tmp = true\n'
-    names = ("outlives", "dies-too")
+    names = (outlives, dies_too) = (f"outlives-{uid or 0}", f"dies-too-{uid or 0}")
     before = left_in_tmp(*names)
     with supervisor(dict.fromkeys(names, lasting), uid=uid, invariants=False) as running:
         pids = {name: running.wait_state(name, "active")["pid"] for name in names}
         assert len(left_in_tmp(*names) - before) == 4
         os.kill(running.keeper_pid, signal.SIGKILL)
         running.process.wait(STOP_S)
-        os.kill(pids["dies-too"], signal.SIGKILL)
-        (running.units / "dies-too.toml").unlink()
+        os.kill(pids[dies_too], signal.SIGKILL)
+        (running.units / f"{dies_too}.toml").unlink()
         running.start_again()
-        assert running.wait_state("outlives", "active")["pid"] == pids["outlives"]
+        assert running.wait_state(outlives, "active")["pid"] == pids[outlives]
         until(lambda: len(left_in_tmp(*names) - before) == 2, "the folders of the dead one are gone")
-        assert running.supctl("stop", "outlives").returncode == 0
+        assert running.supctl("stop", outlives).returncode == 0
         until(lambda: left_in_tmp(*names) <= before, "nothing left behind")
