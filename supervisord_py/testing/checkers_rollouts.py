@@ -241,7 +241,7 @@ class RolloutBound(RolloutLaw):
             self.fail(f"{name} is restarted twice")
         in_hand = [other for other in rollout.taken if other != name and self._is_in_hand(step, rollout, other)]
         # on the way back what is down comes up first, also what went down by itself just now
-        ends = ("unit.exited", "unit.watchdog", "unit.progress-stalled")
+        ends = ("unit.exited", "unit.watchdog", "unit.progress-stalled", "unit.failed")
         has_ended = any(
             record.unit == name and (record.event in ends or "pulled_in_by" in record.fields)
             for record in step.effects.records
