@@ -110,8 +110,10 @@ class Accounts:
         if own.uid != 0:
             if uid != own.uid:
                 who = entry.pw_name if entry is not None else str(uid)
+                # A process takes its groups first, so that is where it would fail.
+                step = "user" if groups is None or (gid == own.gid and set(groups) <= own.groups) else "group"
                 raise NoAccount(
-                    "user", f"a supervisor with uid {own.uid} cannot become {who}: run it as root, or drop user"
+                    step, f"a supervisor with uid {own.uid} cannot become {who}: run it as root, or drop user"
                 )
             if gid != own.gid:
                 raise NoAccount(

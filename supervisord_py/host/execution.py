@@ -157,7 +157,7 @@ def build_spawn(
         if unit is not None and unit.kind is UnitKind.AGENT and runtime.agents is not None:
             environment.setdefault("STATE_DIRECTORY", _state_folder(runtime.agents, unit.name, account))
         if not is_beside and runtime.keeping is not None:
-            runtime.keeping.provide(action.unit, action.invocation, context.belongings, account)
+            degraded += runtime.keeping.provide(action.unit, action.invocation, context.belongings, account)
         request: dict[str, Any] = {
             "do": "spawn",
             "id": action.spawn_id,

@@ -12,6 +12,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -174,7 +175,8 @@ class ManagerHands:
         unit = self._unit_of(base_unit(action.unit))
         if action.role is Role.HOOK:
             # Written for any unit, so it is known only now what its specifiers stand for.
-            specifiers = hook_specifiers(base_unit(action.unit), unit)
+            folder = None if self._runtime.private is None else self._runtime.private.runtime
+            specifiers = hook_specifiers(base_unit(action.unit), unit, folder)
             command = with_specifiers(action.command, specifiers.expand)
             action = msgspec.structs.replace(action, command=command)
         main_pid = None if action.main_spawn is None else self._pids.get(action.main_spawn)
@@ -401,7 +403,7 @@ class ManagerHands:
         return json.dumps({**json.loads(value), "last_words": words}, ensure_ascii=False)
 
 
-def hook_specifiers(name: str, unit: Unit | None) -> Specifiers:
+def hook_specifiers(name: str, unit: Unit | None, runtime: Path | None) -> Specifiers:
     """Return what the specifiers of a hook stand for; a hook about no unit has the empty name."""
     path = unit.source.path if unit is not None else ""
-    return Specifiers(specifier_context(os.environ), parse_unit_name(name) if name else UnitName(""), path)
+    return Specifiers(specifier_context(os.environ, runtime), parse_unit_name(name) if name else UnitName(""), path)

@@ -39,6 +39,14 @@ UNITS: dict[str, tuple[str, str]] = {
         "a = socket.create_server(('127.0.0.1', 0)); socket.create_connection(a.getsockname()); "
         "assert [n for _, n in socket.if_nameindex()] == ['lo']",
     ),
+    "network-in-sys": (
+        "private-network = true",
+        "assert os.listdir('/sys/class/net') == ['lo'] or {uid}; assert os.listdir('/sys/fs/cgroup')",
+    ),
+    "network-not-in-sys": (
+        "private-network = true\nprivate-mounts = false",
+        "assert {uid} or os.readlink('/proc/self/ns/mnt') == os.readlink(f'/proc/{os.getppid()}/ns/mnt')",
+    ),
     "private-ipc": ("private-ipc = true", "assert len(open('/proc/sysvipc/shm').readlines()) == 1"),
     "private-users": (
         "private-users = true",
@@ -74,6 +82,12 @@ UNITS: dict[str, tuple[str, str]] = {
         "'-/no/such:/tmp/no']\nprivate-tmp = true\nprotect-system = 'strict'",
         WRITE.format("{folder}/deep/er/place/z") + "; assert open('/tmp/seen').read() == 'secret'; "
         + raises("open('/tmp/seen', 'a')", "EROFS"),
+    ),
+    "tmpfs-options": (
+        "temporary-file-system = '/mnt:ro,noexec,suid,nostrictatime,noatime,size=1m'",
+        "found = [l.split() for l in open('/proc/self/mountinfo') if l.split()[4] == '/mnt'][-1]; "
+        "words = set(found[5].split(',')); assert {'ro', 'noexec', 'nodev', 'noatime'} <= words, found; "
+        "assert 'nosuid' not in words and 'size=1024k' in found[-1] and found[6].startswith('shared:'), found",
     ),
     "tmpfs": (
         "temporary-file-system = ['/usr/share:ro', '/mnt:mode=0700']\n"
