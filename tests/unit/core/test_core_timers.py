@@ -389,7 +389,7 @@ def test_a_failed_run_is_restarted_first() -> None:
 
 
 def test_a_restart_of_a_run_that_waits_in_the_queue_is_begun_by_any_start() -> None:
-    """A relation's start came in the place of the one by its time-out, found it armed, and nothing ever restarted it."""
+    """A relation's start came in the place of its time-out's, found it armed, and nothing ever restarted it."""
     policy = replace(NO_JITTER, delay_ns=SECOND_NS)
     rig = armed(
         job(every=60, restart=policy, relations={"after": (Dependency("dep"),)}),
