@@ -26,6 +26,7 @@ from supervisord_py.convert.systemd_values import (
     environment,
     is_list,
     items,
+    known_words,
     scalar,
     with_privileges,
 )
@@ -315,9 +316,12 @@ class _UnitConverter:
             self._draft.table(*table).setdefault(key, {}).update(found)
             self._draft.places.setdefault((table, key), []).append(place)
         elif is_list(spec, text):
-            added = items(name, spec, text, self._context)
+            added, unknown = known_words(key, items(name, spec, text, self._context))
             self._check(target, added)
             self._draft.add(table, key, added, place)
+            if unknown:
+                self._result.ledger.lost(place, "; ".join(unknown))
+                return
         else:
             value = scalar(name, spec, text, self._context)
             self._check(target, value)

@@ -11,7 +11,8 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -40,6 +41,7 @@ from supervisord_py.core.events import (
     SpawnFailed,
 )
 from supervisord_py.host.accounts import NoAccount
+from supervisord_py.host.command_records import bug_record
 from supervisord_py.host.conditions import Host, check_bounded
 from supervisord_py.host.execution import SpawnRuntime, build_spawn
 from supervisord_py.host.hook_output import HookOutput
@@ -173,7 +175,8 @@ class ManagerHands:
         unit = self._unit_of(base_unit(action.unit))
         if action.role is Role.HOOK:
             # Written for any unit, so it is known only now what its specifiers stand for.
-            specifiers = hook_specifiers(base_unit(action.unit), unit)
+            folder = None if self._runtime.private is None else self._runtime.private.runtime
+            specifiers = hook_specifiers(base_unit(action.unit), unit, folder)
             command = with_specifiers(action.command, specifiers.expand)
             action = msgspec.structs.replace(action, command=command)
         main_pid = None if action.main_spawn is None else self._pids.get(action.main_spawn)
@@ -310,28 +313,47 @@ class ManagerHands:
             self._spawns_of.pop(unit, None)
             self._ask({"do": "release", "unit": unit})
             return
-        self._remove_pid_file(unit)
+        keeping, private, resources = self._runtime.keeping, self._runtime.private, self._runtime.resources
+        with self._guarded(unit):
+            self._remove_pid_file(unit)
         self._limits.forget(unit)
-        if self._runtime.keeping is not None:
-            self._runtime.keeping.release(unit, is_restarted=self._is_restarted(unit))
-        if self._runtime.private is not None:
-            self._runtime.private.release(unit)
-        self._remove_ipc(unit)
+        if keeping is not None:
+            with self._guarded(unit):
+                keeping.release(unit, is_restarted=self._is_restarted(unit))
+        if private is not None:
+            with self._guarded(unit):
+                private.release(unit)
+        with self._guarded(unit):
+            self._remove_ipc(unit)
         self._probes.forget(unit)
         spawn_id = self._spawns_of.get(unit)
-        drained = self._output.drain(unit)
+        drained = asyncio.get_running_loop().create_future()
+        drained.set_result(None)
+        with self._guarded(unit):
+            drained = self._output.drain(unit)
 
         def done(future: "asyncio.Future[None]") -> None:
             self._releasing.discard(future)
             if not future.cancelled() and self._spawns_of.get(unit) == spawn_id:
                 self._spawns_of.pop(unit, None)
-                self._output.detach(unit)
+                with self._guarded(unit):
+                    self._output.detach(unit)
                 self._ask({"do": "release", "unit": unit})
-                if self._runtime.resources is not None:
-                    self._runtime.resources.release(unit)
+                if resources is not None:
+                    with self._guarded(unit):
+                        resources.release(unit)
 
         self._releasing.add(drained)
         drained.add_done_callback(done)
+
+    @contextlib.contextmanager
+    def _guarded(self, unit: str) -> Iterator[None]:
+        """Let a bug in one thing that is let go of keep nothing else: a unit that the keeper is never told to release
+        would be there for ever."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001  whatever it is, it is told
+            self._note(bug_record(f"the release of {unit}", error))
 
     def _remove_ipc(self, unit: str) -> None:
         """Remove the IPC objects of the unit's user, unless another unit of that user runs."""
@@ -381,7 +403,7 @@ class ManagerHands:
         return json.dumps({**json.loads(value), "last_words": words}, ensure_ascii=False)
 
 
-def hook_specifiers(name: str, unit: Unit | None) -> Specifiers:
+def hook_specifiers(name: str, unit: Unit | None, runtime: Path | None) -> Specifiers:
     """Return what the specifiers of a hook stand for; a hook about no unit has the empty name."""
     path = unit.source.path if unit is not None else ""
-    return Specifiers(specifier_context(os.environ), parse_unit_name(name) if name else UnitName(""), path)
+    return Specifiers(specifier_context(os.environ, runtime), parse_unit_name(name) if name else UnitName(""), path)

@@ -230,3 +230,26 @@ def normal_path(path: str) -> str:
     if not path.startswith("/") or ".." in parts:
         raise BadValue(f"{path!r} is not an absolute path", "write one that begins with / and has no ..")
     return "/" + "/".join(part for part in parts if part not in ("", "."))
+
+
+PATH_KEYS = frozenset(
+    {
+        "read-only-paths", "read-write-paths", "inaccessible-paths", "exec-paths", "no-exec-paths", "bind-paths",
+        "bind-read-only-paths", "temporary-file-system",
+    }
+)  # fmt: skip
+ITEM_PARSERS: dict[str, Callable[[tuple[str, ...]], object]] = {
+    "capability-bounding-set": lambda lines: parse_capabilities(lines, ALL_CAPABILITIES),
+    "ambient-capabilities": lambda lines: parse_capabilities(lines, 0),
+    "secure-bits": _secure_bits,
+    "system-call-filter": parse_call_filter,
+    "system-call-architectures": _architectures,
+    "restrict-address-families": _families,
+    "restrict-namespaces": _namespaces,
+    **dict.fromkeys(sorted(key for key in PATH_KEYS if key.endswith("-paths") and "bind" not in key), _paths),
+    "bind-paths": _binds,
+    "bind-read-only-paths": _binds,
+    "temporary-file-system": _temporary,
+}
+"""What reads the keys that are lists, for those who ask of each member whether it is good; of ``PATH_KEYS`` a member is
+one entry, of the others a word of one."""

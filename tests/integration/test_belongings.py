@@ -153,6 +153,21 @@ def test_credentials_are_files_of_the_unit_alone(uid: int | None) -> None:
         until(lambda: not Path(folder).exists(), "the end of the credentials")
 
 
+def test_a_credential_that_the_supervisor_was_not_given_is_told_and_does_not_fail_the_start() -> None:
+    """As in systemd; its folder is there, ``%d`` names it, and status says what is missing."""
+    unit = sh(
+        "test $CREDENTIALS_DIRECTORY = %d && test -d %d && test ! -e %d/token && exec sleep 1000",
+        "load-credential = 'token'",
+        "restart = 'no'",
+    )
+    with supervisor({"web": unit}) as running:
+        status = running.wait_state("web", "active", "failed")
+        assert (status["active_state"], status["degraded"]) == (
+            "active",
+            ["load-credential: the supervisor was given no credential token"],
+        )
+
+
 def test_a_missing_credential_fails_the_start() -> None:
     """With systemd's code for it, 243."""
     unit = sh("true", "load-credential = 'token:/no/such/token'", "restart = 'no'")

@@ -6,6 +6,8 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
+
 from supervisord_py.core.actions import CheckConditions, FollowMain, SpawnProcess
 from supervisord_py.core.events import (
     ConditionsChecked,
@@ -192,5 +194,36 @@ def test_conditions_are_answered_by_an_event(tmp_path: Path) -> None:
         rig.hands.check(CheckConditions(5, "web", conditions, ()))
         await rig.until(lambda: rig.events)
         assert rig.events == [ConditionsChecked(5, "web", 'condition-path-exists = "/nope"', None)]
+
+    drive(forking(tmp_path / "a.pid"), test)
+
+
+def test_a_bug_in_what_is_let_go_of_kept_the_unit_for_ever(tmp_path: Path) -> None:
+    """Whatever raises on the way, the keeper is told to release the unit, and the journal of each bug."""
+
+    class Broken:
+        def release(self, *_: object, **__: object) -> None:
+            raise ValueError("broken")
+
+        def settle(self) -> None:
+            pass
+
+    class BrokenOutput(SilentOutput):
+        def drain(self, unit: str) -> "asyncio.Future[None]":
+            raise OSError("no such pipe")
+
+        def detach(self, unit: str) -> None:
+            raise OSError("no such pipe")
+
+    async def test(rig: Rig) -> None:
+        broken: Any = Broken()
+        rig.hands._runtime = msgspec.structs.replace(
+            rig.hands._runtime, keeping=broken, private=broken, resources=broken
+        )
+        rig.hands._output = cast(OutputCollector, BrokenOutput())
+        rig.hands.release("web")
+        await rig.hands.settle()
+        assert rig.asked == [{"do": "release", "unit": "web"}]
+        assert len(rig.records) == 5
 
     drive(forking(tmp_path / "a.pid"), test)
