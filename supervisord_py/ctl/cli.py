@@ -61,6 +61,7 @@ _TOPICS: tuple[tuple[str, tuple[tuple[str, str, str, str], ...]], ...] = (
         ("unmask", "changes", "unmask", "let masked units be started again"),
         ("scale", "changes", "scale", "let a template have so many instances"),
         ("set", "changes", "set_keys", "give keys of a running unit other values"),
+        ("run", "run", "run_command", "run a command as a unit of its own"),
         ("edit", "edit", "edit", "edit a unit's file, check it, apply it"),
         ("apply", "changes", "apply", "read the unit files again and restart what changed"),
         ("jobs", "verbs", "jobs", "what is being done"),

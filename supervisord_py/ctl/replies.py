@@ -62,6 +62,7 @@ class UnitReply(TypedDict, total=False):
     accepted: int
     connections: int
     stored: list[str]
+    transient: bool
     has_run: bool
     lowered_limits: list[str]
     applied: list[str]
@@ -82,7 +83,7 @@ STATUS_FIELDS = (
     "restarts", "failures", "exit", "memory_bytes", "cpu_ns", "tasks", "status_text", "path", "enabled", "why",
     "needs_restart", "needs_reload", "refused", "condition_result", "condition_at", "condition_unmet", "health",
     "next_elapse", "last_elapse",
-    "has_run", "lowered_limits", "applied", "degraded", "sockets", "accepted", "connections", "stored",
+    "has_run", "lowered_limits", "applied", "degraded", "sockets", "accepted", "connections", "stored", "transient",
 )  # fmt: skip
 """The fields of ``status --json``, exactly, those of the contract in its order."""
 
@@ -118,6 +119,7 @@ def unit_from_wire(raw: dict[str, Any]) -> UnitReply:
     unit["health"] = raw.get("health") or []
     for key in ("lowered_limits", "applied", "degraded"):
         unit[key] = list(raw.get(key) or ())
+    unit["transient"] = bool(raw.get("transient"))
     unit["has_run"] = bool(raw.get("has_run", True))
     return unit
 

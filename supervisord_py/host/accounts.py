@@ -84,6 +84,19 @@ class Accounts:
             account = self._kept[key] = self._allowed(*self._resolve(user, group, supplementary))
         return account
 
+    def exactly(self, uid: int, gid: int, groups: tuple[int, ...]) -> Account:
+        """Return who a process with these ids is, whatever the user database says of groups.
+
+        Raises:
+            NoAccount: we are not allowed to become it.
+        """
+        entry = _entry(str(uid), self.own.uid)
+        account = self._allowed(entry, uid, gid, tuple(sorted({gid, *groups})))
+        if self.own.uid != 0:
+            return account
+        # Set in any case: what we have ourselves is not to be left because it looks the same.
+        return account._replace(uid=uid, gid=gid, groups=groups)
+
     def _resolve(
         self, user: str | None, group: str | None, supplementary: tuple[str, ...]
     ) -> tuple[pwd.struct_passwd | None, int, int, tuple[int, ...] | None]:

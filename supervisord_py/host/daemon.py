@@ -451,7 +451,7 @@ class Daemon:
 
     def _begin_look(self) -> Callable[[], SourceMarks]:
         loaded, units, config, places = self._sources, self._loaded.names, self._config, self._places
-        return lambda: compare_sources(loaded, read_sources(config, places, hot=loaded.units.hot), units)
+        return lambda: compare_sources(loaded, read_sources(config, places, apart=loaded.units.apart), units)
 
     def health_warnings(self) -> list[str]:
         return [*filter(None, [self._watch.problem]), *self._hot.problems, *self._servers.remote.warnings()]
@@ -548,6 +548,7 @@ class Daemon:
             self._changed.set_result(None)
         self._changed = self._loop.create_future()
         self._upward.changed()
+        self._changes.transients.look()
 
     def _keeper_lost(self) -> None:
         """The keeper is dead, or wants us to be: what it has of us is all there is, so end at once."""

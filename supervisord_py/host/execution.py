@@ -34,6 +34,7 @@ from supervisord_py.host.private_folders import PrivateFolders
 from supervisord_py.host.resources import UnitResources
 from supervisord_py.host.sandbox import Place, confine
 from supervisord_py.host.streams import stream_operations
+from supervisord_py.host.terminal import terminal_operations
 from supervisord_py.model.command import expand_words
 from supervisord_py.model.names import base_unit
 from supervisord_py.model.states import NotifyAccess, Role, ServiceType
@@ -141,12 +142,15 @@ def build_spawn(
     service = None if unit is None else unit.service
     assert service is not None or is_beside, "only services have processes"
     context = ExecContext() if service is None else service.context
-    privileged = action.command.privileged
+    identity = None if unit is None or unit.transient is None else unit.transient.identity
+    privileged = action.command.privileged and identity is None
     degraded: list[str] = []
     before: list[dict[str, Any]] = []
     try:
         try:
-            if privileged or action.command.keeps_user:
+            if identity is not None:
+                account = runtime.accounts.exactly(identity.uid, identity.gid, identity.groups)
+            elif privileged or action.command.keeps_user:
                 account = runtime.accounts.find(None, None)
             else:
                 account = runtime.accounts.find(context.user, context.group, context.supplementary_groups)
@@ -185,10 +189,17 @@ def build_spawn(
             is_connected = action.handed is not None and action.handed.connection is not None
             is_connected = is_connected and context.streams.input == "socket"
             before += stream_operations(action.unit, identifier, context.streams, is_connected)
+        after: list[dict[str, Any]] = []
+        terminal = None if unit is None or unit.transient is None else unit.transient.terminal
+        if terminal is not None and action.role is Role.MAIN:
+            # By the rights of who may be anybody only where that is an operator.
+            opened = terminal_operations(terminal, uid=None if identity is not None else account.uid)
+            (before if identity is None else after).extend(opened)
         if not privileged:
             before += priority_operations(context.priorities, may_fail=context.enforce != "strict")
-        if before:
-            request["before"] = before
+        for name, operations in (("before", before), ("after", after)):
+            if operations:
+                request[name] = operations
         if degraded:
             request["degraded"] = degraded
         if runtime.direct == action.unit:

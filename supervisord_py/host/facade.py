@@ -3,7 +3,8 @@
 The daemon implements ``Supervisor``; tests use a fake of it. Everything here runs on the manager's one event loop.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Literal, Protocol
 
 from msgspec import Struct
@@ -18,6 +19,7 @@ from supervisord_py.model.problems import Problem
 from supervisord_py.model.records import Record
 from supervisord_py.model.settings import Settings
 from supervisord_py.model.states import JobMode
+from supervisord_py.model.unit import Transient, Unit
 from supervisord_py.model.unitset import LoadResult
 
 
@@ -55,6 +57,8 @@ class Peer(Struct, frozen=True):
     gone: bool = False
     remote: RemoteKey | None = None
     claimed: bool = False
+    started_ns: int | None = None
+    """When the process that connected was started [CLOCK_BOOTTIME ns], for whoever looks at it later."""
 
     @property
     def subject(self) -> str | None:
@@ -212,6 +216,47 @@ class Followed(Struct, frozen=True):
     gone: int | None = None
 
 
+class Order(Struct, frozen=True):
+    """What is to be run: ``save`` makes it a file in the first folder of unit files. ``objection`` says what speaks
+    against the unit that the text makes."""
+
+    name: str
+    text: str
+    transient: Transient = Transient()
+    save: bool = False
+    objection: Callable[[Unit], str | None] | None = None
+
+
+class RunReport(Struct, frozen=True):
+    """What came of it; ``path`` is that of a saved file, ``submission`` None for a plan."""
+
+    path: str | None
+    warnings: tuple[str, ...]
+    submission: Submission | None = None
+
+
+class Transients(Protocol):
+    """Units without a file: see ``host.transients``."""
+
+    def holding(self, name: str) -> AbstractContextManager[None]:
+        """Keep a unit from being forgotten meanwhile."""
+
+    async def run(
+        self, order: Order, peer: Peer, *, reason: str = "", plan: bool = False, wait: bool = True, token: str = ""
+    ) -> RunReport:
+        """Load a unit and start it.
+
+        Raises:
+            CannotChangeError: It cannot be, and nothing has changed.
+        """
+
+    async def ended(self, name: str) -> None:
+        """Return when a unit is at rest, or forgotten."""
+
+    def give_up(self, name: str, peer: Peer, reason: str) -> None:
+        """Stop a unit, and wait for nothing."""
+
+
 class Tuning(Protocol):
     """Changes of what runs: see ``host.tuning``."""
 
@@ -290,6 +335,10 @@ class Changes(Protocol):
     @property
     def tuning(self) -> "Tuning":
         """How many instances there are, and single keys."""
+
+    @property
+    def transients(self) -> "Transients":
+        """Units without a file."""
 
     def refused_text(self, unit: str) -> str | None:
         """Say why the file of a unit on disk is not in use, None where apply has not refused it."""

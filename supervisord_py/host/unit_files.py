@@ -67,6 +67,16 @@ class UnitSources(Struct, frozen=True):
         """What came from the hot directory: ``read_sources`` does not look there."""
         return tuple(file for file in self.files if file.hot is not None)
 
+    @property
+    def transient(self) -> tuple[UnitFile, ...]:
+        """What ``supctl run`` asked for: it is nowhere but here."""
+        return tuple(file for file in self.files if file.transient is not None)
+
+    @property
+    def apart(self) -> tuple[UnitFile, ...]:
+        """All that ``read_sources`` does not find."""
+        return (*self.hot, *self.transient)
+
     def with_hot(self, files: Sequence[UnitFile]) -> "UnitSources":
         """Return these sources with other files from the hot directory."""
         return replace(self, files=(*(file for file in self.files if file.hot is None), *files))
@@ -101,9 +111,9 @@ def read_sources(
     *,
     overlay: Mapping[str, str] | None = None,
     before: UnitSources | None = None,
-    hot: Sequence[UnitFile] = (),
+    apart: Sequence[UnitFile] = (),
 ) -> UnitSources:
-    """Read all unit files; see ``load``. ``hot`` are those of the hot directory, which has its own way of reading.
+    """Read all unit files; see ``load``. ``apart`` are those that lie in no folder (``UnitSources.apart``).
 
     ``overlay`` holds texts by path that are taken for what stands on disk there, or would. ``before`` is what the last
     load read: a folder that had files then and cannot be read now (its disk is not mounted for a moment) is a problem
@@ -125,8 +135,10 @@ def read_sources(
     else:
         for priority, path in enumerate(paths):
             scan.typed(path, priority)
-    kept = () if before is None else scan.keep([file for file in before.files if file.hot is None])
-    return UnitSources((*scan.files, *hot), tuple(scan.problems), specifier_context(os.environ, places.runtime), kept)
+    read = () if before is None else [file for file in before.files if file.hot is None and file.transient is None]
+    kept = scan.keep(read)
+    context = specifier_context(os.environ, places.runtime)
+    return UnitSources((*scan.files, *apart), tuple(scan.problems), context, kept)
 
 
 def _without_orphans(files: Sequence[UnitFile]) -> tuple[UnitFile, ...]:

@@ -273,6 +273,27 @@ class UnitKind(Enum):
     TARGET = "target"
 
 
+class Identity(Struct, frozen=True):
+    """Whom a process is made as, whatever the unit's keys say: exactly these ids."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...] = ()
+
+
+class Transient(Struct, frozen=True):
+    """How a unit was asked for that has no file on disk (``supctl run``)."""
+
+    token: str = ""
+    """Of the request: the same one again means this unit."""
+    collect: bool = False
+    """It is forgotten when it has failed, too."""
+    identity: Identity | None = None
+    """Of who may run what they like as themselves only."""
+    terminal: str | None = None
+    """The terminal that its main process has for input and output."""
+
+
 class Unit(Struct, frozen=True):
     """A unit as the core sees it: everything is resolved, nothing refers to files or the environment.
 
@@ -312,6 +333,7 @@ class Unit(Struct, frozen=True):
     pool: PoolPlace = PoolPlace()
     quarantine: Quarantine = Quarantine()
     source: LoadedFrom = LoadedFrom("")
+    transient: Transient | None = None
 
 
 class BadUnit(Struct, frozen=True):
