@@ -133,6 +133,8 @@ class ExecContext(Struct, frozen=True):
     supplementary_groups: tuple[str, ...] = ()
     working_directory: str | None = None
     root_directory: str | None = None
+    search_path: tuple[str, ...] = ()
+    """Where programs are looked for; empty: the usual folders."""
     umask: int = 0o022
     environment: tuple[tuple[str, str], ...] = ()
     ignore_sigpipe: bool = True

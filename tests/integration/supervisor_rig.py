@@ -188,13 +188,15 @@ def supervisor(
     prepare: Callable[[Path], None] | None = None,
     uid: int | None = None,
     prefix: tuple[str, ...] = (),
+    prefix_becomes_user: bool = False,
     invariants: bool = True,
 ) -> Iterator[RunningSupervisor]:
     """Run a supervisor of these unit files (name to text); everything is gone afterwards.
 
     With ``uid`` (as root) it runs as that ordinary user, on the system's Python, which others may enter. ``prefix``
-    is a command that executes it. At the end, if it still runs, the invariants of ``doctor --instance`` must hold:
-    ``invariants`` False is for tests that break them on purpose.
+    is a command that executes it; with ``prefix_becomes_user`` it is begun by us and becomes that user itself. At the
+    end, if it still runs, the invariants of ``doctor --instance`` must hold: ``invariants`` False is for tests that
+    break them on purpose.
     """
     # Not tmp_path: a socket's path must be short.
     folder = Path(tempfile.mkdtemp(prefix="spy-"))
@@ -224,9 +226,9 @@ def supervisor(
                     stdout=out,
                     stderr=out,
                     env=environment,
-                    user=uid,
-                    group=uid,
-                    extra_groups=None if uid is None else [],
+                    user=None if prefix_becomes_user else uid,
+                    group=None if prefix_becomes_user else uid,
+                    extra_groups=None if uid is None or prefix_becomes_user else [],
                 )
 
         running = RunningSupervisor(folder, launch)
