@@ -35,6 +35,7 @@ EXIT_CODES = {
 """The steps and systemd's exit codes for them (systemd.exec(5), process exit codes); it has none for Landlock."""
 
 LIMITS = {name[7:].lower(): getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")}
+LIMITS["locks"] = 10  # Python does not name it
 SAFE_AROUND = {"core", "fsize", "memlock", "msgqueue", "nofile", "rttime", "sigpending"}
 """Limits that the keeper may carry for the moment of a vfork; the others could fail or kill the keeper itself."""
 LATE = {"as", "data"}
