@@ -122,6 +122,12 @@ def _items(decode_one: Callable[[str], object]) -> Decoder:
     return lambda value, spec, expand: _each(value, lambda item, _: decode_one(_text(item, expand)))
 
 
+def _absolute_paths(value: object, spec: KeySpec, expand: Expand) -> object:
+    """All folders of a list of texts, each of which may name several."""
+    parts = cast("tuple[tuple[str, ...], ...]", _items(decode_service.absolute_paths)(value, spec, expand))
+    return tuple(dict.fromkeys(path for part in parts for path in part))
+
+
 def _cpus(value: object, spec: KeySpec, expand: Expand) -> object:
     """All CPUs of a list of texts or numbers."""
 
@@ -524,6 +530,9 @@ DECODERS: Mapping[str, Decoder] = {
     "percent": lambda value, spec, expand: parse_percent(value),
     "input-stream": lambda value, spec, expand: decode_service.input_stream(_line(value, expand)),
     "output-stream": lambda value, spec, expand: decode_service.output_stream(_line(value, expand)),
+    "input-texts": _items(lambda text: text),
+    "input-data": _items(decode_service.input_data),
+    "absolute-paths": _absolute_paths,
     "config": _config,
     "class": lambda value, spec, expand: _class(value, expand),
     "classes": lambda value, spec, expand: _each(value, lambda item, _: _class(item, expand)),

@@ -3,6 +3,7 @@
 Each takes the text of one item, with its specifiers expanded, and raises ``BadValue``. Source: systemd.exec(5).
 """
 
+import base64
 import re
 
 from supervisord_py.model.context import Credential, Folder
@@ -13,7 +14,7 @@ from supervisord_py.model.values import shown
 
 _CREDENTIAL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,255}", re.ASCII)
 _CPU_MAX = 8191
-INPUTS = ("null", "socket", "file:PATH")
+INPUTS = ("null", "data", "socket", "file:PATH")
 OUTPUTS = ("inherit", "null", "journal", "journald", "file:PATH", "append:PATH", "truncate:PATH")
 _NO_TERMINAL = ("tty", "tty-force", "tty-fail", "journal+console", "kmsg+console", "kmsg")
 
@@ -89,6 +90,24 @@ def cpus(text: str) -> tuple[int, ...]:
             raise BadValue(f"{word!r} holds no CPU", f"write the lower number first, as in {last}-{first}")
         found.update(range(first, last + 1))
     return tuple(sorted(found))
+
+
+def absolute_paths(text: str) -> tuple[str, ...]:
+    """``/FOLDER``, or several with colons between."""
+    for path in text.split(":"):
+        if not path.startswith("/"):
+            raise BadValue(f"{path!r} is a relative path", "write absolute ones, such as /opt/bin:/usr/bin")
+    return tuple(text.split(":"))
+
+
+def input_data(text: str) -> str:
+    """Base64, with blanks and line breaks wherever they are."""
+    plain = "".join(text.split())
+    try:
+        base64.b64decode(plain, validate=True)
+    except ValueError:
+        raise BadValue("this is not base64", "write what base64(1) prints") from None
+    return plain
 
 
 def input_stream(text: str) -> str:

@@ -18,6 +18,7 @@ from supervisord_py.model.states import (
     KillMode,
     NotifyAccess,
     OnDependencyFailure,
+    OomPolicy,
     Overrun,
     ProbeAction,
     ProbeKind,
@@ -133,6 +134,8 @@ class ExecContext(Struct, frozen=True):
     supplementary_groups: tuple[str, ...] = ()
     working_directory: str | None = None
     root_directory: str | None = None
+    search_path: tuple[str, ...] = ()
+    """Where programs are looked for; empty: the usual folders."""
     umask: int = 0o022
     environment: tuple[tuple[str, str], ...] = ()
     ignore_sigpipe: bool = True
@@ -185,6 +188,7 @@ class Service(Struct, frozen=True):
     """Asks a ``notify-reload`` unit to reload."""
     remain_after_exit: bool = False
     notify_access: NotifyAccess = NotifyAccess.NONE
+    oom_policy: OomPolicy = OomPolicy.STOP
     store_max: int = 0
     """So many descriptors it may leave with the supervisor (``file-descriptor-store-max``)."""
     context: ExecContext = ExecContext()

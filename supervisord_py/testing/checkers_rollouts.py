@@ -244,7 +244,7 @@ class RolloutBound(RolloutLaw):
             self.fail(f"{name} is restarted twice")
         in_hand = [other for other in rollout.taken if other != name and self._is_in_hand(step, rollout, other)]
         # on the way back what is down comes up first, also what went down by itself just now
-        ends = ("unit.exited", "unit.watchdog", "unit.progress-stalled")
+        ends = ("unit.exited", "unit.watchdog", "unit.progress-stalled", "unit.failed")
         own = [record for record in step.effects.records if record.unit == name]
         # whom the rollout takes down has a job before it stops
         stops_itself = next((each.event for each in own if each.event in ("job.queued", "unit.stopping")), "")
