@@ -37,12 +37,12 @@ def test_a_command_is_run_and_forgotten(uid: int | None) -> None:
         assert name.startswith("run-")
         status = running.status(name)
         assert (status["active_state"], status["transient"], status["enabled"]) == ("active", True, False)
-        assert status["description"] == "sh -c sleep 1000 & wait"
+        assert status["description"] == "sh", "arguments are not for everybody"
         pid = status["pid"]
         if uid is None:
             assert b"A=b%c d" in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
         child = int(until(Path(f"/proc/{pid}/task/{pid}/children").read_text, "its child"))
-        words = [name, "loaded", "active", "running", "transient", *["sh", "-c", "sleep", "1000", "&", "wait"]]
+        words = [name, "loaded", "active", "running", "transient", "sh"]
         assert words in [line.split() for line in running.supctl("list").stdout.splitlines()]
         assert "nofile = " in running.supctl("cat", name).stdout
         assert running.supctl("is-enabled", name).stdout == "transient\n"
