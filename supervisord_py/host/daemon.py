@@ -25,7 +25,7 @@ from supervisord_py.core.events import CommandRequested, ShutdownForced, UnitsLo
 from supervisord_py.core.manager import Manager
 from supervisord_py.core.snapshot import NewerFormatError
 from supervisord_py.host.bus import Bus
-from supervisord_py.host.cgroups import UnitGroups, find_place
+from supervisord_py.host.cgroups import UnitGroups
 from supervisord_py.host.clock import Clock, watch_clock
 from supervisord_py.host.command_records import (
     bug_record,
@@ -63,7 +63,7 @@ from supervisord_py.host.last_good import LAST_GOOD_KEY, LastGood
 from supervisord_py.host.live import describe_process
 from supervisord_py.host.output import OutputCollector
 from supervisord_py.host.rehearsal import rehearse
-from supervisord_py.host.resources import UnitResources
+from supervisord_py.host.resources import UnitResources, find_own_place
 from supervisord_py.host.servers import Servers
 from supervisord_py.host.snapshot_file import SnapshotStore, boot_id, first_manager, next_manager
 from supervisord_py.host.sources import (
@@ -125,7 +125,7 @@ class Daemon:
         self._manager = first_manager(places.snapshot, self._lost) if is_first else next_manager(welcome.state, units)
         self._snapshot = SnapshotStore(places.snapshot, gid, lambda: self._manager.snapshot())
         self._lineage = lineage_of(welcome, keeper.pid)
-        self._groups = UnitGroups(find_place(), welcome.config["name"], welcome.instance)
+        self._groups = UnitGroups(find_own_place(keeper.pid), welcome.config["name"], welcome.instance)
         self._resources = UnitResources(self._groups)
         if is_first:
             # What a killed supervisor of this name left, as far as nothing lives in it.

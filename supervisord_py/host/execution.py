@@ -37,7 +37,7 @@ from supervisord_py.host.streams import stream_operations
 from supervisord_py.host.terminal import terminal_operations
 from supervisord_py.model.command import expand_words
 from supervisord_py.model.names import base_unit
-from supervisord_py.model.states import NotifyAccess, Role, ServiceType
+from supervisord_py.model.states import NotifyAccess, OomPolicy, Role, ServiceType
 from supervisord_py.model.unit import ExecContext, Limit, Service, Unit, UnitKind
 
 EXIT_CHDIR = 200
@@ -219,7 +219,8 @@ def build_spawn(
             request["cgroups"] = list(runtime.groups.create(action.unit))
             request["home"] = runtime.groups.home
         if runtime.resources is not None and not is_beside:
-            request["cgroups"] += _bound(runtime.resources, action.unit, context, degraded)
+            together = service is not None and service.oom_policy is OomPolicy.KILL
+            request["cgroups"] += _bound(runtime.resources, action.unit, context, degraded, together=together)
             if degraded:
                 request["degraded"] = degraded
     except (_Refused, CannotProvideError) as error:
@@ -257,12 +258,15 @@ def _confine(
             request[name] = [*request.get(name, ()), *found]
 
 
-def _bound(resources: UnitResources, unit: str, context: ExecContext, degraded: list[str]) -> tuple[str, ...]:
+def _bound(
+    resources: UnitResources, unit: str, context: ExecContext, degraded: list[str], *, together: bool
+) -> tuple[str, ...]:
     """Write the bounds of a unit; returns the groups that its processes join for them."""
     plan = resources.plan(context.resources)
     if not plan.writes and not plan.impossible and not resources.is_bound(unit):
         return ()
-    problems = plan.impossible | resources.apply(unit, plan)
+    resources.count_from_here(unit)
+    problems = plan.impossible | resources.apply(unit, plan, together=together)
     if problems and context.enforce == "strict":
         key, reason = next(iter(problems.items()))
         raise _Refused("cgroup", EXIT_CGROUP, 0, f"{key} cannot be enforced here: {reason}")

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import json
 import os
-import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -29,7 +28,6 @@ from supervisord_py.core.actions import (
     ThawUnit,
 )
 from supervisord_py.core.events import (
-    Breach,
     ConditionsChecked,
     ConnectionsSeen,
     Event,
@@ -47,10 +45,11 @@ from supervisord_py.host.execution import SpawnRuntime, build_spawn
 from supervisord_py.host.hook_output import HookOutput
 from supervisord_py.host.ipc import remove_ipc
 from supervisord_py.host.limit_watch import LimitWatch
+from supervisord_py.host.memory_kills import MemoryKills
 from supervisord_py.host.output import OutputCollector
 from supervisord_py.host.pid_files import PidFiles
 from supervisord_py.host.probes import Probes
-from supervisord_py.host.resources import bound_of, sampled_bounds
+from supervisord_py.host.resources import Mechanism, sampled_bounds
 from supervisord_py.host.sockets import count_connections, listen_request
 from supervisord_py.host.standstill import StandStill, Trees
 from supervisord_py.host.unit_files import specifier_context
@@ -105,13 +104,15 @@ class ManagerHands:
         self._hook_output = HookOutput(output)
         self._unit_of = unit_of
         self._is_restarted = is_restarted
+        self._invocation_of = invocation_of
         self._ask = ask
         self._submit = submit
         self._note = note
         self._pid_files = PidFiles(ask=ask, answer=submit, complain=self._pid_file_refused)
         self._still = StandStill(groups=runtime.groups, trees=trees, ask=ask, submit=submit, pid_of=pid_of)
         self._probes = Probes(submit=submit, output=output, invocation_of=invocation_of)
-        self._limits = LimitWatch(trees, submit)
+        self._kills = MemoryKills(runtime.resources)
+        self._limits = LimitWatch(trees, self._kills, submit)
         self._checks: set[asyncio.Task[None]] = set()
         self._pids: dict[int, int] = {}
         self._roles: dict[int, tuple[str, Role]] = {}
@@ -136,7 +137,9 @@ class ManagerHands:
                 if Role(role) is Role.MAIN:
                     self._daemons[unit] = pid
                 if self._runtime.resources is not None and not is_aux_owner(unit):
-                    self._runtime.resources.was_killed(unit)
+                    self._runtime.resources.count_from_here(unit)
+            if not is_aux_owner(unit) and (invocation := self._invocation_of(unit)) is not None:
+                self.watch_limits(unit, invocation)
 
     def spawn(self, action: SpawnProcess) -> dict[str, Any] | SpawnFailed:
         """Turn ``action`` into the keeper's request; the unit's new life begins in its output too."""
@@ -212,23 +215,17 @@ class ManagerHands:
         return event if unit is None else self._with_breach(event, unit)
 
     def _with_breach(self, event: ProcessExited, unit: str) -> ProcessExited:
-        resources, text = self._runtime.resources, self._unit_of(unit)
-        if event.status.signal != signal.SIGKILL or resources is None or text is None or text.service is None:
-            return event
-        amount = text.service.context.resources.memory_max
-        if amount is None or not resources.was_killed(unit):
-            return event
-        most = bound_of("memory_max", amount) or 0
-        mechanism = resources.plan(text.service.context.resources).how["memory-max"].value
-        breach = Breach("memory-max", resources.peak(unit) or most, most, mechanism)
-        return msgspec.structs.replace(event, breach=breach)
+        breach = self._kills.breach_of(unit, settle=True)
+        return event if breach is None else msgspec.structs.replace(event, breach=breach)
 
     def watch_limits(self, unit: str, invocation: str) -> None:
-        """Count what a life has, as far as nothing else bounds it."""
+        """Count what a life has, as far as nothing else bounds it, and whom the kernel kills in it."""
         resources, text = self._runtime.resources, self._unit_of(unit)
         if resources is not None and text is not None and text.service is not None:
             wanted = text.service.context.resources
-            self._limits.watch(unit, invocation, sampled_bounds(wanted, resources.plan(wanted).how))
+            how = resources.plan(wanted).how
+            by_kernel = how.get("memory-max") in (Mechanism.V1, Mechanism.V2)
+            self._limits.watch(unit, invocation, sampled_bounds(wanted, how), by_kernel=by_kernel)
 
     def follow(self, action: FollowMain) -> None:
         """Find the main process of a forking unit: ``MainFollowed`` tells which."""

@@ -218,7 +218,10 @@ class Spawner:
                     return False
                 self._home = (home, own)
             is_frozen = b"frozen 1" in _read(f"{folder}/cgroup.events")
-            return not is_frozen and not os.path.exists(f"{folder}/memory.oom.group")
+            # Full of tasks, or without processor time, it would hold us up.
+            limits = [_read(f"{folder}/{name}") for name in ("pids.max", "cpu.max")]
+            is_bound = any(limit and not limit.startswith(b"max") for limit in limits)
+            return not (is_frozen or is_bound or os.path.exists(f"{folder}/memory.oom.group"))
         except OSError:
             return False
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 from supervisord_py.model.capabilities import ALL_CAPABILITIES, SECURE_BITS, parse_capabilities
+from supervisord_py.model.digits import parse_digits
 from supervisord_py.model.fields import Fields
 from supervisord_py.model.problems import BadValue, Problem
 from supervisord_py.model.sandbox import (
@@ -17,6 +18,7 @@ from supervisord_py.model.sandbox import (
     Sandbox,
 )
 from supervisord_py.model.system_calls import KILL, CallFilter, parse_call_filter, parse_errno
+from supervisord_py.model.values import shown
 
 Value = TypeVar("Value")
 
@@ -175,10 +177,10 @@ def _landlock(lines: tuple[str, ...]) -> tuple[Access, ...]:
 def _access(line: str) -> Access:
     place, _, access = line.rpartition(":")
     if place.startswith("tcp:"):
-        port = place.removeprefix("tcp:")
-        if not port.isdecimal() or int(port) > 65535 or access not in ("bind", "connect"):
-            raise BadValue(f"{line!r} is not a port", "write tcp:PORT:bind or tcp:PORT:connect")
-        return Access(port=int(port), access=access)
+        port = parse_digits(place.removeprefix("tcp:"))
+        if port is None or port > 65535 or access not in ("bind", "connect"):
+            raise BadValue(f"{shown(line)} is not a port", "write tcp:PORT:bind or tcp:PORT:connect")
+        return Access(port=port, access=access)
     path = normal_path(place.removeprefix("-"))
     if not access or set(access) - set("rwx") or len(set(access)) != len(access):
         raise BadValue(

@@ -275,6 +275,7 @@ KEYS: tuple[Key, ...] = (
     _live("service.remain-after-exit", lambda own: _flag(own.remain_after_exit)),
     _restart("service.pid-file", lambda own: own.pid_file),
     _restart("service.guess-main-pid", lambda own: _flag(own.guess_main_pid)),
+    _restart("service.oom-policy", lambda own: own.oom_policy.value),
     _restart("service.notify-access", lambda own: own.notify_access.value),
     _restart("service.user", lambda own: own.context.user),
     _restart("service.group", lambda own: own.context.group),

@@ -18,6 +18,7 @@ from supervisord_py.model.states import (
     KillMode,
     NotifyAccess,
     OnDependencyFailure,
+    OomPolicy,
     Overrun,
     ProbeAction,
     ProbeKind,
@@ -187,6 +188,7 @@ class Service(Struct, frozen=True):
     """Asks a ``notify-reload`` unit to reload."""
     remain_after_exit: bool = False
     notify_access: NotifyAccess = NotifyAccess.NONE
+    oom_policy: OomPolicy = OomPolicy.STOP
     store_max: int = 0
     """So many descriptors it may leave with the supervisor (``file-descriptor-store-max``)."""
     context: ExecContext = ExecContext()
