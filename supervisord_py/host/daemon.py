@@ -54,6 +54,7 @@ from supervisord_py.host.facade import (
     Verification,
     reload_report,
 )
+from supervisord_py.host.figures import Figures
 from supervisord_py.host.hands import ManagerHands
 from supervisord_py.host.hot_directory import HotDirectory
 from supervisord_py.host.journal_file import GIVEN_UP_KEY, LOSS_KEY, Journal
@@ -147,6 +148,7 @@ class Daemon:
             is_restarted=lambda unit: view.is_restarted(self._manager, unit),
         )
         self._hands.restore((process.id, process.unit, process.role, process.pid) for process in welcome.processes)
+        self.figures = Figures(self._journal, places, self._resources, keeper.pid)
         self._driver = Driver(
             self._manager,
             keeper,

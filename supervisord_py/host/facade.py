@@ -161,6 +161,49 @@ class Usage(Struct, frozen=True):
     tasks: int | None = None
 
 
+class ProcessFigures(Struct, frozen=True):
+    """One of our own processes; None where it cannot be seen."""
+
+    pid: int
+    uptime_ms: int | None = None
+    memory_bytes: int | None = None
+    cpu_ns: int | None = None
+
+
+class SupervisorFigures(Struct, frozen=True):
+    """What the supervisor itself needs, and where its journal stands: so many records are decided and not in the file
+    (``unwritten``), or not on stable storage (``unsynced``)."""
+
+    keeper: ProcessFigures
+    manager: ProcessFigures
+    last_seq: int
+    unwritten: int
+    unsynced: int
+    lost: int
+    journal_bytes: int
+    output_bytes: int
+
+
+class UnitFigures(Struct, frozen=True):
+    """What a unit uses, and by which mechanism each number was counted; None where it cannot be known."""
+
+    memory_bytes: int | None = None
+    cpu_ns: int | None = None
+    tasks: int | None = None
+    read_bytes: int | None = None
+    write_bytes: int | None = None
+    counted_by: dict[str, str] = {}
+
+
+class Figures(Protocol):
+    """Numbers for ``stats``: see ``host.figures``."""
+
+    async def of_supervisor(self) -> SupervisorFigures: ...
+
+    async def of_units(self, trees: Mapping[str, Sequence[int]]) -> dict[str, UnitFigures]:
+        """What units use, by their processes."""
+
+
 class JournalStats(Struct, frozen=True):
     records: int
     bytes: int
@@ -399,6 +442,13 @@ class Supervisor(Protocol):
         """Write a record of the host's own (``command.denied``, ``command.invalid``); returns its number."""
 
     async def usage(self, units: Sequence[str]) -> dict[str, Usage]: ...
+
+    async def trees(self, units: Sequence[str]) -> dict[str, list[int]]:
+        """All processes of these units."""
+
+    @property
+    def figures(self) -> Figures:
+        """What is counted."""
 
     async def live(self, unit: str) -> dict[str, Any]:
         """What the unit's main process really has now: limits, niceness, descriptors, ...; empty when there is none."""
