@@ -47,8 +47,10 @@ def translate(text: str, name: str = "a") -> str:
 
 
 def translate_all(texts: dict[str, str]) -> dict[str, str]:
-    """Turn unit files of systemd, by name, into ours; one whose name is no unit's name is never looked at, and a unit of
-    which something cannot be carried over is none."""
+    """Turn unit files of systemd, by name, into ours.
+
+    One whose name is no unit's name is never looked at, and a unit of which something cannot be carried over is none.
+    """
     found = {}
     for name, text in texts.items():
         if is_unit_name(name):
