@@ -33,6 +33,7 @@ from supervisord_py.host.unit_names import Named, UnitNames
 from supervisord_py.host.unit_views import LIFE_EVENTS, UnitViews, build_lives, from_wire, life_query_last, to_wire
 from supervisord_py.host.unit_waiting import Goal, Watch
 from supervisord_py.model.commands import COMMANDS
+from supervisord_py.model.names import is_unit_name
 from supervisord_py.model.status import UnitStatus
 from supervisord_py.store.query import BadFilterError, Grep, check_pattern
 from supervisord_py.wire.varlink import MANAGER
@@ -343,7 +344,7 @@ class Queries:
         pattern = _parse_grep(parameters["grep"])
         if parameters["follow"] and parameters["previous"]:
             raise InvalidRequestError("a life that is over writes nothing more: leave out follow or previous")
-        units = await self.permitted(request.peer, "logs", parameters["units"])
+        units = await self._units_with_output(request)
         previous = parameters["previous"]
         if not request.call.more:
             if parameters["follow"] or len(units) != 1:
@@ -367,6 +368,18 @@ class Queries:
             if close is not None:
                 await close()
         return {"unit": "", "text": ""}
+
+    async def _units_with_output(self, request: Request) -> Sequence[str]:
+        """Return the units whose output is meant; a name alone may be that of one that is forgotten."""
+        patterns, peer = request.parameters["units"], request.peer
+        try:
+            return await self.permitted(peer, "logs", patterns)
+        except NoSuchUnitError:
+            is_name = len(patterns) == 1 and is_unit_name(patterns[0]) and not request.parameters["follow"]
+            may_all = self._authority.access.scope(peer, "logs").everything
+            if not (is_name and may_all and self._lines(patterns[0], 1)):
+                raise
+            return tuple(patterns)
 
     def _last_lines(self, unit: str, lines: int, pattern: Grep | None, *, previous: bool) -> Sequence[str]:
         """Return the lines that are shown, or that are looked through for those to show."""

@@ -21,6 +21,7 @@ from supervisord_py.host.output_file import LogFile, Scratch
 from supervisord_py.host.output_file import splice as real_splice
 from supervisord_py.host.output_folder import LogFolder
 from supervisord_py.host.output_reading import Cursor, OutputFollower, cursor_of_life, last_lines
+from supervisord_py.host.spent_logs import clear_logs
 from supervisord_py.model.unit import LogPolicy
 
 __all__ = ["OutputCollector", "OutputFollower", "OutputTrouble"]
@@ -147,6 +148,10 @@ class OutputCollector:
         done = self.detach(unit)
         self._thread.submit(lambda: self._drop(unit))
         return done
+
+    def clear(self, is_spent: Callable[[str], bool]) -> None:
+        """Remove the oldest files of units that are gone for good, beside the loop: see ``spent_logs``."""
+        self._loop.run_in_executor(None, clear_logs, self._reading.path, is_spent)
 
     def reopen(self) -> "asyncio.Future[None]":
         """Close all files and the folder; the next byte opens what has the name then (a foreign rotation; SIGUSR1)."""
