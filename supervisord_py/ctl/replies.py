@@ -62,6 +62,7 @@ class UnitReply(TypedDict, total=False):
     accepted: int
     connections: int
     stored: list[str]
+    dropped_lines: int
     has_run: bool
     lowered_limits: list[str]
     applied: list[str]
@@ -83,6 +84,7 @@ STATUS_FIELDS = (
     "needs_restart", "needs_reload", "refused", "condition_result", "condition_at", "condition_unmet", "health",
     "next_elapse", "last_elapse",
     "has_run", "lowered_limits", "applied", "degraded", "sockets", "accepted", "connections", "stored",
+    "dropped_lines",
 )  # fmt: skip
 """The fields of ``status --json``, exactly, those of the contract in its order."""
 
