@@ -7,28 +7,23 @@ Source: systemd.syntax(7), systemd.unit(5) "Specifiers"; systemd src/core/load-f
 """
 
 import re
-from collections.abc import Callable, Mapping
 
 from msgspec import Struct
 
+from supervisord_py.model.assemble_sandbox import ITEM_PARSERS, PATH_KEYS
 from supervisord_py.model.command import extract_word
 from supervisord_py.model.conditions import FALSE_WORDS, TRUE_WORDS
 from supervisord_py.model.keys import KeySpec
 from supervisord_py.model.problems import BadValue
 
 _SPECIFIER = re.compile(r"%(.?)", re.DOTALL)
-_OURS = frozenset("iIptSLhuUHbyY%")
+_OURS = frozenset("iIptSLhuUHbyYdgGslvam%")
 _FOLDERS = {"C": "/var/cache", "E": "/etc", "T": "/tmp", "V": "/var/tmp"}
 _USER_FOLDERS = {"C": "%h/.cache", "E": "%h/.config", "T": "/tmp", "V": "/var/tmp"}
-_OF_ROOT = {"g": "root", "G": "0"}
-"""What is known of the system's service manager."""
-
 _NOT_HAD = {
-    "a": "the architecture", "A": "the image's version", "B": "the build", "c": "the control group", "f": "", "g":
-    "the group's name", "G": "the group's number", "l": "the short host name", "m": "the machine's id", "M":
-    "the image's name", "o": "the operating system's id", "q": "the pretty host name", "r": "the control group", "R":
-    "the control group", "s": "the user's shell", "v": "the kernel's release", "w": "the version's id", "W":
-    "the variant's id", "D": "the shared data folder", "d": "the folder of the credentials",
+    "A": "the image's version", "B": "the build", "c": "the control group", "M": "the image's name", "o":
+    "the operating system's id", "q": "the pretty host name", "r": "the control group", "R": "the control group", "w":
+    "the version's id", "W": "the variant's id", "D": "the shared data folder",
 }  # fmt: skip
 _ESCAPE = re.compile(
     r"\\(?:[abfnrtv\\\"'s]|x(?!00)[0-9a-fA-F]{2}|u(?!0000|[dD][89a-fA-F])[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|"
@@ -72,8 +67,6 @@ def translate_specifiers(text: str, unit: UnitContext, *, in_command: bool = Fal
             # The instance is called otherwise here.
             kept = unit.instance.replace("%", "%%").replace("\\", "\\\\" if in_command else "\\")
             return kept if letter == "i" else ("/" if letter == "f" else "") + _unescaped(unit.instance)
-        if letter in _OF_ROOT and not unit.is_user:
-            return _OF_ROOT[letter]
         if letter == "n":
             return f"%n.{unit.suffix}"
         if letter == "N":
@@ -89,8 +82,6 @@ def translate_specifiers(text: str, unit: UnitContext, *, in_command: bool = Fal
             return last if letter == "j" else _unescaped(last)
         if letter == "f":
             return "/%I" if unit.instance is not None else f"/{_unescaped(unit.prefix)}"
-        if letter == "d" and in_command:
-            return "${CREDENTIALS_DIRECTORY}"
         if letter in _NOT_HAD:
             raise BadValue(f"%{letter} ({_NOT_HAD[letter]}) is no specifier here")
         if letter.isascii() and letter.isalnum():
@@ -265,5 +256,31 @@ def items(directive: str, spec: KeySpec, text: str, unit: UnitContext) -> list[o
     return [number_or_text(word) for word in words] if spec.type == "exit-statuses" else list(words)
 
 
-Translator = Callable[[str, UnitContext], object]
-WORDS_OF_OUTPUT: Mapping[str, str] = {"syslog": "journal", "syslog+console": "journal+console"}
+def known_words(key: str, values: list[object]) -> tuple[list[object], list[str]]:
+    """Leave out of a list of the sandbox the words that are not known here; returns what is left, and what was wrong.
+
+    systemd passes over such words too, of RestrictNamespaces= over the whole line.
+
+    Raises:
+        BadValue: Nothing is left.
+    """
+    parse, is_one = ITEM_PARSERS.get(key), key in PATH_KEYS
+    if parse is None:
+        return values, []
+    kept: list[object] = []
+    unknown: list[str] = []
+    for value in values:
+        sign = "~" if str(value).startswith("~") else ""
+        words: list[str] = []
+        for word in [str(value)] if is_one else str(value).removeprefix("~").split():
+            try:
+                parse((sign + word,))
+            except BadValue as bad:
+                unknown.append(bad.all()[0].message)
+            else:
+                words.append(word)
+        if words or value in ("", "~"):
+            kept.append(value if is_one else sign + " ".join(words))
+    if not kept and unknown:
+        raise BadValue("; ".join(unknown))
+    return kept, unknown

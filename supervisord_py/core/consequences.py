@@ -177,14 +177,26 @@ def _stop_along(ledger: Ledger, task: Task) -> None:
     """Stop a unit that goes down with another one, unless that is on its way up again by an order."""
     name = task.unit
     other_job, job = ledger.job_of.get(task.other), ledger.job_of.get(name)
-    if ledger.state(name).sub not in THERE | STARTING or (job is not None and job.type in jobs.STOP_LIKE):
-        return
     if other_job is not None and other_job.type in (*demand.STARTS, JobType.RESTART):
+        return
+    if ledger.state(name).connection is not None:
+        give_up_start(ledger, name, f"{task.other} does not listen any more")
+    if ledger.state(name).sub not in THERE | STARTING or (job is not None and job.type in jobs.STOP_LIKE):
         return
     reason = f"{task.other}, which takes it down with it, has ended"
     chain = ledger.state(task.other).chain
     goal = Goal(((name, JobType.STOP),), JobOrigin.AUTOMATIC, reason=reason, cause=task.cause, chain=chain)
     apply(ledger, build_stop(ledger, goal))
+
+
+def give_up_start(ledger: Ledger, name: str, why: str) -> bool:
+    """Call the start of an instance off that has not begun: the connection that it was made for goes. False when there
+    is none."""
+    job = ledger.job_of.get(name)
+    if job is None or job.type not in demand.STARTS or ledger.state(name).sub not in REST:
+        return False
+    finish(ledger, job, JobResult.CANCELED, why, spread=False)
+    return True
 
 
 def _fail_dependent(ledger: Ledger, task: Task) -> None:

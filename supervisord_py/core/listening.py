@@ -36,7 +36,7 @@ from supervisord_py.core.timers import DeadlineKind
 from supervisord_py.model.names import NAME_MAX
 from supervisord_py.model.sockets import Sockets
 from supervisord_py.model.states import JobType, Restart, Result, Severity, SubState
-from supervisord_py.model.unit import Quarantine, Unit
+from supervisord_py.model.unit import ExitStatuses, Quarantine, Unit
 from supervisord_py.model.values import SECOND_NS, format_timespan
 
 REFUSED_MAX_NS = 60 * SECOND_NS
@@ -133,16 +133,31 @@ def text_changed(ledger: Ledger, name: str) -> None:
         _open(ledger, name, wanted.sockets)
 
 
-def keeper_lost(ledger: Ledger) -> None:
-    """A killed keeper has taken its descriptors with it: what listens is opened anew, the rest at its next start."""
-    for name in sorted(ledger.alive):
-        found, unit = ledger.state(name).sockets, ledger.unit(name)
+def keeper_lost(ledger: Ledger) -> list[str]:
+    """A killed keeper has taken its descriptors with it: what listens is opened anew, the rest at its next start.
+
+    Returns:
+        Instances whose programs were not asked for yet: nobody is there for them to talk to.
+    """
+    in_vain = []
+    for name, state in sorted(ledger.states.items()):
+        unit, found = ledger.unit(name), state.sockets
+        if state.connection is not None:
+            ledger.edit(name).connection = replace(state.connection, number=None)
+            has_begun = state.sub not in STARTING | REST or state.main is not None or state.started
+            in_vain += [] if has_begun else [name]
         if found is None or unit is None:
             continue
         lost = replace(found, held=False, asked=None, awaited=False, idle_at_ns=None, look_id=None, stored=())
         ledger.set_sockets(name, lost)
-        if ledger.state(name).sub is SubState.LISTENING:
-            _open(ledger, name, unit.sockets)
+        job, wanted = ledger.job_of.get(name), unit
+        if job is not None and job.opening:
+            # What was asked of a keeper that was killed is answered by none.
+            wanted = text_of_start(ledger, name) or unit
+        elif state.sub is not SubState.LISTENING:
+            continue
+        _open(ledger, name, wanted.sockets)
+    return in_vain
 
 
 # listening
@@ -247,13 +262,17 @@ def came(ledger: Ledger, event: ConnectionCame) -> Unit | None:
     found, unit, state = of(ledger, name), ledger.unit(name), ledger.state(name)
     is_expected = found.awaited and unit is not None and unit.sockets is not None
     if is_expected:
-        assert unit is not None and unit.sockets is not None
-        kept = max((each.trigger_burst for each in unit.sockets.sockets), default=0)
-        triggers = (*found.triggers_ns, ledger.now.boot_ns)[-kept:] if kept else ()
-        found = replace(found, awaited=False, came=found.came + 1, triggers_ns=triggers)
+        found = replace(found, awaited=False, came=found.came + 1)
         ledger.set_sockets(name, found)
     if is_expected and state.sub is SubState.LISTENING and ledger.globals.shutdown is None:
-        assert unit is not None
+        assert unit is not None and unit.sockets is not None
+        if event.connection is None and _too_many_for_ns(ledger, found, unit.sockets) is not None:
+            # It was awaited in a run before, which others than those within the limit may have begun.
+            await_next(ledger, name)
+            return None
+        kept = max((each.trigger_burst for each in unit.sockets.sockets), default=0)
+        triggers = (*found.triggers_ns, ledger.now.boot_ns)[-kept:] if kept else ()
+        ledger.set_sockets(name, replace(found, triggers_ns=triggers))
         fields = {"socket": event.socket} | ({"peer": event.peer} if event.peer else {})
         cause = ledger.record("socket.connection", name, fields=fields)
         if event.connection is None:
@@ -264,7 +283,8 @@ def came(ledger: Ledger, event: ConnectionCame) -> Unit | None:
         return instance
     if event.connection is not None:
         ledger.act(CloseSockets(name, event.connection))
-    elif is_expected and state.sub in UP and found.idle_at_ns is not None:
+    elif is_expected and state.sub in UP and (found.idle_at_ns is not None or found.look_id is not None):
+        # Whoever looks at the connections now has not seen it.
         used = replace(found, used_ns=ledger.now.mono_ns)
         _look_again(ledger, name, used, ledger.now.mono_ns + _idle_ns(ledger, name) // LOOKS)
     return None
@@ -273,6 +293,9 @@ def came(ledger: Ledger, event: ConnectionCame) -> Unit | None:
 def job_ended(ledger: Ledger, name: str) -> None:
     """A start came to nothing, or what stood in its way has: whoever waits in the queue is told of again."""
     state = ledger.state(name)
+    if state.sockets is not None and state.sub in REST and name not in ledger.job_of:
+        # A restart has left its instances alone, and comes to nothing.
+        ledger.intents += [Task(Intent.STOP_ALONG, other, name, state.cause) for other in state.sockets.instances]
     if state.sockets is not None or state.connection is not None:
         ledger.touch_unit(name)
         if name not in ledger.job_of:
@@ -303,7 +326,8 @@ def _idle_ns(ledger: Ledger, name: str) -> int:
 def begin_use(ledger: Ledger, name: str) -> None:
     """The unit is up: from now on it has to be used, if it says so."""
     idle_ns, found = _idle_ns(ledger, name), of(ledger, name)
-    if not idle_ns or not found.armed:
+    if not idle_ns or not found.armed or not found.held:
+        # (what a killed keeper has held the process has still: who comes to it is told to nobody)
         return
     if not found.awaited:
         ledger.act(AwaitConnection(name))
@@ -322,7 +346,10 @@ def use_deadline(ledger: Ledger, name: str) -> None:
     if sub not in UP or not idle_ns:
         ledger.set_sockets(name, replace(found, idle_at_ns=None))
     elif sub is not SubState.RUNNING:
-        _look_again(ledger, name, replace(found, used_ns=ledger.now.mono_ns), ledger.now.mono_ns + idle_ns)
+        if not found.awaited:
+            ledger.act(AwaitConnection(name))
+        found = replace(found, used_ns=ledger.now.mono_ns, awaited=True)
+        _look_again(ledger, name, found, ledger.now.mono_ns + idle_ns)
     elif not found.awaited:
         ledger.act(AwaitConnection(name))
         _look_again(ledger, name, replace(found, awaited=True), max(found.used_ns + idle_ns, ledger.now.mono_ns + 1))
@@ -359,8 +386,9 @@ def _make_instance(ledger: Ledger, unit: Unit, event: ConnectionCame) -> Unit:
     assert unit.service is not None and event.connection is not None
     label = re.sub(r"[^A-Za-z0-9:_.-]", "", event.peer) or "local"
     begin = f"{unit.name}-" if "@" in unit.name else f"{unit.name}@"
-    name = f"{begin}{event.connection}-{label}"[:NAME_MAX]
-    service = replace(unit.service, restart=replace(unit.service.restart, restart=Restart.NO), store_max=0)
+    name = _free_name(ledger, f"{begin}{event.connection}-{label}"[:NAME_MAX])
+    policy = replace(unit.service.restart, restart=Restart.NO, force=ExitStatuses(), failures=0, limit=None)
+    service = replace(unit.service, restart=policy, store_max=0)
     instance = Unit(
         name=name,
         kind=unit.kind,
@@ -388,10 +416,23 @@ def _make_instance(ledger: Ledger, unit: Unit, event: ConnectionCame) -> Unit:
     return instance
 
 
+def _free_name(ledger: Ledger, name: str) -> str:
+    """Return the name, or one like it while that is taken: who follows a killed keeper counts from 1 again, and what it
+    has accepted may still be served.
+    """
+    free, count = name, 1
+    while free in ledger.texts or free in ledger.set.units or free in ledger.set.bad:
+        count += 1
+        end = f"-{count}"
+        free = name[: NAME_MAX - len(end)] + end
+    return free
+
+
 def _instance_over(ledger: Ledger, name: str, connection: Connection) -> None:
     """The life for a connection is over: so is the connection."""
     ledger.edit(name).connection = None
-    ledger.act(CloseSockets(connection.unit, connection.number))
+    if connection.number is not None:
+        ledger.act(CloseSockets(connection.unit, connection.number))
     parent = ledger.state(connection.unit).sockets
     if parent is not None:
         left = tuple(each for each in parent.instances if each != name)
@@ -400,8 +441,8 @@ def _instance_over(ledger: Ledger, name: str, connection: Connection) -> None:
 
 
 def is_orphan(ledger: Ledger, name: str) -> bool:
-    """Tell whether a unit was made for a connection of one that does not listen any more."""
+    """Tell whether a unit was made for a connection that is there no more, or to one that does not listen any more."""
     connection = ledger.state(name).connection
     if connection is None or ledger.state(name).sub in STARTING | UP:
         return False
-    return ledger.state(connection.unit).sub not in ARMED
+    return connection.number is None or ledger.state(connection.unit).sub not in ARMED

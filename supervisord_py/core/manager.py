@@ -34,6 +34,7 @@ from supervisord_py.core import (
     watchdog,
 )
 from supervisord_py.core.actions import AnyAction, Effects, FollowMain, ReleaseUnit
+from supervisord_py.core.consequences import give_up_start
 from supervisord_py.core.events import (
     ClockChanged,
     CommandRequested,
@@ -69,7 +70,7 @@ from supervisord_py.core.ledger import Intent, Ledger, Task
 from supervisord_py.core.notify import notify_received
 from supervisord_py.core.processes import waits_for_pid_file
 from supervisord_py.core.service import Input
-from supervisord_py.core.state import ACTIVE_STATES, ARMED, REST, UP, JobOrigin, WatchKind
+from supervisord_py.core.state import ACTIVE_STATES, ARMED, REST, UP, Ending, JobOrigin, WatchKind
 from supervisord_py.core.steps import Ended
 from supervisord_py.core.stopping import forget_failures
 from supervisord_py.core.timers import DeadlineKind
@@ -198,7 +199,10 @@ class Manager:
             case KeeperLost():
                 ledger.record("keeper.lost", severity=Severity.ERROR, fields=event.fields)
                 watchdog.was_unheard(ledger)
-                listening.keeper_lost(ledger)
+                for name in listening.keeper_lost(ledger):
+                    why = "its connection was lost with the keeper"
+                    if not give_up_start(ledger, name, why):
+                        service.order_stop(ledger, name, Ending.ORDER, why)
             case KeeperReplaced() if event.refused is None:
                 ledger.record("keeper.reexecuted", fields={"old": event.old, "new": event.new})
             case KeeperReplaced():

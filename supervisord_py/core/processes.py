@@ -192,7 +192,7 @@ def handed(ledger: Ledger, name: str, role: Role) -> Handed | None:
     if role not in _HANDED or unit is None or unit.service is None:
         return None
     if connection is not None:
-        return Handed(connection.unit, connection.number)
+        return None if connection.number is None else Handed(connection.unit, connection.number)
     return Handed(name) if unit.sockets is not None or unit.service.store_max else None
 
 

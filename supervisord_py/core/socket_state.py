@@ -4,10 +4,10 @@ from msgspec import Struct
 
 
 class Connection(Struct, frozen=True, omit_defaults=True):
-    """The connection that an instance was made for: number ``number`` of unit ``unit``."""
+    """The connection that an instance was made for: number ``number`` of unit ``unit``; a killed keeper holds none."""
 
     unit: str
-    number: int
+    number: int | None
     environment: tuple[tuple[str, str], ...] = ()
     """Who is at its other end, for the process."""
 

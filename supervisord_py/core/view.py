@@ -11,10 +11,7 @@ from supervisord_py.core.manager import Manager
 from supervisord_py.core.rollout import in_order, needing_restart
 from supervisord_py.core.rollout_state import RolloutStep
 from supervisord_py.core.shutdown import code_of_life
-from supervisord_py.core.state import (
-    ProbeState,
-    UnitState,
-)
+from supervisord_py.core.state import REST, ProbeState, UnitState
 from supervisord_py.core.why import explain, in_a_sentence
 from supervisord_py.model.changes import UnitChange
 from supervisord_py.model.states import ActiveState, JobState, JobType, LoadState, SubState
@@ -39,6 +36,12 @@ def list_units(manager: Manager) -> list[str]:
 def active_states(manager: Manager) -> list[ActiveState]:
     """Return the state of every unit, by name."""
     return [manager.ledger.shown_active(name) for name in list_units(manager)]
+
+
+def totals(manager: Manager) -> tuple[int, int]:
+    """Return how many automatic restarts and failures are counted of all units."""
+    states = manager.ledger.states.values()
+    return sum(state.restarts for state in states), sum(state.failures for state in states)
 
 
 def is_stopping(manager: Manager) -> bool:
@@ -86,6 +89,7 @@ def unit_status(manager: Manager, name: str) -> UnitStatus:
         exit=_exit(state),
         status_text=state.status_text,
         path=path or None,
+        transient=unit is not None and unit.transient is not None,
         enabled=_is_enabled(ledger, name),
         why=in_a_sentence(ledger, name),  # what ``why`` begins with: following the chain is for whoever asks
         needs_restart=bool(restart_needed(ledger, name)),
@@ -161,6 +165,25 @@ def is_restarted(manager: Manager, name: str) -> bool:
 def is_known(manager: Manager, name: str) -> bool:
     """Tell whether there is such a unit, or something that runs as one."""
     return name in manager.ledger.set.units or name in manager.ledger.set.bad or name in manager.ledger.texts
+
+
+def is_at_rest(manager: Manager, name: str) -> bool:
+    """Tell whether nothing of a unit runs or is left, and nothing is about to start it; so it is with one that there is
+    not."""
+    ledger = manager.ledger
+    state = ledger.state(name)
+    is_down = state.sub in REST and not state.is_stub and name not in ledger.job_of
+    return is_down and not (state.leftover or state.held or state.former or state.freeze is not None)
+
+
+def has_failed(manager: Manager, name: str) -> bool:
+    """Tell whether a unit has failed for good, or is quarantined."""
+    return manager.ledger.shown_active(name) in (ActiveState.FAILED, ActiveState.QUARANTINED)
+
+
+def since_ns(manager: Manager, name: str) -> int:
+    """Return when a unit's active state changed last [ns of the wall clock]; 0 when it never did."""
+    return manager.ledger.state(name).since_wall_ns
 
 
 def restart_keys(manager: Manager, name: str) -> tuple[str, ...]:

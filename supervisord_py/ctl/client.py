@@ -64,7 +64,7 @@ _JOBS = frozenset(
         "Start", "Stop", "Restart", "TryRestart", "Reload", "ReloadOrRestart", "Pause", "Resume", "Release", "Trigger",
     )
 )  # fmt: skip
-_CHANGES = frozenset(f"{MANAGER}.{name}" for name in ("Enable", "Disable", "Mask", "Unmask", "Apply", "Scale"))
+_CHANGES = frozenset(f"{MANAGER}.{name}" for name in ("Enable", "Disable", "Mask", "Unmask", "Apply", "Scale", "Run"))
 TOKEN = _JOBS | _CHANGES | {f"{MANAGER}.Kill", f"{MANAGER}.ResetFailed"}
 TIMEOUT = _JOBS | _CHANGES | {f"{MANAGER}.Wait"}
 _UNREPEATABLE = frozenset(

@@ -1,7 +1,6 @@
 """Verbs that are not here: those that come later, and other tools' words for what has another name with us."""
 
 LATER: dict[str, str] = {
-    "run": "write a unit file (supervisord-py new NAME), then supctl daemon-reload",
     "top": "supctl status shows memory and CPU of every unit",
     "list-sockets": "supctl list shows every unit",
 }

@@ -63,6 +63,7 @@ class UnitReply(TypedDict, total=False):
     connections: int
     stored: list[str]
     dropped_lines: int
+    transient: bool
     has_run: bool
     lowered_limits: list[str]
     applied: list[str]
@@ -84,7 +85,7 @@ STATUS_FIELDS = (
     "needs_restart", "needs_reload", "refused", "condition_result", "condition_at", "condition_unmet", "health",
     "next_elapse", "last_elapse",
     "has_run", "lowered_limits", "applied", "degraded", "sockets", "accepted", "connections", "stored",
-    "dropped_lines",
+    "dropped_lines", "transient",
 )  # fmt: skip
 """The fields of ``status --json``, exactly, those of the contract in its order."""
 
@@ -120,6 +121,7 @@ def unit_from_wire(raw: dict[str, Any]) -> UnitReply:
     unit["health"] = raw.get("health") or []
     for key in ("lowered_limits", "applied", "degraded"):
         unit[key] = list(raw.get(key) or ())
+    unit["transient"] = bool(raw.get("transient"))
     unit["has_run"] = bool(raw.get("has_run", True))
     return unit
 

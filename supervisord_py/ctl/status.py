@@ -286,7 +286,7 @@ def detail(style: Style, unit: UnitReply, now_s: float) -> list[str]:
     if unit["needs_reload"]:
         loaded += f", {_NEEDS_RELOAD}"
     if unit["path"]:
-        loaded += f" ({unit['path']}; {'enabled' if unit['enabled'] else 'disabled'})"
+        loaded += f" ({unit['path']}; {_start_word(unit)})"
     ended = unit["exit"]
     failures = unit["failures"]
     counted = f"{unit['restarts']}" + (
@@ -374,7 +374,7 @@ def list_units(session: Session, units: tuple[str, ...], failed: bool, timers: b
                 Cell(unit["load_state"], *(("red",) if unit["load_state"] in NEVER_LOADED else ())),
                 Cell(unit["active_state"], _colour(unit)),
                 Cell(f"{unit['sub_state']} ({ill})", "yellow") if (ill := health_text(unit)) else unit["sub_state"],
-                "masked" if unit["load_state"] == "masked" else "enabled" if unit["enabled"] else "disabled",
+                "masked" if unit["load_state"] == "masked" else _start_word(unit),
                 f"{unit['description']} ({_NEEDS_RELOAD})".lstrip() if unit["needs_reload"] else unit["description"],
             ]
             for unit in sorted(found.units, key=lambda unit: unit["name"])
@@ -482,4 +482,11 @@ def is_enabled(session: Session, units: tuple[str, ...], quiet: bool) -> int:
 def _enabled_word(unit: UnitReply) -> str:
     if unit["load_state"] in NEVER_LOADED:
         return unit["load_state"]
+    return _start_word(unit)
+
+
+def _start_word(unit: UnitReply) -> str:
+    """Say whether a unit starts with the supervisor; one that was run is not there any more by then."""
+    if unit["transient"]:
+        return "transient"
     return "enabled" if unit["enabled"] else "disabled"

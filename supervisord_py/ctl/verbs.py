@@ -43,6 +43,8 @@ _DONE = {
 }
 _LAST_WORDS = "; its last words: "
 """What the message of an apply that goes back has of the life that was the reason."""
+_MORE = ("restarts", "changes", "settings", "unit", "path", "text", "warnings", "ended")
+"""What some replies have besides, for ``--json``."""
 _FINE = ("done", "skipped", "queued")
 _STARTS = ("start", "restart", "reload-or-start")
 
@@ -74,7 +76,7 @@ def carry_out(
     """Make a request that answers with outcomes and print them; return the exit code. ``nothing`` is said without
     any."""
     started = time.monotonic()
-    progress = _Progress(session, units)
+    progress = Progress(session, units)
     session.while_waiting = progress.show
     try:
         reply = request()
@@ -95,10 +97,10 @@ def carry_out(
         session.while_waiting = None
     progress.clear()
     outcomes = outcomes_from_wire(reply.get("outcomes"))
-    _warn_unless_durable(session, reply)
+    warn_unless_durable(session, reply)
     if session.wants_json:
         document = {"job": reply.get("job"), "durable": reply.get("durable"), "outcomes": outcomes}
-        document |= {key: reply[key] for key in ("restarts", "changes", "settings") if key in reply}
+        document |= {key: reply[key] for key in _MORE if key in reply}
         session.emit(document | ({"plan": True} if session.options.plan else {}))
     elif session.options.no_wait and not session.options.plan and reply.get("job") is not None:
         session.echo(str(reply["job"]))
@@ -107,7 +109,7 @@ def carry_out(
     return 0
 
 
-def _warn_unless_durable(session: Session, reply: dict[str, Any]) -> None:
+def warn_unless_durable(session: Session, reply: dict[str, Any]) -> None:
     if reply.get("durable") is False and not session.options.plan:
         session.note("warning: the journal cannot be written, this is not on disk: see supctl journal stats")
 
@@ -198,7 +200,7 @@ def _failed_units(session: Session, failed: Sequence[OutcomeReply]) -> dict[str,
         return {}
 
 
-class _Progress:
+class Progress:
     """On a terminal, one line that says what is being waited for, from the second second on."""
 
     def __init__(self, session: Session, units: Sequence[str]) -> None:
@@ -468,7 +470,7 @@ def cancel(session: Session, job: int) -> int:
             reply = _cancel(session, job)
         else:
             reply = {"job": job, "durable": True}
-    _warn_unless_durable(session, reply)
+    warn_unless_durable(session, reply)
     if session.wants_json:
         session.emit(reply)
     else:

@@ -87,10 +87,11 @@ def _exit_code(session: Session, unit: UnitReply) -> int:
     if not session.wants_json:
         session.echo(f"{unit['name']} ended with {explain_exit(ended)}")
     code = ended.get("code")
-    return code if code is not None else 128 + _signal_number(str(ended.get("signal")))
+    return code if code is not None else 128 + signal_number(str(ended.get("signal")))
 
 
-def _signal_number(name: str) -> int:
+def signal_number(name: str) -> int:
+    """Return the number of a signal by the name that the supervisor has for it."""
     import signal
 
     try:

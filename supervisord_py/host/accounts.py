@@ -84,6 +84,19 @@ class Accounts:
             account = self._kept[key] = self._allowed(*self._resolve(user, group, supplementary))
         return account
 
+    def exactly(self, uid: int, gid: int, groups: tuple[int, ...]) -> Account:
+        """Return who a process with these ids is, whatever the user database says of groups.
+
+        Raises:
+            NoAccount: we are not allowed to become it.
+        """
+        entry = _entry(str(uid), self.own.uid)
+        account = self._allowed(entry, uid, gid, tuple(sorted({gid, *groups})))
+        if self.own.uid != 0:
+            return account
+        # Set in any case: what we have ourselves is not to be left because it looks the same.
+        return account._replace(uid=uid, gid=gid, groups=groups)
+
     def _resolve(
         self, user: str | None, group: str | None, supplementary: tuple[str, ...]
     ) -> tuple[pwd.struct_passwd | None, int, int, tuple[int, ...] | None]:
@@ -110,8 +123,10 @@ class Accounts:
         if own.uid != 0:
             if uid != own.uid:
                 who = entry.pw_name if entry is not None else str(uid)
+                # A process takes its groups first, so that is where it would fail.
+                step = "user" if groups is None or (gid == own.gid and set(groups) <= own.groups) else "group"
                 raise NoAccount(
-                    "user", f"a supervisor with uid {own.uid} cannot become {who}: run it as root, or drop user"
+                    step, f"a supervisor with uid {own.uid} cannot become {who}: run it as root, or drop user"
                 )
             if gid != own.gid:
                 raise NoAccount(

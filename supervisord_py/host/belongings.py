@@ -35,6 +35,9 @@ EXIT_CODES = {
 }
 EXIT_CREDENTIALS = 243
 ENVIRONMENT_FILE_MAX = 16 * 1024 * 1024
+CREDENTIALS = "credentials"
+"""The folder in the runtime folder that holds those of the units."""
+
 CREDENTIAL_MAX = 1024 * 1024
 """Bytes of all credentials of a unit, as in systemd."""
 
@@ -87,7 +90,7 @@ class Keeping:
 
     def __init__(self, folder: Path, roots: Roots) -> None:
         self._made = folder / "made"
-        self._credentials = folder / "credentials"
+        self._credentials = folder / CREDENTIALS
         self._roots = roots
 
     def variables(self, unit: str, belongings: Belongings) -> dict[str, str]:
@@ -99,14 +102,18 @@ class Keeping:
             variables["CREDENTIALS_DIRECTORY"] = str(self._credentials / unit)
         return variables
 
-    def provide(self, unit: str, invocation: str, belongings: Belongings, account: Account) -> None:
+    def provide(self, unit: str, invocation: str, belongings: Belongings, account: Account) -> list[str]:
         """Make a unit's folders and credentials for a life, unless they are there.
+
+        Returns:
+            What it does without: credentials that the supervisor was to be given itself, and was not. systemd lets
+            them be missing, too; a program notices when it opens them.
 
         Raises:
             CannotProvideError: Something of it cannot be had.
         """
         if not belongings.all_folders and not belongings.credentials:
-            return
+            return []
         note = self._read_note(unit)
         if note.get("invocation") != invocation:
             if note.get("preserve") == "no":
@@ -119,6 +126,11 @@ class Keeping:
             for folder, path in zip(folders.folders, self._paths(kind, folders), strict=True):
                 with _failing(f"{kind.value}-directory", EXIT_CODES[kind], path):
                     self._make(self._roots.of(kind), folder, folders.mode, owner)
+        return [
+            f"load-credential: the supervisor was given no credential {each.path}"
+            for each in belongings.load_credentials
+            if is_handed_on(each) and not (self._credentials / unit / each.name).exists()
+        ]
 
     def release(self, unit: str, *, is_restarted: bool) -> None:
         """Remove what goes when a unit has stopped."""
@@ -199,8 +211,14 @@ class Keeping:
                 os.close(fd)
 
 
+def is_handed_on(credential: Credential) -> bool:
+    """Whether it is one that the supervisor was given itself."""
+    return credential.path is not None and not credential.path.startswith("/")
+
+
 def read_credentials(credentials: tuple[Credential, ...]) -> dict[str, bytes]:
-    """Return the credentials by name; one with a value is the default of one whose file is missing.
+    """Return the credentials by name; one with a value is the default of one whose file is missing, and of those that
+    the supervisor was to be given itself what is missing is left out.
 
     Raises:
         OSError: A file is missing or cannot be read.
@@ -212,16 +230,16 @@ def read_credentials(credentials: tuple[Credential, ...]) -> dict[str, bytes]:
             contents[each.name] = each.value.encode()
             continue
         assert each.path is not None
-        path = each.path if each.path.startswith("/") else f"{own}/{each.path}" if own else None
+        if is_handed_on(each) and own is None:
+            continue
+        path = f"{own}/{each.path}" if is_handed_on(each) else each.path
         try:
-            if path is None:
-                raise FileNotFoundError(errno.ENOENT, "the supervisor was given no credentials", each.path)
             if os.path.isdir(path):
                 contents |= {f"{each.name}_{name}": _read(f"{path}/{name}") for name in sorted(os.listdir(path))}
             else:
                 contents[each.name] = _read(path)
         except FileNotFoundError:
-            if each.name not in contents:
+            if each.name not in contents and not is_handed_on(each):
                 raise
     if sum(map(len, contents.values())) > CREDENTIAL_MAX:
         raise OSError(errno.E2BIG, "credentials of more than 1 MiB")

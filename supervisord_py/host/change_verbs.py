@@ -121,7 +121,7 @@ class ChangeVerbs:
                     )
                 )
         except CannotChangeError as error:
-            await self._refuse(request, verb, names, reason, error)
+            await self.refuse(request, verb, names, reason, error)
         except TimeoutError:
             raise TimedOutError(f"{verb} is not done after {parameters['timeout_ms']} ms and goes on") from None
         outcomes = [self._outcome(verb, name, report.files, plan=plan) for name in names]
@@ -168,9 +168,10 @@ class ChangeVerbs:
         await self._authority.require_units(peer, command, asked, reason=reason, every=True)
         return list(names), list(units)
 
-    async def _refuse(
+    async def refuse(
         self, request: Request, verb: str, units: Sequence[str], reason: str, error: CannotChangeError
     ) -> NoReturn:
+        """Record a change that cannot be, and raise it by its name in the interface."""
         raised: MethodError
         match error.error:
             case "NoSuchUnit":
@@ -230,7 +231,7 @@ class ChangeVerbs:
                     changes.apply(units, peer, options, reason=reason, plan=plan, wait=wait, token=token)
                 )
         except CannotChangeError as error:
-            await self._refuse(request, "apply", units, reason, error)
+            await self.refuse(request, "apply", units, reason, error)
         except TimeoutError:
             ms = parameters["timeout_ms"]
             raise TimedOutError(f"apply is not done after {ms} ms and goes on: see supctl jobs") from None
@@ -263,7 +264,7 @@ class ChangeVerbs:
                     tuning.scale(template, count, peer, reason=reason, plan=plan, wait=wait, token=token)
                 )
         except CannotChangeError as error:
-            await self._refuse(request, "scale", [template], reason, error)
+            await self.refuse(request, "scale", [template], reason, error)
         except TimeoutError:
             ms = parameters["timeout_ms"]
             raise TimedOutError(f"scale is not done after {ms} ms and goes on: see supctl jobs") from None
@@ -278,7 +279,7 @@ class ChangeVerbs:
         try:
             report = await tuning.set(unit, parameters["settings"], peer, persist=persist, reason=reason, plan=plan)
         except CannotChangeError as error:
-            await self._refuse(request, "set", [unit], reason, error)
+            await self.refuse(request, "set", [unit], reason, error)
         return self._tuned("set", report, plan=plan)
 
     def _tuned(self, verb: str, report: TuningReport, *, plan: bool) -> dict[str, Any]:

@@ -142,9 +142,14 @@ def _reason(error: Exception) -> str:
 # The machine
 
 
-def _architecture(wanted: str, host: Host) -> bool:
+def own_architecture() -> str:
+    """Return systemd's name for the machine's architecture."""
     name = os.uname().machine
-    return wanted in ("native", _ARCHITECTURES.get(name, name))
+    return _ARCHITECTURES.get(name, name)
+
+
+def _architecture(wanted: str, host: Host) -> bool:
+    return wanted in ("native", own_architecture())
 
 
 def _firmware(wanted: str, host: Host) -> bool:

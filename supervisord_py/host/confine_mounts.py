@@ -33,7 +33,18 @@ _AT_FDCWD, _AT_EMPTY_PATH, _AT_RECURSIVE = -100, 0x1000, 0x8000
 _CLONE_TREE = 1 | os.O_CLOEXEC
 _EMPTY_SOURCE = 0x4
 _RDONLY, _NOSUID, _NODEV, _NOEXEC = 0x1, 0x2, 0x4, 0x8
-_MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REC, _MS_SLAVE = 0x2, 0x4, 0x8, 0x4000, 0x80000
+_MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REC, _MS_SLAVE, _MS_SHARED = 0x2, 0x4, 0x8, 0x4000, 0x80000, 0x100000
+_MOUNT_FLAGS = {
+    "ro": 0x1, "nosuid": _MS_NOSUID, "nodev": _MS_NODEV, "noexec": _MS_NOEXEC, "sync": 0x10, "mand": 0x40,
+    "dirsync": 0x80, "nosymfollow": 0x100, "noatime": 0x400, "nodiratime": 0x800, "relatime": 0x200000,
+    "strictatime": 0x1000000, "lazytime": 0x2000000,
+}  # fmt: skip
+_NOT_FLAGS = {
+    "rw": "ro", "suid": "nosuid", "dev": "nodev", "exec": "noexec", "async": "sync", "symfollow": "nosymfollow",
+    "atime": "noatime", "diratime": "nodiratime", "nomand": "mand", "norelatime": "relatime",
+    "nostrictatime": "strictatime", "nolazytime": "lazytime",
+}  # fmt: skip
+"""Words among mount options that the kernel takes as flags, and those that take one back. Source: mount(8)."""
 _MNT_DETACH = 2
 _SIOCSIFFLAGS, _IFF_UP = 0x8914, 0x1
 _NAMESPACE = "mount-namespace"
@@ -161,6 +172,27 @@ def _resolved(path: str, root: str) -> str:
     return found or "/"
 
 
+def _mounts_in(folder: str) -> list[str]:
+    """Return the places within a folder of this machine where something is mounted, and not within another of them."""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        places = {line.split()[4] for line in file}
+    within = sorted(place for place in places if place.startswith(f"{folder}/") and "\\" not in place)
+    return [place for place in within if not any(place.startswith(f"{other}/") for other in within)]
+
+
+def _split_options(options: str, flags: int) -> tuple[int, str]:
+    """Return the flags that mount options mean, beginning with ``flags``, and what is the file system's own."""
+    own = []
+    for word in options.split(","):
+        if word in _MOUNT_FLAGS:
+            flags |= _MOUNT_FLAGS[word]
+        elif word in _NOT_FLAGS:
+            flags &= ~_MOUNT_FLAGS[_NOT_FLAGS[word]]
+        elif word:
+            own.append(word)
+    return flags, ",".join(own)
+
+
 class _Builder:
     def __init__(self, into: Confinement) -> None:
         self._into = into
@@ -224,6 +256,8 @@ class _Builder:
                 self._set(shade.key, root + shade.path, flags, needs=(there | copies).get(shade.path, _NAMESPACE))
         if root:
             self._enter(root)
+        # A namespace that the process makes itself sees what it mounts later, as it would on the machine.
+        self._mount(key, None, "/", None, _MS_REC | _MS_SHARED, None)
 
     def _mount(self, key: str, *args: Any) -> None:
         self.call("namespace", key, "mount", *args, needs=_NAMESPACE)
@@ -267,6 +301,9 @@ class _Builder:
                 case Kind.INACCESSIBLE:
                     what = "file" if os.path.exists(lay.path) and not os.path.isdir(lay.path) else "folder"
                     sources[lay.path] = self._clone(lay.key, f"{inaccessible}/{what}")
+                case Kind.SYSFS:
+                    for place in _mounts_in(lay.path):
+                        sources[place] = self._clone(lay.key, place, may_miss=True)
                 case Kind.DEVICES:
                     for name in (*_DEVICES, *_DEVICE_FOLDERS, "log"):
                         sources[f"/dev/{name}"] = self._clone(lay.key, f"/dev/{name}", may_miss=True)
@@ -286,12 +323,28 @@ class _Builder:
                 self._set(lay.key, "", _RDONLY | _NOSUID | _NODEV | _NOEXEC, register=register)
                 self._move(lay.key, register, path)
             case Kind.TMPFS:
-                self._mount(lay.key, "tmpfs", path, "tmpfs", _MS_NODEV | _MS_NOSUID, lay.options or None)
+                flags, options = _split_options(lay.options, _MS_NODEV | _MS_NOSUID)
+                self._mount(lay.key, "tmpfs", path, "tmpfs", flags, options or None)
+            case Kind.SYSFS:
+                self._sysfs(lay, path, sources)
             case Kind.PROC:
                 flags = _MS_NODEV | _MS_NOSUID | _MS_NOEXEC
                 self._mount(lay.key, "proc", path, "proc", flags, lay.options)
             case Kind.DEVICES:
                 self._devices(lay, root, sources)
+
+    def _sysfs(self, lay: Lay, path: str, sources: dict[str, str]) -> None:
+        """As in systemd the machine's own is seen where a new one cannot be had: that of a user namespace cannot where
+        something is hidden in the machine's."""
+        flags = _MS_NODEV | _MS_NOSUID | _MS_NOEXEC
+        given: dict[str, Any] = {"needs": _NAMESPACE, "as": "sysfs", "may_fail": True}
+        self._into.call(self._into.before, "namespace", lay.key, "mount", "sysfs", path, "sysfs", flags, None, **given)
+        for place in _mounts_in(lay.path):
+            register = sources[place]
+            self._into.call(
+                self._into.before, "namespace", lay.key, "syscall", _MOVE_MOUNT, {"fd": register}, "", _AT_FDCWD,
+                f"{path}{place.removeprefix(lay.path)}", _EMPTY_SOURCE, needs="sysfs", may_fail=True,
+            )  # fmt: skip
 
     def _devices(self, lay: Lay, root: str, sources: dict[str, str]) -> None:
         folder = root + lay.path

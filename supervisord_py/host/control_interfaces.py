@@ -25,6 +25,7 @@ from supervisord_py.host.manager_interface import Queries
 from supervisord_py.host.manager_verbs import Verbs
 from supervisord_py.host.peers import Credentials, Whose, identify
 from supervisord_py.host.refusals import Refusals
+from supervisord_py.host.run_verbs import RunVerbs
 from supervisord_py.host.unit_views import UnitViews
 from supervisord_py.wire.interface import SERVICE_TEXT, Interface, parse_interface
 from supervisord_py.wire.varlink import JOURNAL, MANAGER, SERVICE
@@ -94,11 +95,12 @@ def build_endpoints(supervisor: Supervisor, refusals: Refusals, *, own_uid: int)
     manager, journal, service = load_interface(MANAGER), load_interface(JOURNAL), parse_interface(SERVICE_TEXT)
     verbs = Verbs(supervisor, authority, views, queries, manager)
     changes = ChangeVerbs(supervisor, authority, views, queries, verbs)
+    runs = RunVerbs(supervisor, authority, views, verbs, changes)
     texts = {interface.name: interface.text for interface in (service, manager, journal)}
     version = str(supervisor.versions["manager"])
     return [
         Endpoint(service, ServiceMethods(authority, texts, version).handlers()),
-        Endpoint(manager, queries.handlers() | verbs.handlers() | changes.handlers()),
+        Endpoint(manager, queries.handlers() | verbs.handlers() | changes.handlers() | runs.handlers()),
         Endpoint(journal, JournalMethods(supervisor, authority, queries).handlers()),
     ]
 

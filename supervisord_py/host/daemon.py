@@ -25,7 +25,7 @@ from supervisord_py.core.events import CommandRequested, ShutdownForced, UnitsLo
 from supervisord_py.core.manager import Manager
 from supervisord_py.core.snapshot import NewerFormatError
 from supervisord_py.host.bus import Bus
-from supervisord_py.host.cgroups import UnitGroups, find_place
+from supervisord_py.host.cgroups import UnitGroups
 from supervisord_py.host.clock import Clock, watch_clock
 from supervisord_py.host.command_records import (
     bug_record,
@@ -55,6 +55,7 @@ from supervisord_py.host.facade import (
     Verification,
     reload_report,
 )
+from supervisord_py.host.figures import Figures
 from supervisord_py.host.hands import ManagerHands
 from supervisord_py.host.hot_directory import HotDirectory
 from supervisord_py.host.journal_file import GIVEN_UP_KEY, LOSS_KEY, Journal
@@ -63,7 +64,7 @@ from supervisord_py.host.last_good import LAST_GOOD_KEY, LastGood
 from supervisord_py.host.live import describe_process
 from supervisord_py.host.output import OutputCollector
 from supervisord_py.host.rehearsal import rehearse
-from supervisord_py.host.resources import UnitResources
+from supervisord_py.host.resources import UnitResources, find_own_place
 from supervisord_py.host.servers import Servers
 from supervisord_py.host.snapshot_file import SnapshotStore, boot_id, first_manager, next_manager
 from supervisord_py.host.sources import (
@@ -125,7 +126,7 @@ class Daemon:
         self._manager = first_manager(places.snapshot, self._lost) if is_first else next_manager(welcome.state, units)
         self._snapshot = SnapshotStore(places.snapshot, gid, lambda: self._manager.snapshot())
         self._lineage = lineage_of(welcome, keeper.pid)
-        self._groups = UnitGroups(find_place(), welcome.config["name"], welcome.instance)
+        self._groups = UnitGroups(find_own_place(keeper.pid), welcome.config["name"], welcome.instance)
         self._resources = UnitResources(self._groups)
         if is_first:
             # What a killed supervisor of this name left, as far as nothing lives in it.
@@ -149,6 +150,7 @@ class Daemon:
             is_restarted=lambda unit: view.is_restarted(self._manager, unit),
         )
         self._hands.restore((process.id, process.unit, process.role, process.pid) for process in welcome.processes)
+        self.figures = Figures(self._journal, places, self._resources, keeper.pid)
         self._driver = Driver(
             self._manager,
             keeper,
@@ -455,7 +457,7 @@ class Daemon:
 
     def _begin_look(self) -> Callable[[], SourceMarks]:
         loaded, units, config, places = self._sources, self._loaded.names, self._config, self._places
-        return lambda: compare_sources(loaded, read_sources(config, places, hot=loaded.units.hot), units)
+        return lambda: compare_sources(loaded, read_sources(config, places, apart=loaded.units.apart), units)
 
     def health_warnings(self) -> list[str]:
         return [*filter(None, [self._watch.problem]), *self._hot.problems, *self._servers.remote.warnings()]
@@ -547,6 +549,7 @@ class Daemon:
             self._changed.set_result(None)
         self._changed = self._loop.create_future()
         self._upward.changed()
+        self._changes.transients.look()
 
     def _keeper_lost(self) -> None:
         """The keeper is dead, or wants us to be: what it has of us is all there is, so end at once."""

@@ -4,12 +4,12 @@ environment, under which limits.
 Everything that can be known before the fork is decided here, so that the child has nothing to look up; what fails
 here fails the spawn with the step and the exit code that systemd has for it, before anything is made.
 
-Environment, later ones win: ``PATH LANG HOME USER LOGNAME SHELL`` of the user the process runs as; what
-``pass-environment`` lets through, the settings' and the unit's; its folders and credentials; the unit's own; that of
-its files, read anew for each command; then what the supervisor says (``INVOCATION_ID``, ``MAINPID``, ...), which a unit
-cannot forge. (In systemd a unit's ``Environment=`` wins over those too; a process that lies to itself about its own
-invocation helps nobody.) ``unset-environment`` comes last. A variable ``$NAME`` of a command is expanded from exactly
-that.
+Environment, later ones win: ``PATH LANG HOME USER LOGNAME SHELL`` of the user the process runs as; what the settings'
+``pass-environment`` lets through; ``PATH`` of ``exec-search-path``; what the unit's ``pass-environment`` lets through;
+its folders and credentials; the unit's own; that of its files, read anew for each command; then what the supervisor
+says (``INVOCATION_ID``, ``MAINPID``, ...), which a unit cannot forge. (In systemd a unit's ``Environment=`` wins over
+those too; a process that lies to itself about its own invocation helps nobody.) ``unset-environment`` comes last. A
+variable ``$NAME`` of a command is expanded from exactly that.
 
 A privileged command (``+``) runs as the supervisor, without limits. Source: systemd src/core/execute.c,
 build_environment, exec_child; systemd.exec(5), "Environment variables in spawned processes".
@@ -34,9 +34,10 @@ from supervisord_py.host.private_folders import PrivateFolders
 from supervisord_py.host.resources import UnitResources
 from supervisord_py.host.sandbox import Place, confine
 from supervisord_py.host.streams import stream_operations
+from supervisord_py.host.terminal import terminal_operations
 from supervisord_py.model.command import expand_words
 from supervisord_py.model.names import base_unit
-from supervisord_py.model.states import NotifyAccess, Role, ServiceType
+from supervisord_py.model.states import NotifyAccess, OomPolicy, Role, ServiceType
 from supervisord_py.model.unit import ExecContext, Limit, Service, Unit, UnitKind
 
 EXIT_CHDIR = 200
@@ -141,12 +142,15 @@ def build_spawn(
     service = None if unit is None else unit.service
     assert service is not None or is_beside, "only services have processes"
     context = ExecContext() if service is None else service.context
-    privileged = action.command.privileged
+    identity = None if unit is None or unit.transient is None else unit.transient.identity
+    privileged = action.command.privileged and identity is None
     degraded: list[str] = []
     before: list[dict[str, Any]] = []
     try:
         try:
-            if privileged or action.command.keeps_user:
+            if identity is not None:
+                account = runtime.accounts.exactly(identity.uid, identity.gid, identity.groups)
+            elif privileged or action.command.keeps_user:
                 account = runtime.accounts.find(None, None)
             else:
                 account = runtime.accounts.find(context.user, context.group, context.supplementary_groups)
@@ -157,7 +161,7 @@ def build_spawn(
         if unit is not None and unit.kind is UnitKind.AGENT and runtime.agents is not None:
             environment.setdefault("STATE_DIRECTORY", _state_folder(runtime.agents, unit.name, account))
         if not is_beside and runtime.keeping is not None:
-            runtime.keeping.provide(action.unit, action.invocation, context.belongings, account)
+            degraded += runtime.keeping.provide(action.unit, action.invocation, context.belongings, account)
         request: dict[str, Any] = {
             "do": "spawn",
             "id": action.spawn_id,
@@ -185,10 +189,17 @@ def build_spawn(
             is_connected = action.handed is not None and action.handed.connection is not None
             is_connected = is_connected and context.streams.input == "socket"
             before += stream_operations(action.unit, identifier, context.streams, is_connected)
+        after: list[dict[str, Any]] = []
+        terminal = None if unit is None or unit.transient is None else unit.transient.terminal
+        if terminal is not None and action.role is Role.MAIN:
+            # By the rights of who may be anybody only where that is an operator.
+            opened = terminal_operations(terminal, uid=None if identity is not None else account.uid)
+            (before if identity is None else after).extend(opened)
         if not privileged:
             before += priority_operations(context.priorities, may_fail=context.enforce != "strict")
-        if before:
-            request["before"] = before
+        for name, operations in (("before", before), ("after", after)):
+            if operations:
+                request[name] = operations
         if degraded:
             request["degraded"] = degraded
         if runtime.direct == action.unit:
@@ -208,7 +219,8 @@ def build_spawn(
             request["cgroups"] = list(runtime.groups.create(action.unit))
             request["home"] = runtime.groups.home
         if runtime.resources is not None and not is_beside:
-            request["cgroups"] += _bound(runtime.resources, action.unit, context, degraded)
+            together = service is not None and service.oom_policy is OomPolicy.KILL
+            request["cgroups"] += _bound(runtime.resources, action.unit, context, degraded, together=together)
             if degraded:
                 request["degraded"] = degraded
     except (_Refused, CannotProvideError) as error:
@@ -246,12 +258,15 @@ def _confine(
             request[name] = [*request.get(name, ()), *found]
 
 
-def _bound(resources: UnitResources, unit: str, context: ExecContext, degraded: list[str]) -> tuple[str, ...]:
+def _bound(
+    resources: UnitResources, unit: str, context: ExecContext, degraded: list[str], *, together: bool
+) -> tuple[str, ...]:
     """Write the bounds of a unit; returns the groups that its processes join for them."""
     plan = resources.plan(context.resources)
     if not plan.writes and not plan.impossible and not resources.is_bound(unit):
         return ()
-    problems = plan.impossible | resources.apply(unit, plan)
+    resources.count_from_here(unit)
+    problems = plan.impossible | resources.apply(unit, plan, together=together)
     if problems and context.enforce == "strict":
         key, reason = next(iter(problems.items()))
         raise _Refused("cgroup", EXIT_CGROUP, 0, f"{key} cannot be enforced here: {reason}")
@@ -285,6 +300,8 @@ def build_environment(
     if account.shell is not None:
         environment["SHELL"] = account.shell
     environment.update(runtime.passed)
+    if context.search_path:
+        environment["PATH"] = ":".join(context.search_path)
     belongings = context.belongings
     wanted = belongings.pass_environment
     environment.update((name, value) for name, value in runtime.own_environment if name in wanted)
@@ -315,16 +332,18 @@ def build_environment(
 def _executable(action: SpawnProcess, context: ExecContext, environment: Mapping[str, str]) -> str | None:
     """Return the program's path; None leaves the search in PATH to the keeper, which looks for ``argv[0]``."""
     program = action.command.words[0]
-    # In another root the search is the child's.
-    if "/" in program or (context.root_directory is not None and not action.command.privileged):
+    root = "" if context.root_directory is None or action.command.privileged else context.root_directory
+    # In another root the search is the child's, unless it is to look elsewhere than in PATH.
+    if "/" in program or (root and not context.search_path):
         return program
-    if action.command.argv0 is None:
+    if action.command.argv0 is None and not context.search_path:
         return None
-    for folder in environment.get("PATH", DEFAULT_PATH).split(":"):
+    where = "exec-search-path" if context.search_path else "PATH"
+    for folder in context.search_path or environment.get("PATH", DEFAULT_PATH).split(":"):
         path = os.path.join(folder, program)
-        if os.path.isfile(path) and os.access(path, os.X_OK):
+        if os.path.isfile(root + path) and os.access(root + path, os.X_OK):
             return path
-    raise _Refused("exec", EXIT_EXEC, 2, f"no program {program} in PATH")
+    raise _Refused("exec", EXIT_EXEC, 2, f"no program {program} in {where}")
 
 
 def _directory(context: ExecContext, account: Account, runtime: SpawnRuntime) -> str:

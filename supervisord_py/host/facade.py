@@ -3,7 +3,8 @@
 The daemon implements ``Supervisor``; tests use a fake of it. Everything here runs on the manager's one event loop.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Literal, Protocol
 
 from msgspec import Struct
@@ -19,6 +20,7 @@ from supervisord_py.model.problems import Problem
 from supervisord_py.model.records import Record
 from supervisord_py.model.settings import Settings
 from supervisord_py.model.states import JobMode
+from supervisord_py.model.unit import Transient, Unit
 from supervisord_py.model.unitset import LoadResult
 from supervisord_py.wire.log_lines import LogLine
 
@@ -57,6 +59,8 @@ class Peer(Struct, frozen=True):
     gone: bool = False
     remote: RemoteKey | None = None
     claimed: bool = False
+    started_ns: int | None = None
+    """When the process that connected was started [CLOCK_BOOTTIME ns], for whoever looks at it later."""
 
     @property
     def subject(self) -> str | None:
@@ -159,6 +163,49 @@ class Usage(Struct, frozen=True):
     tasks: int | None = None
 
 
+class ProcessFigures(Struct, frozen=True):
+    """One of our own processes; None where it cannot be seen."""
+
+    pid: int
+    uptime_ms: int | None = None
+    memory_bytes: int | None = None
+    cpu_ns: int | None = None
+
+
+class SupervisorFigures(Struct, frozen=True):
+    """What the supervisor itself needs, and where its journal stands: so many records are decided and not in the file
+    (``unwritten``), or not on stable storage (``unsynced``)."""
+
+    keeper: ProcessFigures
+    manager: ProcessFigures
+    last_seq: int
+    unwritten: int
+    unsynced: int
+    lost: int
+    journal_bytes: int
+    output_bytes: int
+
+
+class UnitFigures(Struct, frozen=True):
+    """What a unit uses, and by which mechanism each number was counted; None where it cannot be known."""
+
+    memory_bytes: int | None = None
+    cpu_ns: int | None = None
+    tasks: int | None = None
+    read_bytes: int | None = None
+    write_bytes: int | None = None
+    counted_by: dict[str, str] = {}
+
+
+class Figures(Protocol):
+    """Numbers for ``stats``: see ``host.figures``."""
+
+    async def of_supervisor(self) -> SupervisorFigures: ...
+
+    async def of_units(self, trees: Mapping[str, Sequence[int]]) -> dict[str, UnitFigures]:
+        """What units use, by their processes."""
+
+
 class JournalStats(Struct, frozen=True):
     records: int
     bytes: int
@@ -212,6 +259,47 @@ class Followed(Struct, frozen=True):
     record: dict[str, Any]
     dropped: int = 0
     gone: int | None = None
+
+
+class Order(Struct, frozen=True):
+    """What is to be run: ``save`` makes it a file in the first folder of unit files. ``objection`` says what speaks
+    against the unit that the text makes."""
+
+    name: str
+    text: str
+    transient: Transient = Transient()
+    save: bool = False
+    objection: Callable[[Unit], str | None] | None = None
+
+
+class RunReport(Struct, frozen=True):
+    """What came of it; ``path`` is that of a saved file, ``submission`` None for a plan."""
+
+    path: str | None
+    warnings: tuple[str, ...]
+    submission: Submission | None = None
+
+
+class Transients(Protocol):
+    """Units without a file: see ``host.transients``."""
+
+    def holding(self, name: str) -> AbstractContextManager[None]:
+        """Keep a unit from being forgotten meanwhile."""
+
+    async def run(
+        self, order: Order, peer: Peer, *, reason: str = "", plan: bool = False, wait: bool = True, token: str = ""
+    ) -> RunReport:
+        """Load a unit and start it.
+
+        Raises:
+            CannotChangeError: It cannot be, and nothing has changed.
+        """
+
+    async def ended(self, name: str) -> None:
+        """Return when a unit is at rest, or forgotten."""
+
+    def give_up(self, name: str, peer: Peer, reason: str) -> None:
+        """Stop a unit, and wait for nothing."""
 
 
 class Tuning(Protocol):
@@ -293,6 +381,10 @@ class Changes(Protocol):
     def tuning(self) -> "Tuning":
         """How many instances there are, and single keys."""
 
+    @property
+    def transients(self) -> "Transients":
+        """Units without a file."""
+
     def refused_text(self, unit: str) -> str | None:
         """Say why the file of a unit on disk is not in use, None where apply has not refused it."""
 
@@ -367,6 +459,13 @@ class Supervisor(Protocol):
         """Write a record of the host's own (``command.denied``, ``command.invalid``); returns its number."""
 
     async def usage(self, units: Sequence[str]) -> dict[str, Usage]: ...
+
+    async def trees(self, units: Sequence[str]) -> dict[str, list[int]]:
+        """All processes of these units."""
+
+    @property
+    def figures(self) -> Figures:
+        """What is counted."""
 
     async def live(self, unit: str) -> dict[str, Any]:
         """What the unit's main process really has now: limits, niceness, descriptors, ...; empty when there is none."""

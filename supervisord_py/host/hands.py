@@ -9,9 +9,9 @@ import asyncio
 import contextlib
 import json
 import os
-import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -28,7 +28,6 @@ from supervisord_py.core.actions import (
     ThawUnit,
 )
 from supervisord_py.core.events import (
-    Breach,
     ConditionsChecked,
     ConnectionsSeen,
     Event,
@@ -46,10 +45,11 @@ from supervisord_py.host.execution import SpawnRuntime, build_spawn
 from supervisord_py.host.hook_output import HookOutput
 from supervisord_py.host.ipc import remove_ipc
 from supervisord_py.host.limit_watch import LimitWatch
+from supervisord_py.host.memory_kills import MemoryKills
 from supervisord_py.host.output import OutputCollector
 from supervisord_py.host.pid_files import PidFiles
 from supervisord_py.host.probes import Probes
-from supervisord_py.host.resources import bound_of, sampled_bounds
+from supervisord_py.host.resources import Mechanism, sampled_bounds
 from supervisord_py.host.sockets import count_connections, listen_request
 from supervisord_py.host.standstill import StandStill, Trees
 from supervisord_py.host.streams import captured_stream
@@ -107,13 +107,15 @@ class ManagerHands:
         self._hook_output = HookOutput(output)
         self._unit_of = unit_of
         self._is_restarted = is_restarted
+        self._invocation_of = invocation_of
         self._ask = ask
         self._submit = submit
         self._note = note
         self._pid_files = PidFiles(ask=ask, answer=submit, complain=self._pid_file_refused)
         self._still = StandStill(groups=runtime.groups, trees=trees, ask=ask, submit=submit, pid_of=pid_of)
         self._probes = Probes(submit=submit, output=output, invocation_of=invocation_of)
-        self._limits = LimitWatch(trees, submit)
+        self._kills = MemoryKills(runtime.resources)
+        self._limits = LimitWatch(trees, self._kills, submit)
         self._checks: set[asyncio.Task[None]] = set()
         self._pids: dict[int, int] = {}
         self._roles: dict[int, tuple[str, Role]] = {}
@@ -138,7 +140,9 @@ class ManagerHands:
                 if Role(role) is Role.MAIN:
                     self._daemons[unit] = pid
                 if self._runtime.resources is not None and not is_aux_owner(unit):
-                    self._runtime.resources.was_killed(unit)
+                    self._runtime.resources.count_from_here(unit)
+            if not is_aux_owner(unit) and (invocation := self._invocation_of(unit)) is not None:
+                self.watch_limits(unit, invocation)
 
     def spawn(self, action: SpawnProcess) -> dict[str, Any] | SpawnFailed:
         """Turn ``action`` into the keeper's request; the unit's new life begins in its output too."""
@@ -177,7 +181,8 @@ class ManagerHands:
         unit = self._unit_of(base_unit(action.unit))
         if action.role is Role.HOOK:
             # Written for any unit, so it is known only now what its specifiers stand for.
-            specifiers = hook_specifiers(base_unit(action.unit), unit)
+            folder = None if self._runtime.private is None else self._runtime.private.runtime
+            specifiers = hook_specifiers(base_unit(action.unit), unit, folder)
             command = with_specifiers(action.command, specifiers.expand)
             action = msgspec.structs.replace(action, command=command)
         main_pid = None if action.main_spawn is None else self._pids.get(action.main_spawn)
@@ -213,23 +218,17 @@ class ManagerHands:
         return event if unit is None else self._with_breach(event, unit)
 
     def _with_breach(self, event: ProcessExited, unit: str) -> ProcessExited:
-        resources, text = self._runtime.resources, self._unit_of(unit)
-        if event.status.signal != signal.SIGKILL or resources is None or text is None or text.service is None:
-            return event
-        amount = text.service.context.resources.memory_max
-        if amount is None or not resources.was_killed(unit):
-            return event
-        most = bound_of("memory_max", amount) or 0
-        mechanism = resources.plan(text.service.context.resources).how["memory-max"].value
-        breach = Breach("memory-max", resources.peak(unit) or most, most, mechanism)
-        return msgspec.structs.replace(event, breach=breach)
+        breach = self._kills.breach_of(unit, settle=True)
+        return event if breach is None else msgspec.structs.replace(event, breach=breach)
 
     def watch_limits(self, unit: str, invocation: str) -> None:
-        """Count what a life has, as far as nothing else bounds it."""
+        """Count what a life has, as far as nothing else bounds it, and whom the kernel kills in it."""
         resources, text = self._runtime.resources, self._unit_of(unit)
         if resources is not None and text is not None and text.service is not None:
             wanted = text.service.context.resources
-            self._limits.watch(unit, invocation, sampled_bounds(wanted, resources.plan(wanted).how))
+            how = resources.plan(wanted).how
+            by_kernel = how.get("memory-max") in (Mechanism.V1, Mechanism.V2)
+            self._limits.watch(unit, invocation, sampled_bounds(wanted, how), by_kernel=by_kernel)
 
     def follow(self, action: FollowMain) -> None:
         """Find the main process of a forking unit: ``MainFollowed`` tells which."""
@@ -416,7 +415,7 @@ class ManagerHands:
         return json.dumps({**json.loads(value), "last_words": words}, ensure_ascii=False)
 
 
-def hook_specifiers(name: str, unit: Unit | None) -> Specifiers:
+def hook_specifiers(name: str, unit: Unit | None, runtime: Path | None) -> Specifiers:
     """Return what the specifiers of a hook stand for; a hook about no unit has the empty name."""
     path = unit.source.path if unit is not None else ""
-    return Specifiers(specifier_context(os.environ), parse_unit_name(name) if name else UnitName(""), path)
+    return Specifiers(specifier_context(os.environ, runtime), parse_unit_name(name) if name else UnitName(""), path)

@@ -5,12 +5,14 @@ The methods that change something are in ``manager_verbs``.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from msgspec.structs import asdict
 
+from supervisord_py.core import view
 from supervisord_py.host.access import hypothetical_peer
 from supervisord_py.host.authority import Authority, group_members
 from supervisord_py.host.control_calls import (
@@ -27,10 +29,10 @@ from supervisord_py.host.control_calls import (
     UnitMaskedError,
     readable_journal,
 )
-from supervisord_py.host.facade import Peer, RecordFilter, Supervisor
+from supervisord_py.host.facade import Peer, RecordFilter, Supervisor, UnitFigures
 from supervisord_py.host.output_reading import Window
 from supervisord_py.host.unit_names import Named, UnitNames
-from supervisord_py.host.unit_views import LIFE_EVENTS, UnitViews, build_lives, from_wire, life_query_last
+from supervisord_py.host.unit_views import LIFE_EVENTS, UnitViews, build_lives, from_wire, life_query_last, to_wire
 from supervisord_py.host.unit_waiting import Goal, Watch
 from supervisord_py.model.commands import COMMANDS
 from supervisord_py.model.status import UnitStatus
@@ -144,7 +146,39 @@ class Queries:
         scope = await self._authority.require(request.peer, "stats")
         bus = asdict(self._supervisor.bus.stats())
         bus["by_unit"] = {unit: counts for unit, counts in bus["by_unit"].items() if scope.holds(unit)}
-        return {"bus": bus}
+        names = [unit for unit in self._views.names() if scope.holds(unit)]
+        trees = await self._supervisor.trees(names)
+        figures = await self._supervisor.figures.of_units(trees)
+        whole = await self._of_supervisor(trees) if scope.everything else None
+        units = [
+            {"name": name, "active_state": to_wire(state.active_state), "restarts": state.restarts}
+            | {"failures": state.failures}
+            | asdict(figures.get(name, UnitFigures()))
+            async for name, state in self._states(names)
+        ]
+        return {"supervisor": whole, "units": units, "bus": bus}
+
+    async def _states(self, names: Sequence[str]) -> AsyncIterator[tuple[str, UnitStatus]]:
+        for index, name in enumerate(names):
+            if index % _TURN == _TURN - 1:
+                await asyncio.sleep(0)
+            yield name, self._views.status(name)
+
+    async def _of_supervisor(self, trees: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+        manager, versions = self._supervisor.manager, self._supervisor.versions
+        states = Counter(to_wire(state.value) for state in view.active_states(manager))
+        restarts, failures = view.totals(manager)
+        figures = asdict(await self._supervisor.figures.of_supervisor())
+        return figures | {
+            "name": versions["name"],
+            "keeper": asdict(figures["keeper"]),
+            "manager": asdict(figures["manager"]),
+            "units": dict(sorted(states.items())),
+            "processes": sum(map(len, trees.values())),
+            "jobs": len(view.jobs(manager)),
+            "restarts": restarts,
+            "failures": failures,
+        }
 
     async def commands(self, request: Request) -> object:
         await self._authority.require(request.peer, "commands")

@@ -116,6 +116,7 @@ async def identify(connection: socket.socket, credentials: Credentials, whose: W
     try:
         owner = await whose(credentials.pid)
         login_uid, command = read_login_uid(credentials.pid), read_command(credentials.pid)
+        started_ns = read_start_ns(credentials.pid)
         if not witness.is_there():
             return _gone(peer)
     finally:
@@ -133,6 +134,7 @@ async def identify(connection: socket.socket, credentials: Credentials, whose: W
         unit=(unit or None) if owner.descendant else None,
         stray=owner.stray or owner.descendant is not (owner.unit is not None) or unit == "",
         claimed=owner.claimed,
+        started_ns=started_ns,
     )
 
 

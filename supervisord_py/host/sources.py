@@ -52,17 +52,18 @@ class Sources(Struct, frozen=True):
 
 
 def read_sources(
-    config: Mapping[str, Any], places: Places, before: Sources | None = None, *, hot: Sequence[UnitFile] = ()
+    config: Mapping[str, Any], places: Places, before: Sources | None = None, *, apart: Sequence[UnitFile] = ()
 ) -> Sources:
     """Read settings and unit files from where ``run`` was told they are.
 
     ``before`` is what was loaded last: folders that cannot be read now keep their files (``unit_files.read_sources``),
-    and so does the hot directory, of which ``hot`` are the files where there is no ``before``.
+    and so does what lies in no folder, which is ``apart`` where there is no ``before``.
     """
     settings, problems = load_settings(places.settings, required=bool(config["is_settings_typed"]))
     settings = with_options(settings, config.get("mode"), config.get("max_workers"))
     last = None if before is None else before.units
-    units = read_unit_sources(config["unit_paths"] or None, places, before=last, hot=hot if last is None else last.hot)
+    apart = apart if last is None else last.apart
+    units = read_unit_sources(config["unit_paths"] or None, places, before=last, apart=apart)
     return Sources(settings, problems, units, tuple(source_paths(config, places)))
 
 

@@ -46,6 +46,7 @@ from supervisord_py.model.changes import KeyChange
 from supervisord_py.model.names import parse_unit_name
 from supervisord_py.model.problems import Problem
 from supervisord_py.model.records import Record
+from supervisord_py.model.states import OomPolicy
 from supervisord_py.model.unit import ExecContext, Limit, Unit
 from supervisord_py.model.unitset import LoadResult, UnitFile, UnitFileKind
 
@@ -361,7 +362,8 @@ class Tuning:
         resources = self._host.resources
         bounds = resources.plan(wanted)
         if wanted != old.resources:
-            problems = bounds.impossible | ({} if plan else resources.apply(name, bounds))
+            together = loaded.service.oom_policy is OomPolicy.KILL
+            problems = bounds.impossible | ({} if plan else resources.apply(name, bounds, together=together))
             if problems:
                 key, reason = next(iter(problems.items()))
                 return f"{key} cannot be enforced here: {reason}"

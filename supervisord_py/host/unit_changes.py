@@ -39,6 +39,7 @@ from supervisord_py.host.facade import (
 from supervisord_py.host.last_good import LastGood
 from supervisord_py.host.places import Places
 from supervisord_py.host.sources import Sources, read_sources
+from supervisord_py.host.transients import Transients
 from supervisord_py.host.tuning import CannotChangeError, Tuning
 from supervisord_py.host.tuning import Host as TuningHost
 from supervisord_py.host.unit_files import UnitSources, build
@@ -120,6 +121,7 @@ class UnitChanges:
         self.last_good = last_good
         self.lock = asyncio.Lock()
         """Held from the reading of files until what was read is loaded: two loads never mix."""
+        self.transients = Transients(host, config, places, self.lock)
         self.tuning = Tuning(host, config["socket_gid"], places, self.lock)
         self.on_reverted: Callable[[Sequence[UnitFile], str], None] = lambda before, message: None
         """Called when a rollout has gone back: with what the hot directory had brought, and why."""
@@ -327,12 +329,12 @@ class UnitChanges:
 
         def check() -> tuple[Problem, ...] | None:
             paths = self._config["unit_paths"] or None
-            hot = self._host.sources.units.hot
-            with_text = read_unit_sources(paths, self._places, overlay={path: text}, hot=hot)
+            apart = self._host.sources.units.apart
+            with_text = read_unit_sources(paths, self._places, overlay={path: text}, apart=apart)
             if not any(file.path == path for file in with_text.files):
                 return None
             limits = self._host.settings.limits
-            known = frozenset(build(read_unit_sources(paths, self._places, hot=hot), limits).problems)
+            known = frozenset(build(read_unit_sources(paths, self._places, apart=apart), limits).problems)
             return tuple(problem for problem in build(with_text, limits).problems if problem not in known)
 
         problems = await asyncio.to_thread(check)

@@ -10,6 +10,7 @@ What was read (``UnitSources``) can be kept and built again: a manager that foll
 looking at the disk.
 """
 
+import grp
 import os
 import pwd
 import sys
@@ -22,8 +23,9 @@ from typing import Literal
 from msgspec import Struct
 from msgspec.structs import replace
 
-from supervisord_py.host.belongings import own_roots
-from supervisord_py.host.places import Places
+from supervisord_py.host.belongings import CREDENTIALS, own_roots
+from supervisord_py.host.conditions import own_architecture
+from supervisord_py.host.places import Places, default_places
 from supervisord_py.host.remote_keys import key_problems
 from supervisord_py.host.trusted_files import FileRefused, TrustedReader, trusted_uids
 from supervisord_py.host.zones import zone_named
@@ -65,6 +67,16 @@ class UnitSources(Struct, frozen=True):
         """What came from the hot directory: ``read_sources`` does not look there."""
         return tuple(file for file in self.files if file.hot is not None)
 
+    @property
+    def transient(self) -> tuple[UnitFile, ...]:
+        """What ``supctl run`` asked for: it is nowhere but here."""
+        return tuple(file for file in self.files if file.transient is not None)
+
+    @property
+    def apart(self) -> tuple[UnitFile, ...]:
+        """All that ``read_sources`` does not find."""
+        return (*self.hot, *self.transient)
+
     def with_hot(self, files: Sequence[UnitFile]) -> "UnitSources":
         """Return these sources with other files from the hot directory."""
         return replace(self, files=(*(file for file in self.files if file.hot is None), *files))
@@ -99,9 +111,9 @@ def read_sources(
     *,
     overlay: Mapping[str, str] | None = None,
     before: UnitSources | None = None,
-    hot: Sequence[UnitFile] = (),
+    apart: Sequence[UnitFile] = (),
 ) -> UnitSources:
-    """Read all unit files; see ``load``. ``hot`` are those of the hot directory, which has its own way of reading.
+    """Read all unit files; see ``load``. ``apart`` are those that lie in no folder (``UnitSources.apart``).
 
     ``overlay`` holds texts by path that are taken for what stands on disk there, or would. ``before`` is what the last
     load read: a folder that had files then and cannot be read now (its disk is not mounted for a moment) is a problem
@@ -123,8 +135,10 @@ def read_sources(
     else:
         for priority, path in enumerate(paths):
             scan.typed(path, priority)
-    kept = () if before is None else scan.keep([file for file in before.files if file.hot is None])
-    return UnitSources((*scan.files, *hot), tuple(scan.problems), specifier_context(os.environ), kept)
+    read = () if before is None else [file for file in before.files if file.hot is None and file.transient is None]
+    kept = scan.keep(read)
+    context = specifier_context(os.environ, places.runtime)
+    return UnitSources((*scan.files, *apart), tuple(scan.problems), context, kept)
 
 
 def _without_orphans(files: Sequence[UnitFile]) -> tuple[UnitFile, ...]:
@@ -173,17 +187,40 @@ def key_table() -> KeyTable:
     return parse_key_table(Path(__file__).parents[2].joinpath("docs", "keys.toml").read_text(encoding="utf-8"))
 
 
-def specifier_context(environment: Mapping[str, str]) -> SpecifierContext:
-    """What specifiers stand for, for the user this process runs as."""
-    uid = os.geteuid()
+def specifier_context(environment: Mapping[str, str], runtime: Path | None = None) -> SpecifierContext:
+    """What specifiers stand for, for the user this process runs as; ``runtime`` is the runtime folder of the instance,
+    if it is not the usual one."""
+    uid, gid = os.geteuid(), os.getegid()
     home = os.path.expanduser("~")
     roots = own_roots(environment)
     try:
-        user = pwd.getpwuid(uid).pw_name
+        entry = pwd.getpwuid(uid)
+        user, shell = entry.pw_name, entry.pw_shell
     except KeyError:
-        user = str(uid)
+        user, shell = str(uid), ""
+    try:
+        group = grp.getgrgid(gid).gr_name
+    except KeyError:
+        group = str(gid)
+    if runtime is None:
+        runtime = default_places(dict(environment), uid, home).runtime
     return SpecifierContext(
-        home, roots.runtime, roots.state, roots.logs, user, uid, os.uname().nodename, _boot_id(), _here()
+        home,
+        roots.runtime,
+        roots.state,
+        roots.logs,
+        user,
+        uid,
+        os.uname().nodename,
+        _boot_id(),
+        _here(),
+        credentials_dir=f"{runtime}/{CREDENTIALS}",
+        group=group,
+        gid=gid,
+        shell=shell or "/bin/sh",
+        kernel=os.uname().release,
+        architecture=own_architecture(),
+        machine_id=_machine_id(),
     )
 
 
@@ -192,6 +229,14 @@ def _here() -> str:
         return os.getcwd()
     except OSError:
         return "/"
+
+
+def _machine_id() -> str:
+    """Empty on a machine that has none."""
+    try:
+        return Path("/etc/machine-id").read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return ""
 
 
 def _boot_id() -> str:

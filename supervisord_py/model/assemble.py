@@ -26,6 +26,7 @@ from supervisord_py.model.states import (
     KillMode,
     NotifyAccess,
     OnDependencyFailure,
+    OomPolicy,
     Restart,
     ServiceType,
 )
@@ -193,6 +194,7 @@ def _service(fields: Fields, problems: list[Problem], machine: Machine, source: 
         reload_signal=fields.get("service", "reload-signal", _SERVICE.reload_signal),
         remain_after_exit=fields.get("service", "remain-after-exit", False),
         notify_access=_notify_access(fields, kind),
+        oom_policy=OomPolicy(fields.get("service", "oom-policy", _SERVICE.oom_policy.value)),
         store_max=fields.get("service", "file-descriptor-store-max", _SERVICE.store_max),
         context=assemble_context(fields, () if agent is None else agent_environment(agent), problems),
         log=LogPolicy(

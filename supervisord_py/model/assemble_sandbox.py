@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 from supervisord_py.model.capabilities import ALL_CAPABILITIES, SECURE_BITS, parse_capabilities
+from supervisord_py.model.digits import parse_digits
 from supervisord_py.model.fields import Fields
 from supervisord_py.model.problems import BadValue, Problem
 from supervisord_py.model.sandbox import (
@@ -17,6 +18,7 @@ from supervisord_py.model.sandbox import (
     Sandbox,
 )
 from supervisord_py.model.system_calls import KILL, CallFilter, parse_call_filter, parse_errno
+from supervisord_py.model.values import shown
 
 Value = TypeVar("Value")
 
@@ -175,10 +177,10 @@ def _landlock(lines: tuple[str, ...]) -> tuple[Access, ...]:
 def _access(line: str) -> Access:
     place, _, access = line.rpartition(":")
     if place.startswith("tcp:"):
-        port = place.removeprefix("tcp:")
-        if not port.isdecimal() or int(port) > 65535 or access not in ("bind", "connect"):
-            raise BadValue(f"{line!r} is not a port", "write tcp:PORT:bind or tcp:PORT:connect")
-        return Access(port=int(port), access=access)
+        port = parse_digits(place.removeprefix("tcp:"))
+        if port is None or port > 65535 or access not in ("bind", "connect"):
+            raise BadValue(f"{shown(line)} is not a port", "write tcp:PORT:bind or tcp:PORT:connect")
+        return Access(port=port, access=access)
     path = normal_path(place.removeprefix("-"))
     if not access or set(access) - set("rwx") or len(set(access)) != len(access):
         raise BadValue(
@@ -230,3 +232,26 @@ def normal_path(path: str) -> str:
     if not path.startswith("/") or ".." in parts:
         raise BadValue(f"{path!r} is not an absolute path", "write one that begins with / and has no ..")
     return "/" + "/".join(part for part in parts if part not in ("", "."))
+
+
+PATH_KEYS = frozenset(
+    {
+        "read-only-paths", "read-write-paths", "inaccessible-paths", "exec-paths", "no-exec-paths", "bind-paths",
+        "bind-read-only-paths", "temporary-file-system",
+    }
+)  # fmt: skip
+ITEM_PARSERS: dict[str, Callable[[tuple[str, ...]], object]] = {
+    "capability-bounding-set": lambda lines: parse_capabilities(lines, ALL_CAPABILITIES),
+    "ambient-capabilities": lambda lines: parse_capabilities(lines, 0),
+    "secure-bits": _secure_bits,
+    "system-call-filter": parse_call_filter,
+    "system-call-architectures": _architectures,
+    "restrict-address-families": _families,
+    "restrict-namespaces": _namespaces,
+    **dict.fromkeys(sorted(key for key in PATH_KEYS if key.endswith("-paths") and "bind" not in key), _paths),
+    "bind-paths": _binds,
+    "bind-read-only-paths": _binds,
+    "temporary-file-system": _temporary,
+}
+"""What reads the keys that are lists, for those who ask of each member whether it is good; of ``PATH_KEYS`` a member is
+one entry, of the others a word of one."""

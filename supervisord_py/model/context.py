@@ -104,8 +104,13 @@ class Priorities(Struct, frozen=True):
 
 
 class Streams(Struct, frozen=True):
-    """``standard-input``, ``-output``, ``-error``; of the last two None is our capture, and as the output."""
+    """``standard-input``, ``-output``, ``-error``; of the last two None is our capture, and as the output.
+
+    ``texts`` are lines and ``data`` bytes in base64: what is read where ``input`` is ``data``.
+    """
 
     input: str = "null"
     output: str | None = None
     error: str | None = None
+    texts: tuple[str, ...] = ()
+    data: tuple[str, ...] = ()

@@ -27,7 +27,9 @@ class Kind(IntEnum):
     """A folder of the unit's own (``private-tmp``)."""
     DEVICES = 3
     PROC = 4
-    TMPFS = 5
+    SYSFS = 5
+    """``/sys`` as the network of the process is, with what the machine has mounted in it."""
+    TMPFS = 6
 
 
 class Lay(Struct, frozen=True):

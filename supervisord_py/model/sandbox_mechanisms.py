@@ -65,7 +65,9 @@ def applied(
     found = []
     for key in SANDBOX_KEYS:
         field = key.replace("-", "_")
-        if key in MECHANISMS and getattr(sandbox, field) != getattr(default, field) and key not in without:
+        value = getattr(sandbox, field)
+        says_something = value is not False and value != getattr(default, field)
+        if key in MECHANISMS and says_something and key not in without:
             found.append(f"{key}: {MECHANISMS[key]}{f' ABI {abi}' if key == 'landlock' else ''}")
     if implies_privileges and not sandbox.no_new_privileges:
         found.append("no-new-privileges: prctl (implied)")

@@ -22,7 +22,7 @@ _NOT_SYSTEM = ("/proc", "/sys", "/dev", "/home", "/root", "/run/user")
 def needs_mounts(sandbox: Sandbox) -> bool:
     """Say whether a unit needs a mount namespace of its own."""
     return (
-        sandbox.private_mounts
+        bool(sandbox.private_mounts)
         or next(iter(rules_of(sandbox)), None) is not None
         or next(iter(lays_of(sandbox, {})), None) is not None
     )
@@ -75,6 +75,9 @@ def lays_of(sandbox: Sandbox, folders: dict[str, str]) -> Iterator[Lay]:
                 yield Lay(path, Kind.TMPFS, "private-tmp", options="mode=1777")
     if sandbox.private_devices:
         yield Lay("/dev", Kind.DEVICES, "private-devices")
+    if (sandbox.private_network or sandbox.network_namespace_path is not None) and sandbox.private_mounts is not False:
+        key = "private-network" if sandbox.network_namespace_path is None else "network-namespace-path"
+        yield Lay("/sys", Kind.SYSFS, f"{key} (/sys)", may_miss=True)
     if options := _proc_options(sandbox):
         key = "proc-subset" if sandbox.proc_subset == "pid" else "protect-proc"
         yield Lay("/proc", Kind.PROC, key, options=options)

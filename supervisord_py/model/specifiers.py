@@ -1,4 +1,4 @@
-"""Specifiers: ``%i %I %n %p %h %t %S %L %u %U %H %b %y %Y %%`` in the strings of unit files.
+"""Specifiers: ``%i %I %n %p %h %t %S %L %u %U %H %b %%`` and a few more in the strings of unit files.
 
 Source: systemd.unit(5), "Specifiers". Differences: names have no suffix, so ``%n`` of ``web`` is ``web``; an unknown
 specifier is an error, and so is a ``%`` at the end.
@@ -20,7 +20,8 @@ class SpecifierContext(Struct, frozen=True):
 
     ``runtime_dir``, ``state_dir`` and ``logs_dir`` are the roots (``/run``, ``/var/lib``, ``/var/log`` for root, the
     user's own else); ``user``, ``uid`` and ``home`` are of the user the supervisor runs as. ``folder`` is where a
-    relative path begins: one that was typed for ``check``, which shows it as it was typed.
+    relative path begins: one that was typed for ``check``, which shows it as it was typed. ``credentials_dir`` holds a
+    folder for each unit that is given any; what comes behind it is of the user and of the machine, too.
     """
 
     home: str
@@ -32,6 +33,13 @@ class SpecifierContext(Struct, frozen=True):
     host: str
     boot_id: str
     folder: str = "/"
+    credentials_dir: str = "/run/supervisord-py/credentials"
+    group: str = "root"
+    gid: int = 0
+    shell: str = "/bin/sh"
+    kernel: str = ""
+    architecture: str = ""
+    machine_id: str = ""
 
 
 class Specifiers:
@@ -56,6 +64,14 @@ class Specifiers:
             "U": str(context.uid),
             "H": context.host,
             "b": context.boot_id,
+            "d": f"{context.credentials_dir}/{name}",
+            "g": context.group,
+            "G": str(context.gid),
+            "s": context.shell,
+            "l": context.host.partition(".")[0],
+            "v": context.kernel,
+            "a": context.architecture,
+            "m": context.machine_id,
             "y": path,
             "Y": path.rpartition("/")[0] or "/",
         }

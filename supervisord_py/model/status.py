@@ -41,6 +41,7 @@ class UnitStatus(Struct, frozen=True):
     instance since it was started, ``connections`` how many instances there are, ``stored`` the names of the descriptors
     that its processes have left with the supervisor.
     ``dropped_lines`` (the host's) are those of its present or last life that were above its rate limit.
+    ``transient``: it has no file, and is forgotten when it has ended.
     ``next_elapse`` is when its timer fires next, ``last_elapse`` when it did last (None: it does not, it has not).
     """
 
@@ -81,6 +82,7 @@ class UnitStatus(Struct, frozen=True):
     connections: int = 0
     stored: tuple[str, ...] = ()
     dropped_lines: int = 0
+    transient: bool = False
 
 
 class JobStatus(Struct, frozen=True):

@@ -19,6 +19,7 @@ from supervisord_py.model.states import (
     KillMode,
     NotifyAccess,
     OnDependencyFailure,
+    OomPolicy,
     Overrun,
     ProbeAction,
     ProbeKind,
@@ -134,6 +135,8 @@ class ExecContext(Struct, frozen=True):
     supplementary_groups: tuple[str, ...] = ()
     working_directory: str | None = None
     root_directory: str | None = None
+    search_path: tuple[str, ...] = ()
+    """Where programs are looked for; empty: the usual folders."""
     umask: int = 0o022
     environment: tuple[tuple[str, str], ...] = ()
     ignore_sigpipe: bool = True
@@ -179,6 +182,7 @@ class Service(Struct, frozen=True):
     """Asks a ``notify-reload`` unit to reload."""
     remain_after_exit: bool = False
     notify_access: NotifyAccess = NotifyAccess.NONE
+    oom_policy: OomPolicy = OomPolicy.STOP
     store_max: int = 0
     """So many descriptors it may leave with the supervisor (``file-descriptor-store-max``)."""
     context: ExecContext = ExecContext()
@@ -265,6 +269,27 @@ class UnitKind(Enum):
     TARGET = "target"
 
 
+class Identity(Struct, frozen=True):
+    """Whom a process is made as, whatever the unit's keys say: exactly these ids."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...] = ()
+
+
+class Transient(Struct, frozen=True):
+    """How a unit was asked for that has no file on disk (``supctl run``)."""
+
+    token: str = ""
+    """Of the request: the same one again means this unit."""
+    collect: bool = False
+    """It is forgotten when it has failed, too."""
+    identity: Identity | None = None
+    """Of who may run what they like as themselves only."""
+    terminal: str | None = None
+    """The terminal that its main process has for input and output."""
+
+
 class Unit(Struct, frozen=True):
     """A unit as the core sees it: everything is resolved, nothing refers to files or the environment.
 
@@ -304,6 +329,7 @@ class Unit(Struct, frozen=True):
     pool: PoolPlace = PoolPlace()
     quarantine: Quarantine = Quarantine()
     source: LoadedFrom = LoadedFrom("")
+    transient: Transient | None = None
 
 
 class BadUnit(Struct, frozen=True):

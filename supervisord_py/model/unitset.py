@@ -48,7 +48,7 @@ from supervisord_py.model.positions import SourceText
 from supervisord_py.model.problems import Problem
 from supervisord_py.model.specifiers import SpecifierContext, Specifiers
 from supervisord_py.model.states import ServiceType
-from supervisord_py.model.unit import BadUnit, LoadedFrom, Unit, UnitSet
+from supervisord_py.model.unit import BadUnit, LoadedFrom, Transient, Unit, UnitSet
 from supervisord_py.model.verify import (
     ORDERING,
     RELATIONS_OF_TABLES,
@@ -97,7 +97,8 @@ class UnitFile(Struct, frozen=True):
     ``name`` is the unit's or template's name as the file has it (of a drop-in: the folder; empty for
     ``defaults.toml``); ``directory`` the unit folder it was found in, ``priority`` that folder's rank (0 is the
     highest). An empty text of a unit masks it. ``problem`` is set when the file could not be read or was refused; the
-    text is empty then. ``hot`` is set for what the hot directory brought.
+    text is empty then. ``hot`` is set for what the hot directory brought, ``transient`` for what ``supctl run`` asked
+    for: neither lies in a folder that is read.
     """
 
     name: str
@@ -108,6 +109,7 @@ class UnitFile(Struct, frozen=True):
     priority: int
     problem: Problem | None = None
     hot: HotFile | None = None
+    transient: Transient | None = None
 
 
 class _Built(Struct, frozen=True):
@@ -375,6 +377,8 @@ class _Builder(_Layers):
         if not problems:
             unit, combined = assemble(name, merged, source, self._machine)
             problems += combined
+        if unit is not None and main.transient is not None:
+            unit = replace(unit, transient=main.transient)
         if main.hot is None or main.problem is None:
             # What a hot directory refused is listed, and no mistake in the files that are to be read.
             self.complain(*problems)

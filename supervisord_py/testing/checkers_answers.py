@@ -272,6 +272,9 @@ class StopWins(Checker):
                 for hook in (*text.on_failure, *text.on_success, *text.quarantine.on_quarantine):
                     if hook in {job.unit for job in self.world.jobs()}:
                         self._forgive({hook} | self._pulled_by(hook))
+            if record.event == "unit.removed":
+                # another may come by its name
+                self._stopped.discard(name)
             if record.event == "job.queued" and kind in ("start", "restart"):
                 self._asked.discard(name)
                 if record.fields.get("origin") != "automatic":

@@ -70,6 +70,9 @@ class QuarantineCount(Checker):
             count = self._count(name)
             if reset_ns is not None and step.now.mono_ns - life.begun_ns >= reset_ns:
                 count.least = 0
+            if str(record.fields.get("message")).startswith("it cannot listen on"):
+                # no life of it has failed
+                continue
             if record.fields.get("result") in NO_FAILURE:
                 if record.event == "unit.restart-scheduled":
                     # its success is the health of a oneshot

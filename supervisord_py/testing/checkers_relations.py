@@ -110,7 +110,12 @@ class PulledIn(Checker):
                 continue
             if allowed is None:
                 restarted += (job.unit for job in self.world.jobs() if job.type == "restart")
-                restarted += (each for each, type_, _ in queued(step) if type_ == "restart")
+                restarted += (
+                    record.unit
+                    for record in step.effects.records
+                    if record.event in ("job.queued", "job.changed") and record.fields.get("type") == "restart"
+                    if record.unit is not None
+                )
                 # a rollout may go on because of what somebody else has asked for; which jobs are its own is not known
                 # where records have no numbers
                 rolled = self._rollout if 0 in self._causes or not step.now.seq else ()

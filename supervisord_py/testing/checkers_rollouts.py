@@ -162,8 +162,11 @@ class RolloutEnds(Checker):
             case "job.queued" | "job.changed" if record.fields.get("type") in ("start", "restart"):
                 self._see_job(step, rollout, record)
             case "job.queued" | "job.changed" if record.fields.get("type") == "stop":
-                if name in rollout.taken and record.cause not in rollout.causes:
-                    rollout.taken[name].left = True
+                if record.cause not in rollout.causes:
+                    # with what somebody stops goes what needs it
+                    rollout.asked.add(name)
+                    if name in rollout.taken:
+                        rollout.taken[name].left = True
             case "job.finished":
                 taken = rollout.taken.get(name)
                 if taken is not None and taken.job == record.fields.get("job"):
@@ -241,10 +244,12 @@ class RolloutBound(RolloutLaw):
             self.fail(f"{name} is restarted twice")
         in_hand = [other for other in rollout.taken if other != name and self._is_in_hand(step, rollout, other)]
         # on the way back what is down comes up first, also what went down by itself just now
-        ends = ("unit.exited", "unit.watchdog", "unit.progress-stalled")
-        has_ended = any(
-            record.unit == name and (record.event in ends or "pulled_in_by" in record.fields)
-            for record in step.effects.records
+        ends = ("unit.exited", "unit.watchdog", "unit.progress-stalled", "unit.failed")
+        own = [record for record in step.effects.records if record.unit == name]
+        # whom the rollout takes down has a job before it stops
+        stops_itself = next((each.event for each in own if each.event in ("job.queued", "unit.stopping")), "")
+        has_ended = stops_itself == "unit.stopping" or any(
+            record.event in ends or "pulled_in_by" in record.fields for record in own
         )
         is_down = rollout.is_back and (name not in rollout.up or has_ended)
         if len(in_hand) >= rollout.max_unavailable and not is_down:

@@ -116,6 +116,10 @@ class Timers(Checker):
                 self._arm(name, now)
             case "timer.elapsed":
                 self._fired(name, step)
+            case "unit.removed":
+                # with its file goes what is known of when it was run
+                for known in (self._stamps, self._fired_ns, self._began_ns, self._ended):
+                    known.pop(name, None)
             case "unit.starting" | "unit.stopped" if "stub" in (record.fields.get("role"), *record.fields):
                 # what stands in for a unit is no run of it
                 pass

@@ -28,11 +28,13 @@ from supervisord_py.core.events import (
 from supervisord_py.model.changes import take_live
 from supervisord_py.model.hooks import Hook
 from supervisord_py.model.names import is_aux_owner
+from supervisord_py.model.records import Record
 from supervisord_py.model.states import JobMode, KillMode, Role, ServiceType, Until
 from supervisord_py.model.unit import Dependency, Unit, UnitSet
 from supervisord_py.testing.clock import MILLISECOND_NS
 from supervisord_py.testing.processes import NOTIFYING
 from supervisord_py.testing.settings import Settings, settings_of
+from supervisord_py.testing.sockets import parent_of
 
 IGNORING = frozenset({JobMode.IGNORE_DEPENDENCIES, JobMode.IGNORE_REQUIREMENTS})
 CLEAN_SIGNALS = frozenset({1, 2, 13, 15})
@@ -191,7 +193,8 @@ class Observer:
 
     def text(self, name: str) -> Unit:
         """What the next life of a unit runs by: the newest text, or, when its file is gone, the one it runs by now."""
-        if name not in self.units.units and name in self.lives:
+        if name not in self.units.units and name in self.lives and not (parent_of(name) and name in self.texts):
+            # (an instance may have the name of one that was there before)
             return self.lives[name].unit
         return self.texts[name]
 
@@ -318,6 +321,7 @@ class Observer:
             elif record.event == "daemon.stopping" and self.shutdown is None:
                 timeout_ns = int(record.fields["timeout_ms"]) * MILLISECOND_NS
                 self.shutdown, self.shutdown_ns = ShutdownRequested(timeout_ns), now.mono_ns
+            self._see_instance(record)
             life = self.lives.get(record.unit or "")
             if record.event == "unit.skipped" and record.unit is not None:
                 self.skipped.add(record.unit)
@@ -326,6 +330,16 @@ class Observer:
             is_job = record.event in ("job.queued", "job.changed")
             life.ordered = life.ordered or (is_job and record.fields.get("type") in ("stop", "restart"))
             life.was_stuck = life.was_stuck or record.event == "unit.stuck"
+
+    def _see_instance(self, record: Record) -> None:
+        """A unit that was made for a connection has no file: what it is like only the core can say."""
+        name = record.unit or ""
+        if parent_of(name) is None:
+            return
+        if record.event == "unit.removed":
+            self.texts.pop(name, None)
+        elif (text := self.text_of_core(name)) is not None:
+            self.texts[name] = text
 
     def see_effects(self, event: Event, effects: Effects, now: Now) -> None:
         is_kill = isinstance(event, CommandRequested) and event.verb == "kill"

@@ -136,6 +136,11 @@ class Profile(Struct, frozen=True):
     probes: float = 0.0
     timers: float = 0.0
     sockets: float = 0.0
+    accepts: float = 0.0
+    idle_exits: float = 0.0
+    breaches: float = 0.0
+    new_bounds: float = 0.0
+    degraded: float = 0.0
     statuses: float = 0.0
     odd_signals: float = 0.0
     start_limit: float = 0.0
@@ -175,6 +180,9 @@ MODEST: dict[str, float] = {
 }  # fmt: skip
 """The most of what would otherwise drown everything else."""
 
+LATER: tuple[str, ...] = ("sockets", "accepts", "idle_exits", "breaches", "new_bounds", "degraded")
+"""The classes that came last: each is drawn from a generator of its own, so what was drawn before stays what it was."""
+
 QUIET = Profile()
 """No faults: processes do what they should, clients start and stop."""
 
@@ -182,11 +190,11 @@ QUIET = Profile()
 def draw_profile(rng: Random) -> Profile:
     """Switch a random subset of the fault classes on, each with a random strength."""
     share = rng.choice((0.1, 0.3, 0.5, 0.8))
-    strengths = {name: rng.choice((RARE, SOME, OFTEN)) for name in FAULTS if name != "sockets" and rng.random() < share}
-    # From a generator of its own: what was drawn before there were sockets stays what it was.
+    strengths = {name: rng.choice((RARE, SOME, OFTEN)) for name in FAULTS if name not in LATER and rng.random() < share}
     own = Random(repr(strengths))
-    if own.random() < share:
-        strengths["sockets"] = own.choice((RARE, SOME, OFTEN))
+    for name in LATER:
+        if own.random() < share:
+            strengths[name] = own.choice((RARE, SOME, OFTEN))
     # a manager that dies in every third batch, or a shutdown at every third request, ends the story before it begins
     for name, most in MODEST.items():
         if name in strengths:

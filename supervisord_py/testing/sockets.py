@@ -1,7 +1,10 @@
 """Sockets in the simulated world: the fake keeper's listeners, who connects to them, and what processes leave with it.
 
 A client waits in the queue of a listener until a process of the unit takes it, however long that is; it is turned away
-when the listener is closed. Clients come until the world is calm.
+when the listener is closed. One that was taken stays connected for a while. Where the keeper accepts, each client has a
+process of its own, which ends when it hangs up. Clients come until the world is calm.
+
+The keeper counts accepted connections from 1; one that follows a killed one begins anew.
 """
 
 from collections.abc import Sequence
@@ -16,7 +19,7 @@ from supervisord_py.core.actions import (
     OpenSockets,
     SpawnProcess,
 )
-from supervisord_py.core.events import ConnectionCame, DescriptorsStored, SocketsOpened
+from supervisord_py.core.events import ConnectionCame, DescriptorsStored, ExitStatus, SocketsOpened
 from supervisord_py.model.sockets import Activation, AddressFamily, Listen, ListenKind, Socket, SocketAddress, Sockets
 from supervisord_py.model.states import Role
 from supervisord_py.model.unit import SECOND_NS
@@ -25,6 +28,7 @@ from supervisord_py.testing.profile import Profile
 
 if TYPE_CHECKING:
     from supervisord_py.testing.kernel import Kernel
+    from supervisord_py.testing.processes import Process
 
 LISTENED = frozenset({"web", "cache", "api"})
 """Units that may have sockets, or leave descriptors behind."""
@@ -33,6 +37,9 @@ REFUSED = 0.1
 """How often an address is in use, while the world is in trouble."""
 
 STORE_MAX = 2
+
+PEERS = ("", "192.0.2.7:4711", "uid 1000")
+"""Who comes, as the keeper says it."""
 
 
 def draw_sockets(rng: Random, profile: Profile, unit: str) -> Sockets | None:
@@ -47,7 +54,27 @@ def draw_sockets(rng: Random, profile: Profile, unit: str) -> Sockets | None:
         trigger_interval_ns=rng.choice((2, 10, 60)) * SECOND_NS,
     )
     is_on_demand = rng.random() < 0.8
-    return Sockets((socket,), Activation.DEMAND if is_on_demand else Activation.START)
+    if profile.accepts and rng.random() < profile.accepts * 2:
+        most = rng.choice((1, 2, 64))
+        accepting = Socket(
+            unit,
+            socket.listens,
+            accept=True,
+            max_connections=most,
+            trigger_burst=burst * 10,
+            trigger_interval_ns=socket.trigger_interval_ns,
+        )
+        return Sockets((accepting,))
+    idle_ns = None
+    if is_on_demand and profile.idle_exits and rng.random() < profile.idle_exits * 2:
+        idle_ns = rng.choice((4, 20)) * SECOND_NS
+    return Sockets((socket,), Activation.DEMAND if is_on_demand else Activation.START, idle_ns)
+
+
+def parent_of(unit: str) -> str | None:
+    """The unit whose connection this one was made for, by its name; None for any other."""
+    parent, _, connection = unit.partition("@")
+    return parent if parent in LISTENED and connection else None
 
 
 class Listeners:
@@ -58,10 +85,21 @@ class Listeners:
         self.calm = False
         self.waiting: dict[str, int] = {}
         """By unit that is listened for: how many clients are in the queue."""
+        self.specs: dict[str, tuple[Socket, ...]] = {}
+        """By unit that is listened for: what on."""
         self.awaited: set[str] = set()
+        self.connections: dict[tuple[str, int], None] = {}
+        """What was accepted and is held, by unit and number."""
+        self.connected: dict[str, list[int]] = {}
+        """By unit: when each client that its process has taken hangs up."""
+        self.came_ns: dict[str, int] = {}
+        """When somebody has come last."""
+        self.found: dict[str, int] = {}
+        """How many were connected when that was looked at last."""
         self.stored: dict[str, tuple[str, ...]] = {}
         self._visited: set[str] = set()
         """Units that clients come to, now and then."""
+        self._last = 0
 
     def apply(self, actions: Sequence[AnyAction]) -> None:
         for action in actions:
@@ -72,23 +110,43 @@ class Listeners:
                     self.awaited.add(action.unit)
                     self._tell(action.unit)
                 case CloseSockets() if action.connection is None:
-                    self.awaited.discard(action.unit)
-                    self.waiting.pop(action.unit, None)
-                    self.stored.pop(action.unit, None)
-                case SpawnProcess() if action.role is Role.MAIN and action.handed is not None:
-                    self._leave(action)
+                    self._close(action.unit)
+                case CloseSockets():
+                    self.connections.pop((action.unit, action.connection or 0), None)
+                case SpawnProcess() if action.role in (Role.MAIN, Role.START) and action.handed is not None:
+                    if action.handed.connection is None:
+                        self._leave(action)
+                    else:
+                        self._serve_one(action)
                 case _:
                     pass
 
     def lose(self) -> None:
         """The keeper is killed: what it held is gone."""
-        self.waiting.clear()
-        self.awaited.clear()
-        self.stored.clear()
+        for held in (self.waiting, self.specs, self.awaited, self.connections, self.stored):
+            held.clear()
+        self._last = 0
 
     def count(self, action: LookAtConnections) -> int:
-        """How many are connected now: nobody knows but they."""
-        return 0 if self.calm else self._rng.choice((0, 0, 1))
+        """How many are connected now; who waits in the queue may be one of them, or not (TCP and Unix differ)."""
+        count = len(self._talking(action.unit))
+        if self.waiting.get(action.unit) and self._rng.random() < 0.5:
+            count += self.waiting[action.unit]
+        self.found[action.unit] = count
+        return count
+
+    def _talking(self, unit: str) -> list[int]:
+        now_ns = self._kernel.now_ns
+        self.connected[unit] = [at_ns for at_ns in self.connected.get(unit, ()) if at_ns > now_ns]
+        return self.connected[unit]
+
+    def _close(self, unit: str) -> None:
+        self.awaited.discard(unit)
+        self.waiting.pop(unit, None)
+        self.specs.pop(unit, None)
+        self.stored.pop(unit, None)
+        for name, number in [key for key in self.connections if key[0] == unit]:
+            del self.connections[name, number]
 
     def _open(self, action: OpenSockets) -> None:
         failed = None
@@ -96,9 +154,11 @@ class Listeners:
             failed = "/run/x.sock: address already in use"
         elif action.sockets:
             self.waiting.setdefault(action.unit, 0)
+            self.specs[action.unit] = action.sockets
             self._expect(action.unit)
         else:
             self.waiting.pop(action.unit, None)
+            self.specs.pop(action.unit, None)
             self.awaited.discard(action.unit)
         self._kernel.custody.tell(SocketsOpened(action.listen_id, action.unit, failed))
 
@@ -111,28 +171,53 @@ class Listeners:
         self._visited.discard(unit)
         if unit in self.waiting and not self.calm:
             self.waiting[unit] += self._rng.randint(1, 3)
+            self.came_ns[unit] = self._kernel.now_ns
             self._tell(unit)
             self._serve(unit)
             self._expect(unit)
 
     def _tell(self, unit: str) -> None:
-        if unit in self.awaited and self.waiting[unit]:
-            self.awaited.discard(unit)
+        if unit not in self.awaited or not self.waiting[unit]:
+            return
+        self.awaited.discard(unit)
+        if not any(each.accept for each in self.specs[unit]):
             self._kernel.custody.tell(ConnectionCame(unit, unit))
+            return
+        self.waiting[unit] -= 1
+        self._last += 1
+        self.connections[unit, self._last] = None
+        peer = self._rng.choice(PEERS)
+        self._kernel.struck("accepted", unit)
+        self._kernel.custody.tell(ConnectionCame(unit, unit, self._last, peer, (("REMOTE_ADDR", peer),)))
 
     def _serve(self, unit: str) -> None:
         """Whoever waits is taken by the main process, if one lives a moment later."""
         self._agenda.after(self._rng.randint(1, 400) * MILLISECOND_NS, lambda: self._take(unit))
 
     def _take(self, unit: str) -> None:
+        if not self.waiting.get(unit) or any(each.accept for each in self.specs[unit]):
+            return
         tree = self._kernel.trees.get(unit, {}).values()
-        is_served = any(each.spawn is not None and each.spawn.role is Role.MAIN for each in tree)
-        if is_served and self.waiting.get(unit):
+        if any(self._takes(each) for each in tree):
+            now_ns = self._kernel.now_ns
+            self._talking(unit).extend(
+                now_ns + self._rng.randint(1, 3000) * MILLISECOND_NS for _ in range(self.waiting[unit])
+            )
             self.waiting[unit] = 0
 
+    def _takes(self, process: "Process") -> bool:
+        """Whether a process takes who waits: one that was asked to end does not."""
+        spawn = process.spawn
+        if spawn is None or spawn.role is not Role.MAIN or spawn.pending or process.signalled or process.dying:
+            return False
+        return not self._kernel.freezer.is_still(process)
+
     def _leave(self, action: SpawnProcess) -> None:
-        """A process takes who waits, and leaves something behind if it may, soon after it was made."""
+        """A process takes who waits, and leaves something behind if it may, soon after it was made; it may want that
+        no more some time later.
+        """
         unit = action.unit
+        self.connected.pop(unit, None)
 
         def leave() -> None:
             spawn = self._kernel.spawns.get(action.spawn_id)
@@ -145,5 +230,22 @@ class Listeners:
             if spawn.service.store_max and unit not in self.stored:
                 self.stored[unit] = ("state",)
                 self._kernel.custody.tell(DescriptorsStored(unit, self.stored[unit]))
+            elif self.stored.get(unit) and not self.calm and self._rng.random() < 0.5:
+                del self.stored[unit]
+                self._kernel.custody.tell(DescriptorsStored(unit, ()))
 
         self._agenda.after(self._rng.randint(1, 500) * MILLISECOND_NS, leave)
+
+    def _serve_one(self, action: SpawnProcess) -> None:
+        """A process for one connection: it ends when the client hangs up."""
+
+        def hang_up() -> None:
+            spawn = self._kernel.spawns.get(action.spawn_id)
+            if spawn is None or spawn.over:
+                return
+            if spawn.pending:
+                self._agenda.after(SECOND_NS, hang_up)
+                return
+            self._kernel.end(spawn.main, ExitStatus(code=0))
+
+        self._agenda.after(self._rng.randint(1, 8000) * MILLISECOND_NS, hang_up)

@@ -21,7 +21,12 @@ from supervisord_py.model.specifiers import SpecifierContext
 from supervisord_py.model.unitset import LoadResult, UnitFile, UnitFileKind, build_unit_set
 
 KEYS = key_table()
-CONTEXT = SpecifierContext("/root", "/run", "/var/lib", "/var/log", "root", 0, "vm", "b00f")
+CONTEXT = SpecifierContext(
+    "/root", "/run", "/var/lib", "/var/log", "root", 0, "vm", "b00f", shell="/bin/bash", kernel="6.18.44-fc-v657",
+    architecture="x86-64", machine_id="b20d1ba4eae74850a953a16345877945",
+)  # fmt: skip
+"""The machine on which systemd was asked what it makes of texts."""
+
 MACHINE = Machine(zone_named, AGENT_RUNNER)
 FIXTURES = Path(os.environ.get("SUPERVISORD_PY_FIXTURES", Path(__file__).parents[2].parent / "shared" / "fixtures"))
 

@@ -232,3 +232,63 @@ def test_a_timer_without_a_time_is_told() -> None:
     )
     assert {reason for _, _, reason in lost_of(conversion)} == {"a timer without a time, which systemd refuses"}
     assert loaded(conversion).unit_set.units["a"].timer is None
+
+
+@pytest.mark.parametrize(
+    ("lines", "kept", "told"),
+    [
+        (
+            "RestrictNamespaces=mnt pid\nRestrictNamespaces=~mnt usr",
+            'restrict-namespaces = ["mnt pid", "~mnt"]',
+            ["'usr' is not a kind of namespace"],
+        ),
+        ("RestrictNamespaces=usr", "", ["'usr' is not a kind of namespace"]),
+        (
+            "CapabilityBoundingSet=~CAP_CHOWN CAP_FLY CAP_KILL",
+            'capability-bounding-set = "~CAP_CHOWN CAP_KILL"',
+            ["there is no capability 'CAP_FLY'"],
+        ),
+        (
+            "SystemCallFilter=@system-service @magic\nSystemCallFilter=~@privileged",
+            'system-call-filter = ["@system-service", "~@privileged"]',
+            ["there is no group '@magic' of system calls"],
+        ),
+        (
+            "RestrictAddressFamilies=AF_UNIX AF_NEW",
+            'restrict-address-families = "AF_UNIX"',
+            ["'AF_NEW' is not an address family"],
+        ),
+        (
+            "ReadOnlyPaths=/etc here -/a/../b",
+            'read-only-paths = "/etc"',
+            ["'here' is not an absolute path; '/a/../b' is not an absolute path"],
+        ),
+        ("BindPaths=/a:/b:odd /c", 'bind-paths = "/c"', ["'/a:/b:odd' is not a bind"]),
+    ],
+)
+def test_a_word_that_is_not_known_does_not_take_the_others_with_it(lines: str, kept: str, told: list[str]) -> None:
+    """What is known of a list holds, and the rest is told."""
+    text = f"{SERVICE}{lines}\n"
+    table = text_of("systemd", text, "a.service").partition("[sandbox]\n")[2].splitlines()
+    assert set(table) - {'keyring-mode = "private"', 'enforce = "best-effort"'} == ({kept} if kept else set())
+    conversion = converted("systemd", [SourceFile("a.service", text)])
+    assert [reason for _, _, reason in lost_of(conversion)] == told
+
+
+@pytest.mark.parametrize(
+    ("lines", "wanted"),
+    [
+        ("StandardInputText=a\\tb %n\nStandardInputData=AP8=", [r'standard-input-text = "a\tb %n.service"',
+                                                             'standard-input-data = "AP8="']),
+        ("StandardInputText=gone\nStandardInputText=\nStandardInputText=a\\nb", ['standard-input-text = ["a", "b"]']),
+        ("StandardInputData=NTAlCg==\nStandardInputText=%n", ['standard-input-text = ["50%%", "%n.service"]']),
+        ("StandardInputData=AP8=\nStandardInputText=x", ['standard-input-data = "AP94Cg=="']),
+        ("StandardInputData=AP8=\nStandardInputText=%n", []),
+    ],
+)  # fmt: skip
+def test_what_a_service_reads_keeps_its_order(lines: str, wanted: list[str]) -> None:
+    """Lines come before bytes here: what was said in another order is written as one or the other, or told."""
+    text = f"{SERVICE}{lines}\n"
+    made = [line for line in text_of("systemd", text, "a.service").splitlines() if line.startswith("standard-input")]
+    assert made == wanted
+    assert bool(lost_of(converted("systemd", [SourceFile("a.service", text)]))) is not bool(wanted)

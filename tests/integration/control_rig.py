@@ -41,9 +41,12 @@ from supervisord_py.host.facade import (
     Followed,
     JournalStats,
     Peer,
+    ProcessFigures,
     RecordFilter,
     ReloadReport,
     Submission,
+    SupervisorFigures,
+    UnitFigures,
     Usage,
     Verification,
     reload_report,
@@ -120,6 +123,18 @@ class FakeBus:
 
     async def publish(self, records: list[Record]) -> list[int]:
         return [self._supervisor.write(record) for record in records]
+
+
+class FakeFigures:
+    """Numbers of a supervisor that does nothing."""
+
+    async def of_supervisor(self) -> SupervisorFigures:
+        own = ProcessFigures(100, 60_000, 12_000_000, 30_000_000)
+        return SupervisorFigures(own, own, 12, 0, 1, 0, 4096, 512)
+
+    async def of_units(self, trees: Mapping[str, Sequence[int]]) -> dict[str, UnitFigures]:
+        by = dict.fromkeys(("memory", "cpu", "tasks"), "processes")
+        return {"web": UnitFigures(4096, 1000, 1, counted_by=by)}
 
 
 class FakeSupervisor:
@@ -423,6 +438,8 @@ class FakeSupervisor:
 
     async def trees(self, units: Sequence[str]) -> dict[str, list[int]]:
         return {}
+
+    figures = FakeFigures()
 
     def load(self, sources: Sources, loaded: LoadResult, **how: Any) -> None:
         self._sources, self.loaded = sources, loaded

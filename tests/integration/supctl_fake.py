@@ -246,6 +246,7 @@ def unit(name: str, state: str = "active", sub: str = "running", **fields: Any) 
         "connections": 0,
         "stored": [],
         "dropped_lines": 0,
+        "transient": False,
     } | fields
 
 

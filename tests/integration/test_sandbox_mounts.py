@@ -39,6 +39,14 @@ UNITS: dict[str, tuple[str, str]] = {
         "a = socket.create_server(('127.0.0.1', 0)); socket.create_connection(a.getsockname()); "
         "assert [n for _, n in socket.if_nameindex()] == ['lo']",
     ),
+    "network-in-sys": (
+        "private-network = true",
+        "assert os.listdir('/sys/class/net') == ['lo'] or {uid}; assert os.listdir('/sys/fs/cgroup')",
+    ),
+    "network-not-in-sys": (
+        "private-network = true\nprivate-mounts = false",
+        "assert {uid} or os.readlink('/proc/self/ns/mnt') == os.readlink(f'/proc/{os.getppid()}/ns/mnt')",
+    ),
     "private-ipc": ("private-ipc = true", "assert len(open('/proc/sysvipc/shm').readlines()) == 1"),
     "private-users": (
         "private-users = true",
@@ -74,6 +82,12 @@ UNITS: dict[str, tuple[str, str]] = {
         "'-/no/such:/tmp/no']\nprivate-tmp = true\nprotect-system = 'strict'",
         WRITE.format("{folder}/deep/er/place/z") + "; assert open('/tmp/seen').read() == 'secret'; "
         + raises("open('/tmp/seen', 'a')", "EROFS"),
+    ),
+    "tmpfs-options": (
+        "temporary-file-system = '/mnt:ro,noexec,suid,nostrictatime,noatime,size=1m'",
+        "found = [l.split() for l in open('/proc/self/mountinfo') if l.split()[4] == '/mnt'][-1]; "
+        "words = set(found[5].split(',')); assert {'ro', 'noexec', 'nodev', 'noatime'} <= words, found; "
+        "assert 'nosuid' not in words and 'size=1024k' in found[-1] and found[6].startswith('shared:'), found",
     ),
     "tmpfs": (
         "temporary-file-system = ['/usr/share:ro', '/mnt:mode=0700']\n"
@@ -183,7 +197,8 @@ def test_what_root_can_give_another_user() -> None:
 @pytest.mark.parametrize("uid", AS_USER)
 def test_private_tmp_is_one_for_a_life_and_goes_with_it(uid: int | None) -> None:
     """All commands and checks of a life share it; the next one has another; what was left by a kill goes too."""
-    before = left_in_tmp("shared")
+    shared = f"shared-{uid or 0}"  # The same test of another user runs at the same time.
+    before = left_in_tmp(shared)
     text = """
 [service]
 exec-start-pre = "/bin/sh -c 'test ! -e /tmp/mark; echo x > /tmp/mark'"
@@ -196,18 +211,18 @@ interval = 0.1
 [sandbox]
 private-tmp = true
 """
-    with supervisor({"shared": text}, uid=uid, invariants=False) as running:
-        first = running.wait_state("shared", "active")
-        assert len(left_in_tmp("shared") - before) == 2
-        assert running.supctl("restart", "shared").returncode == 0
-        assert running.wait_state("shared", "active")["invocation"] != first["invocation"]
-        until(lambda: len(left_in_tmp("shared") - before) == 2, "only the folders of this life")
+    with supervisor({shared: text}, uid=uid, invariants=False) as running:
+        first = running.wait_state(shared, "active")
+        assert len(left_in_tmp(shared) - before) == 2
+        assert running.supctl("restart", shared).returncode == 0
+        assert running.wait_state(shared, "active")["invocation"] != first["invocation"]
+        until(lambda: len(left_in_tmp(shared) - before) == 2, "only the folders of this life")
         running.kill_manager()
         running.wait_started()
-        assert running.wait_state("shared", "active")["pid"] is not None
-        assert len(left_in_tmp("shared") - before) == 2
-        assert running.supctl("stop", "shared").returncode == 0
-        until(lambda: left_in_tmp("shared") <= before, "nothing left behind")
+        assert running.wait_state(shared, "active")["pid"] is not None
+        assert len(left_in_tmp(shared) - before) == 2
+        assert running.supctl("stop", shared).returncode == 0
+        until(lambda: left_in_tmp(shared) <= before, "nothing left behind")
 
 
 @pytest.mark.parametrize("uid", [65534] if os.geteuid() == 0 else [None])
@@ -309,17 +324,17 @@ def test_a_private_tmp_outlives_the_keeper_with_its_life(uid: int | None) -> Non
     """Keeper and manager are killed: the next ones take the life over with its folders, and remove them at its end;
     those of a life that did not last are removed at once."""
     lasting = '[service]\nexec-start = ["sleep", "1000"]\nrestart = "no"\n[sandbox]\nprivate-tmp = true\n'
-    names = ("outlives", "dies-too")
+    names = (outlives, dies_too) = (f"outlives-{uid or 0}", f"dies-too-{uid or 0}")
     before = left_in_tmp(*names)
     with supervisor(dict.fromkeys(names, lasting), uid=uid, invariants=False) as running:
         pids = {name: running.wait_state(name, "active")["pid"] for name in names}
         assert len(left_in_tmp(*names) - before) == 4
         os.kill(running.keeper_pid, signal.SIGKILL)
         running.process.wait(STOP_S)
-        os.kill(pids["dies-too"], signal.SIGKILL)
-        (running.units / "dies-too.toml").unlink()
+        os.kill(pids[dies_too], signal.SIGKILL)
+        (running.units / f"{dies_too}.toml").unlink()
         running.start_again()
-        assert running.wait_state("outlives", "active")["pid"] == pids["outlives"]
+        assert running.wait_state(outlives, "active")["pid"] == pids[outlives]
         until(lambda: len(left_in_tmp(*names) - before) == 2, "the folders of the dead one are gone")
-        assert running.supctl("stop", "outlives").returncode == 0
+        assert running.supctl("stop", outlives).returncode == 0
         until(lambda: left_in_tmp(*names) <= before, "nothing left behind")

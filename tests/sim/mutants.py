@@ -168,7 +168,7 @@ def ignores_conflicts() -> Iterator[type[Manager]]:
         yield manager
 
 
-@mutant("a notifying service is up as soon as its program runs", "status-truth", "start-order")
+@mutant("a notifying service is up as soon as its program runs", "status-truth", "start-order", "probes")
 def says_ready_too_early() -> Iterator[type[Manager]]:
     def made(original: Any) -> Any:
         return lambda book, name, ended: life.became_up(book, name)

@@ -269,8 +269,9 @@ def test_becoming_oneself_changes_nothing() -> None:
 @pytest.mark.parametrize(
     ("context", "code", "detail"),
     [
-        (ExecContext(user="nobody"), 217, "a supervisor with uid 1 cannot become nobody"),
-        (ExecContext(user="root"), 217, "a supervisor with uid 1 cannot become root"),
+        (ExecContext(user="nobody"), 216, "a supervisor with uid 1 cannot become nobody"),
+        (ExecContext(user="root"), 216, "a supervisor with uid 1 cannot become root"),
+        (ExecContext(user="0", group="1"), 217, "a supervisor with uid 1 cannot become root"),
         (ExecContext(group="adm"), 216, "a supervisor with gid 1 cannot take group"),
         (ExecContext(supplementary_groups=("adm",)), 216, "is not in group"),
     ],

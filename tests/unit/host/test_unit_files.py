@@ -1,5 +1,6 @@
 """Unit files are found in their folders, read safely, and kept; nothing that others may write is believed."""
 
+import grp
 import os
 from collections.abc import Iterator
 from dataclasses import replace
@@ -182,6 +183,10 @@ def test_the_context_is_of_this_machine() -> None:
     else:
         assert (context.runtime_dir, context.state_dir, context.logs_dir) == ("/run/user/5", "/st", "/st/log")
     assert len(context.boot_id) == 32 and int(context.boot_id, 16)
+    assert (context.group, context.gid) == (grp.getgrgid(os.getegid()).gr_name, os.getegid())
+    assert (context.kernel, os.access(context.shell, os.X_OK)) == (os.uname().release, True)
+    own = specifier_context({}, Path("/r"))
+    assert own.credentials_dir == "/r/credentials"
 
 
 # Trust

@@ -83,6 +83,8 @@ def leaves(struct: type[msgspec.Struct], path: tuple[str, ...] = ()) -> Iterator
     """Every field of a struct and of the structs in it, with its type."""
     hints = typing.get_type_hints(struct)
     for field in fields(struct):
+        if field.name == "transient":
+            continue  # how it was asked for, which no key says, and which stays as it is
         inner = [hint for hint in (hints[field.name], *typing.get_args(hints[field.name])) if _is_group(hint)]
         if inner:
             yield from leaves(inner[0], (*path, field.name))

@@ -14,7 +14,10 @@ from supervisord_py.model.names import (
 from supervisord_py.model.problems import BadValue
 from supervisord_py.model.specifiers import SpecifierContext, Specifiers
 
-CONTEXT = SpecifierContext("/home/me", "/run/user/1", "/state", "/logs", "me", 1, "host", "b00f")
+CONTEXT = SpecifierContext(
+    "/home/me", "/run/user/1", "/state", "/logs", "me", 1, "host.lan", "b00f", "/", "/run/user/1/sp/credentials", "us",
+    2, "/bin/bash", "6.1", "arm64", "abc",
+)  # fmt: skip
 
 
 def test_plain_names_templates_and_instances() -> None:
@@ -57,11 +60,15 @@ def test_references() -> None:
 
 
 def test_all_specifiers() -> None:
-    """Each of the contract's specifiers, with systemd's meaning."""
+    """Each of the contract's specifiers and of those beside them, with systemd's meaning."""
     specifiers = Specifiers(CONTEXT, parse_unit_name("worker@a-b"))
     assert (
         specifiers.expand("%i %I %n %p %h %t %S %L %u %U %H %b %%i")
-        == "a-b a/b worker@a-b worker /home/me /run/user/1 /state /logs me 1 host b00f %i"
+        == "a-b a/b worker@a-b worker /home/me /run/user/1 /state /logs me 1 host.lan b00f %i"
+    )
+    assert (
+        specifiers.expand("%d %g %G %s %l %v %a %m")
+        == "/run/user/1/sp/credentials/worker@a-b us 2 /bin/bash host 6.1 arm64 abc"
     )
     assert Specifiers(CONTEXT, parse_unit_name("web")).expand("<%i%I>%n") == "<>web"
     assert specifiers.expand_all({"a": ["%i", 1], "b": True}) == {"a": ["a-b", 1], "b": True}
