@@ -61,7 +61,7 @@ from supervisord_py.model.names import UnitName, base_unit, is_aux_owner, parse_
 from supervisord_py.model.records import Record
 from supervisord_py.model.specifiers import Specifiers
 from supervisord_py.model.states import Role, Severity
-from supervisord_py.model.unit import Unit, UnitSet
+from supervisord_py.model.unit import ExecContext, Unit, UnitSet
 
 LAST_LIFE = "SUPERVISORD_PY_LAST_LIFE"
 LAST_WORDS_LINES = 5
@@ -337,6 +337,9 @@ class ManagerHands:
                 private.release(unit)
         with self._guarded(unit):
             self._remove_ipc(unit)
+        if self._runtime.dynamic is not None and not self._is_restarted(unit):
+            with self._guarded(unit):
+                self._runtime.dynamic.release(unit)
         self._probes.forget(unit)
         spawn_id = self._spawns_of.get(unit)
         drained = asyncio.get_running_loop().create_future()
@@ -370,16 +373,20 @@ class ManagerHands:
     def _remove_ipc(self, unit: str) -> None:
         """Remove the IPC objects of the unit's user, unless another unit of that user runs."""
 
-        def user_of(name: str) -> str | None:
+        def context_of(name: str) -> ExecContext:
             text = self._unit_of(name)
-            return None if text is None or text.service is None else text.service.context.user
+            return ExecContext() if text is None or text.service is None else text.service.context
 
-        text, user = self._unit_of(unit), user_of(unit)
-        if text is None or text.service is None or user is None or not text.service.context.sandbox.remove_ipc:
+        context, dynamic = context_of(unit), self._runtime.dynamic
+        if not context.sandbox.remove_ipc:
             return
-        if all(user_of(base_unit(other)) != user for other in self._spawns_of if base_unit(other) != unit):
+        own = dynamic.of(unit) if dynamic is not None and context.dynamic_user else None
+        others = [base_unit(other) for other in self._spawns_of if base_unit(other) != unit]
+        if own is not None:
+            remove_ipc(own)
+        elif context.user is not None and all(context_of(other).user != context.user for other in others):
             with contextlib.suppress(NoAccount):
-                account = self._runtime.accounts.find(user, text.service.context.group)
+                account = self._runtime.accounts.find(context.user, context.group)
                 if account.uid is not None:
                     remove_ipc(account.uid)
 

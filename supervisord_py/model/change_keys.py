@@ -280,6 +280,7 @@ KEYS: tuple[Key, ...] = (
     _restart("service.user", lambda own: own.context.user),
     _restart("service.group", lambda own: own.context.group),
     _restart("service.supplementary-groups", lambda own: _names(own.context.supplementary_groups)),
+    _restart("service.dynamic-user", lambda own: _flag(own.context.dynamic_user)),
     _restart("service.working-directory", lambda own: own.context.working_directory),
     _restart("service.root-directory", lambda own: own.context.root_directory),
     _restart("service.exec-search-path", lambda own: _names(own.context.search_path)),

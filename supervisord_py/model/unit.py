@@ -133,6 +133,8 @@ class ExecContext(Struct, frozen=True):
     user: str | None = None
     group: str | None = None
     supplementary_groups: tuple[str, ...] = ()
+    dynamic_user: bool = False
+    """``user`` is made while it runs, unless it is there."""
     working_directory: str | None = None
     root_directory: str | None = None
     search_path: tuple[str, ...] = ()
