@@ -267,6 +267,7 @@ class Order(Struct, frozen=True):
 
     name: str
     text: str
+    argv: tuple[str, ...] = ()
     transient: Transient = Transient()
     save: bool = False
     objection: Callable[[Unit], str | None] | None = None

@@ -35,6 +35,7 @@ from supervisord_py.host.unit_names import Named, UnitNames
 from supervisord_py.host.unit_views import LIFE_EVENTS, UnitViews, build_lives, from_wire, life_query_last, to_wire
 from supervisord_py.host.unit_waiting import Goal, Watch
 from supervisord_py.model.commands import COMMANDS
+from supervisord_py.model.names import is_unit_name
 from supervisord_py.model.status import UnitStatus
 from supervisord_py.store.query import BadFilterError, Grep, check_pattern
 from supervisord_py.wire.log_lines import LogLine, time_text
@@ -54,7 +55,7 @@ _TURN = 20
 """Units that are looked at before the rest of the manager gets its turn."""
 
 
-Units = list[str]
+Units = Sequence[str]
 
 
 class Queries:
@@ -350,7 +351,7 @@ class Queries:
         if parameters["follow"] and parameters["previous"]:
             raise InvalidRequestError("a life that is over writes nothing more: leave out follow or previous")
         window = _parse_window(parameters["since"], parameters["until"])
-        units = await self.permitted(request.peer, "logs", parameters["units"])
+        units = await self._units_with_output(request)
         if window is not None:
             units = self._with_times(units, parameters["units"])
         previous = parameters["previous"]
@@ -377,6 +378,18 @@ class Queries:
             if close is not None:
                 await close()
         return _told("", LogLine(""))
+
+    async def _units_with_output(self, request: Request) -> Sequence[str]:
+        """Return the units whose output is meant; a name alone may be that of one that is forgotten."""
+        patterns, peer = request.parameters["units"], request.peer
+        try:
+            return await self.permitted(peer, "logs", patterns)
+        except NoSuchUnitError:
+            is_name = len(patterns) == 1 and is_unit_name(patterns[0]) and not request.parameters["follow"]
+            may_all = self._authority.access.scope(peer, "logs").everything
+            if not (is_name and may_all and self._lines(patterns[0], 1)):
+                raise
+            return tuple(patterns)
 
     def _with_times(self, units: Units, asked: Units) -> Units:
         """Return the units whose lines have times; one that was asked for by its name must.

@@ -44,6 +44,7 @@ from supervisord_py.host.tuning import Host as TuningHost
 from supervisord_py.host.unit_files import CONTROL_PRIORITY, printable
 from supervisord_py.model.names import is_unit_name
 from supervisord_py.model.unitset import LoadResult, UnitFile, UnitFileKind
+from supervisord_py.store.redact import redact_words
 
 FOLDER = "transient"
 """Where their files would lie; none do."""
@@ -154,7 +155,8 @@ class Transients:
                 self._refuse_while_refusing(order, peer, reason)
                 if order.save:
                     await asyncio.to_thread(_write_new, Path(planned.file.path), order)
-                seq = host.note_command(with_fields(command_record("run", [name], peer, reason), result="done"))
+                record = command_record("run", [name], peer, reason)
+                seq = host.note_command(with_fields(record, result="done", argv=redact_words(order.argv)))
                 host.load(*self._now(planned), read=(name,) if order.save else (), cause=seq)
                 await host.changed()
         submission = await host.request(replace(event, cause=seq), None)

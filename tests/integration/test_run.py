@@ -188,7 +188,7 @@ def test_what_cannot_be_run_changes_nothing() -> None:
     with supervisor({"web": WEB}) as running:
         for arguments, code, words in (
             (("-p", "service.restart=so", "true"), 2, "run: service.restart: 'so' is not possible"),
-            (("-p", "nofile=3", "true"), 2, "TABLE.KEY=VALUE"),
+            (("-p", "nosuch=3", "true"), 2, "TABLE.KEY=VALUE"),
             (("-p", "service.exec-start=", "true"), 2, "run:"),
             (("-u", "web", "true"), 1, "there is a unit web already"),
             (("-u", "a@b", "true"), 2, "cannot be the name"),
@@ -209,6 +209,27 @@ def test_what_cannot_be_run_changes_nothing() -> None:
         echoed = running.supctl("run", "-u", "echo", "-r", "echo", "-u", "%H", "$HOME", "--json")
         assert echoed.returncode == 0, echoed
         assert until(lambda: running.supctl("logs", "echo").stdout, "its words") == "-u %H $HOME --json\n"
+
+
+def test_what_is_forgotten_leaves_its_words_and_who_ran_it() -> None:
+    """The output can be read on, the journal says what was run, without secrets; what was set for the unit goes with
+    it, and it cannot be edited, for it has no file."""
+    with supervisor({"web": WEB}) as running:
+        script = ("sh", "-c", "echo hello; exec sleep 1000", "sh", "--password=hunter2")
+        name = run_json(running, "-p", "LimitNOFILE=99", "-p", "nice=5", "--", *script)["unit"]
+        assert os.getpriority(os.PRIO_PROCESS, running.status(name)["pid"]) == 5
+        assert running.supctl("set", name, "RestartSec=7s").returncode == 0
+        assert (running.folder / "r" / "set" / f"{name}.toml.d").exists()
+        edit = running.supctl("edit", "--yes", name)
+        assert (edit.returncode, "was run without a file" in edit.stderr) == (1, True)
+        assert running.supctl("stop", name).returncode == 0
+        until(lambda: names(running) == ["web"], "its end")
+        until(lambda: not (running.folder / "r" / "set" / f"{name}.toml.d").exists(), "the end of what was set")
+        assert running.supctl("logs", name).stdout == "hello\n"
+        assert (running.supctl("status", name).returncode, running.supctl("logs", "run-not").returncode) == (4, 4)
+        (record,) = (each for each in running.records() if each.get("verb") == "run")
+        assert record["argv"][1:] == [*script[1:4], "--password=[redacted]"]
+        assert record["units"] == [name]
 
 
 def test_failed_units_and_their_output_are_bounded(tmp_path: Path) -> None:
