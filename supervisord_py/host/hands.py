@@ -59,6 +59,7 @@ from supervisord_py.model.hooks import with_specifiers
 from supervisord_py.model.log import LogPolicy
 from supervisord_py.model.names import UnitName, base_unit, is_aux_owner, parse_unit_name
 from supervisord_py.model.records import Record
+from supervisord_py.model.sockets import is_connection_name
 from supervisord_py.model.specifiers import Specifiers
 from supervisord_py.model.states import Role, Severity
 from supervisord_py.model.unit import ExecContext, Unit, UnitSet
@@ -67,6 +68,8 @@ LAST_LIFE = "SUPERVISORD_PY_LAST_LIFE"
 LAST_WORDS_LINES = 5
 LAST_WORDS_MAX = 1000
 """Characters of the last words that a new life is told of the one before."""
+CLEARED_AFTER = 50
+"""After so many connections the oldest of their output is removed."""
 
 CLOCK_GRAIN_NS = 100_000_000
 """By so much a file may seem older than it is: the kernel stamps files by a coarser clock."""
@@ -126,6 +129,7 @@ class ManagerHands:
         self._spawns_of: dict[str, int] = {}
         self._last_words: dict[str, str] = {}
         self._releasing: set[asyncio.Future[None]] = set()
+        self._forgotten = 0
 
     def restore(self, processes: Iterable[tuple[int, str, str, int]]) -> None:
         """Take over (spawn id, unit, role, pid) of the keeper's inventory after a manager's death."""
@@ -316,6 +320,15 @@ class ManagerHands:
             )
             self._output.attach(unit, descriptor, self.policy_of(unit), stream)
 
+    def _forget(self, unit: str) -> None:
+        """Remember nothing of a unit whose name does not come again; there is one for each connection."""
+        self._output.forget(unit)
+        for known in (self._lives, self._last_words, self._start_asked_ns, self._daemons):
+            known.pop(unit, None)
+        self._forgotten += 1
+        if self._forgotten % CLEARED_AFTER == 0:
+            self._output.clear(lambda name: is_connection_name(name) and self._unit_of(name) is None)
+
     def release(self, unit: str) -> None:
         """Let the keeper close what it holds for ``unit``, once the last output is in its file; a new spawn in
         between keeps it."""
@@ -352,7 +365,10 @@ class ManagerHands:
             if not future.cancelled() and self._spawns_of.get(unit) == spawn_id:
                 self._spawns_of.pop(unit, None)
                 with self._guarded(unit):
-                    self._output.detach(unit)
+                    if is_connection_name(unit):
+                        self._forget(unit)
+                    else:
+                        self._output.detach(unit)
                 self._ask({"do": "release", "unit": unit})
                 if resources is not None:
                     with self._guarded(unit):

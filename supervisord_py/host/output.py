@@ -25,6 +25,7 @@ from supervisord_py.host.output_folder import LogFolder
 from supervisord_py.host.output_lives import LifeMarks
 from supervisord_py.host.output_old_files import OldFiles
 from supervisord_py.host.output_reading import Cursor, OutputFollower, Window, cursor_of_life, last_lines
+from supervisord_py.host.spent_logs import clear_logs
 from supervisord_py.model.log import LogFormat, LogPolicy
 from supervisord_py.wire.log_lines import LogLine
 
@@ -180,6 +181,10 @@ class OutputCollector:
         done = self.detach(unit)
         self._thread.submit(lambda: self._drop(unit))
         return done
+
+    def clear(self, is_spent: Callable[[str], bool]) -> None:
+        """Remove the oldest files of units that are gone for good, beside the loop: see ``spent_logs``."""
+        self._loop.run_in_executor(None, clear_logs, self._reading.path, is_spent)
 
     def reopen(self) -> "asyncio.Future[None]":
         """Close all files and the folder; the next byte opens what has the name then (a foreign rotation; SIGUSR1)."""
