@@ -10,6 +10,7 @@ import pytest
 
 from supervisord_py.ctl.client import ControlError, new_token
 from supervisord_py.host import transients
+from supervisord_py.host.spent_logs import LOGS_MAX, clear_logs
 from tests.integration.supervisor_rig import AS_USER, RunningSupervisor, is_gone, pids_in, supervisor, until
 
 WEB = '[service]\nexec-start = ["sleep", "1000"]\n'
@@ -235,13 +236,13 @@ def test_what_is_forgotten_leaves_its_words_and_who_ran_it() -> None:
 def test_failed_units_and_their_output_are_bounded(tmp_path: Path) -> None:
     """The oldest of many that have failed goes, and so does the output of the oldest that are forgotten."""
     logs = tmp_path
-    made = [transients.made_name(str(number), "7" if number % 2 else "") for number in range(transients.LOGS_MAX + 5)]
+    made = [transients.made_name(str(number), "7" if number % 2 else "") for number in range(LOGS_MAX + 5)]
     for age, name in enumerate([*made, "run-me", "web"]):
         for suffix in ("log", "log.1", "log.lives"):
             path = logs / f"{name}.{suffix}"
             path.write_text("x")
             os.utime(path, (age, age))
-    transients.clear_logs(logs, lambda name: name == made[0])
+    clear_logs(logs, lambda name: transients.is_made_name(name) and name != made[0])
     left = {path.name.partition(".log")[0] for path in logs.iterdir()}
     assert left == {made[0], *made[5:], "run-me", "web"}
     assert not any(transients.is_made_name(name) for name in ("run-me", "web", "run-x-0123456789ab", "run-7", "run"))
