@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUNS := $(VENV)/.runs
 READY := $(VENV)/.ready
 
-.PHONY: run fleet test test-daemons test-systemd check lint format bench soak soak-real soak-fleet soak-simulated mutate clean
+.PHONY: run fleet test test-daemons test-systemd test-vm check lint format bench soak soak-real soak-fleet soak-simulated mutate clean
 
 # Whoever only wants to see it run does not wait for the linters.
 $(RUNS): pyproject.toml
@@ -46,6 +46,9 @@ format: $(READY)
 
 test-systemd: $(READY)  ## under a real systemd in a container: root, mmdebstrap and systemd-container needed; a few minutes
 	$(BIN)/pytest tests/systemd/check_service.py
+
+test-vm: $(READY)  ## limits by cgroup v2 with all controllers, in a virtual machine: as root, qemu-system-x86 and others needed; three minutes
+	$(BIN)/python -m tests.vm
 
 bench: $(READY)  ## beside supervisor, circus, pm2 and a C loop; writes docs/performance.md and docs/crash-loop.md
 	$(BIN)/python bench/run.py

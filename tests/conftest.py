@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.compat.execution import ledger
 from tests.compat.summary import summary
 
 # A machine under load is not a slow strategy. The examples are the same each time, so that a change is judged by what
@@ -34,11 +35,16 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     ]
     if (line := summary(reports)) is not None:
         terminalreporter.write_line(line)
-    for report in (*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")):
+    outcomes = []
+    for report in [each for word in ("passed", "failed", "skipped") for each in terminalreporter.getreports(word)]:
         for key, value in getattr(report, "user_properties", ()):
             # What a test has to say about the whole run, wherever it ran.
             if key == "summary" and getattr(report, "when", None) == "call":
                 terminalreporter.write_line(str(value))
+            if key == "execution" and getattr(report, "when", None) == "call":
+                outcomes.append(tuple(value))
+    for line in ledger(outcomes):
+        terminalreporter.write_line(line)
 
 
 def descendants(pid: int) -> list[tuple[int, str]]:

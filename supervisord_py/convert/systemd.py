@@ -15,6 +15,7 @@ refuses (``convert.settle`` takes it out again, with the reason).
 from collections.abc import Callable, Sequence
 
 from supervisord_py.convert.draft import SECRET_KEYS, Conversion, Draft, Place, SourceFile, TableId
+from supervisord_py.convert.systemd_input import DATA, TEXT, InputData
 from supervisord_py.convert.systemd_relations import Relations
 from supervisord_py.convert.systemd_rules import Rules, Target
 from supervisord_py.convert.systemd_syntax import Assignment
@@ -217,6 +218,7 @@ class _UnitConverter:
         self._context: UnitContext = context_of(unit, draft.name)
         self._section = _SECTION_OF[unit.suffix]
         self._table_of_socket = ("socket", sum(table[0] == "socket" for table in draft.tables))
+        self._input = InputData(self._context)
         self._special: dict[tuple[str, str], Callable[[Assignment, Place], None]] = {
             ("Unit", "Description"): self._description,
             ("Service", "Type"): self._type,
@@ -226,6 +228,8 @@ class _UnitConverter:
             ("Service", "StandardOutput"): self._output,
             ("Service", "StandardError"): self._output,
             ("Service", "CPUShares"): self._shares,
+            ("Service", TEXT): self._input.take,
+            ("Service", DATA): self._input.take,
             ("Socket", "Service"): self._activation,
             ("Timer", "Unit"): self._activation,
             ("Install", "Alias"): self._alias,
@@ -252,6 +256,7 @@ class _UnitConverter:
                 self._take(assignment, place)
             except BadValue as bad:
                 self._result.ledger.lost(place, bad.message)
+        self._input.write(self._draft, self._result.ledger)
         self._refuse_idle()
         if boolean_of(self._unit.last("Service", "PermissionsStartOnly")) and self._draft.get("service", "user"):
             for key in _OTHER_PHASES:

@@ -78,11 +78,15 @@ class Breach(Struct, frozen=True):
 
 
 class LimitExceeded(Event, frozen=True):
-    """The life ``invocation`` uses more than it may, and nothing but us holds it back."""
+    """The life ``invocation`` uses more than it may, and nothing but us holds it back.
+
+    ``by_kernel``: it is held back, and the kernel has killed a process of it for that, which was not its main one.
+    """
 
     unit: str
     invocation: str
     breach: Breach
+    by_kernel: bool = False
 
 
 class ProcessExited(Event, frozen=True):

@@ -41,9 +41,11 @@ from supervisord_py.core.state import (
     UnitState,
 )
 from supervisord_py.core.steps import Ended
-from supervisord_py.model.states import ProbeAction, Result, Role, ServiceType, Severity, SubState
+from supervisord_py.model.states import OomPolicy, ProbeAction, Result, Role, ServiceType, Severity, SubState
 from supervisord_py.model.unit import Command, Probe
 from supervisord_py.model.values import format_signal, format_size
+
+SIGKILL = 9
 
 
 class Input(Enum):
@@ -158,8 +160,7 @@ def process_exited(ledger: Ledger, event: ProcessExited) -> None:
         result = Result.EXEC_CONDITION
     if event.breach is not None:
         _record_breach(ledger, name, event.breach)
-        if result is Result.SIGNAL:
-            result = Result.OOM_KILL
+        result = _result_of_kill(result, status, service.oom_policy)
     good = result in (Result.SUCCESS, Result.EXEC_CONDITION)
     _record_exit(ledger, name, process.role, event, Severity.INFO if good else Severity.WARNING)
     state = ledger.edit(name)
@@ -169,7 +170,8 @@ def process_exited(ledger: Ledger, event: ProcessExited) -> None:
     what = "main process" if process.role is Role.MAIN else f"{process.role.value} command"
     message = f"its {what} {processes.describe_exit(status.code, status.signal, status.core_dumped)}"
     if result is Result.OOM_KILL and event.breach is not None:
-        message += f" by the kernel, for its memory was full ({_describe_breach(event.breach)})"
+        by_whom = "by the kernel" if status.signal == SIGKILL else "after the kernel had killed a process of it"
+        message += f" {by_whom}, for its memory was full ({_describe_breach(event.breach)})"
     _process_over(ledger, name, process, status, result, message)
 
 
@@ -237,15 +239,39 @@ def found_unhealthy(ledger: Ledger, name: str, probe: Probe, message: str) -> No
         stopping.enter_kill(ledger, name)
 
 
+def _result_of_kill(result: Result, status: ExitStatus, policy: OomPolicy) -> Result:
+    """Return how a life ended in which the kernel has killed a process because the memory was full."""
+    if result is Result.SIGNAL and status.signal == SIGKILL:
+        return Result.OOM_KILL
+    return Result.OOM_KILL if result is Result.SUCCESS and policy is not OomPolicy.CONTINUE else result
+
+
 def limit_exceeded(ledger: Ledger, event: LimitExceeded) -> None:
-    """End a life that takes more than it may, where only we see it: at once, for it will not get less."""
+    """End a life that takes more than it may, where only we see it: at once, for it will not get less; one of which the
+    kernel has killed a process, as its ``oom-policy`` says."""
     name = event.unit
     if ledger.state(name).invocation != event.invocation:
         return
     _record_breach(ledger, name, event.breach)
-    result = Result.MEMORY_LIMIT if event.breach.limit == "memory-max" else Result.RESOURCES
-    message = f"it exceeded {_describe_breach(event.breach)}"
-    feed(ledger, name, Input.BREACH, Ended(result, message, 0))
+    policy = processes.service_of(ledger, name).oom_policy if event.by_kernel else OomPolicy.KILL
+    if policy is OomPolicy.CONTINUE:
+        return
+    if event.by_kernel:
+        message = f"the kernel killed a process of it, for its memory was full ({_describe_breach(event.breach)})"
+        found = Ended(Result.OOM_KILL, message)
+    else:
+        result = Result.MEMORY_LIMIT if event.breach.limit == "memory-max" else Result.RESOURCES
+        found = Ended(result, f"it exceeded {_describe_breach(event.breach)}")
+    sub = ledger.state(name).sub
+    if policy is OomPolicy.KILL:
+        feed(ledger, name, Input.BREACH, found)
+    elif sub in _BEFORE_START:
+        # What processes say then means nothing, what they take does.
+        steps.found_faulty(ledger, name, found)
+    elif sub is SubState.STUB:
+        steps.stub_ended(ledger, name, found)
+    else:
+        feed(ledger, name, Input.FAULT, found)
 
 
 def _record_breach(ledger: Ledger, name: str, breach: Breach) -> None:

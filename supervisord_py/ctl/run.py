@@ -116,7 +116,7 @@ def run_command(
         "command": _found(session, command, uid, properties),
         "unit": save if save is not None else unit,
         "save": save is not None,
-        "description": " ".join(command) if description is None and save is None else description,
+        "description": _program_name(command[0]) if description is None and save is None else description,
         "user": uid,
         "group": gid,
         "working_directory": os.getcwd() if same_dir else working_directory,
@@ -173,6 +173,11 @@ def _found(session: Session, command: Sequence[str], user: str | None, propertie
     if path is None:
         raise NoSuchProgramError(program)
     return [path, *command[1:]]
+
+
+def _program_name(path: str) -> str:
+    """Return what people see beside the unit's name: not the arguments, which not everybody may see."""
+    return clean(os.path.basename(path))
 
 
 def _quoted(text: str) -> str:

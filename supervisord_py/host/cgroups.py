@@ -10,6 +10,10 @@ what it finds there. Where nothing allows it there are no groups, and the keeper
 
     OWN_GROUP/supervisord-py.NAME-INSTANCE/UNIT.unit        INSTANCE is the keeper's number, new for each keeper
 
+cgroup v2 passes controllers on only from a group without processes of its own. Where keeper and manager are all that is
+in theirs they go into a leaf of it, ``OWN_GROUP/supervisord-py.keeper``, beside the units' (``take_leaf``); a systemd
+that knows DelegateSubgroup= has done so already.
+
 The base folder is locked (flock) as long as a manager of the instance lives. Folders of the same NAME that nobody
 locks are leftovers of dead instances: empty ones are removed, others are reported with the processes in them. The
 suffix keeps a unit called ``cgroup.procs`` or ``tasks`` apart from the kernel's files.
@@ -21,7 +25,8 @@ import contextlib
 import errno
 import fcntl
 import os
-from collections.abc import Callable, Iterator
+import subprocess
+from collections.abc import Callable, Collection, Iterator
 from enum import Enum
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -30,7 +35,12 @@ PREFIX = "supervisord-py."
 SUFFIX = ".unit"
 KEEPER_LEAF = "supervisor"
 """Keeper and manager sit in this group under a delegating systemd: units are its siblings."""
+OWN_LEAF = f"{PREFIX}keeper"
+"""The same, where we have made it ourselves."""
 
+NO_CONTROLLERS = "no controllers for units"
+
+ASK_S = 10.0
 DELEGATE_ATTRIBUTES = ("user.delegate", "trusted.delegate")
 
 
@@ -153,10 +163,11 @@ def choose(
         if not mount.is_writable:
             reasons.append(f"{name}: mounted read-only")
             continue
-        leaf = None
+        leaf, above, last = None, str(PurePosixPath(folder).parent), PurePosixPath(folder).name
+        if last == OWN_LEAF:
+            folder, leaf = above, folder
         if has_systemd:
-            above = str(PurePosixPath(folder).parent)
-            if not is_delegated(folder) and PurePosixPath(folder).name == KEEPER_LEAF and is_delegated(above):
+            if not is_delegated(folder) and last == KEEPER_LEAF and is_delegated(above):
                 folder, leaf = above, folder
             if not is_delegated(folder):
                 reasons.append(
@@ -188,13 +199,59 @@ def find_place() -> Finding:
     )
 
 
+def take_leaf(finding: Finding, pids: frozenset[int], wanted: Collection[str]) -> Finding:
+    """Go into a leaf of our own group where only that lets units have controllers, and nobody else is in it.
+
+    Args:
+        finding: Where groups may be made.
+        pids: Keeper and manager; nobody else is moved.
+        wanted: The controllers that units could use.
+    """
+    place = finding.place
+    if place is None or place.leaf is not None or place.hierarchy is not Hierarchy.UNIFIED:
+        return finding
+    # Only the root of the hierarchy has no type, and may have processes beside groups with controllers.
+    if not os.path.exists(f"{place.folder}/cgroup.type"):
+        return finding
+    try:
+        if not set(wanted).intersection(Path(place.folder, "cgroup.controllers").read_text().split()):
+            return finding
+        if others := sorted({int(pid) for pid in Path(place.folder, "cgroup.procs").read_text().split()} - pids):
+            reason = f"{NO_CONTROLLERS}: process {others[0]} is in {place.folder} too"
+            return Finding(place, (*finding.reasons, reason))
+        leaf = f"{place.folder}/{OWN_LEAF}"
+        os.makedirs(leaf, exist_ok=True)
+        for pid in sorted(pids):
+            Path(leaf, "cgroup.procs").write_text(str(pid))
+    except OSError as error:
+        reason = f"{NO_CONTROLLERS}: cannot go into {place.folder}/{OWN_LEAF}: {error.strerror}"
+        return Finding(place, (*finding.reasons, reason))
+    return Finding(Place(place.hierarchy, place.folder, leaf), finding.reasons)
+
+
 def is_delegated(folder: str) -> bool:
     """Whether systemd marked the group as somebody else's to manage."""
     for attribute in DELEGATE_ATTRIBUTES:
         with contextlib.suppress(OSError):  # no such attribute, or not for our eyes
             if os.getxattr(folder, attribute) == b"1":
                 return True
-    return False
+    return _user_s_systemd_delegates(folder)
+
+
+def _user_s_systemd_delegates(folder: str) -> bool:
+    """Ask a user's systemd, which before version 254 marks nothing, whether the unit of a group may manage it."""
+    name, uid = PurePosixPath(folder).name, os.geteuid()
+    if uid == 0 or f"/user@{uid}.service/" not in folder or not name.endswith((".service", ".scope")):
+        return False
+    environment = {"XDG_RUNTIME_DIR": f"/run/user/{uid}", **os.environ}
+    command = ("systemctl", "--user", "show", "--property=Delegate", "--value", "--", name)
+    try:
+        asked = subprocess.run(
+            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=ASK_S, check=False
+        )
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return asked.stdout.strip() == b"yes"
 
 
 def refusal(folder: str) -> str | None:
@@ -279,16 +336,34 @@ class UnitGroups:
         self._problem = None
         return (folder,)
 
-    def controllers(self) -> set[str]:
-        """Return the controllers that the units' groups can have: those of cgroup v2 that may be passed on to them."""
+    @property
+    def is_unified(self) -> bool:
+        """Whether these are groups of cgroup v2."""
+        place = self._finding.place
+        return place is not None and place.hierarchy is Hierarchy.UNIFIED
+
+    def controllers(self, wanted: Collection[str]) -> set[str]:
+        """Return which controllers the units' groups can have: those of cgroup v2 that may be passed on to them."""
         place = self._finding.place
         if place is None or place.hierarchy is not Hierarchy.UNIFIED:
             return set()
         with contextlib.suppress(OSError):
-            offered = set(Path(place.folder, "cgroup.controllers").read_text().split())
+            offered = set(Path(place.folder, "cgroup.controllers").read_text().split()).intersection(wanted)
             passed = set(Path(place.folder, "cgroup.subtree_control").read_text().split())
             return {each for each in offered if each in passed or _pass_on(place.folder, each)}
         return set()
+
+    def why_not(self, controller: str) -> str:
+        """Say why units cannot have a controller that ``controllers`` does not name."""
+        place = self._finding.place
+        if place is not None and place.hierarchy is Hierarchy.UNIFIED:
+            with contextlib.suppress(OSError):
+                if controller in Path(place.folder, "cgroup.controllers").read_text().split():
+                    told = [reason for reason in self._finding.reasons if reason.startswith(NO_CONTROLLERS)]
+                    return told[0] if told else f"{place.folder} cannot pass the controller {controller} on"
+        if place is None and self._finding.reasons:
+            return f"there are no control groups ({'; '.join(self._finding.reasons)})"
+        return f"no control group has the controller {controller}"
 
     def pass_on(self, controller: str) -> None:
         """Let the units' groups have a controller; until then they are without it, and cheaper."""

@@ -4,12 +4,12 @@ environment, under which limits.
 Everything that can be known before the fork is decided here, so that the child has nothing to look up; what fails
 here fails the spawn with the step and the exit code that systemd has for it, before anything is made.
 
-Environment, later ones win: ``PATH LANG HOME USER LOGNAME SHELL`` of the user the process runs as; what
-``pass-environment`` lets through, the settings' and the unit's; its folders and credentials; the unit's own; that of
-its files, read anew for each command; then what the supervisor says (``INVOCATION_ID``, ``MAINPID``, ...), which a unit
-cannot forge. (In systemd a unit's ``Environment=`` wins over those too; a process that lies to itself about its own
-invocation helps nobody.) ``unset-environment`` comes last. A variable ``$NAME`` of a command is expanded from exactly
-that.
+Environment, later ones win: ``PATH LANG HOME USER LOGNAME SHELL`` of the user the process runs as; what the settings'
+``pass-environment`` lets through; ``PATH`` of ``exec-search-path``; what the unit's ``pass-environment`` lets through;
+its folders and credentials; the unit's own; that of its files, read anew for each command; then what the supervisor
+says (``INVOCATION_ID``, ``MAINPID``, ...), which a unit cannot forge. (In systemd a unit's ``Environment=`` wins over
+those too; a process that lies to itself about its own invocation helps nobody.) ``unset-environment`` comes last. A
+variable ``$NAME`` of a command is expanded from exactly that.
 
 A privileged command (``+``) runs as the supervisor, without limits. Source: systemd src/core/execute.c,
 build_environment, exec_child; systemd.exec(5), "Environment variables in spawned processes".
@@ -28,6 +28,7 @@ from supervisord_py.host.accounts import Account, Accounts, NoAccount
 from supervisord_py.host.belongings import CannotProvideError, Keeping, read_environment_files
 from supervisord_py.host.cgroups import UnitGroups
 from supervisord_py.host.confine import CannotConfine
+from supervisord_py.host.dynamic_users import DynamicUsers, NoFreeUser, dynamic_name
 from supervisord_py.host.limits import INFINITY, RLIMIT_NUMBERS
 from supervisord_py.host.priorities import priority_operations
 from supervisord_py.host.private_folders import PrivateFolders
@@ -37,7 +38,7 @@ from supervisord_py.host.streams import stream_operations
 from supervisord_py.host.terminal import terminal_operations
 from supervisord_py.model.command import expand_words
 from supervisord_py.model.names import base_unit
-from supervisord_py.model.states import NotifyAccess, Role, ServiceType
+from supervisord_py.model.states import NotifyAccess, OomPolicy, Role, ServiceType
 from supervisord_py.model.unit import ExecContext, Limit, Service, Unit, UnitKind
 
 EXIT_CHDIR = 200
@@ -74,6 +75,7 @@ class SpawnRuntime(Struct, frozen=True):
     """The folder with a state folder for each agent."""
     keeping: Keeping | None = None
     private: PrivateFolders | None = None
+    dynamic: DynamicUsers | None = None
     passed: tuple[tuple[str, str], ...] = ()
     own_environment: tuple[tuple[str, str], ...] = ()
     """The supervisor's own, of which a unit may ask for variables (``pass-environment``)."""
@@ -153,7 +155,7 @@ def build_spawn(
             elif privileged or action.command.keeps_user:
                 account = runtime.accounts.find(None, None)
             else:
-                account = runtime.accounts.find(context.user, context.group, context.supplementary_groups)
+                account = account_of(base_unit(action.unit), context, runtime)
         except NoAccount as error:
             raise _Refused(error.step, error.code, 0, error.detail) from None
         pid_file = None if service is None else service.pid_file
@@ -161,7 +163,9 @@ def build_spawn(
         if unit is not None and unit.kind is UnitKind.AGENT and runtime.agents is not None:
             environment.setdefault("STATE_DIRECTORY", _state_folder(runtime.agents, unit.name, account))
         if not is_beside and runtime.keeping is not None:
-            degraded += runtime.keeping.provide(action.unit, action.invocation, context.belongings, account)
+            degraded += runtime.keeping.provide(
+                action.unit, action.invocation, context.belongings, account, is_dynamic=context.dynamic_user
+            )
         request: dict[str, Any] = {
             "do": "spawn",
             "id": action.spawn_id,
@@ -219,12 +223,30 @@ def build_spawn(
             request["cgroups"] = list(runtime.groups.create(action.unit))
             request["home"] = runtime.groups.home
         if runtime.resources is not None and not is_beside:
-            request["cgroups"] += _bound(runtime.resources, action.unit, context, degraded)
+            together = service is not None and service.oom_policy is OomPolicy.KILL
+            request["cgroups"] += _bound(runtime.resources, action.unit, context, degraded, together=together)
             if degraded:
                 request["degraded"] = degraded
     except (_Refused, CannotProvideError) as error:
         return SpawnFailed(action.spawn_id, error.step, error.code, error.errno, error.detail)
     return request
+
+
+def account_of(unit: str, context: ExecContext, runtime: SpawnRuntime) -> Account:
+    """Return whom the processes of a unit run as; raises NoAccount."""
+    if not context.dynamic_user:
+        return runtime.accounts.find(context.user, context.group, context.supplementary_groups)
+    users, groups = runtime.dynamic, context.supplementary_groups
+
+    def provide(name: str) -> int:
+        try:
+            if users is None:
+                raise NoFreeUser("this supervisor has no folder to write down who is given which id")
+            return users.provide(unit, name)
+        except (NoFreeUser, OSError) as error:
+            raise NoAccount("user", f"dynamic-user: {error}") from None
+
+    return runtime.accounts.dynamic(dynamic_name(context.user, unit), context.group, groups, provide)
 
 
 def _confine(
@@ -245,6 +267,9 @@ def _confine(
         life=None if action.role in BESIDE else action.invocation,
         reached=reached,
         root=context.root_directory,
+        own=()
+        if runtime.keeping is None
+        else runtime.keeping.own_folders(context.belongings, is_dynamic=context.dynamic_user),
         beside=None if action.role is Role.MAIN else beside,
     )
     try:
@@ -257,12 +282,15 @@ def _confine(
             request[name] = [*request.get(name, ()), *found]
 
 
-def _bound(resources: UnitResources, unit: str, context: ExecContext, degraded: list[str]) -> tuple[str, ...]:
+def _bound(
+    resources: UnitResources, unit: str, context: ExecContext, degraded: list[str], *, together: bool
+) -> tuple[str, ...]:
     """Write the bounds of a unit; returns the groups that its processes join for them."""
     plan = resources.plan(context.resources)
     if not plan.writes and not plan.impossible and not resources.is_bound(unit):
         return ()
-    problems = plan.impossible | resources.apply(unit, plan)
+    resources.count_from_here(unit)
+    problems = plan.impossible | resources.apply(unit, plan, together=together)
     if problems and context.enforce == "strict":
         key, reason = next(iter(problems.items()))
         raise _Refused("cgroup", EXIT_CGROUP, 0, f"{key} cannot be enforced here: {reason}")
@@ -296,6 +324,8 @@ def build_environment(
     if account.shell is not None:
         environment["SHELL"] = account.shell
     environment.update(runtime.passed)
+    if context.search_path:
+        environment["PATH"] = ":".join(context.search_path)
     belongings = context.belongings
     wanted = belongings.pass_environment
     environment.update((name, value) for name, value in runtime.own_environment if name in wanted)
@@ -326,16 +356,18 @@ def build_environment(
 def _executable(action: SpawnProcess, context: ExecContext, environment: Mapping[str, str]) -> str | None:
     """Return the program's path; None leaves the search in PATH to the keeper, which looks for ``argv[0]``."""
     program = action.command.words[0]
-    # In another root the search is the child's.
-    if "/" in program or (context.root_directory is not None and not action.command.privileged):
+    root = "" if context.root_directory is None or action.command.privileged else context.root_directory
+    # In another root the search is the child's, unless it is to look elsewhere than in PATH.
+    if "/" in program or (root and not context.search_path):
         return program
-    if action.command.argv0 is None:
+    if action.command.argv0 is None and not context.search_path:
         return None
-    for folder in environment.get("PATH", DEFAULT_PATH).split(":"):
+    where = "exec-search-path" if context.search_path else "PATH"
+    for folder in context.search_path or environment.get("PATH", DEFAULT_PATH).split(":"):
         path = os.path.join(folder, program)
-        if os.path.isfile(path) and os.access(path, os.X_OK):
+        if os.path.isfile(root + path) and os.access(root + path, os.X_OK):
             return path
-    raise _Refused("exec", EXIT_EXEC, 2, f"no program {program} in PATH")
+    raise _Refused("exec", EXIT_EXEC, 2, f"no program {program} in {where}")
 
 
 def _directory(context: ExecContext, account: Account, runtime: SpawnRuntime) -> str:

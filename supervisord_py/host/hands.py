@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import json
 import os
-import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -29,7 +28,6 @@ from supervisord_py.core.actions import (
     ThawUnit,
 )
 from supervisord_py.core.events import (
-    Breach,
     ConditionsChecked,
     ConnectionsSeen,
     Event,
@@ -47,24 +45,31 @@ from supervisord_py.host.execution import SpawnRuntime, build_spawn
 from supervisord_py.host.hook_output import HookOutput
 from supervisord_py.host.ipc import remove_ipc
 from supervisord_py.host.limit_watch import LimitWatch
+from supervisord_py.host.memory_kills import MemoryKills
 from supervisord_py.host.output import OutputCollector
 from supervisord_py.host.pid_files import PidFiles
 from supervisord_py.host.probes import Probes
-from supervisord_py.host.resources import bound_of, sampled_bounds
+from supervisord_py.host.resources import Mechanism, sampled_bounds
 from supervisord_py.host.sockets import count_connections, listen_request
 from supervisord_py.host.standstill import StandStill, Trees
+from supervisord_py.host.streams import captured_stream
 from supervisord_py.host.unit_files import specifier_context
+from supervisord_py.model.context import Streams
 from supervisord_py.model.hooks import with_specifiers
+from supervisord_py.model.log import LogPolicy
 from supervisord_py.model.names import UnitName, base_unit, is_aux_owner, parse_unit_name
 from supervisord_py.model.records import Record
+from supervisord_py.model.sockets import is_connection_name
 from supervisord_py.model.specifiers import Specifiers
 from supervisord_py.model.states import Role, Severity
-from supervisord_py.model.unit import LogPolicy, Unit
+from supervisord_py.model.unit import ExecContext, Unit, UnitSet
 
 LAST_LIFE = "SUPERVISORD_PY_LAST_LIFE"
 LAST_WORDS_LINES = 5
 LAST_WORDS_MAX = 1000
 """Characters of the last words that a new life is told of the one before."""
+CLEARED_AFTER = 50
+"""After so many connections the oldest of their output is removed."""
 
 CLOCK_GRAIN_NS = 100_000_000
 """By so much a file may seem older than it is: the kernel stamps files by a coarser clock."""
@@ -105,13 +110,15 @@ class ManagerHands:
         self._hook_output = HookOutput(output)
         self._unit_of = unit_of
         self._is_restarted = is_restarted
+        self._invocation_of = invocation_of
         self._ask = ask
         self._submit = submit
         self._note = note
         self._pid_files = PidFiles(ask=ask, answer=submit, complain=self._pid_file_refused)
         self._still = StandStill(groups=runtime.groups, trees=trees, ask=ask, submit=submit, pid_of=pid_of)
         self._probes = Probes(submit=submit, output=output, invocation_of=invocation_of)
-        self._limits = LimitWatch(trees, submit)
+        self._kills = MemoryKills(runtime.resources)
+        self._limits = LimitWatch(trees, self._kills, submit)
         self._checks: set[asyncio.Task[None]] = set()
         self._pids: dict[int, int] = {}
         self._roles: dict[int, tuple[str, Role]] = {}
@@ -122,6 +129,7 @@ class ManagerHands:
         self._spawns_of: dict[str, int] = {}
         self._last_words: dict[str, str] = {}
         self._releasing: set[asyncio.Future[None]] = set()
+        self._forgotten = 0
 
     def restore(self, processes: Iterable[tuple[int, str, str, int]]) -> None:
         """Take over (spawn id, unit, role, pid) of the keeper's inventory after a manager's death."""
@@ -136,7 +144,9 @@ class ManagerHands:
                 if Role(role) is Role.MAIN:
                     self._daemons[unit] = pid
                 if self._runtime.resources is not None and not is_aux_owner(unit):
-                    self._runtime.resources.was_killed(unit)
+                    self._runtime.resources.count_from_here(unit)
+            if not is_aux_owner(unit) and (invocation := self._invocation_of(unit)) is not None:
+                self.watch_limits(unit, invocation)
 
     def spawn(self, action: SpawnProcess) -> dict[str, Any] | SpawnFailed:
         """Turn ``action`` into the keeper's request; the unit's new life begins in its output too."""
@@ -212,23 +222,17 @@ class ManagerHands:
         return event if unit is None else self._with_breach(event, unit)
 
     def _with_breach(self, event: ProcessExited, unit: str) -> ProcessExited:
-        resources, text = self._runtime.resources, self._unit_of(unit)
-        if event.status.signal != signal.SIGKILL or resources is None or text is None or text.service is None:
-            return event
-        amount = text.service.context.resources.memory_max
-        if amount is None or not resources.was_killed(unit):
-            return event
-        most = bound_of("memory_max", amount) or 0
-        mechanism = resources.plan(text.service.context.resources).how["memory-max"].value
-        breach = Breach("memory-max", resources.peak(unit) or most, most, mechanism)
-        return msgspec.structs.replace(event, breach=breach)
+        breach = self._kills.breach_of(unit, settle=True)
+        return event if breach is None else msgspec.structs.replace(event, breach=breach)
 
     def watch_limits(self, unit: str, invocation: str) -> None:
-        """Count what a life has, as far as nothing else bounds it."""
+        """Count what a life has, as far as nothing else bounds it, and whom the kernel kills in it."""
         resources, text = self._runtime.resources, self._unit_of(unit)
         if resources is not None and text is not None and text.service is not None:
             wanted = text.service.context.resources
-            self._limits.watch(unit, invocation, sampled_bounds(wanted, resources.plan(wanted).how))
+            how = resources.plan(wanted).how
+            by_kernel = how.get("memory-max") in (Mechanism.V1, Mechanism.V2)
+            self._limits.watch(unit, invocation, sampled_bounds(wanted, how), by_kernel=by_kernel)
 
     def follow(self, action: FollowMain) -> None:
         """Find the main process of a forking unit: ``MainFollowed`` tells which."""
@@ -297,12 +301,33 @@ class ManagerHands:
         text = self._unit_of(unit)
         return text.service.log if text is not None and text.service is not None else LogPolicy()
 
+    def use_log_policies(self, units: UnitSet) -> None:
+        """Let ``[log]`` of these units hold, and for what runs that of the text it runs by."""
+        logs = {unit.name: unit.service.log for unit in units.units.values() if unit.service is not None}
+        for unit in self._output.attached:
+            logs[unit] = self.policy_of(unit)
+            self._output.set_policy(unit, logs[unit])
+        self._output.use_policies({unit: log for unit, log in logs.items() if log != LogPolicy()})
+
     def output_came(self, unit: str, descriptor: int) -> None:
         """The keeper made or handed over the output pipe of ``unit``."""
         if is_aux_owner(unit):
             self._hook_output.attach(unit, descriptor)
         else:
-            self._output.attach(unit, descriptor, self.policy_of(unit))
+            text = self._unit_of(unit)
+            stream = captured_stream(
+                Streams() if text is None or text.service is None else text.service.context.streams
+            )
+            self._output.attach(unit, descriptor, self.policy_of(unit), stream)
+
+    def _forget(self, unit: str) -> None:
+        """Remember nothing of a unit whose name does not come again; there is one for each connection."""
+        self._output.forget(unit)
+        for known in (self._lives, self._last_words, self._start_asked_ns, self._daemons):
+            known.pop(unit, None)
+        self._forgotten += 1
+        if self._forgotten % CLEARED_AFTER == 0:
+            self._output.clear(lambda name: is_connection_name(name) and self._unit_of(name) is None)
 
     def release(self, unit: str) -> None:
         """Let the keeper close what it holds for ``unit``, once the last output is in its file; a new spawn in
@@ -325,6 +350,9 @@ class ManagerHands:
                 private.release(unit)
         with self._guarded(unit):
             self._remove_ipc(unit)
+        if self._runtime.dynamic is not None and not self._is_restarted(unit):
+            with self._guarded(unit):
+                self._runtime.dynamic.release(unit)
         self._probes.forget(unit)
         spawn_id = self._spawns_of.get(unit)
         drained = asyncio.get_running_loop().create_future()
@@ -337,7 +365,10 @@ class ManagerHands:
             if not future.cancelled() and self._spawns_of.get(unit) == spawn_id:
                 self._spawns_of.pop(unit, None)
                 with self._guarded(unit):
-                    self._output.detach(unit)
+                    if is_connection_name(unit):
+                        self._forget(unit)
+                    else:
+                        self._output.detach(unit)
                 self._ask({"do": "release", "unit": unit})
                 if resources is not None:
                     with self._guarded(unit):
@@ -358,16 +389,20 @@ class ManagerHands:
     def _remove_ipc(self, unit: str) -> None:
         """Remove the IPC objects of the unit's user, unless another unit of that user runs."""
 
-        def user_of(name: str) -> str | None:
+        def context_of(name: str) -> ExecContext:
             text = self._unit_of(name)
-            return None if text is None or text.service is None else text.service.context.user
+            return ExecContext() if text is None or text.service is None else text.service.context
 
-        text, user = self._unit_of(unit), user_of(unit)
-        if text is None or text.service is None or user is None or not text.service.context.sandbox.remove_ipc:
+        context, dynamic = context_of(unit), self._runtime.dynamic
+        if not context.sandbox.remove_ipc:
             return
-        if all(user_of(base_unit(other)) != user for other in self._spawns_of if base_unit(other) != unit):
+        own = dynamic.of(unit) if dynamic is not None and context.dynamic_user else None
+        others = [base_unit(other) for other in self._spawns_of if base_unit(other) != unit]
+        if own is not None:
+            remove_ipc(own)
+        elif context.user is not None and all(context_of(other).user != context.user for other in others):
             with contextlib.suppress(NoAccount):
-                account = self._runtime.accounts.find(user, text.service.context.group)
+                account = self._runtime.accounts.find(context.user, context.group)
                 if account.uid is not None:
                     remove_ipc(account.uid)
 

@@ -23,15 +23,28 @@ from typing import NamedTuple
 
 import psutil
 
-from supervisord_py.host.cgroups import Hierarchy, Mount, UnitGroups, own_folder, refusal, unescape
+from supervisord_py.host.cgroups import (
+    Finding,
+    Hierarchy,
+    Mount,
+    UnitGroups,
+    find_place,
+    own_folder,
+    refusal,
+    take_leaf,
+    unescape,
+)
 from supervisord_py.model.context import Amount, Resources
 
 PERIOD_US = 100_000
 """Of a quota, as in systemd."""
+PERIOD_MAX_US = 1_000_000
+QUOTA_MIN_US = 1_000
 V1_SHARES_OF_WEIGHT = 1024 / 100
 V1_SHARES_MIN = 2
 UNLIMITED_V1 = -1
-CHANGED_NOWHERE = "nothing here can enforce it"
+UNLIMITED_FLOOR = 1 << 62
+"""In v1 no bound is a number, too: the largest that is a whole number of pages."""
 
 
 class Controller(Enum):
@@ -63,10 +76,21 @@ SAMPLED = frozenset({"memory_max", "tasks_max"})
 
 
 class Write(NamedTuple):
-    """One file of a group, and what it is to say."""
+    """One file of a group, and what it is to say: for which key."""
 
     name: str
     text: str
+    key: str = ""
+
+
+class Kills(NamedTuple):
+    """What the kernel has counted of a group: how often its memory was full, and whom it has killed in it."""
+
+    full: int = 0
+    killed: int = 0
+
+
+NO_WEIGHERS = "no disk here shares by weight: none has the scheduler bfq, or io.cost.qos on"
 
 
 _UNBOUND = {
@@ -82,7 +106,11 @@ _UNBOUND = {
         Write("cpu.weight", "100"),
     ),
     Controller.TASKS: (Write("pids.max", "max"),),
-    Controller.IO: (Write("io.weight", "default 100"), Write("blkio.bfq.weight", "100")),
+    Controller.IO: (
+        Write("io.weight", "default 100"),
+        Write("io.bfq.weight", "default 100"),
+        Write("blkio.bfq.weight", "100"),
+    ),
 }
 
 
@@ -93,6 +121,17 @@ class Plan(NamedTuple):
     how: dict[str, Mechanism]
     impossible: dict[str, str]
     """Keys (with ``-``) that nothing here can enforce, and why."""
+
+
+def find_own_place(keeper_pid: int) -> Finding:
+    """Look where this machine lets us make groups, and go into a leaf where units can have controllers then.
+
+    Embedded we stay: the process that we are a thread of is not ours to move.
+    """
+    finding = find_place()
+    if os.getppid() != keeper_pid:
+        return finding
+    return take_leaf(finding, frozenset({keeper_pid, os.getpid()}), [each.value for each in Controller])
 
 
 def written(resources: Resources) -> list[str]:
@@ -135,17 +174,18 @@ class UnitResources:
         self._v1: dict[Controller, UnitGroups] = {}
         self._v2: set[Controller] = set()
         self._why_not: dict[Controller, str] = {}
-        self._kills: dict[str, int] = {}
+        self._kills: dict[str, Kills] = {}
+        self._killed_in_all = 0
         has_systemd = os.path.isdir("/run/systemd/system") if has_systemd is None else has_systemd
         v1 = {} if has_systemd else _read_v1()
-        available = groups.controllers()
+        available = groups.controllers([each.value for each in Controller])
         for controller in Controller:
             if controller.value in available:
                 self._v2.add(controller)
             elif (folder := v1.get(controller)) is not None and (reason := refusal(folder)) is None:
                 self._v1[controller] = groups.beside(folder)
             else:
-                why = reason if folder is not None else "no control group has this controller"
+                why = reason if folder is not None else groups.why_not(controller.value)
                 self._why_not[controller] = str(why)
 
     def plan(self, resources: Resources) -> Plan:
@@ -156,12 +196,14 @@ class UnitResources:
             mechanism = self._mechanism(controller)
             writes = None if mechanism is None else _writes(name, resources, mechanism, self._file_exists(controller))
             if mechanism is not None and writes is not None:
-                plan.writes.setdefault(controller, []).extend(writes)
+                plan.writes.setdefault(controller, []).extend(each._replace(key=key) for each in writes)
                 plan.how[key] = mechanism
             elif name in SAMPLED:
                 plan.how[key] = Mechanism.SAMPLING
             else:
                 nothing = "" if mechanism is None else f"{mechanism.value} has no such bound"
+                if controller is Controller.IO and mechanism is not None and not io_weighers():
+                    nothing = NO_WEIGHERS
                 plan.impossible[key] = self._why_not.get(controller) or nothing
         return plan
 
@@ -181,8 +223,11 @@ class UnitResources:
         v1 = (self._v1[controller] for controller in plan.writes if controller in self._v1)
         return tuple(folder for groups in v1 if (folder := groups.folder(unit)) is not None)
 
-    def apply(self, unit: str, plan: Plan) -> dict[str, str]:
-        """Make the unit's groups and write its bounds; returns what could not be, as ``Plan.impossible``."""
+    def apply(self, unit: str, plan: Plan, *, together: bool = False) -> dict[str, str]:
+        """Make the unit's groups and write its bounds; returns what could not be, as ``Plan.impossible``. With
+        ``together`` the kernel kills all of the unit when its memory is full."""
+        # The kernel kills while a bound is written that is below what the unit has.
+        before = self._count_kills(unit)
         failed: dict[str, str] = {}
         for controller, writes in plan.writes.items():
             if controller in self._v2:
@@ -190,9 +235,12 @@ class UnitResources:
             if made := self._v1.get(controller, self.groups).create(unit):
                 failed |= _write_all(made[0], writes)
             else:
-                failed |= dict.fromkeys((write.name for write in writes), "its group cannot be made")
+                failed |= dict.fromkeys((write.key for write in writes), "its group cannot be made")
         self._lift(unit, plan)
-        self._kills[unit] = self.kill_count(unit)
+        if (group := self._memory_group(unit)) is not None and Controller.MEMORY in self._v2:
+            with contextlib.suppress(OSError):  # of an older kernel: then we end the others when we see it
+                Path(group, "memory.oom.group").write_text(str(int(together and Controller.MEMORY in plan.writes)))
+        self._kills.setdefault(unit, before)
         return failed
 
     def is_bound(self, unit: str) -> bool:
@@ -211,6 +259,14 @@ class UnitResources:
                         if path.exists():
                             path.write_text(write.text)
 
+    def counting_group(self, unit: str, controller: Controller) -> tuple[str, str] | None:
+        """Return the group in which the kernel counts what a unit uses, and the mechanism in a word."""
+        # Of the processor cgroup v2 counts without a controller.
+        is_v2 = controller in self._v2 or (controller is Controller.CPU and self.groups.is_unified)
+        groups = self.groups if is_v2 else self._v1.get(controller)
+        folder = None if groups is None else groups.folder(unit)
+        return None if folder is None else (folder, (Mechanism.V2 if is_v2 else Mechanism.V1).value)
+
     def move(self, unit: str, pids: list[int], plan: Plan) -> None:
         """Put processes that run into the unit's groups."""
         for folder in self.folders(unit, plan):
@@ -224,44 +280,93 @@ class UnitResources:
         for groups in self._v1.values():
             groups.remove(unit)
 
-    def kill_count(self, unit: str) -> int:
-        """Return how many processes of the unit the kernel has killed because its memory was full."""
+    def _memory_group(self, unit: str) -> str | None:
         groups = self.groups if Controller.MEMORY in self._v2 else self._v1.get(Controller.MEMORY)
-        folder = None if groups is None else groups.folder(unit)
-        name = "memory.events" if Controller.MEMORY in self._v2 else "memory.oom_control"
-        with contextlib.suppress(OSError, ValueError):
-            for line in Path(folder or "/nonexistent", name).read_text().splitlines():
-                key, _, count = line.partition(" ")
-                if key == "oom_kill":
-                    return int(count)
-        return 0
+        return None if groups is None else groups.folder(unit)
 
-    def was_killed(self, unit: str) -> bool:
-        """Say whether the kernel has killed one since the last time that this was asked."""
-        before, now = self._kills.get(unit), self.kill_count(unit)
-        self._kills[unit] = now
-        return before is not None and now > before
+    def _count_kills(self, unit: str) -> Kills:
+        """Return what the kernel has counted of a unit so far."""
+        folder = self._memory_group(unit)
+        if folder is None:
+            return Kills()
+        if Controller.MEMORY in self._v2:
+            # "oom" of this group alone: a kill can also come of a limit above it, or of the whole machine.
+            own = _counts(folder, "memory.events.local") or _counts(folder, "memory.events")
+            return Kills(own.get("oom", 0), _counts(folder, "memory.events").get("oom_kill", 0))
+        killed = _counts(folder, "memory.oom_control").get("oom_kill", 0)
+        return Kills(killed, killed)
+
+    def count_from_here(self, unit: str) -> None:
+        """Settle what the kernel has killed of a unit so far: it was in another life, or before our time."""
+        self._kills[unit] = self._count_kills(unit)
+
+    def has_killed(self, unit: str, *, settle: bool) -> bool:
+        """Say whether the kernel has killed a process of the unit because its memory was full, since this was settled
+        the last time."""
+        before, now = self._kills.get(unit), self._count_kills(unit)
+        if settle:
+            self._kills[unit] = now
+        return before is not None and now.full > before.full and now.killed > before.killed
+
+    def memory_bound(self, unit: str) -> tuple[int | None, Mechanism]:
+        """Return what memory the kernel lets the unit have [B], None for any, and by which mechanism."""
+        mechanism = Mechanism.V2 if Controller.MEMORY in self._v2 else Mechanism.V1
+        name = "memory.max" if mechanism is Mechanism.V2 else "memory.limit_in_bytes"
+        with contextlib.suppress(OSError, ValueError):  # "max" is no number
+            most = int(Path(self._memory_group(unit) or "/nonexistent", name).read_text())
+            return (most if most < UNLIMITED_FLOOR else None), mechanism
+        return None, mechanism
+
+    def may_have_killed(self) -> bool:
+        """Say whether the kernel may have killed anything of any unit since the last time that this was asked."""
+        if Controller.MEMORY not in self._v2 or self.groups.base is None:
+            return True
+        # The group above the units' counts for them all.
+        before, self._killed_in_all = self._killed_in_all, _counts(self.groups.base, "memory.events").get("oom_kill", 0)
+        return self._killed_in_all != before
 
     def peak(self, unit: str) -> int | None:
         """Return the most memory that the unit has had, as the kernel counts it [B]."""
-        groups = self.groups if Controller.MEMORY in self._v2 else self._v1.get(Controller.MEMORY)
-        folder = None if groups is None else groups.folder(unit)
+        folder = self._memory_group(unit)
         name = "memory.peak" if Controller.MEMORY in self._v2 else "memory.max_usage_in_bytes"
         with contextlib.suppress(OSError, ValueError):
             return int(Path(folder or "/nonexistent", name).read_text())
         return None
 
 
+def _counts(folder: str, name: str) -> dict[str, int]:
+    """Read a file of words and numbers; nothing where there is none."""
+    with contextlib.suppress(OSError, ValueError):
+        words = (line.partition(" ") for line in Path(folder, name).read_text().splitlines())
+        return {key: int(count) for key, _, count in words}
+    return {}
+
+
 def _write_all(folder: str, writes: list[Write]) -> dict[str, str]:
     """Write the files of a group; one that depends on another is tried again after it."""
-    failed: dict[str, str] = {}
+    failed: dict[Write, str] = {}
     for write in (*writes, *reversed(writes)):
         try:
             Path(folder, write.name).write_text(write.text)
-            failed.pop(write.name, None)
+            failed.pop(write, None)
+        except FileNotFoundError:
+            failed[write] = f"the kernel has no {write.name}"
         except OSError as error:
-            failed[write.name] = (error.strerror or str(error)).lower()
-    return failed
+            failed[write] = f"{write.name} = {write.text}: {(error.strerror or str(error)).lower()}"
+    return {write.key: reason for write, reason in failed.items()}
+
+
+def io_weighers(disks: str = "/sys/block", root: str = "/sys/fs/cgroup") -> set[str]:
+    """Return what weighs I/O on some disk of this machine: ``bfq``, ``iocost``. Without either a weight is a number."""
+    found = set()
+    for path in Path(disks).glob("*/queue/scheduler"):
+        with contextlib.suppress(OSError):
+            if "[bfq]" in path.read_text():
+                found.add("bfq")
+    with contextlib.suppress(OSError):
+        if "enable=1" in Path(root, "io.cost.qos").read_text():
+            found.add("iocost")
+    return found
 
 
 def _read_v1() -> dict[Controller, str]:
@@ -290,17 +395,22 @@ def _writes(
     if isinstance(value, Amount):
         return _bound(name, bound_of(name, value), resources, has_file, is_v2=is_v2)
     if name == "cpu_quota":
-        quota = value * PERIOD_US // 10_000
+        # The kernel takes no quota below a millisecond, and no period above a second.
+        period = min(max(PERIOD_US, -(-QUOTA_MIN_US * 10_000 // value)), PERIOD_MAX_US)
+        quota = max(value * period // 10_000, QUOTA_MIN_US)
         if is_v2:
-            return [Write("cpu.max", f"{quota} {PERIOD_US}")]
-        files = [Write("cpu.cfs_period_us", str(PERIOD_US)), Write("cpu.cfs_quota_us", str(quota))]
+            return [Write("cpu.max", f"{quota} {period}")]
+        files = [Write("cpu.cfs_period_us", str(period)), Write("cpu.cfs_quota_us", str(quota))]
         return files if has_file("cpu.cfs_quota_us") else None
     if name == "cpu_weight":
         shares = max(V1_SHARES_MIN, int(value * V1_SHARES_OF_WEIGHT))
         return [Write("cpu.weight", str(value)) if is_v2 else Write("cpu.shares", str(shares))]
+    weighers = io_weighers()
+    bfq = str(value if value <= 100 else 100 + (value - 100) * 900 // 9900)
     if is_v2:
-        return [Write("io.weight", f"default {value}")]
-    return [Write("blkio.bfq.weight", str(min(max(value, 1), 1000)))] if has_file("blkio.bfq.weight") else None
+        files = [Write("io.weight", f"default {value}")] if "iocost" in weighers else []
+        return [*files, *([Write("io.bfq.weight", f"default {bfq}")] if "bfq" in weighers else [])] or None
+    return [Write("blkio.bfq.weight", bfq)] if "bfq" in weighers else None
 
 
 def _bound(

@@ -5,6 +5,7 @@ privileges, as systemd does; a FIFO that nobody reads holds up that child alone.
 connect_journal_socket, setup_output.
 """
 
+import base64
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -22,16 +23,29 @@ _OPENED = {
 }
 
 
+def input_data(streams: Streams) -> bytes:
+    """Return what is read from ``data``: the lines, then the bytes."""
+    lines = "".join(f"{text}\n" for text in streams.texts).encode(errors="surrogateescape")
+    return lines + b"".join(map(base64.b64decode, streams.data))
+
+
 def stream_operations(unit: str, identifier: str, streams: Streams, is_connected: bool = False) -> list[dict[str, Any]]:
     """Return what the child does, which has its connection as descriptor 3 if ``is_connected``; the error output goes
     where the output goes unless it is told otherwise."""
     given = [("stdin", 0, streams.input), ("stdout", 1, streams.output), ("stderr", 2, streams.error)]
     operations: list[dict[str, Any]] = list(_take_connection(streams)) if is_connected else []
     for step, target, wanted in given:
-        operations += ({"step": step, **each} for each in _open(unit, identifier, target, wanted))
+        operations += ({"step": step, **each} for each in _open(unit, identifier, target, wanted, streams))
     if streams.error in (None, "inherit") and streams.output not in (None, "inherit", "journal"):
         operations.append({"step": "stderr", "do": "dup", "fd": "stdout", "to": 2})
     return operations
+
+
+def captured_stream(streams: Streams) -> str:
+    """Return which stream of a unit's processes its log gets: ``stdout``, ``stderr``, or ``output`` for both."""
+    is_output = streams.output in (None, "inherit", "journal")
+    is_error = streams.error == "journal" or (streams.error in (None, "inherit") and is_output)
+    return "output" if is_output == is_error else "stdout" if is_output else "stderr"
 
 
 def _take_connection(streams: Streams) -> Iterator[dict[str, Any]]:
@@ -44,13 +58,17 @@ def _take_connection(streams: Streams) -> Iterator[dict[str, Any]]:
     yield {"step": "stdin", "do": "call", "name": "close", "args": [FIRST_HANDED]}
 
 
-def _open(unit: str, identifier: str, target: int, wanted: str | None) -> Iterator[dict[str, Any]]:
+def _open(
+    unit: str, identifier: str, target: int, wanted: str | None, streams: Streams
+) -> Iterator[dict[str, Any]]:  # fmt: skip
     register = ("stdin", "stdout", "stderr")[target]
     if wanted in (None, "inherit", "journal") or (target == 0 and wanted in ("null", "socket")):
         return
     kind, _, path = wanted.partition(":")
     if kind == "null":
         yield {"do": "open", "path": "/dev/null", "flags": os.O_WRONLY, "as": register}
+    elif kind == "data":
+        yield {"do": "data", "bytes": base64.b64encode(input_data(streams)).decode(), "as": register}
     elif kind == "journald":
         header = f"{identifier}\n{unit if os.geteuid() == 0 else ''}\n{PRIORITY}\n1\n0\n0\n0\n"
         yield {"do": "connect", "path": JOURNAL, "text": header, "as": register}

@@ -114,8 +114,9 @@ class UnitViews:
         shown["restart_keys"] = list(view.restart_keys(self._supervisor.manager, unit)) if arguments else None
         shown["lines"] = None if lines is None else list(lines)
         shown["groups"] = list(self.groups(unit))
+        shown["dropped_lines"] = self._supervisor.output.dropped_lines(unit)
         shown["lowered_limits"] = self._lowered_limits(unit, status.pid)
-        shown["applied"] = [*self._applied(unit, status.pid), *self._confining(unit, status)]
+        shown["applied"] = [*self._applied(unit, status), *self._confining(unit, status)]
         return shown
 
     def _confining(self, unit: str, status: UnitStatus) -> list[str]:
@@ -127,13 +128,14 @@ class UnitViews:
             return []
         return applied_sandbox(life.service.context.sandbox, status.degraded)
 
-    def _applied(self, unit: str, pid: int | None) -> list[str]:
+    def _applied(self, unit: str, status: UnitStatus) -> list[str]:
         """Return the bounds that hold for a unit that runs, each with its mechanism."""
         life = view.lives(self._supervisor.manager).get(unit)
-        if pid is None or life is None or life.service is None:
+        if status.pid is None or life is None or life.service is None:
             return []
         plan = self._supervisor.resources.plan(life.service.context.resources)
-        return [f"{key}: {mechanism.value}" for key, mechanism in plan.how.items()]
+        without = {told.partition(":")[0] for told in status.degraded}
+        return [f"{key}: {mechanism.value}" for key, mechanism in plan.how.items() if key not in without]
 
     def _lowered_limits(self, unit: str, pid: int | None) -> list[str]:
         """Return what is lower than it should be, by what the process really has; looked up where that can be."""

@@ -35,6 +35,7 @@ EXIT_CODES = {
 """The steps and systemd's exit codes for them (systemd.exec(5), process exit codes); it has none for Landlock."""
 
 LIMITS = {name[7:].lower(): getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")}
+LIMITS["locks"] = 10  # Python does not name it
 SAFE_AROUND = {"core", "fsize", "memlock", "msgqueue", "nofile", "rttime", "sigpending"}
 """Limits that the keeper may carry for the moment of a vfork; the others could fail or kill the keeper itself."""
 LATE = {"as", "data"}
@@ -217,7 +218,10 @@ class Spawner:
                     return False
                 self._home = (home, own)
             is_frozen = b"frozen 1" in _read(f"{folder}/cgroup.events")
-            return not is_frozen and not os.path.exists(f"{folder}/memory.oom.group")
+            # Full of tasks, or without processor time, it would hold us up.
+            limits = [_read(f"{folder}/{name}") for name in ("pids.max", "cpu.max")]
+            is_bound = any(limit and not limit.startswith(b"max") for limit in limits)
+            return not (is_frozen or is_bound or os.path.exists(f"{folder}/memory.oom.group"))
         except OSError:
             return False
 

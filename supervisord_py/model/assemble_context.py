@@ -21,17 +21,15 @@ def assemble_context(fields: Fields, added: tuple[tuple[str, str], ...], problem
         user=fields.get("service", "user", None),
         group=fields.get("service", "group", None),
         supplementary_groups=tuple(dict.fromkeys(fields.get("service", "supplementary-groups", ()))),
+        dynamic_user=fields.get("service", "dynamic-user", False),
         working_directory=fields.get("service", "working-directory", None),
         root_directory=fields.get("service", "root-directory", None),
+        search_path=fields.get("service", "exec-search-path", ()),
         umask=fields.get("service", "umask", _CONTEXT.umask),
         environment=(*environment.items(), *added),
         ignore_sigpipe=fields.get("service", "ignore-sigpipe", True),
         belongings=_belongings(fields),
-        streams=Streams(
-            input=fields.get("service", "standard-input", _CONTEXT.streams.input),
-            output=fields.get("service", "standard-output", None),
-            error=fields.get("service", "standard-error", None),
-        ),
+        streams=_streams(fields, problems),
         rlimits=tuple((key, decoded.value) for key, decoded in limits if decoded is not None),
         nice=fields.get("limits", "nice", None),
         priorities=Priorities(
@@ -53,6 +51,22 @@ def assemble_context(fields: Fields, added: tuple[tuple[str, str], ...], problem
         ),
         enforce=fields.get("limits", "enforce", _CONTEXT.enforce),
         sandbox=assemble_sandbox(fields, problems),
+    )
+
+
+def _streams(fields: Fields, problems: list[Problem]) -> Streams:
+    texts, data = fields.get("service", "standard-input-text", ()), fields.get("service", "standard-input-data", ())
+    given = fields.get("service", "standard-input", "data" if texts or data else _CONTEXT.streams.input)
+    for key, value in (("standard-input-text", texts), ("standard-input-data", data)):
+        if value and given != "data":
+            hint = 'write standard-input = "data", or take it out'
+            problems.append(fields.problem("service", key, f"it is not read: standard-input is {given}", hint))
+    return Streams(
+        input=given,
+        output=fields.get("service", "standard-output", None),
+        error=fields.get("service", "standard-error", None),
+        texts=texts,
+        data=data,
     )
 
 

@@ -27,7 +27,7 @@ from supervisord_py.model.unit import (
     Timer,
     Unit,
 )
-from supervisord_py.model.values import format_mode, format_signal, format_size, format_timespan
+from supervisord_py.model.values import format_mode, format_rate, format_signal, format_size, format_timespan
 
 
 class Effect(Enum):
@@ -275,12 +275,15 @@ KEYS: tuple[Key, ...] = (
     _live("service.remain-after-exit", lambda own: _flag(own.remain_after_exit)),
     _restart("service.pid-file", lambda own: own.pid_file),
     _restart("service.guess-main-pid", lambda own: _flag(own.guess_main_pid)),
+    _restart("service.oom-policy", lambda own: own.oom_policy.value),
     _restart("service.notify-access", lambda own: own.notify_access.value),
     _restart("service.user", lambda own: own.context.user),
     _restart("service.group", lambda own: own.context.group),
     _restart("service.supplementary-groups", lambda own: _names(own.context.supplementary_groups)),
+    _restart("service.dynamic-user", lambda own: _flag(own.context.dynamic_user)),
     _restart("service.working-directory", lambda own: own.context.working_directory),
     _restart("service.root-directory", lambda own: own.context.root_directory),
+    _restart("service.exec-search-path", lambda own: _names(own.context.search_path)),
     _restart("service.umask", lambda own: format_mode(own.context.umask)),
     _restart("service.ignore-sigpipe", lambda own: _flag(own.context.ignore_sigpipe)),
     _restart("service.environment-file", lambda own: _names(own.context.belongings.environment_files)),
@@ -291,6 +294,8 @@ KEYS: tuple[Key, ...] = (
     _restart("service.load-credential", lambda own: _credentials(own.context.belongings.load_credentials)),
     _restart("service.set-credential", lambda own: _credentials(own.context.belongings.set_credentials)),
     _restart("service.standard-input", lambda own: own.context.streams.input),
+    _restart("service.standard-input-text", lambda own: _names(own.context.streams.texts)),
+    _restart("service.standard-input-data", lambda own: _names(own.context.streams.data)),
     _restart("service.standard-output", lambda own: own.context.streams.output),
     _restart("service.standard-error", lambda own: own.context.streams.error),
     _restart("limits.nice", lambda own: None if own.context.nice is None else str(own.context.nice)),
@@ -342,6 +347,10 @@ KEYS: tuple[Key, ...] = (
     _socket("trigger-limit-burst", lambda own: str(own.trigger_burst)),
     _live("log.max-bytes", lambda own: format_size(own.log.max_bytes)),
     _live("log.backups", lambda own: str(own.log.backups)),
+    _live("log.max-age", lambda own: None if own.log.max_age_ns is None else _span(own.log.max_age_ns)),
+    _live("log.compress", lambda own: _flag(own.log.compress)),
+    _live("log.format", lambda own: own.log.format.value),
+    _live("log.rate-limit", lambda own: None if own.log.rate_limit is None else format_rate(own.log.rate_limit)),
 )
 """Every key that stands for itself; those that stand for many are ``FAMILIES``."""
 

@@ -124,6 +124,7 @@ def take_live(running: Unit, loaded: Unit) -> Unit:
         pid_file=own.pid_file,
         guess_main_pid=own.guess_main_pid,
         notify_access=own.notify_access,
+        oom_policy=own.oom_policy,
         store_max=own.store_max,
         watchdog_ns=own.watchdog_ns,
         progress_ns=own.progress_ns,

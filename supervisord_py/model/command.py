@@ -343,6 +343,25 @@ def extract_word(text: str, position: int, *, unescape: bool = True, relaxed: bo
         ) from None
 
 
+def unescape(text: str) -> str:
+    """Replace all C escapes of a text.
+
+    Raises:
+        BadValue: A backslash that begins none.
+    """
+    found, position = bytearray(), 0
+    while position < len(text):
+        if text[position] == "\\":
+            if position + 1 == len(text):
+                raise BadValue("a backslash at the end", "write \\\\ for a backslash")
+            data, position = _unescape(text, position + 1)
+            found += data
+        else:
+            found += text[position].encode(errors="surrogateescape")
+            position += 1
+    return found.decode(errors="surrogateescape")
+
+
 def _unescape(text: str, position: int) -> tuple[bytes, int]:
     """The bytes of the escape whose backslash stands before ``position``, and where it ends."""
     short = _SHORT_ESCAPES.get(text[position])

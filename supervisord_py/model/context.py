@@ -56,6 +56,12 @@ class Belongings(Struct, frozen=True):
         found: Folders = getattr(self, kind.value)
         return found
 
+    def outlives(self, kind: FolderKind) -> bool:
+        """Whether folders of a kind are the unit's and stay when it ends."""
+        return kind is not FolderKind.CONFIGURATION and (
+            kind is not FolderKind.RUNTIME or self.runtime_preserve != "no"
+        )
+
     @property
     def all_folders(self) -> list[tuple[FolderKind, Folders]]:
         """The kinds of which there are any."""
@@ -104,8 +110,13 @@ class Priorities(Struct, frozen=True):
 
 
 class Streams(Struct, frozen=True):
-    """``standard-input``, ``-output``, ``-error``; of the last two None is our capture, and as the output."""
+    """``standard-input``, ``-output``, ``-error``; of the last two None is our capture, and as the output.
+
+    ``texts`` are lines and ``data`` bytes in base64: what is read where ``input`` is ``data``.
+    """
 
     input: str = "null"
     output: str | None = None
     error: str | None = None
+    texts: tuple[str, ...] = ()
+    data: tuple[str, ...] = ()

@@ -18,7 +18,8 @@ _EXPANDING = frozenset(
     "directory", "environment", "conditions", "exit-statuses", "runtime-path", "label", "url", "address", "path",
     "switch-or-strings", "socket-path", "socket-addresses", "fifos", "descriptor-name", "regex", "calendars",
     "environment-files", "variable-names", "unset-variables", "folders",
-    "loaded-credentials", "set-credentials", "input-stream", "output-stream",
+    "loaded-credentials", "set-credentials", "input-stream", "output-stream", "input-texts",
+    "absolute-paths",
     }
 )  # fmt: skip
 """The types that are text; numbers, spans, sizes, modes, signals and enums are read as they stand."""

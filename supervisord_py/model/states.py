@@ -115,6 +115,14 @@ class NotifyAccess(Enum):
     ALL = "all"
 
 
+class OomPolicy(Enum):
+    """What becomes of a unit of which the kernel has killed a process because its memory was full."""
+
+    CONTINUE = "continue"
+    STOP = "stop"
+    KILL = "kill"
+
+
 class Until(Enum):
     """What a dependent waits for before it starts."""
 

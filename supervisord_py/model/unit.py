@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from supervisord_py.model.calendar import Calendar
 from supervisord_py.model.context import Belongings, Priorities, Resources, Streams
+from supervisord_py.model.log import LogPolicy
 from supervisord_py.model.sandbox import Sandbox
 from supervisord_py.model.sockets import Sockets
 from supervisord_py.model.states import (
@@ -18,6 +19,7 @@ from supervisord_py.model.states import (
     KillMode,
     NotifyAccess,
     OnDependencyFailure,
+    OomPolicy,
     Overrun,
     ProbeAction,
     ProbeKind,
@@ -131,8 +133,12 @@ class ExecContext(Struct, frozen=True):
     user: str | None = None
     group: str | None = None
     supplementary_groups: tuple[str, ...] = ()
+    dynamic_user: bool = False
+    """``user`` is made while it runs, unless it is there."""
     working_directory: str | None = None
     root_directory: str | None = None
+    search_path: tuple[str, ...] = ()
+    """Where programs are looked for; empty: the usual folders."""
     umask: int = 0o022
     environment: tuple[tuple[str, str], ...] = ()
     ignore_sigpipe: bool = True
@@ -144,13 +150,6 @@ class ExecContext(Struct, frozen=True):
     resources: Resources = Resources()
     enforce: Literal["strict", "best-effort"] = "strict"
     sandbox: Sandbox = Sandbox()
-
-
-class LogPolicy(Struct, frozen=True):
-    """``[log]``: rotation of the unit's output file; ``max_bytes`` 0 never rotates."""
-
-    max_bytes: int = 50 * 1024 * 1024
-    backups: int = 10
 
 
 class Service(Struct, frozen=True):
@@ -185,6 +184,7 @@ class Service(Struct, frozen=True):
     """Asks a ``notify-reload`` unit to reload."""
     remain_after_exit: bool = False
     notify_access: NotifyAccess = NotifyAccess.NONE
+    oom_policy: OomPolicy = OomPolicy.STOP
     store_max: int = 0
     """So many descriptors it may leave with the supervisor (``file-descriptor-store-max``)."""
     context: ExecContext = ExecContext()

@@ -18,8 +18,9 @@ from supervisord_py.core.events import (
 from supervisord_py.core.view import unit_status
 from supervisord_py.model.context import Resources
 from supervisord_py.model.names import is_aux_owner
-from supervisord_py.model.states import Role
+from supervisord_py.model.states import OomPolicy, Role
 from supervisord_py.testing.checkers import Checker, Step
+from supervisord_py.testing.observer import Life
 
 if TYPE_CHECKING:
     from supervisord_py.testing.world import World
@@ -67,15 +68,31 @@ class Breaches(Checker):
             self.fail(f"{name} had {event.breach.value} of {event.breach.limit}, and {told} is told")
         if sub in NO_LIFE or sub in DYING:
             return
+        policy = OomPolicy.KILL
+        if event.by_kernel and life.unit.service is not None:
+            policy = life.unit.service.oom_policy
+        if policy is not OomPolicy.KILL:
+            self._judge_policy(name, policy, sub, result)
+            return
         kills = [each for each in step.effects.actions if isinstance(each, KillTree | SignalProcesses)]
         service = life.unit.service
         final = 9 if service is None else service.kill.final_signal
         if not any(each.unit == name and each.signal == final for each in kills):
             self.fail(f"{name}, {sub}, takes more than it may, and goes on")
         status = unit_status(self.world.manager, name)
-        wanted = RESULTS[event.breach.limit] if result == "success" else result
+        own = "oom-kill" if event.by_kernel else RESULTS[event.breach.limit]
+        wanted = own if result == "success" else result
         if status.result != wanted:
             self.fail(f"{name} took more than it may, and its result is {status.result} (it was {result})")
+
+    def _judge_policy(self, name: str, policy: OomPolicy, sub: str, result: str) -> None:
+        """The kernel has killed another process than the main one."""
+        status = unit_status(self.world.manager, name)
+        if policy is OomPolicy.CONTINUE and (status.sub_state, status.result) != (sub, result):
+            self.fail(f"{name} is to go on when the kernel kills a process of it, and is {status.sub_state}")
+        ends = sub in ("running", "start", "start-post", "start-pre", "condition", "reload")
+        if policy is OomPolicy.STOP and ends and (status.sub_state == sub or status.result == "success"):
+            self.fail(f"{name} is to end when the kernel kills a process of it, and is {status.sub_state}")
 
     def _judge_killed(self, event: ProcessExited, breach: Breach, told: list[dict[str, object]]) -> None:
         asked = self.world.seen.spawned.get(event.spawn_id)
@@ -88,10 +105,15 @@ class Breaches(Checker):
             self.fail(f"{name} was killed because its memory was full, and {told} is told")
         _, result = self._before.get(name, ("dead", "success"))
         status = unit_status(self.world.manager, name)
-        if asked.role is not Role.MAIN or life.is_clean(event.status) or status.invocation != life.invocation:
+        is_pardoned = life.is_clean(event.status) and _goes_on(life)
+        if asked.role is not Role.MAIN or is_pardoned or status.invocation != life.invocation:
             return
         if result == "success" and status.result != "oom-kill":
             self.fail(f"{name} was killed because its memory was full, and its result is {status.result}")
+
+
+def _goes_on(life: Life) -> bool:
+    return life.unit.service is not None and life.unit.service.oom_policy is OomPolicy.CONTINUE
 
 
 def _numbers(breach: Breach) -> dict[str, object]:

@@ -58,7 +58,9 @@ class Appetite:
         self.excess: dict[str, tuple[str, Breach]] = {}
         """By unit: the life that has too much, where only we see it, and how much."""
         self._killed: dict[str, tuple[str, Breach]] = {}
-        """By unit: the life of which the kernel has killed a process that nobody was told of yet."""
+        """By unit: the life of which the kernel has killed a process whose end the keeper tells."""
+        self.others_killed: dict[str, tuple[str, Breach]] = {}
+        """By unit: the life of which it has killed another."""
 
     def begin(self, spawn: Spawn) -> None:
         """The program of a process of a unit's life runs: decide whether it takes too much."""
@@ -77,9 +79,11 @@ class Appetite:
         if resources.memory_max is not None and kernel.number(0, 1):
             most = resources.memory_max.count or 0
             breach = Breach("memory-max", most, most, "cgroup v2")
-            self._killed[unit] = (spawn.invocation, breach)
+            victim = kernel.choice([spawn.main, spawn.main, *tree.values()])
+            told = self._killed if victim.spawn is not None and victim.spawn.main is victim else self.others_killed
+            told[unit] = (spawn.invocation, breach)
             kernel.struck("oom", unit)
-            kernel.deliver(kernel.choice([spawn.main, spawn.main, *tree.values()]), SIGKILL)
+            kernel.deliver(victim, SIGKILL)
             return
         if resources.memory_max is not None:
             most = resources.memory_max.count or 0
@@ -116,7 +120,8 @@ class LimitHand:
 
     def look(self) -> None:
         """Count once a second from now on, while anything has too much."""
-        if self._kernel.appetite.excess and not self._is_counting:
+        appetite = self._kernel.appetite
+        if (appetite.excess or appetite.others_killed) and not self._is_counting:
             self._is_counting = True
             manager = self._manager
             self._agenda.after(LOOKS_NS - 3 * MILLISECOND_NS, lambda: self._count(manager))
@@ -130,6 +135,9 @@ class LimitHand:
         if manager != self._manager:
             return
         self._is_counting = False
+        for unit, (invocation, breach) in self._kernel.appetite.others_killed.items():
+            self._submit(LimitExceeded(unit, invocation, breach, by_kernel=True))
+        self._kernel.appetite.others_killed.clear()
         excess = self._kernel.appetite.excess
         for unit, (invocation, breach) in list(excess.items()):
             if self._kernel.appetite.is_over(unit, invocation):

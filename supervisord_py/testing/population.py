@@ -16,6 +16,7 @@ from supervisord_py.model.states import (
     KillMode,
     NotifyAccess,
     OnDependencyFailure,
+    OomPolicy,
     Restart,
     ServiceType,
     Until,
@@ -408,6 +409,7 @@ def _draw_service(rng: Random, profile: Profile, name: str) -> Service:
         guess_main_pid=rng.random() < 0.8,
         reload_signal=rng.choice((1, 12)),
         context=ExecContext(resources=draw_resources(rng, profile)),
+        oom_policy=rng.choice(tuple(OomPolicy)) if profile.breaches else OomPolicy.STOP,
         remain_after_exit=rng.random() < (0.5 if oneshot else 0.1),
         notify_access=rng.choice(
             (

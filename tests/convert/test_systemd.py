@@ -273,3 +273,22 @@ def test_a_word_that_is_not_known_does_not_take_the_others_with_it(lines: str, k
     assert set(table) - {'keyring-mode = "private"', 'enforce = "best-effort"'} == ({kept} if kept else set())
     conversion = converted("systemd", [SourceFile("a.service", text)])
     assert [reason for _, _, reason in lost_of(conversion)] == told
+
+
+@pytest.mark.parametrize(
+    ("lines", "wanted"),
+    [
+        ("StandardInputText=a\\tb %n\nStandardInputData=AP8=", [r'standard-input-text = "a\tb %n.service"',
+                                                             'standard-input-data = "AP8="']),
+        ("StandardInputText=gone\nStandardInputText=\nStandardInputText=a\\nb", ['standard-input-text = ["a", "b"]']),
+        ("StandardInputData=NTAlCg==\nStandardInputText=%n", ['standard-input-text = ["50%%", "%n.service"]']),
+        ("StandardInputData=AP8=\nStandardInputText=x", ['standard-input-data = "AP94Cg=="']),
+        ("StandardInputData=AP8=\nStandardInputText=%n", []),
+    ],
+)  # fmt: skip
+def test_what_a_service_reads_keeps_its_order(lines: str, wanted: list[str]) -> None:
+    """Lines come before bytes here: what was said in another order is written as one or the other, or told."""
+    text = f"{SERVICE}{lines}\n"
+    made = [line for line in text_of("systemd", text, "a.service").splitlines() if line.startswith("standard-input")]
+    assert made == wanted
+    assert bool(lost_of(converted("systemd", [SourceFile("a.service", text)]))) is not bool(wanted)

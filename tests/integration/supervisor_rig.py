@@ -26,18 +26,21 @@ from supervisord_py.doctor.instance import examine
 
 ROOT = Path(__file__).parents[2]
 SYSTEM_PYTHON = "/usr/bin/python3"
-START_S = 30.0
-STOP_S = 60.0
+PATIENCE = float(os.environ.get("SUPERVISORD_PY_TEST_PATIENCE", "1"))
+"""By what all that is waited for may take longer, on a machine that is emulated."""
+
+START_S = 30.0 * PATIENCE
+STOP_S = 60.0 * PATIENCE
 AS_USER = [None, pytest.param(65534, marks=pytest.mark.root)] if os.geteuid() == 0 else [None]
 """Whom a supervisor of a test runs as: whoever runs the tests, and for root an ordinary user too."""
 
-INVARIANTS_S = 20.0
+INVARIANTS_S = 20.0 * PATIENCE
 """How long what looks broken may take to settle on a loaded machine."""
 
 
 def until(condition: Callable[[], Any], what: str, timeout_s: float = 20.0) -> Any:
     """Return the first true value of ``condition``; fails with ``what`` when there is none in time."""
-    deadline = time.monotonic() + timeout_s
+    deadline = time.monotonic() + timeout_s * PATIENCE
     while True:
         value = condition()
         if value:
@@ -80,7 +83,7 @@ class RunningSupervisor:
         until(
             lambda: self.process.poll() is not None or _listener(self.socket) == self.keeper_pid,
             f"the control socket: {self.output()}",
-            START_S,
+            START_S / PATIENCE,
         )
         assert self.process.poll() is None, self.output()
 
@@ -125,7 +128,7 @@ class RunningSupervisor:
             [sys.executable, "-m", "supervisord_py.ctl.cli", "--socket", str(self.socket), *arguments],
             capture_output=True,
             text=True,
-            timeout=timeout_s,
+            timeout=timeout_s * PATIENCE,
             check=False,
         )
 
@@ -188,13 +191,15 @@ def supervisor(
     prepare: Callable[[Path], None] | None = None,
     uid: int | None = None,
     prefix: tuple[str, ...] = (),
+    prefix_becomes_user: bool = False,
     invariants: bool = True,
 ) -> Iterator[RunningSupervisor]:
     """Run a supervisor of these unit files (name to text); everything is gone afterwards.
 
     With ``uid`` (as root) it runs as that ordinary user, on the system's Python, which others may enter. ``prefix``
-    is a command that executes it. At the end, if it still runs, the invariants of ``doctor --instance`` must hold:
-    ``invariants`` False is for tests that break them on purpose.
+    is a command that executes it; with ``prefix_becomes_user`` it is begun by us and becomes that user itself. At the
+    end, if it still runs, the invariants of ``doctor --instance`` must hold: ``invariants`` False is for tests that
+    break them on purpose.
     """
     # Not tmp_path: a socket's path must be short.
     folder = Path(tempfile.mkdtemp(prefix="spy-"))
@@ -224,9 +229,9 @@ def supervisor(
                     stdout=out,
                     stderr=out,
                     env=environment,
-                    user=uid,
-                    group=uid,
-                    extra_groups=None if uid is None else [],
+                    user=None if prefix_becomes_user else uid,
+                    group=None if prefix_becomes_user else uid,
+                    extra_groups=None if uid is None or prefix_becomes_user else [],
                 )
 
         running = RunningSupervisor(folder, launch)

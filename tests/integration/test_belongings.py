@@ -178,6 +178,45 @@ def test_a_missing_credential_fails_the_start() -> None:
 
 
 @pytest.mark.parametrize("uid", AS_USER)
+def test_input_is_what_the_unit_says(uid: int | None) -> None:
+    """Lines, with their specifiers, then bytes; each command reads all of it."""
+    unit = sh(
+        "cat | od -An -c | tr -d ' \\n'; sleep 1000",
+        "exec-start-pre = 'cat'",
+        "standard-input-text = ['I am %n', '', '50%% \\o']",
+        "standard-input-data = ['AAH/', 'Cg==']",
+    )
+    with supervisor({"web": unit}, uid=uid) as running:
+        log = running.log_folder / "web.log"
+        wanted = rb"Iamweb\n\n50%\o\n\0001377\n"
+        until(lambda: log.exists() and wanted in log.read_bytes(), "what it has read")
+        assert log.read_bytes() == b"I am web\n\n50% \\o\n\0\x01\xff\n" + wanted
+
+
+@pytest.mark.parametrize("uid", AS_USER)
+def test_programs_are_looked_for_in_folders_of_the_units_own(uid: int | None) -> None:
+    """PATH names them, unless the unit gives it another value; then programs are looked for in them all the same."""
+    with supervisor({}, uid=uid) as running:
+        place = running.folder / "bin"
+        place.mkdir(mode=0o755)
+        (place / "tell").write_text("#!/bin/sh\necho I run with $PATH\n")
+        (place / "tell").chmod(0o755)
+        head = f"[service]\ntype = 'oneshot'\nexec-start = 'tell'\nexec-search-path = '/bin:{place}'\n"
+        for name, more in (
+            ("a", ""),
+            ("b", "environment = { PATH = '/usr' }\n"),
+            ("c", "exec-start-pre = 'no-such'\n"),
+        ):
+            (running.units / f"{name}.toml").write_text(head + more)
+        running.supctl("daemon-reload")
+        codes = [running.supctl("start", name).returncode for name in "abc"]
+        assert [code == 0 for code in codes] == [True, True, False]
+        logs = [running.supctl("logs", name).stdout for name in "ab"]
+        assert f"I run with /bin:{place}" in logs[0] and "I run with /usr\n" in logs[1]
+        assert "no program no-such in exec-search-path" in running.status("c")["why"]
+
+
+@pytest.mark.parametrize("uid", AS_USER)
 def test_input_and_output_are_files(uid: int | None) -> None:
     """A file as input; output appended or written anew; the error output follows the output, or the log."""
     with supervisor({}, uid=uid) as running:

@@ -1,18 +1,20 @@
 """Bounds on all processes of a unit: what the kernel has ended because of them, and what only we see."""
 
+from typing import Any
+
 import pytest
 from core_rig import Rig, commands, service
 
 from supervisord_py.core.events import Breach, ExitStatus, LimitExceeded, ProcessExited, ProcessSpawned
-from supervisord_py.model.states import Restart, ServiceType, Severity
+from supervisord_py.model.states import OomPolicy, Restart, ServiceType, Severity
 from supervisord_py.model.unit import Command, Quarantine, RestartPolicy
 
 MIB = 1024 * 1024
 FULL = Breach("memory-max", 64 * MIB, 64 * MIB, "cgroup v2")
 
 
-def running() -> Rig:
-    rig = Rig(service("web", restart=RestartPolicy(restart=Restart.NO)))
+def running(**keys: Any) -> Rig:
+    rig = Rig(service("web", restart=RestartPolicy(restart=Restart.NO), **keys))
     rig.ask("start", "web")
     rig.up("web")
     return rig
@@ -59,6 +61,46 @@ def test_too_many_tasks_are_a_lack_of_resources() -> None:
     assert rig.shown("web") == "failed/failed/resources"
     rig.happen(LimitExceeded("web", rig.spawns[-1].invocation, Breach("tasks-max", 21, 20, "sampling")))
     assert rig.shown("web") == "failed/failed/resources"
+
+
+@pytest.mark.parametrize(
+    ("policy", "shown"),
+    [
+        (OomPolicy.CONTINUE, "active/running/success"),
+        (OomPolicy.STOP, "deactivating/stop-sigterm/oom-kill"),
+        (OomPolicy.KILL, "deactivating/stop-sigkill/oom-kill"),
+    ],
+)
+def test_a_process_that_is_not_the_main_one_was_killed_because_memory_is_full(policy: OomPolicy, shown: str) -> None:
+    """What follows is what oom-policy says; it is told in any case."""
+    rig = running(oom_policy=policy)
+    rig.happen(LimitExceeded("web", rig.spawns[-1].invocation, FULL, by_kernel=True))
+    assert rig.shown("web") == shown
+    assert rig.record("unit.limit").fields["mechanism"] == "cgroup v2"
+    if policy is not OomPolicy.CONTINUE:
+        rig.exited("web", 0)
+        assert rig.shown("web") == "failed/failed/oom-kill"
+        assert "the kernel killed a process of it" in str(rig.record("unit.failed").fields["message"])
+
+
+def test_a_clean_end_after_a_kill_for_memory_is_none() -> None:
+    """Only who said that it may go on counts it as one."""
+    for policy, shown in ((OomPolicy.STOP, "failed/failed/oom-kill"), (OomPolicy.CONTINUE, "inactive/dead/success")):
+        rig = running(oom_policy=policy)
+        rig.happen(ProcessExited(rig.spawns[-1].spawn_id, 1, ExitStatus(code=0), breach=FULL))
+        assert rig.shown("web") == shown
+        assert rig.record("unit.limit").fields["most"] == 64 * MIB
+
+
+def test_memory_that_a_command_before_the_start_took_was_told_and_then_let_go_on() -> None:
+    """The counting had ended with the breach, and the fault meant nothing before the start."""
+    rig = Rig(service("web", exec_start_pre=(Command(("/bin/pre",)),), restart=RestartPolicy(restart=Restart.NO)))
+    rig.ask("start", "web")
+    assert rig.shown("web") == "activating/start-pre/success"
+    rig.happen(LimitExceeded("web", rig.spawns[-1].invocation, Breach("memory-max", 70 * MIB, 64 * MIB, "sampling")))
+    assert rig.shown("web") == "deactivating/stop-sigkill/memory-limit"
+    rig.exited("web", signal=9)
+    assert rig.shown("web") == "failed/failed/memory-limit"
 
 
 BIG = Breach("memory-max", 70 * MIB, 64 * MIB, "sampling")

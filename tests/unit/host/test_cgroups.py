@@ -17,6 +17,7 @@ from supervisord_py.host.cgroups import (
     find_place,
     is_base_of,
     parse_mounts,
+    take_leaf,
 )
 
 HYBRID = """\
@@ -220,3 +221,51 @@ def test_a_place_that_vanished_costs_the_group_only(tmp_path: Path) -> None:
     assert "cannot make the group" in groups.describe()
     assert groups.sweep() == []
     assert groups.remove("web")
+
+
+def a_group(folder: Path, *, procs: str, controllers: str = "cpu memory pids", is_root: bool = False) -> Finding:
+    """What a group looks like, in a plain folder."""
+    folder.mkdir()
+    (folder / "cgroup.procs").write_text(procs)
+    (folder / "cgroup.controllers").write_text(controllers)
+    if not is_root:
+        (folder / "cgroup.type").write_text("domain\n")
+    return Finding(Place(Hierarchy.UNIFIED, str(folder)), ())
+
+
+def test_keeper_and_manager_make_room_for_controllers(tmp_path: Path) -> None:
+    """Alone in their group they go into a leaf of it; from there the group above is the place again."""
+    finding = a_group(tmp_path / "a", procs="10\n11\n")
+    found = take_leaf(finding, frozenset({10, 11}), ["memory"])
+    leaf = f"{tmp_path}/a/supervisord-py.keeper"
+    assert found == Finding(Place(Hierarchy.UNIFIED, f"{tmp_path}/a", leaf), ())
+    assert Path(leaf, "cgroup.procs").read_text() == "11"
+    for has_systemd in (False, True):
+        again = decide(
+            "0::/a/supervisord-py.keeper\n", UNIFIED, has_systemd=has_systemd, delegated=("/sys/fs/cgroup/a",)
+        )
+        assert again.place == Place(Hierarchy.UNIFIED, "/sys/fs/cgroup/a", "/sys/fs/cgroup/a/supervisord-py.keeper")
+    assert not is_base_of("supervisord-py.keeper", "keeper")
+
+
+def test_nobody_else_is_moved(tmp_path: Path) -> None:
+    """With others in the group units go without controllers, and the reason names one; nor where nothing is gained."""
+    finding = a_group(tmp_path / "a", procs="10\n12\n11\n")
+    found = take_leaf(finding, frozenset({10, 11}), ["memory"])
+    assert found.place == finding.place
+    groups = UnitGroups(found, "main", 1)
+    assert groups.why_not("memory") == f"no controllers for units: process 12 is in {tmp_path}/a too"
+    assert groups.why_not("io") == "no control group has the controller io"
+    for name, made in (
+        ("b", a_group(tmp_path / "b", procs="10\n", controllers="hugetlb")),
+        ("c", a_group(tmp_path / "c", procs="10\n", is_root=True)),
+    ):
+        assert take_leaf(made, frozenset({10}), ["memory"]) == made
+        assert not (tmp_path / name / "supervisord-py.keeper").exists()
+
+
+def test_without_groups_the_reasons_are_told() -> None:
+    """Whoever asked for a bound learns what to do about it."""
+    groups = UnitGroups(decide(has_systemd=True), "main", 1)
+    assert "there are no control groups (" in groups.why_not("memory")
+    assert "Delegate=yes" in groups.why_not("memory")
