@@ -6,6 +6,7 @@ Source: systemd.resource-control(5), MemoryMax=, CPUQuota=, TasksMax=.
 import re
 
 from supervisord_py.model.context import Amount
+from supervisord_py.model.digits import parse_digits
 from supervisord_py.model.problems import BadValue
 from supervisord_py.model.values import format_size, parse_integer, parse_size, shown
 
@@ -20,8 +21,8 @@ def parse_size_amount(value: object) -> Amount:
 
 def parse_count_amount(value: object) -> Amount:
     """Read a number, ``"50%"`` of what the kernel allows, or ``"infinity"``."""
-    if isinstance(value, str) and value.isdecimal():
-        value = int(value)
+    if isinstance(value, str) and (number := parse_digits(value)) is not None:
+        value = number
     return _amount(value) or Amount(parse_integer(value, 1, 2**31 - 1))
 
 

@@ -3,7 +3,10 @@
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
+from msgspec.structs import replace
+
 from supervisord_py.model.capabilities import ALL_CAPABILITIES, SECURE_BITS, parse_capabilities
+from supervisord_py.model.digits import parse_digits
 from supervisord_py.model.fields import Fields
 from supervisord_py.model.problems import BadValue, Problem
 from supervisord_py.model.sandbox import (
@@ -17,6 +20,7 @@ from supervisord_py.model.sandbox import (
     Sandbox,
 )
 from supervisord_py.model.system_calls import KILL, CallFilter, parse_call_filter, parse_errno
+from supervisord_py.model.values import shown
 
 Value = TypeVar("Value")
 
@@ -27,7 +31,7 @@ _PLAIN = (
     "memory-deny-write-execute", "protect-hostname", "protect-clock", "protect-kernel-modules", "protect-kernel-logs",
     "protect-kernel-tunables", "protect-control-groups", "private-tmp", "private-devices", "private-network",
     "private-ipc", "private-users", "private-mounts", "protect-system", "protect-home", "protect-proc", "proc-subset",
-    "remove-ipc",
+    "remove-ipc", "mount-apivfs",
 )  # fmt: skip
 """Keys whose value stands as it is."""
 
@@ -37,10 +41,29 @@ _ARCHITECTURES = {
 
 
 def assemble_sandbox(fields: Fields, problems: list[Problem]) -> Sandbox:
-    """Return what ``[sandbox]`` says."""
+    """Return what ``[sandbox]`` says, and what ``dynamic-user`` implies: the unit must not leave anything behind that
+    would be its id's next owner's."""
+    written = _written(fields, problems)
+    if not fields.get("service", "dynamic-user", False):
+        return written
+    return replace(
+        written,
+        private_tmp=True,
+        remove_ipc=True,
+        no_new_privileges=True,
+        restrict_suid_sgid=True,
+        protect_system="strict",
+        protect_home="read-only" if written.protect_home == "no" else written.protect_home,
+    )
+
+
+def _written(fields: Fields, problems: list[Problem]) -> Sandbox:
     if not fields.has(TABLE):
         return _DEFAULT
     reader = _Reader(fields, problems)
+    if fields.get(TABLE, "mount-apivfs", False) and fields.decoded("service", "root-directory") is None:
+        message, hint = "nothing is to be mounted without another root", "write root-directory, or take it out"
+        problems.append(fields.problem(TABLE, "mount-apivfs", message, hint))
     values: dict[str, Any] = {
         key.replace("-", "_"): fields.get(TABLE, key, getattr(_DEFAULT, key.replace("-", "_"))) for key in _PLAIN
     }
@@ -175,10 +198,10 @@ def _landlock(lines: tuple[str, ...]) -> tuple[Access, ...]:
 def _access(line: str) -> Access:
     place, _, access = line.rpartition(":")
     if place.startswith("tcp:"):
-        port = place.removeprefix("tcp:")
-        if not port.isdecimal() or int(port) > 65535 or access not in ("bind", "connect"):
-            raise BadValue(f"{line!r} is not a port", "write tcp:PORT:bind or tcp:PORT:connect")
-        return Access(port=int(port), access=access)
+        port = parse_digits(place.removeprefix("tcp:"))
+        if port is None or port > 65535 or access not in ("bind", "connect"):
+            raise BadValue(f"{shown(line)} is not a port", "write tcp:PORT:bind or tcp:PORT:connect")
+        return Access(port=port, access=access)
     path = normal_path(place.removeprefix("-"))
     if not access or set(access) - set("rwx") or len(set(access)) != len(access):
         raise BadValue(

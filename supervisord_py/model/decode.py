@@ -18,6 +18,7 @@ from supervisord_py.model.amounts import parse_count_amount, parse_percent, pars
 from supervisord_py.model.command import Expand, parse_command, parse_commands
 from supervisord_py.model.commands import COMMANDS, PRESETS
 from supervisord_py.model.conditions import parse_condition
+from supervisord_py.model.digits import parse_digits
 from supervisord_py.model.exit_status import join_exit_statuses, parse_exit_statuses
 from supervisord_py.model.hooks import CALLING, is_called_by
 from supervisord_py.model.keys import KeySpec
@@ -161,8 +162,9 @@ def _account(value: object, expand: Expand) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return str(parse_integer(value, 0, _UID_MAX))
     text = _text(value, expand)
-    if text.isdecimal() and int(text) > _UID_MAX:
-        raise BadValue(f"{text} is no uid or gid", f"the largest is {_UID_MAX}")
+    number = parse_digits(text)
+    if text.isdecimal() and (number is None or number > _UID_MAX):
+        raise BadValue(f"{shown(text)} is no uid or gid", f"the largest is {_UID_MAX}")
     if _ACCOUNT_NAME.fullmatch(text) is None:
         raise BadValue(f"{text!r} is not the name of a user or group", "write a name or a number")
     return text

@@ -7,8 +7,10 @@ import base64
 import re
 
 from supervisord_py.model.context import Credential, Folder
+from supervisord_py.model.digits import parse_digits
 from supervisord_py.model.environment_file import is_variable_name
 from supervisord_py.model.problems import BadValue
+from supervisord_py.model.values import shown
 
 _CREDENTIAL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,255}", re.ASCII)
 _CPU_MAX = 8191
@@ -37,12 +39,17 @@ def unset_variable(text: str) -> str:
 
 
 def folder(text: str) -> Folder:
-    """A folder below one of the roots: ``NAME``, ``NAME/BELOW``, or with a link to it, ``NAME:LINK``."""
-    name, colon, link = text.partition(":")
-    for part in (name, link) if colon else (name,):
+    """A folder below one of the roots: ``NAME``, ``NAME/BELOW``, or with a link to it, ``NAME:LINK``; a colon of a
+    name is written ``\\:``."""
+    parts = [part.replace("\\:", ":") for part in re.split(r"(?<!\\):", text, maxsplit=1)]
+    name, link = parts[0], parts[1] if len(parts) > 1 else ""
+    for part in parts:
         if not _is_below(part):
             hint = "write a relative path without . and .., such as web or web/cache"
             raise BadValue(f"{part!r} is not a folder below another", hint)
+        if part.partition("/")[0] == "private":
+            hint = "choose another name"
+            raise BadValue("private/ is where folders of dynamic users lie", hint)
     return Folder(name, link or None)
 
 
@@ -78,12 +85,15 @@ def cpus(text: str) -> tuple[int, ...]:
     """CPUs by number, with ranges, between spaces or commas: ``0-3,8``. Source: systemd src/shared/cpu-set-util.c."""
     found: set[int] = set()
     for word in text.replace(",", " ").split():
-        first, dash, last = word.partition("-")
-        if not first.isdecimal() or not (last.isdecimal() or not dash):
-            raise BadValue(f"{word!r} is not a CPU", "write numbers and ranges, such as 0-3,8")
-        if int(last or first) > _CPU_MAX:
-            raise BadValue(f"there is no CPU {last or first}", f"the highest number is {_CPU_MAX}")
-        found.update(range(int(first), int(last or first) + 1))
+        begin, dash, end = word.partition("-")
+        first, last = parse_digits(begin), parse_digits(end if dash else begin)
+        if first is None or last is None:
+            raise BadValue(f"{shown(word)} is not a CPU", "write numbers and ranges, such as 0-3,8")
+        if last > _CPU_MAX:
+            raise BadValue(f"there is no CPU {last}", f"the highest number is {_CPU_MAX}")
+        if first > last:
+            raise BadValue(f"{word!r} holds no CPU", f"write the lower number first, as in {last}-{first}")
+        found.update(range(first, last + 1))
     return tuple(sorted(found))
 
 

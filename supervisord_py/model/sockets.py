@@ -11,6 +11,7 @@ from enum import Enum
 
 from msgspec import Struct
 
+from supervisord_py.model.digits import parse_digits
 from supervisord_py.model.problems import BadValue
 
 SECOND_NS = 1_000_000_000
@@ -127,9 +128,10 @@ def parse_socket_address(value: object) -> SocketAddress:
     if re.fullmatch(r"-?[0-9]+", text):
         return SocketAddress(AddressFamily.INET6, "::", _port(text, text))
     if (match := re.fullmatch(r"vsock:([0-9]*):([0-9]+)", text)) is not None:
-        if int(match[1] or 0) > _U32_MAX or int(match[2]) > _U32_MAX:
-            raise BadValue(f"{text!r} is not an address", "the numbers of a vsock have 32 bits")
-        return SocketAddress(AddressFamily.VSOCK, match[1], int(match[2]))
+        cid, port = parse_digits(match[1] or "0"), parse_digits(match[2])
+        if cid is None or port is None or max(cid, port) > _U32_MAX:
+            raise BadValue(f"{text[:60]!r} is not an address", "the numbers of a vsock have 32 bits")
+        return SocketAddress(AddressFamily.VSOCK, match[1], port)
     match = re.fullmatch(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<four>[0-9.]+)):(?P<port>[0-9]+)", text)
     if match is None:
         raise BadValue(f"{text!r} is not an address", _HINT)
@@ -143,9 +145,9 @@ def parse_socket_address(value: object) -> SocketAddress:
 
 
 def _port(digits: str, text: str) -> int:
-    port = int(digits)
-    if not 1 <= port <= _PORT_MAX:
-        raise BadValue(f"there is no port {port} ({text})", f"ports are 1 to {_PORT_MAX}")
+    port = parse_digits(digits)
+    if port is None or not 1 <= port <= _PORT_MAX:
+        raise BadValue(f"there is no port {digits[:20]} ({text[:60]})", f"ports are 1 to {_PORT_MAX}")
     return port
 
 
@@ -155,6 +157,17 @@ def _path(text: str) -> str:
     if len(text.encode()) > PATH_MAX:
         raise BadValue(f"{text!r} is too long for a socket", f"the kernel allows {PATH_MAX} bytes")
     return text
+
+
+def connection_name(unit: str, number: int, peer: str) -> str:
+    """Return the name of the instance for connection ``number`` of a unit; ``peer`` says who is there."""
+    label = re.sub(r"[^A-Za-z0-9:_.-]", "", peer) or "local"
+    return f"{unit}{'-' if '@' in unit else '@'}{number}-{label}"
+
+
+def is_connection_name(name: str) -> bool:
+    """Tell whether a name is such a one: nobody chose it, and it is not used again."""
+    return re.fullmatch(r".+@(.+-)?[0-9]+-([0-9A-Fa-f:.]+:[0-9]+|[0-9]+-[0-9]+|local)(-[0-9]+)?", name) is not None
 
 
 def shared_addresses(units: Iterable[tuple[str, Sockets | None]]) -> list[tuple[str, str, str]]:

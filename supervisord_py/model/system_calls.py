@@ -13,6 +13,7 @@ from functools import lru_cache
 
 from msgspec import Struct
 
+from supervisord_py.model.digits import parse_digits
 from supervisord_py.model.problems import BadValue
 from supervisord_py.model.system_call_data import ARCHITECTURES, GROUPS, NUMBERS
 
@@ -76,13 +77,13 @@ def parse_errno(text: str) -> int:
     """Read ``EPERM``, a number, or ``kill``; raises BadValue."""
     if text == "kill":
         return KILL
-    if text.isdecimal() and int(text) <= 4095:
-        return int(text)
+    if (digits := parse_digits(text)) is not None and digits <= 4095:
+        return digits
     number = getattr(errno, text, None)
     if not isinstance(number, int) or text not in errno.errorcode.values():
         near = get_close_matches(text.upper(), errno.errorcode.values(), 1)
         hint = f"did you mean {near[0]}?" if near else "write EPERM, or kill"
-        raise BadValue(f"{text!r} is not an error number", hint)
+        raise BadValue(f"{text[:60]!r} is not an error number", hint)
     return number
 
 

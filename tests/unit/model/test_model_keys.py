@@ -120,3 +120,28 @@ def test_the_defaults_of_the_settings_are_those_of_the_model() -> None:
 def test_every_key_of_the_issue_is_built() -> None:
     """The list of what is built is a promise: losing a key is noticed."""
     assert sum(spec.built for _, _, spec in KEYS) >= 169
+
+
+THOUSANDS = "9" * 5000
+DIGITS = [
+    ("service", "user"), ("service", "supplementary-groups"), ("limits", "cpu-affinity"), ("limits", "tasks-max"),
+    ("sandbox", "system-call-error-number"), ("sandbox", "landlock"), ("socket", "listen-stream"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("table", "key"), DIGITS)
+def test_a_number_of_thousands_of_digits_brought_the_loader_down(table: str, key: str) -> None:
+    """Python raises for these what no loader expected; now each is a problem at its place, and short."""
+    value = f"tcp:{THOUSANDS}:bind" if key == "landlock" else THOUSANDS
+    header = "" if table == "service" else "[[socket]]\n" if table == "socket" else f"[{table}]\n"
+    loaded = load_texts({"web": f'{SLEEP}{header}{key} = "{value}"\n'})
+    assert [(each.key, each.line, len(each.message) < 200) for each in loaded.problems] == [
+        (f"{table}.{key}", 3 + (table != "service"), True)
+    ]
+
+
+@pytest.mark.parametrize("value", ["5-3", "\u0663", "0-", "8192", "-1"])
+def test_cpus_that_are_none_were_no_affinity_at_all(value: str) -> None:
+    """A range that begins behind its end held no CPU, so the key was accepted and did nothing."""
+    loaded = load_texts({"web": f'{SLEEP}[limits]\ncpu-affinity = "{value}"\n'})
+    assert [each.key for each in loaded.problems] == ["limits.cpu-affinity"]
