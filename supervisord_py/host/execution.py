@@ -230,6 +230,9 @@ def build_spawn(
             if degraded:
                 request["degraded"] = degraded
     except (_Refused, CannotProvideError) as error:
+        if runtime.groups is not None:
+            # The keeper hears nothing of this unit, and so would not remove it.
+            runtime.groups.remove(action.unit)
         return SpawnFailed(action.spawn_id, error.step, error.code, error.errno, error.detail)
     return request
 
