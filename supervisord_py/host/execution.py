@@ -181,7 +181,7 @@ def build_spawn(
             "groups": None if account.groups is None else list(account.groups),
             "rlimits": {} if privileged else _rlimits(context),
             "strict": [] if privileged or context.enforce != "strict" else sorted(name for name, _ in context.rlimits),
-            "nice": context.nice,
+            "nice": context.nice if privileged or context.enforce == "strict" else None,
             "cgroups": [],
             "sigpipe": not context.ignore_sigpipe,
             "notify": (NotifyAccess.NONE if service is None or is_beside else effective_notify_access(service)).value,
@@ -200,7 +200,9 @@ def build_spawn(
             opened = terminal_operations(terminal, uid=None if identity is not None else account.uid)
             (before if identity is None else after).extend(opened)
         if not privileged:
-            before += priority_operations(context.priorities, may_fail=context.enforce != "strict")
+            before += priority_operations(context, may_fail=context.enforce != "strict")
+        if not privileged and context.enforce != "strict" and context.rlimits:
+            request["loose"] = sorted(name for name, _ in context.rlimits)
         for name, operations in (("before", before), ("after", after)):
             if operations:
                 request[name] = operations

@@ -12,6 +12,7 @@ from msgspec import Struct
 from supervisord_py.core.actions import Refusal, Reply, UnitOutcome
 from supervisord_py.core.events import Origin
 from supervisord_py.core.manager import Manager
+from supervisord_py.host.output_reading import Window
 from supervisord_py.host.resources import UnitResources
 from supervisord_py.host.unit_watch import SourceMarks
 from supervisord_py.model.changes import Change, KeyChange, UnitChange
@@ -21,6 +22,7 @@ from supervisord_py.model.settings import Settings
 from supervisord_py.model.states import JobMode
 from supervisord_py.model.unit import Transient, Unit
 from supervisord_py.model.unitset import LoadResult
+from supervisord_py.wire.log_lines import LogLine
 
 
 class RemoteKey(Struct, frozen=True):
@@ -400,6 +402,21 @@ class MessageBus(Protocol):
         """Write messages and deliver them; returns their numbers, none when they cannot be written."""
 
 
+class Output(Protocol):
+    """What is known of the lines that units write."""
+
+    def log_lines(
+        self, unit: str, lines: int, *, previous: bool = False, window: Window | None = None
+    ) -> list[LogLine]:
+        """The last lines, with times where the log has them; of the life before, or of a window of time."""
+
+    def has_times(self, unit: str) -> bool:
+        """Whether the lines of a unit have times in its log, as it is written now."""
+
+    def dropped_lines(self, unit: str) -> int:
+        """How many lines of its present or last life were above its rate limit."""
+
+
 class Supervisor(Protocol):
     """The running manager, as the control interfaces see it."""
 
@@ -459,6 +476,9 @@ class Supervisor(Protocol):
 
     def last_lines(self, unit: str, lines: int, *, previous: bool = False, invocation: str | None = None) -> list[str]:
         """The last lines of output; of the life before (``previous``), or of one life."""
+
+    @property
+    def output(self) -> Output: ...
 
     def follow_output(self, units: Sequence[str]) -> AsyncIterator[tuple[str, str]]:
         """New output lines as they come: (unit, line without its newline)."""

@@ -52,14 +52,17 @@ from supervisord_py.host.probes import Probes
 from supervisord_py.host.resources import Mechanism, sampled_bounds
 from supervisord_py.host.sockets import count_connections, listen_request
 from supervisord_py.host.standstill import StandStill, Trees
+from supervisord_py.host.streams import captured_stream
 from supervisord_py.host.unit_files import specifier_context
+from supervisord_py.model.context import Streams
 from supervisord_py.model.hooks import with_specifiers
+from supervisord_py.model.log import LogPolicy
 from supervisord_py.model.names import UnitName, base_unit, is_aux_owner, parse_unit_name
 from supervisord_py.model.records import Record
 from supervisord_py.model.sockets import is_connection_name
 from supervisord_py.model.specifiers import Specifiers
 from supervisord_py.model.states import Role, Severity
-from supervisord_py.model.unit import ExecContext, LogPolicy, Unit
+from supervisord_py.model.unit import ExecContext, Unit, UnitSet
 
 LAST_LIFE = "SUPERVISORD_PY_LAST_LIFE"
 LAST_WORDS_LINES = 5
@@ -298,12 +301,24 @@ class ManagerHands:
         text = self._unit_of(unit)
         return text.service.log if text is not None and text.service is not None else LogPolicy()
 
+    def use_log_policies(self, units: UnitSet) -> None:
+        """Let ``[log]`` of these units hold, and for what runs that of the text it runs by."""
+        logs = {unit.name: unit.service.log for unit in units.units.values() if unit.service is not None}
+        for unit in self._output.attached:
+            logs[unit] = self.policy_of(unit)
+            self._output.set_policy(unit, logs[unit])
+        self._output.use_policies({unit: log for unit, log in logs.items() if log != LogPolicy()})
+
     def output_came(self, unit: str, descriptor: int) -> None:
         """The keeper made or handed over the output pipe of ``unit``."""
         if is_aux_owner(unit):
             self._hook_output.attach(unit, descriptor)
         else:
-            self._output.attach(unit, descriptor, self.policy_of(unit))
+            text = self._unit_of(unit)
+            stream = captured_stream(
+                Streams() if text is None or text.service is None else text.service.context.streams
+            )
+            self._output.attach(unit, descriptor, self.policy_of(unit), stream)
 
     def _forget(self, unit: str) -> None:
         """Remember nothing of a unit whose name does not come again; there is one for each connection."""

@@ -52,6 +52,7 @@ from supervisord_py.host.facade import (
     reload_report,
 )
 from supervisord_py.host.last_good import LastGood
+from supervisord_py.host.output_reading import Window
 from supervisord_py.host.places import default_places, moved
 from supervisord_py.host.resources import UnitResources
 from supervisord_py.host.sources import Sources, read_sources
@@ -63,6 +64,7 @@ from supervisord_py.model.settings import Settings
 from supervisord_py.model.states import JobMode
 from supervisord_py.model.unitset import LoadResult
 from supervisord_py.wire.interface import SERVICE_TEXT, parse_interface
+from supervisord_py.wire.log_lines import LogLine
 from supervisord_py.wire.varlink import JOURNAL, MANAGER, SERVICE, ClientConnection
 from supervisord_py.wire.varlink import Reply as WireReply
 
@@ -327,6 +329,22 @@ class FakeSupervisor:
     def last_lines(self, unit: str, lines: int, *, previous: bool = False, invocation: str | None = None) -> list[str]:
         key = f"{unit} {invocation}" if invocation is not None else f"{unit} before" if previous else unit
         return self.lines.get(key, [])[-lines:]
+
+    @property
+    def output(self) -> "FakeSupervisor":
+        return self
+
+    def log_lines(
+        self, unit: str, lines: int, *, previous: bool = False, window: Window | None = None
+    ) -> list[LogLine]:
+        assert window is None
+        return [LogLine(text) for text in self.last_lines(unit, lines, previous=previous)]
+
+    def has_times(self, unit: str) -> bool:
+        return False
+
+    def dropped_lines(self, unit: str) -> int:
+        return 0
 
     def writes_line(self, unit: str, line: str) -> None:
         self.lines.setdefault(unit, []).append(line)
