@@ -151,11 +151,12 @@ def build_spawn(
     try:
         try:
             if identity is not None:
-                account = runtime.accounts.exactly(identity.uid, identity.gid, identity.groups)
-            elif privileged or action.command.keeps_user:
-                account = runtime.accounts.find(None, None)
+                account = owner = runtime.accounts.exactly(identity.uid, identity.gid, identity.groups)
             else:
-                account = account_of(base_unit(action.unit), context, runtime)
+                # Whoever runs the command, what the unit has is its user's.
+                account = owner = account_of(base_unit(action.unit), context, runtime)
+                if privileged or action.command.keeps_user:
+                    account = runtime.accounts.find(None, None)
         except NoAccount as error:
             raise _Refused(error.step, error.code, 0, error.detail) from None
         pid_file = None if service is None else service.pid_file
@@ -164,7 +165,7 @@ def build_spawn(
             environment.setdefault("STATE_DIRECTORY", _state_folder(runtime.agents, unit.name, account))
         if not is_beside and runtime.keeping is not None:
             degraded += runtime.keeping.provide(
-                action.unit, action.invocation, context.belongings, account, is_dynamic=context.dynamic_user
+                action.unit, action.invocation, context.belongings, owner, is_dynamic=context.dynamic_user
             )
         request: dict[str, Any] = {
             "do": "spawn",
