@@ -156,7 +156,7 @@ def test_credentials_are_files_of_the_unit_alone(uid: int | None) -> None:
 @pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 def test_what_a_unit_has_is_its_users_though_a_command_of_roots_comes_first(name: str) -> None:
-    """Folders and credentials were root's, for ever or until the next start, when a command with ``+`` had made them."""
+    """Folders and credentials were root's, or became it while it ran, when a command with ``+`` had made them."""
     unit = sh(
         "touch $STATE_DIRECTORY/x && cat $CREDENTIALS_DIRECTORY/token && sleep 1000",
         "exec-start-pre = '+/bin/true'",
@@ -168,7 +168,7 @@ def test_what_a_unit_has_is_its_users_though_a_command_of_roots_comes_first(name
     )
     with supervisor({"web": unit}, prepare=lambda folder: folder.chmod(0o711)) as running:
         log = running.log_folder / "web.log"
-        until(lambda: log.exists() and log.read_text() == "s3cret" or running.status("web")["exit"], "the secret")
+        until(lambda: (log.exists() and log.read_text() == "s3cret") or running.status("web")["exit"], "the secret")
         assert log.read_text() == "s3cret"
         assert running.supctl("reload", "web").returncode == 0
         assert Path(f"/var/lib/{name}").stat().st_uid == 65534
