@@ -26,7 +26,7 @@ from supervisord_py.host.confine import Confinement
 from supervisord_py.host.powers import SYS_ADMIN, Powers
 from supervisord_py.model.mount_plan import Kind, Lay, MountPlan, Rule, plan_mounts
 from supervisord_py.model.sandbox import NAMESPACES, Sandbox
-from supervisord_py.model.sandbox_paths import lays_of, needs_mounts, needs_namespace, rules_of
+from supervisord_py.model.sandbox_paths import interfaces_of, lays_of, needs_mounts, needs_namespace, rules_of
 
 _OPEN_TREE, _MOVE_MOUNT, _MOUNT_SETATTR = 428, 429, 442
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
@@ -157,6 +157,7 @@ def _plan(sandbox: Sandbox, places: Places, root: str) -> MountPlan:
     ]
     if root:
         lays += [replace(lay, key="root-directory") for lay in reached]
+        lays += interfaces_of(sandbox)
     return plan_mounts(filter(counts, lays), filter(counts, rules), reached)
 
 

@@ -31,7 +31,7 @@ _PLAIN = (
     "memory-deny-write-execute", "protect-hostname", "protect-clock", "protect-kernel-modules", "protect-kernel-logs",
     "protect-kernel-tunables", "protect-control-groups", "private-tmp", "private-devices", "private-network",
     "private-ipc", "private-users", "private-mounts", "protect-system", "protect-home", "protect-proc", "proc-subset",
-    "remove-ipc",
+    "remove-ipc", "mount-apivfs",
 )  # fmt: skip
 """Keys whose value stands as it is."""
 
@@ -61,6 +61,9 @@ def _written(fields: Fields, problems: list[Problem]) -> Sandbox:
     if not fields.has(TABLE):
         return _DEFAULT
     reader = _Reader(fields, problems)
+    if fields.get(TABLE, "mount-apivfs", False) and fields.decoded("service", "root-directory") is None:
+        message, hint = "nothing is to be mounted without another root", "write root-directory, or take it out"
+        problems.append(fields.problem(TABLE, "mount-apivfs", message, hint))
     values: dict[str, Any] = {
         key.replace("-", "_"): fields.get(TABLE, key, getattr(_DEFAULT, key.replace("-", "_"))) for key in _PLAIN
     }
