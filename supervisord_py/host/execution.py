@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from supervisord_py.core.actions import SpawnProcess
 from supervisord_py.core.events import SpawnFailed
@@ -160,6 +161,8 @@ def build_spawn(
         except NoAccount as error:
             raise _Refused(error.step, error.code, 0, error.detail) from None
         pid_file = None if service is None else service.pid_file
+        if identity is not None:
+            runtime = replace(runtime, bus=None)
         environment = build_environment(action, context, account, runtime, main_pid, pid_file, degraded)
         if unit is not None and unit.kind is UnitKind.AGENT and runtime.agents is not None:
             environment.setdefault("STATE_DIRECTORY", _state_folder(runtime.agents, unit.name, account))
@@ -231,6 +234,9 @@ def build_spawn(
             if degraded:
                 request["degraded"] = degraded
     except (_Refused, CannotProvideError) as error:
+        if runtime.groups is not None:
+            # The keeper hears nothing of this unit, and so would not remove it.
+            runtime.groups.remove(action.unit)
         return SpawnFailed(action.spawn_id, error.step, error.code, error.errno, error.detail)
     return request
 
