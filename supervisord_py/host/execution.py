@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from supervisord_py.core.actions import SpawnProcess
 from supervisord_py.core.events import SpawnFailed
@@ -154,20 +155,23 @@ def build_spawn(
     try:
         try:
             if identity is not None:
-                account = runtime.accounts.exactly(identity.uid, identity.gid, identity.groups)
-            elif privileged or action.command.keeps_user:
-                account = runtime.accounts.find(None, None)
+                account = owner = runtime.accounts.exactly(identity.uid, identity.gid, identity.groups)
             else:
-                account = account_of(base_unit(action.unit), context, runtime)
+                # Whoever runs the command, what the unit has is its user's.
+                account = owner = account_of(base_unit(action.unit), context, runtime)
+                if privileged or action.command.keeps_user:
+                    account = runtime.accounts.find(None, None)
         except NoAccount as error:
             raise _Refused(error.step, error.code, 0, error.detail) from None
         pid_file = None if service is None else service.pid_file
+        if identity is not None:
+            runtime = replace(runtime, bus=None)
         environment = build_environment(action, context, account, runtime, main_pid, pid_file, degraded)
         if unit is not None and unit.kind is UnitKind.AGENT and runtime.agents is not None:
             environment.setdefault("STATE_DIRECTORY", _state_folder(runtime.agents, unit.name, account))
         if not is_beside and runtime.keeping is not None:
             degraded += runtime.keeping.provide(
-                action.unit, action.invocation, context.belongings, account, is_dynamic=context.dynamic_user
+                action.unit, action.invocation, context.belongings, owner, is_dynamic=context.dynamic_user
             )
         request: dict[str, Any] = {
             "do": "spawn",
@@ -184,7 +188,7 @@ def build_spawn(
             "groups": None if account.groups is None else list(account.groups),
             "rlimits": {} if privileged else _rlimits(context),
             "strict": [] if privileged or context.enforce != "strict" else sorted(name for name, _ in context.rlimits),
-            "nice": context.nice,
+            "nice": context.nice if privileged or context.enforce == "strict" else None,
             "cgroups": [],
             "sigpipe": not context.ignore_sigpipe,
             "notify": (NotifyAccess.NONE if service is None or is_beside else effective_notify_access(service)).value,
@@ -203,8 +207,10 @@ def build_spawn(
             opened = terminal_operations(terminal, uid=None if identity is not None else account.uid)
             (before if identity is None else after).extend(opened)
         if not privileged:
-            before += priority_operations(context.priorities, may_fail=context.enforce != "strict")
+            before += priority_operations(context, may_fail=context.enforce != "strict")
             before += _domain(context)
+        if not privileged and context.enforce != "strict" and context.rlimits:
+            request["loose"] = sorted(name for name, _ in context.rlimits)
         for name, operations in (("before", before), ("after", after)):
             if operations:
                 request[name] = operations
@@ -232,6 +238,9 @@ def build_spawn(
             if degraded:
                 request["degraded"] = degraded
     except (_Refused, CannotProvideError) as error:
+        if runtime.groups is not None:
+            # The keeper hears nothing of this unit, and so would not remove it.
+            runtime.groups.remove(action.unit)
         return SpawnFailed(action.spawn_id, error.step, error.code, error.errno, error.detail)
     return request
 

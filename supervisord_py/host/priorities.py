@@ -28,9 +28,14 @@ _CLASS_SHIFT = 13
 _IOPRIO_SET = {"x86_64": 251, "aarch64": 30, "riscv64": 30}.get(os.uname().machine)
 
 
-def priority_operations(wanted: Priorities, *, may_fail: bool) -> list[dict[str, Any]]:
-    """Return what the child does; niceness is a step of its own."""
+def priority_operations(context: ExecContext, *, may_fail: bool) -> list[dict[str, Any]]:
+    """Return what the child does; niceness that must be had is a step of its own."""
     operations: list[dict[str, Any]] = []
+    wanted = context.priorities
+    if may_fail and context.nice is not None:
+        operations.append(
+            {"step": "nice", "do": "call", "name": "setpriority", "args": [os.PRIO_PROCESS, 0, context.nice]}
+        )
     if wanted.oom_score_adjust is not None:
         text = str(wanted.oom_score_adjust)
         operations.append({"step": "oom", "do": "write", "path": "/proc/self/oom_score_adj", "text": text})

@@ -14,6 +14,8 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
+import tempfile
 from collections.abc import Callable, Iterable
 from enum import StrEnum
 from functools import cache
@@ -24,7 +26,7 @@ import msgspec
 from msgspec import Struct
 
 from supervisord_py.model.capabilities import CAPABILITIES
-from tests.compat.isolate import DEVICE_KINDS
+from tests.compat import isolate
 from tests.convert.bench import FIXTURES
 
 FOLDER = FIXTURES / "systemd-execute"
@@ -151,7 +153,7 @@ def can_make_devices() -> bool:
     """Whether root can make a network device in a network of its own."""
     if shutil.which("ip", path=PATH) is None or os.geteuid() != 0:
         return False
-    tries = " || ".join(f"ip link add probe0 type {kind}" for kind in DEVICE_KINDS)
+    tries = " || ".join(f"ip link add probe0 type {kind}" for kind in isolate.DEVICE_KINDS)
     done = subprocess.run(["unshare", "--net", "sh", "-c", tries], capture_output=True, check=False, env={"PATH": PATH})
     return done.returncode == 0
 
@@ -159,9 +161,12 @@ def can_make_devices() -> bool:
 @cache
 def can_isolate() -> bool:
     """Whether a mount namespace can be made at all."""
-    flag = [] if os.geteuid() == 0 else ["--user", "--map-current-user"]
-    command = ["unshare", "--mount", *flag, "mount", "-t", "tmpfs", "none", "/mnt"]
-    return subprocess.run(command, capture_output=True, check=False, env={"PATH": PATH}).returncode == 0
+    spec = {"empty": ["/tmp"], "keep": [], "over": {}, "write": {}, "shell": [], "devices": [], "uid": None}
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump(spec, file)
+        file.flush()
+        command = [sys.executable, isolate.__file__, file.name, "true"]
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 FACTS: dict[str, Callable[[Mode], bool]] = {
