@@ -15,6 +15,7 @@ A privileged command (``+``) runs as the supervisor, without limits. Source: sys
 build_environment, exec_child; systemd.exec(5), "Environment variables in spawned processes".
 """
 
+import errno
 import os
 import stat
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,7 @@ from supervisord_py.host.accounts import Account, Accounts, NoAccount
 from supervisord_py.host.belongings import CannotProvideError, Keeping, OwnFolder, read_environment_files
 from supervisord_py.host.cgroups import UnitGroups
 from supervisord_py.host.confine import CannotConfine
+from supervisord_py.host.domains import domain_operations, personality_of
 from supervisord_py.host.dynamic_users import DynamicUsers, NoFreeUser, dynamic_name
 from supervisord_py.host.limits import INFINITY, RLIMIT_NUMBERS
 from supervisord_py.host.priorities import priority_operations
@@ -49,6 +51,7 @@ EXIT_LIMITS = 205
 EXIT_CGROUP = 219
 EXIT_NAMESPACE = 226
 EXIT_SECCOMP = 228
+EXIT_PERSONALITY = 230
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_LANG = "C.UTF-8"
@@ -209,6 +212,7 @@ def build_spawn(
             (before if identity is None else after).extend(opened)
         if not privileged:
             before += priority_operations(context, may_fail=context.enforce != "strict")
+            before += _domain(context)
         if not privileged and context.enforce != "strict" and context.rlimits:
             request["loose"] = sorted(name for name, _ in context.rlimits)
         for name, operations in (("before", before), ("after", after)):
@@ -262,6 +266,14 @@ def account_of(unit: str, context: ExecContext, runtime: SpawnRuntime) -> Accoun
     return runtime.accounts.dynamic(dynamic_name(context.user, unit), context.group, groups, provide)
 
 
+def _domain(context: ExecContext) -> list[dict[str, Any]]:
+    try:
+        return domain_operations(context)
+    except LookupError:
+        detail = f"personality: this machine ({os.uname().machine}) is never {context.personality}"
+        raise _Refused("personality", EXIT_PERSONALITY, errno.EINVAL, detail) from None
+
+
 def _confine(
     request: dict[str, Any],
     action: SpawnProcess,
@@ -283,6 +295,7 @@ def _confine(
         root=context.root_directory,
         own=own,
         beside=None if action.role is Role.MAIN else beside,
+        personality=personality_of(context.personality),
     )
     try:
         into = confine(context.sandbox, account, place)
