@@ -27,7 +27,7 @@ from msgspec import Struct
 
 from supervisord_py.model.capabilities import CAPABILITIES
 from tests.compat import isolate
-from tests.convert.bench import FIXTURES, KEYS
+from tests.convert.bench import FIXTURES
 
 FOLDER = FIXTURES / "systemd-execute"
 REVIEWED = Path(__file__).parent / "execution.toml"
@@ -148,11 +148,6 @@ def _has_capability(name: str) -> bool:
     return bool(permitted >> CAPABILITIES.index(name) & 1)
 
 
-def _has_key(directive: str) -> bool:
-    found = KEYS.by_directive("unit", directive)
-    return found is not None and found[0].keys[found[1]].built
-
-
 @cache
 def can_make_devices() -> bool:
     """Whether root can make a network device in a network of its own."""
@@ -186,7 +181,6 @@ FACTS: dict[str, Callable[[Mode], bool]] = {
     "capsh": lambda _: shutil.which("capsh", path=PATH) is not None,
     "unshare": lambda _: shutil.which("unshare", path=PATH) is not None,
     "ldd": lambda _: shutil.which("ldd", path=PATH) is not None,
-    **{name: lambda _, name=name: _has_key(name) for name in ("Personality",)},
     "/usr/bin/python3": lambda _: os.path.exists("/usr/bin/python3"),
 }
 """What a need is about, and whether it is there: a machine that has it must pass the units that need it."""
