@@ -27,7 +27,7 @@ from msgspec.structs import replace
 from supervisord_py.core.actions import SpawnProcess
 from supervisord_py.core.events import SpawnFailed
 from supervisord_py.host.accounts import Account, Accounts, NoAccount
-from supervisord_py.host.belongings import CannotProvideError, Keeping, read_environment_files
+from supervisord_py.host.belongings import CannotProvideError, Keeping, OwnFolder, read_environment_files
 from supervisord_py.host.cgroups import UnitGroups
 from supervisord_py.host.confine import CannotConfine
 from supervisord_py.host.domains import domain_operations, personality_of
@@ -167,8 +167,12 @@ def build_spawn(
         if identity is not None:
             runtime = replace(runtime, bus=None)
         environment = build_environment(action, context, account, runtime, main_pid, pid_file, degraded)
+        own: tuple[OwnFolder, ...] = ()
+        if runtime.keeping is not None:
+            own = runtime.keeping.own_folders(context.belongings, is_dynamic=context.dynamic_user)
         if unit is not None and unit.kind is UnitKind.AGENT and runtime.agents is not None:
-            environment.setdefault("STATE_DIRECTORY", _state_folder(runtime.agents, unit.name, account))
+            own = (*own, OwnFolder("agent", _state_folder(runtime.agents, unit.name, owner)))
+            environment.setdefault("STATE_DIRECTORY", own[-1].path)
         if not is_beside and runtime.keeping is not None:
             degraded += runtime.keeping.provide(
                 action.unit, action.invocation, context.belongings, owner, is_dynamic=context.dynamic_user
@@ -227,7 +231,7 @@ def build_spawn(
         if service is not None and not is_beside and service.store_max:
             request["store"] = service.store_max
         if not privileged:
-            _confine(request, action, context, account, runtime, main_pid if beside is None else beside)
+            _confine(request, action, context, account, runtime, main_pid if beside is None else beside, own)
         _check_strings(request["argv"], environment)
         if runtime.groups is not None:
             request["cgroups"] = list(runtime.groups.create(action.unit))
@@ -277,6 +281,7 @@ def _confine(
     account: Account,
     runtime: SpawnRuntime,
     beside: int | None,
+    own: tuple[OwnFolder, ...],
 ) -> None:
     """Add what ``[sandbox]`` asks for to the request."""
     unit, folder = base_unit(action.unit), "" if runtime.private is None else runtime.private.runtime
@@ -288,9 +293,7 @@ def _confine(
         life=None if action.role in BESIDE else action.invocation,
         reached=reached,
         root=context.root_directory,
-        own=()
-        if runtime.keeping is None
-        else runtime.keeping.own_folders(context.belongings, is_dynamic=context.dynamic_user),
+        own=own,
         beside=None if action.role is Role.MAIN else beside,
         personality=personality_of(context.personality),
     )
