@@ -165,29 +165,48 @@ class Keeping:
     def _remove(self, unit: str, note: Mapping[str, object]) -> None:
         gone = note.get("remove")
         for path in gone if isinstance(gone, list) else ():
-            if os.path.islink(path):
-                with contextlib.suppress(OSError):
-                    os.unlink(path)
-            else:
-                shutil.rmtree(path, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                self._remove_path(path)
         _remove_credentials(self._credentials / unit)
+
+    def _remove_path(self, path: str) -> None:
+        """Remove a folder below the root of runtime folders, or a link; entered as it was made: a unit that may write a
+        folder on the way cannot have another one removed by a link."""
+        root = self._roots.runtime
+        *above, name = path.removeprefix(f"{root}/").split("/")
+        fd = _descend(root, above)
+        try:
+            if stat.S_ISLNK(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode):
+                os.unlink(name, dir_fd=fd)
+            else:
+                shutil.rmtree(name, ignore_errors=True, dir_fd=fd)
+        finally:
+            os.close(fd)
 
     def _make(self, root: str, folder: Folder, mode: int, owner: Account | None) -> None:
         os.makedirs(root, exist_ok=True)
-        fd = os.open(root, os.O_DIRECTORY | os.O_CLOEXEC)
+        *above, name = folder.path.split("/")
+        outer = _descend(root, above, 0o755)
         try:
-            parts = folder.path.split("/")
-            for part in parts[:-1]:
-                fd = _enter(fd, part, 0o755)
-            fd = _enter(fd, parts[-1], mode)
+            fd = _enter(outer, name, mode)
+        finally:
+            os.close(outer)
+        try:
             _hand_over(fd, mode, owner)
         finally:
             os.close(fd)
         if folder.link is not None:
-            link = f"{root}/{folder.link}"
-            os.makedirs(os.path.dirname(link), exist_ok=True)
-            if not os.path.islink(link):
-                os.symlink(f"{root}/{folder.path}", link)
+            self._make_link(root, folder.link, f"{root}/{folder.path}")
+
+    def _make_link(self, root: str, link: str, target: str) -> None:
+        """Make a link to a folder; one that is there stays as it is."""
+        *above, name = link.split("/")
+        fd = _descend(root, above, 0o755)
+        try:
+            if not os.path.islink(f"/proc/self/fd/{fd}/{name}"):
+                os.symlink(target, name, dir_fd=fd)
+        finally:
+            os.close(fd)
 
     def _provide_credentials(self, unit: str, credentials: tuple[Credential, ...], account: Account) -> None:
         folder = self._credentials / unit
@@ -303,20 +322,30 @@ def _failing(step: str, code: int, about: str) -> Iterator[None]:
         raise CannotProvideError(step, code, error.errno or 0, f"{step} {named}: {words}") from None
 
 
-def _enter(fd: int, name: str, mode: int) -> int:
-    """Return a descriptor of a folder in ``fd``, which is closed, made when it is not there; a link is followed when
-    root or we made it.
+def _descend(root: str, parts: list[str], mode: int | None = None) -> int:
+    """Return a descriptor of a folder below ``root``; see ``_enter``."""
+    fd = os.open(root, os.O_DIRECTORY | os.O_CLOEXEC)
+    for part in parts:
+        outer = fd
+        try:
+            fd = _enter(outer, part, mode)
+        finally:
+            os.close(outer)
+    return fd
+
+
+def _enter(fd: int, name: str, mode: int | None) -> int:
+    """Return a descriptor of a folder in ``fd``, made with ``mode``, unless that is None, when it is not there; a link
+    is followed when root or we made it.
     """
-    try:
+    if mode is not None:
         with contextlib.suppress(FileExistsError):
             os.mkdir(name, mode, dir_fd=fd)
-        flags = os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
-        found = os.stat(name, dir_fd=fd, follow_symlinks=False)
-        if stat.S_ISLNK(found.st_mode) and found.st_uid in (0, os.geteuid()):
-            flags &= ~os.O_NOFOLLOW
-        return os.open(name, flags, dir_fd=fd)
-    finally:
-        os.close(fd)
+    flags = os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
+    found = os.stat(name, dir_fd=fd, follow_symlinks=False)
+    if stat.S_ISLNK(found.st_mode) and found.st_uid in (0, os.geteuid()):
+        flags &= ~os.O_NOFOLLOW
+    return os.open(name, flags, dir_fd=fd)
 
 
 def _hand_over(fd: int, mode: int, owner: Account | None) -> None:

@@ -29,7 +29,7 @@ from supervisord_py.host.belongings import CannotProvideError, Keeping, read_env
 from supervisord_py.host.cgroups import UnitGroups
 from supervisord_py.host.confine import CannotConfine
 from supervisord_py.host.limits import INFINITY, RLIMIT_NUMBERS
-from supervisord_py.host.priorities import priority_operations
+from supervisord_py.host.priorities import niceness_operations, priority_operations
 from supervisord_py.host.private_folders import PrivateFolders
 from supervisord_py.host.resources import UnitResources
 from supervisord_py.host.sandbox import Place, confine
@@ -177,13 +177,15 @@ def build_spawn(
             "groups": None if account.groups is None else list(account.groups),
             "rlimits": {} if privileged else _rlimits(context),
             "strict": [] if privileged or context.enforce != "strict" else sorted(name for name, _ in context.rlimits),
-            "nice": context.nice,
+            "nice": context.nice if context.enforce == "strict" else None,
             "cgroups": [],
             "sigpipe": not context.ignore_sigpipe,
             "notify": (NotifyAccess.NONE if service is None or is_beside else effective_notify_access(service)).value,
             "privileged": privileged,
             "pid_env": ["WATCHDOG_PID"] if "WATCHDOG_USEC" in environment else [],
         }
+        if context.enforce != "strict":
+            before += niceness_operations(context.nice)
         if not is_beside:
             identifier = os.path.basename(action.command.words[0])
             is_connected = action.handed is not None and action.handed.connection is not None
