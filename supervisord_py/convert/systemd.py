@@ -165,6 +165,8 @@ class _Converter:
         if draft.name not in self._of_users:
             # Of a service of the system; one of a user's manager inherits.
             draft.table("sandbox").setdefault("keyring-mode", "private")
+        if service.get("root-directory") not in (None, "/"):
+            draft.table("sandbox").setdefault("mount-apivfs", True)
         for table in ("limits", "sandbox"):
             if draft.tables.get((table,)):
                 draft.table(table)["enforce"] = "best-effort"
@@ -228,6 +230,7 @@ class _UnitConverter:
             ("Service", "StandardOutput"): self._output,
             ("Service", "StandardError"): self._output,
             ("Service", "CPUShares"): self._shares,
+            ("Service", "MountAPIVFS"): self._interfaces,
             ("Service", TEXT): self._input.take,
             ("Service", DATA): self._input.take,
             ("Socket", "Service"): self._activation,
@@ -398,6 +401,14 @@ class _UnitConverter:
     def _start_only(self, assignment: Assignment, place: Place) -> None:
         boolean(assignment.value)
         self._result.ledger.carried(place)
+
+    def _interfaces(self, assignment: Assignment, place: Place) -> None:
+        if self._unit.last("Service", "RootDirectory") in ("", "/"):
+            self._result.ledger.needless(place, "without RootDirectory= it changes nothing")
+            return
+        target = self._rules.target("Service", "MountAPIVFS")
+        assert target is not None, "internal error: the table of keys has no mount-apivfs"
+        self._put(target, "MountAPIVFS", assignment.value, place)
 
     def _shares(self, assignment: Assignment, place: Place) -> None:
         target = self._rules.target("Service", "CPUWeight")

@@ -22,8 +22,6 @@ Source: systemd, core/socket.c (socket_enter_running, socket_dispatch_io), syste
 activations make the unit fail; here they pause it, as systemd's later PollLimit does.
 """
 
-import re
-
 from msgspec.structs import replace
 
 from supervisord_py.core import quarantine
@@ -34,7 +32,7 @@ from supervisord_py.core.socket_state import Connection, SocketState
 from supervisord_py.core.state import ARMED, REST, STARTING, UP, Ending, Job
 from supervisord_py.core.timers import DeadlineKind
 from supervisord_py.model.names import NAME_MAX
-from supervisord_py.model.sockets import Sockets
+from supervisord_py.model.sockets import Sockets, connection_name
 from supervisord_py.model.states import JobType, Restart, Result, Severity, SubState
 from supervisord_py.model.unit import ExitStatuses, Quarantine, Unit
 from supervisord_py.model.values import SECOND_NS, format_timespan
@@ -264,7 +262,9 @@ def came(ledger: Ledger, event: ConnectionCame) -> Unit | None:
     if is_expected:
         found = replace(found, awaited=False, came=found.came + 1)
         ledger.set_sockets(name, found)
-    if is_expected and state.sub is SubState.LISTENING and ledger.globals.shutdown is None:
+    # What is accepted already cannot wait in the queue of the kernel: a restart takes it along.
+    is_heard = state.sub is SubState.LISTENING or (event.connection is not None and _comes_back(ledger, name))
+    if is_expected and is_heard and ledger.globals.shutdown is None:
         assert unit is not None and unit.sockets is not None
         if event.connection is None and _too_many_for_ns(ledger, found, unit.sockets) is not None:
             # It was awaited in a run before, which others than those within the limit may have begun.
@@ -384,9 +384,7 @@ def pending(ledger: Ledger, name: str) -> list[LookAtConnections]:
 def _make_instance(ledger: Ledger, unit: Unit, event: ConnectionCame) -> Unit:
     """Make the unit of one connection: as its parent, but that nothing else has to do with it."""
     assert unit.service is not None and event.connection is not None
-    label = re.sub(r"[^A-Za-z0-9:_.-]", "", event.peer) or "local"
-    begin = f"{unit.name}-" if "@" in unit.name else f"{unit.name}@"
-    name = _free_name(ledger, f"{begin}{event.connection}-{label}"[:NAME_MAX])
+    name = _free_name(ledger, connection_name(unit.name, event.connection, event.peer)[:NAME_MAX])
     policy = replace(unit.service.restart, restart=Restart.NO, force=ExitStatuses(), failures=0, limit=None)
     service = replace(unit.service, restart=policy, store_max=0)
     instance = Unit(
@@ -445,4 +443,11 @@ def is_orphan(ledger: Ledger, name: str) -> bool:
     connection = ledger.state(name).connection
     if connection is None or ledger.state(name).sub in STARTING | UP:
         return False
-    return connection.number is None or ledger.state(connection.unit).sub not in ARMED
+    parent = connection.unit
+    return connection.number is None or not (ledger.state(parent).sub in ARMED or _comes_back(ledger, parent))
+
+
+def _comes_back(ledger: Ledger, name: str) -> bool:
+    """Tell whether a unit is at rest in a restart: it has listened, and will again."""
+    job = ledger.job_of.get(name)
+    return ledger.state(name).sub in REST and of(ledger, name).held and job is not None and job.type in _STARTING_JOBS

@@ -38,6 +38,12 @@ def active_states(manager: Manager) -> list[ActiveState]:
     return [manager.ledger.shown_active(name) for name in list_units(manager)]
 
 
+def totals(manager: Manager) -> tuple[int, int]:
+    """Return how many automatic restarts and failures are counted of all units."""
+    states = manager.ledger.states.values()
+    return sum(state.restarts for state in states), sum(state.failures for state in states)
+
+
 def is_stopping(manager: Manager) -> bool:
     """Tell whether the supervisor is shutting down."""
     return manager.ledger.globals.shutdown is not None

@@ -75,7 +75,7 @@ _TOPICS: tuple[tuple[str, tuple[tuple[str, str, str, str], ...]], ...] = (
         ("shutdown", "daemon", "shutdown", "stop everything in order, and the supervisor"),
         ("ping", "daemon", "ping", "does it answer"),
         ("version", "daemon", "version", "versions of supctl, manager and keeper"),
-        ("stats", "daemon", "stats", "what became of the messages of agents"),
+        ("stats", "daemon", "stats", "what the supervisor and its units need, in numbers"),
         ("commands", "daemon", "commands", "what you may do"),
         ("can", "daemon", "can", "may you do this to that unit"),
         ("idl", "daemon", "idl", "the definition of the control interface"),

@@ -11,7 +11,7 @@ import click
 from supervisord_py import __version__
 from supervisord_py.ctl.client import ConnectionLostError
 from supervisord_py.ctl.options import Verb, complete_units
-from supervisord_py.ctl.render import Style, clean, table
+from supervisord_py.ctl.render import Style, clean, format_bytes, format_cpu, format_duration, table
 from supervisord_py.ctl.session import Session
 from supervisord_py.errors import SupervisordError
 
@@ -53,21 +53,87 @@ def version(session: Session) -> int:
 @click.command("stats", cls=Verb)
 @click.pass_obj
 def stats(session: Session) -> int:
-    """Print what became of the messages of agents since the manager began."""
-    bus = session.call("Stats")["bus"]
+    """Print what the supervisor and its units need, where its journal stands, and what became of the messages of
+    agents."""
+    reply = session.call("Stats")
+    # A supervisor that is older tells of messages only.
+    supervisor, units, bus = reply.get("supervisor"), reply.get("units") or [], reply["bus"]
     if session.wants_json:
-        session.emit({"bus": bus})
+        session.emit({"supervisor": supervisor, "units": units, "bus": bus})
         return 0
+    if supervisor is not None:
+        session.echo(*_stats_of_supervisor(supervisor))
+    state = "listening" if bus["listening"] else "not listening: supctl daemon-reexec brings a keeper that does"
+    session.echo(f"bus         {state}, connections {bus['connections']}")
+    if units:
+        session.echo("", *_stats_of_units(session.style, units))
     totals = bus["totals"]
     words = [name for name in ("sent", "delivered", "dropped") if name in totals]
     words += [name for name in totals if name not in words]
-    state = "listening" if bus["listening"] else "not listening: supctl daemon-reexec brings a keeper that does"
-    session.echo(f"bus          {state}", f"connections  {bus['connections']}")
     if words:
         rows = [[unit, *(str(counts.get(word, 0)) for word in words)] for unit, counts in bus["by_unit"].items()]
         rows.append(["all", *(str(totals[word]) for word in words)])
-        session.echo("", *table(session.style, ("UNIT", *(word.upper() for word in words)), rows))
+        session.echo("", *table(session.style, ("MESSAGES", *(word.upper() for word in words)), rows))
     return 0
+
+
+def _stats_of_supervisor(told: dict[str, Any]) -> list[str]:
+    states = ", ".join(f"{count} {state.replace('_', '-')}" for state, count in told["units"].items())
+    behind = [f"{told[key]} {words}" for key, words in _BEHIND.items() if told[key]]
+    journal = f"{told['last_seq']} records, {format_bytes(told['journal_bytes'])}"
+    return [
+        f"supervisor  {clean(told['name'])}, up {_uptime(told['keeper'])}",
+        f"keeper      {_own(told['keeper'])}",
+        f"manager     {_own(told['manager'])}, for {_uptime(told['manager'])}",
+        f"units       {sum(told['units'].values())}{': ' if states else ''}{states}",
+        f"processes   {told['processes']}",
+        f"jobs        {told['jobs']}",
+        f"restarts    {told['restarts']} automatic; failures counted: {told['failures']}",
+        f"journal     {', '.join([journal, *behind])}",
+        f"output      {format_bytes(told['output_bytes'])} kept",
+    ]
+
+
+_BEHIND = {"unwritten": "not written yet", "unsynced": "not on stable storage yet", "lost": "lost"}
+
+
+def _own(process: dict[str, Any]) -> str:
+    facts = [f"pid {process['pid']}", format_bytes(process["memory_bytes"]), format_cpu(process["cpu_ns"])]
+    return ", ".join(fact for fact in facts if fact)
+
+
+def _uptime(process: dict[str, Any]) -> str:
+    return "?" if process["uptime_ms"] is None else format_duration(process["uptime_ms"] / 1000)
+
+
+def _stats_of_units(style: Style, units: list[dict[str, Any]]) -> list[str]:
+    rows = [
+        [
+            unit["name"],
+            unit["active_state"].replace("_", "-"),
+            format_bytes(unit["memory_bytes"]),
+            format_cpu(unit["cpu_ns"]),
+            "" if unit["tasks"] is None else str(unit["tasks"]),
+            format_bytes(unit["read_bytes"]),
+            format_bytes(unit["write_bytes"]),
+            str(unit["restarts"] or ""),
+            str(unit["failures"] or ""),
+            _counted_by(unit["counted_by"]),
+        ]
+        for unit in units
+    ]
+    headings = ("UNIT", "STATE", "MEM", "CPU", "TASKS", "READ", "WRITTEN", "RESTARTS", "FAILURES", "COUNTED BY")
+    return table(style, headings, rows, right="MEM CPU TASKS READ WRITTEN RESTARTS FAILURES")
+
+
+def _counted_by(mechanisms: dict[str, str]) -> str:
+    """Say by what the numbers of a unit are counted: the one mechanism, or each with its numbers."""
+    if len(set(mechanisms.values())) <= 1:
+        return next(iter(mechanisms.values()), "")
+    names: dict[str, list[str]] = {}
+    for name, mechanism in mechanisms.items():
+        names.setdefault(mechanism, []).append(name)
+    return ", ".join(f"{mechanism} ({' '.join(counted)})" for mechanism, counted in names.items())
 
 
 @click.command("idl", cls=Verb)

@@ -119,6 +119,8 @@ def _file_of(session: Session, unit: str, *, drop_in: bool) -> Path:
         name = session.call("List", units=[unit], failed=False)["units"][0]["name"]
     files = session.call("Cat", unit=name)["files"]
     status = session.call("List", units=[name], failed=False)["units"][0]
+    if status.get("transient"):
+        raise CannotEditError(f"{unit} was run without a file: supctl set changes keys of it, run --save writes a file")
     path = status["path"] or next((file["path"] for file in files if ".toml.d/" not in file["path"]), None)
     if path is None:
         raise CannotEditError(f"{unit} has no file to edit (it is {status['load_state'].replace('_', '-')})")

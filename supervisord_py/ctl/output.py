@@ -1,18 +1,19 @@
 """``logs``: what units have written, and with -f what they write now.
 
-Output is kept as it was written, without times, so it cannot be searched by time. ``--events`` puts the journal's
-records beside it: with -f in the order in which both arrive; without -f, where no order between the two is known,
-behind it.
+By time it can be searched where ``[log] format`` keeps times. ``--events`` puts the journal's records beside it: with
+-f in the order in which both arrive; without -f, where no order between the two is known, behind it.
 """
 
 import re
 import zlib
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 import click
 
 from supervisord_py.ctl.client import ConnectionLostError, Stream
+from supervisord_py.ctl.moments import format_rfc3339, parse_moment
 from supervisord_py.ctl.options import Misuse, Verb, units_argument
 from supervisord_py.ctl.render import tame
 from supervisord_py.ctl.session import Patience, Session
@@ -20,18 +21,20 @@ from supervisord_py.ctl.status import is_plain_name
 
 LINES = 50
 LINES_FOLLOWING = 10
+LINES_MAX = 100_000
+"""With --since or --until: all that the supervisor gives."""
 EVENTS = 20
 
 _COLOURS = ("cyan", "green", "yellow", "blue")
 
 
-def _no_times(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
-    if value is not None and not context.resilient_parsing:
-        raise Misuse(
-            f"{parameter.opts[0]} is not supported yet for logs, output is kept as it was written, without times: "
-            f"count lines with -n, or see what happened with supctl journal tail {parameter.opts[0]} ...",
-            context,
-        )
+def _moment(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    if value is None or context.resilient_parsing:
+        return None
+    try:
+        return format_rfc3339(parse_moment(value, datetime.now().astimezone()))
+    except ValueError as error:
+        raise Misuse(f"{parameter.opts[0]}: {error}", context) from None
 
 
 @click.command("logs", cls=Verb)
@@ -41,8 +44,8 @@ def _no_times(context: click.Context, parameter: click.Parameter, value: str | N
 @click.option("-g", "--grep", metavar="REGEX", help="Only lines that match.")
 @click.option("--previous", is_flag=True, help="The output of the life before.")
 @click.option("--events", is_flag=True, help="Show the journal's records of the units too.")
-@click.option("--since", expose_value=False, callback=_no_times, hidden=True)
-@click.option("--until", expose_value=False, callback=_no_times, hidden=True)
+@click.option("--since", metavar="TIME", callback=_moment, help="Not before TIME: 10m (ago), today, 2026-11-20 13:00.")
+@click.option("--until", metavar="TIME", callback=_moment, help="Not after TIME.")
 @click.pass_obj
 def logs(
     session: Session,
@@ -52,6 +55,8 @@ def logs(
     grep: str | None,
     previous: bool,
     events: bool,
+    since: str | None,
+    until: str | None,
 ) -> int:
     """Print the last output of units (of all when none is named), each line with its unit when there are several."""
     if follow and previous:
@@ -61,7 +66,10 @@ def logs(
             re.compile(grep)
         except re.error as error:
             raise Misuse(f"--grep is no regular expression: {error}") from None
-    reader = _Reader(session, units, lines, grep, previous)
+    if follow and until is not None:
+        raise Misuse("with -f it goes on: leave out -f or --until")
+    times = {name: moment for name, moment in (("since", since), ("until", until)) if moment is not None}
+    reader = _Reader(session, units, lines, grep, previous, times)
     try:
         return reader.follow(events) if follow else reader.print(events)
     except KeyboardInterrupt:
@@ -72,13 +80,20 @@ class _Reader:
     """One run of ``logs``."""
 
     def __init__(
-        self, session: Session, units: tuple[str, ...], lines: int | None, grep: str | None, previous: bool
+        self,
+        session: Session,
+        units: tuple[str, ...],
+        lines: int | None,
+        grep: str | None,
+        previous: bool,
+        times: dict[str, str],
     ) -> None:
         self._session = session
         self._units = list(units)
         self._lines = lines
         self._grep = grep
         self._previous = previous
+        self._times = times
         self._is_single = len(units) == 1 and is_plain_name(units[0])
         self._to_terminal = session.style.width is not None
         self._name_width = 0
@@ -86,7 +101,8 @@ class _Reader:
     def print(self, events: bool) -> int:
         """Print what is there."""
         session = self._session
-        lines = LINES if self._lines is None else self._lines
+        usual = LINES_MAX if self._times else LINES
+        lines = usual if self._lines is None else self._lines
         found: list[dict[str, Any]] = []
         patience = Patience(session, losses_max=5)
         while True:
@@ -117,7 +133,8 @@ class _Reader:
     def follow(self, events: bool) -> int:
         """Print the last lines, then what comes, until interrupted; go on with the next manager when one is lost."""
         session = self._session
-        lines = LINES_FOLLOWING if self._lines is None else self._lines
+        usual = LINES_MAX if self._times else LINES_FOLLOWING
+        lines = usual if self._lines is None else self._lines
         patience = Patience(session)
         seen = self._newest_record() if events else None
         is_first = True
@@ -152,6 +169,7 @@ class _Reader:
         }  # fmt: skip
         if self._grep is not None:
             parameters["grep"] = self._grep
+        parameters |= self._times
         return self._session.client.stream("Logs", **parameters)
 
     def _newest_record(self) -> int | None:
@@ -190,5 +208,6 @@ def _lines_of(reply: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield the lines of one reply; the reply that ends an empty log names no unit."""
     if not reply.get("unit"):
         return
+    time = {"time": reply["time"]} if reply.get("time") else {}
     for text in reply["text"].removesuffix("\n").split("\n"):
-        yield {"unit": reply["unit"], "text": text}
+        yield {"unit": reply["unit"], "text": text} | time

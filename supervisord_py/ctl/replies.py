@@ -62,6 +62,7 @@ class UnitReply(TypedDict, total=False):
     accepted: int
     connections: int
     stored: list[str]
+    dropped_lines: int
     transient: bool
     has_run: bool
     lowered_limits: list[str]
@@ -83,7 +84,8 @@ STATUS_FIELDS = (
     "restarts", "failures", "exit", "memory_bytes", "cpu_ns", "tasks", "status_text", "path", "enabled", "why",
     "needs_restart", "needs_reload", "refused", "condition_result", "condition_at", "condition_unmet", "health",
     "next_elapse", "last_elapse",
-    "has_run", "lowered_limits", "applied", "degraded", "sockets", "accepted", "connections", "stored", "transient",
+    "has_run", "lowered_limits", "applied", "degraded", "sockets", "accepted", "connections", "stored",
+    "dropped_lines", "transient",
 )  # fmt: skip
 """The fields of ``status --json``, exactly, those of the contract in its order."""
 

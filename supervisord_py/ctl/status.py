@@ -310,6 +310,7 @@ def detail(style: Style, unit: UnitReply, now_s: float) -> list[str]:
         ("Listen", clean(" ".join(unit["sockets"]))),
         ("Accepted", _accepted(unit)),
         ("Stored", clean(" ".join(unit["stored"]))),
+        ("Output", f"{unit['dropped_lines']} lines dropped by rate-limit" if unit["dropped_lines"] else ""),
         ("Next run", _next_run(unit, now_s)),
         ("Last run", _last_run(unit, now_s)),
         ("Restarts", counted if unit["restarts"] or failures else ""),

@@ -14,6 +14,7 @@ import grp
 import os
 import pwd
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 EXIT_GROUP = 216
@@ -83,6 +84,33 @@ class Accounts:
         if account is None:
             account = self._kept[key] = self._allowed(*self._resolve(user, group, supplementary))
         return account
+
+    def dynamic(
+        self, name: str, group: str | None, supplementary: tuple[str, ...], provide: Callable[[str], int]
+    ) -> Account:
+        """Return who a process of a user is that is made on the way, unless there is one of that name.
+
+        Args:
+            name: What the user is called.
+            group: The group, made on the way too where there is none of that name.
+            supplementary: Further groups.
+            provide: Gives an id to a name.
+
+        Raises:
+            NoAccount: there is no such group, or we may not make users.
+        """
+        if name.isdecimal() or _entry(name, self.own.uid) is not None:
+            return self.find(name, group, supplementary)
+        if self.own.uid != 0:
+            raise NoAccount(
+                "group",
+                f"a supervisor with uid {self.own.uid} cannot make a user: run it as root, or drop dynamic-user",
+            )
+        uid = provide(name)
+        gid = uid
+        if group is not None and (group.isdecimal() or _is_group(group)):
+            gid = _gid(group)
+        return Account(uid, gid, tuple(sorted({gid, *map(_gid, supplementary)})), name, None, None)
 
     def exactly(self, uid: int, gid: int, groups: tuple[int, ...]) -> Account:
         """Return who a process with these ids is, whatever the user database says of groups.
@@ -164,6 +192,14 @@ def _entry(user: str | None, own_uid: int) -> pwd.struct_passwd | None:
         return pwd.getpwuid(int(user))
     except (KeyError, OverflowError):
         return None
+
+
+def _is_group(name: str) -> bool:
+    try:
+        grp.getgrnam(name)
+    except KeyError:
+        return False
+    return True
 
 
 def _gid(group: str) -> int:

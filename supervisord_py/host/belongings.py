@@ -38,6 +38,9 @@ ENVIRONMENT_FILE_MAX = 16 * 1024 * 1024
 CREDENTIALS = "credentials"
 """The folder in the runtime folder that holds those of the units."""
 
+PRIVATE = "private"
+"""The folder in a root that only root may enter: what lies in it belongs to a number that may be another's later."""
+
 CREDENTIAL_MAX = 1024 * 1024
 """Bytes of all credentials of a unit, as in systemd."""
 
@@ -80,6 +83,14 @@ def own_roots(environment: Mapping[str, str]) -> Roots:
     )
 
 
+class OwnFolder(Struct, frozen=True):
+    """A folder of a unit: of which ``key``, where it lies, and what hides it from everybody else."""
+
+    key: str
+    path: str
+    private: str | None = None
+
+
 class Keeping:
     """Makes what units own, and removes what goes with them.
 
@@ -96,14 +107,19 @@ class Keeping:
     def variables(self, unit: str, belongings: Belongings) -> dict[str, str]:
         """Return the variables that name a unit's folders and credentials."""
         variables = {
-            f"{kind.name}_DIRECTORY": ":".join(self._paths(kind, folders)) for kind, folders in belongings.all_folders
+            f"{kind.name}_DIRECTORY": ":".join(f"{self._roots.of(kind)}/{each.path}" for each in in_order(folders))
+            for kind, folders in belongings.all_folders
         }
         if belongings.credentials:
             variables["CREDENTIALS_DIRECTORY"] = str(self._credentials / unit)
         return variables
 
-    def provide(self, unit: str, invocation: str, belongings: Belongings, account: Account) -> list[str]:
+    def provide(
+        self, unit: str, invocation: str, belongings: Belongings, account: Account, *, is_dynamic: bool = False
+    ) -> list[str]:
         """Make a unit's folders and credentials for a life, unless they are there.
+
+        ``is_dynamic``: the account is the unit's while it runs; folders that outlive it are out of all others' reach.
 
         Returns:
             What it does without: credentials that the supervisor was to be given itself, and was not. systemd lets
@@ -119,18 +135,32 @@ class Keeping:
             if note.get("preserve") == "no":
                 self._remove(unit, note)
             with _failing("runtime-directory", EXIT_CODES[FolderKind.RUNTIME], str(self._made)):
-                self._write_note(unit, invocation, belongings)
+                self._write_note(unit, invocation, belongings, is_dynamic=is_dynamic)
             self._provide_credentials(unit, belongings.credentials, account)
         for kind, folders in belongings.all_folders:
             owner = None if kind is FolderKind.CONFIGURATION else account
-            for folder, path in zip(folders.folders, self._paths(kind, folders), strict=True):
-                with _failing(f"{kind.value}-directory", EXIT_CODES[kind], path):
-                    self._make(self._roots.of(kind), folder, folders.mode, owner)
+            root, is_private = self._roots.of(kind), is_dynamic and belongings.outlives(kind)
+            for folder in in_order(folders):
+                with _failing(f"{kind.value}-directory", EXIT_CODES[kind], f"{root}/{folder.path}"):
+                    _make(root, folder, folders, owner, is_private=is_private)
         return [
             f"load-credential: the supervisor was given no credential {each.path}"
             for each in belongings.load_credentials
             if is_handed_on(each) and not (self._credentials / unit / each.name).exists()
         ]
+
+    def own_folders(self, belongings: Belongings, *, is_dynamic: bool) -> tuple[OwnFolder, ...]:
+        """Return where the folders lie into which a unit may write."""
+        found = []
+        for kind, folders in belongings.all_folders:
+            if kind is not FolderKind.CONFIGURATION:
+                root = self._roots.of(kind)
+                private = f"{root}/{PRIVATE}" if is_dynamic and belongings.outlives(kind) else None
+                found += [
+                    OwnFolder(f"{kind.value}-directory", f"{private or root}/{each.path}", private)
+                    for each in in_order(folders)
+                ]
+        return tuple(found)
 
     def release(self, unit: str, *, is_restarted: bool) -> None:
         """Remove what goes when a unit has stopped."""
@@ -139,9 +169,6 @@ class Keeping:
             self._remove(unit, note)
             (self._made / f"{unit}.json").unlink(missing_ok=True)
 
-    def _paths(self, kind: FolderKind, folders: Folders) -> list[str]:
-        return [f"{self._roots.of(kind)}/{folder.path}" for folder in folders.folders]
-
     def _read_note(self, unit: str) -> dict[str, object]:
         try:
             found = json.loads((self._made / f"{unit}.json").read_bytes())
@@ -149,10 +176,12 @@ class Keeping:
             return {}
         return found if isinstance(found, dict) else {}
 
-    def _write_note(self, unit: str, invocation: str, belongings: Belongings) -> None:
-        runtime = belongings.runtime
-        gone = [f"{self._roots.runtime}/{each.link}" for each in runtime.folders if each.link]
-        gone += self._paths(FolderKind.RUNTIME, runtime)
+    def _write_note(self, unit: str, invocation: str, belongings: Belongings, *, is_dynamic: bool) -> None:
+        root, folders = self._roots.runtime, belongings.runtime.folders
+        gone = [f"{root}/{each.link}" for each in folders if each.link]
+        gone += [f"{root}/{each.path}" for each in folders]
+        if is_dynamic and belongings.outlives(FolderKind.RUNTIME):
+            gone += [f"{root}/{PRIVATE}/{each.path}" for each in folders]
         if belongings.runtime_preserve == "yes":
             gone = []
         note = {"invocation": invocation, "preserve": belongings.runtime_preserve, "remove": gone}
@@ -166,47 +195,8 @@ class Keeping:
         gone = note.get("remove")
         for path in gone if isinstance(gone, list) else ():
             with contextlib.suppress(OSError):
-                self._remove_path(path)
+                _remove_below(self._roots.runtime, path)
         _remove_credentials(self._credentials / unit)
-
-    def _remove_path(self, path: str) -> None:
-        """Remove a folder below the root of runtime folders, or a link; entered as it was made: a unit that may write a
-        folder on the way cannot have another one removed by a link."""
-        root = self._roots.runtime
-        *above, name = path.removeprefix(f"{root}/").split("/")
-        fd = _descend(root, above)
-        try:
-            if stat.S_ISLNK(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode):
-                os.unlink(name, dir_fd=fd)
-            else:
-                shutil.rmtree(name, ignore_errors=True, dir_fd=fd)
-        finally:
-            os.close(fd)
-
-    def _make(self, root: str, folder: Folder, mode: int, owner: Account | None) -> None:
-        os.makedirs(root, exist_ok=True)
-        *above, name = folder.path.split("/")
-        outer = _descend(root, above, 0o755)
-        try:
-            fd = _enter(outer, name, mode)
-        finally:
-            os.close(outer)
-        try:
-            _hand_over(fd, mode, owner)
-        finally:
-            os.close(fd)
-        if folder.link is not None:
-            self._make_link(root, folder.link, f"{root}/{folder.path}")
-
-    def _make_link(self, root: str, link: str, target: str) -> None:
-        """Make a link to a folder; one that is there stays as it is."""
-        *above, name = link.split("/")
-        fd = _descend(root, above, 0o755)
-        try:
-            if not os.path.islink(f"/proc/self/fd/{fd}/{name}"):
-                os.symlink(target, name, dir_fd=fd)
-        finally:
-            os.close(fd)
 
     def _provide_credentials(self, unit: str, credentials: tuple[Credential, ...], account: Account) -> None:
         folder = self._credentials / unit
@@ -228,6 +218,96 @@ class Keeping:
                 os.fchmod(fd, 0o500)
             finally:
                 os.close(fd)
+
+
+def in_order(folders: Folders) -> list[Folder]:
+    """Return folders before what lies in them, as systemd has them."""
+    return sorted(folders.folders, key=lambda folder: folder.path.split("/"))
+
+
+def _make(root: str, folder: Folder, folders: Folders, owner: Account | None, *, is_private: bool) -> None:
+    os.makedirs(root, exist_ok=True)
+    real = f"{PRIVATE}/{folder.path}" if is_private else folder.path
+    _move_here(root, folder.path, is_private=is_private)
+    outer, name = _open_parent(root, real)
+    try:
+        fd = _enter(outer, name, folders.mode)
+    finally:
+        os.close(outer)
+    try:
+        _hand_over(fd, folders.mode, owner)
+    finally:
+        os.close(fd)
+    is_within = any(folder.path.startswith(f"{other.path}/") for other in folders.folders)
+    if is_private and not is_within:
+        _link(root, folder.path, f"{root}/{real}")
+    if folder.link is not None:
+        _link(root, folder.link, f"{root}/{real}")
+
+
+def _open_parent(root: str, path: str, *, makes: bool = True) -> tuple[int, str]:
+    """Return a descriptor of the folder in which ``path`` below ``root`` lies, made where it is not there, and the last
+    part of the path."""
+    fd = os.open(root, os.O_DIRECTORY | os.O_CLOEXEC)
+    *parts, last = path.split("/")
+    for number, part in enumerate(parts):
+        mode = 0o700 if number == 0 and part == PRIVATE else 0o755
+        outer = fd
+        try:
+            fd = _enter(outer, part, mode if makes else None)
+        finally:
+            os.close(outer)
+    return fd, last
+
+
+def _remove_below(root: str, path: str) -> None:
+    """Remove a folder below ``root``, or a link, entered as it was made: a unit that may write a folder on the way
+    cannot have another one removed by a link. Raises OSError."""
+    fd, name = _open_parent(root, path.removeprefix(f"{root}/"), makes=False)
+    try:
+        if stat.S_ISLNK(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode):
+            os.unlink(name, dir_fd=fd)
+        else:
+            shutil.rmtree(name, ignore_errors=True, dir_fd=fd)
+    finally:
+        os.close(fd)
+
+
+def _link(root: str, path: str, target: str) -> None:
+    fd, name = _open_parent(root, path)
+    try:
+        with contextlib.suppress(FileExistsError):
+            os.symlink(target, name, dir_fd=fd)
+        if not stat.S_ISLNK(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode):
+            raise OSError(errno.EEXIST, "there is something else than a link", f"{root}/{path}")
+    finally:
+        os.close(fd)
+
+
+def _move_here(root: str, path: str, *, is_private: bool) -> None:
+    """Move a folder that was made when its unit was one with a user of its own, or was none yet."""
+    private = f"{PRIVATE}/{path}"
+    fd, name = _open_parent(root, path)
+    try:
+        try:
+            mode = os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode
+        except FileNotFoundError:
+            return
+        was_private = stat.S_ISLNK(mode) and os.readlink(name, dir_fd=fd) == f"{root}/{private}"
+        if (is_private and not stat.S_ISDIR(mode)) or (not is_private and not was_private):
+            return
+        other, last = _open_parent(root, private)
+        try:
+            if is_private and not os.path.lexists(f"/proc/self/fd/{other}/{last}"):
+                os.rename(name, last, src_dir_fd=fd, dst_dir_fd=other)
+            elif not is_private:
+                os.unlink(name, dir_fd=fd)
+                with contextlib.suppress(FileNotFoundError):
+                    os.rename(last, name, src_dir_fd=other, dst_dir_fd=fd)
+        finally:
+            os.close(other)
+    finally:
+        os.close(fd)
 
 
 def is_handed_on(credential: Credential) -> bool:
@@ -320,18 +400,6 @@ def _failing(step: str, code: int, about: str) -> Iterator[None]:
         words = (error.strerror or str(error)).lower()
         named = error.filename if isinstance(error.filename, str) and error.filename.startswith("/") else about
         raise CannotProvideError(step, code, error.errno or 0, f"{step} {named}: {words}") from None
-
-
-def _descend(root: str, parts: list[str], mode: int | None = None) -> int:
-    """Return a descriptor of a folder below ``root``; see ``_enter``."""
-    fd = os.open(root, os.O_DIRECTORY | os.O_CLOEXEC)
-    for part in parts:
-        outer = fd
-        try:
-            fd = _enter(outer, part, mode)
-        finally:
-            os.close(outer)
-    return fd
 
 
 def _enter(fd: int, name: str, mode: int | None) -> int:

@@ -6,7 +6,7 @@ lives, as many as one life can have under way many times over.
 
 from collections import Counter, OrderedDict
 
-from supervisord_py.model.values import Rate
+from supervisord_py.model.log import Rate
 from supervisord_py.wire.bus import Id
 
 IDS_A_LIFE_MAX = 4096

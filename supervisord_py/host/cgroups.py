@@ -336,6 +336,12 @@ class UnitGroups:
         self._problem = None
         return (folder,)
 
+    @property
+    def is_unified(self) -> bool:
+        """Whether these are groups of cgroup v2."""
+        place = self._finding.place
+        return place is not None and place.hierarchy is Hierarchy.UNIFIED
+
     def controllers(self, wanted: Collection[str]) -> set[str]:
         """Return which controllers the units' groups can have: those of cgroup v2 that may be passed on to them."""
         place = self._finding.place

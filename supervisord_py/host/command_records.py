@@ -9,9 +9,11 @@ from msgspec.structs import replace
 
 from supervisord_py.host.facade import Peer
 from supervisord_py.host.output_capture import OutputTrouble
+from supervisord_py.host.output_drops import DroppedLines
 from supervisord_py.host.refusals import who_fields
 from supervisord_py.model.records import Record
 from supervisord_py.model.states import Severity
+from supervisord_py.model.values import format_rate
 
 
 def command_record(verb: str, units: Sequence[str], peer: Peer, reason: str) -> Record:
@@ -37,6 +39,12 @@ def trouble_record(trouble: OutputTrouble) -> Record:
     """Return the record of output that cannot be written, or can again."""
     fields = {"limit": "output", "problem": trouble.problem, "dropped_bytes": trouble.dropped_bytes}
     return Record("unit.limit", Severity.WARNING, unit=trouble.unit, fields=fields)
+
+
+def dropped_record(dropped: DroppedLines) -> Record:
+    """Return the record of lines that were above a unit's rate limit."""
+    fields = {"limit": "output-rate", "rate": format_rate(dropped.rate), "dropped_lines": dropped.lines}
+    return Record("unit.limit", Severity.WARNING, unit=dropped.unit, fields=fields)
 
 
 def bug_record(where: str, error: Exception) -> Record:

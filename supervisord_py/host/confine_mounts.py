@@ -21,11 +21,12 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from supervisord_py.host.accounts import Account
+from supervisord_py.host.belongings import OwnFolder
 from supervisord_py.host.confine import Confinement
 from supervisord_py.host.powers import SYS_ADMIN, Powers
 from supervisord_py.model.mount_plan import Kind, Lay, MountPlan, Rule, plan_mounts
 from supervisord_py.model.sandbox import NAMESPACES, Sandbox
-from supervisord_py.model.sandbox_paths import lays_of, needs_mounts, needs_namespace, rules_of
+from supervisord_py.model.sandbox_paths import interfaces_of, lays_of, needs_mounts, needs_namespace, rules_of
 
 _OPEN_TREE, _MOVE_MOUNT, _MOUNT_SETATTR = 428, 429, 442
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
@@ -65,6 +66,8 @@ class Places(Struct, frozen=True):
     reached: tuple[str, ...] = ()
     root: str | None = None
     """``root-directory``."""
+    own: tuple[OwnFolder, ...] = ()
+    """The unit's own folders: it may write into them, and those below ``private`` it alone sees."""
     beside: tuple[int, int] | None = None
     """The main process of the unit, by pid and start time [clock ticks]: a check of it is to see what it sees."""
 
@@ -142,12 +145,19 @@ def _plan(sandbox: Sandbox, places: Places, root: str) -> MountPlan:
         return inside or os.path.lexists(root + one.path)
 
     rules = [replace(rule, path=_resolved(rule.path, root)) for rule in rules_of(sandbox)]
+    for each in places.own:
+        rules.append(Rule(_resolved(each.path, root), each.key, read_only=False, may_miss=True))
+        if each.private is not None:
+            lays.append(Lay(each.private, Kind.TMPFS, each.key, options="mode=0755", read_only=True))
+        if each.private is not None or root:
+            lays.append(Lay(each.path, Kind.BIND, each.key, source=os.path.realpath(each.path), may_miss=True))
     reached = [
         Lay(os.path.realpath(path), Kind.BIND, "", source=os.path.realpath(path), may_miss=True)
         for path in places.reached
     ]
     if root:
         lays += [replace(lay, key="root-directory") for lay in reached]
+        lays += interfaces_of(sandbox)
     return plan_mounts(filter(counts, lays), filter(counts, rules), reached)
 
 

@@ -12,6 +12,7 @@ from supervisord_py.host.accounts import Accounts
 from supervisord_py.host.belongings import Keeping, own_roots
 from supervisord_py.host.bus import bus_address
 from supervisord_py.host.console import Console
+from supervisord_py.host.dynamic_users import DynamicUsers
 from supervisord_py.host.echo import Echo
 from supervisord_py.host.execution import SpawnRuntime, passed_environment
 from supervisord_py.host.facade import RecordFilter
@@ -94,6 +95,7 @@ def runtime_of(
         agents=str(places.agents),
         keeping=Keeping(places.runtime, own_roots(os.environ)),
         private=PrivateFolders(places.runtime),
+        dynamic=DynamicUsers(places.runtime),
         own_environment=passed_environment("all", os.environ),
         direct=config.get("forward"),
         passed=environment_of(config, settings),

@@ -30,6 +30,7 @@ from supervisord_py.host.clock import Clock, watch_clock
 from supervisord_py.host.command_records import (
     bug_record,
     command_record,
+    dropped_record,
     reload_in_shutdown,
     trouble_record,
     with_fields,
@@ -54,6 +55,7 @@ from supervisord_py.host.facade import (
     Verification,
     reload_report,
 )
+from supervisord_py.host.figures import Figures
 from supervisord_py.host.hands import ManagerHands
 from supervisord_py.host.hot_directory import HotDirectory
 from supervisord_py.host.journal_file import GIVEN_UP_KEY, LOSS_KEY, Journal
@@ -131,8 +133,9 @@ class Daemon:
             self._groups.sweep()
             self._groups.sweep_own()
         self._output = OutputCollector(
-            self._loop, places.log, gid=gid, on_trouble=lambda trouble: self._driver.note([trouble_record(trouble)])
-        )
+            self._loop, places.log, gid=gid, on_trouble=lambda trouble: self._driver.note([trouble_record(trouble)]),
+            on_dropped=lambda dropped: self._driver.note([dropped_record(dropped)]),
+        )  # fmt: skip
         self._echo = echo_of(self._config, self._loop, self._output)
         self._hands = ManagerHands(
             runtime=runtime_of(self._config, self._settings, places, self._resources, welcome.listeners),
@@ -147,6 +150,7 @@ class Daemon:
             is_restarted=lambda unit: view.is_restarted(self._manager, unit),
         )
         self._hands.restore((process.id, process.unit, process.role, process.pid) for process in welcome.processes)
+        self.figures = Figures(self._journal, places, self._resources, keeper.pid)
         self._driver = Driver(
             self._manager,
             keeper,
@@ -201,6 +205,7 @@ class Daemon:
             on_lost=self._keeper_lost,
             on_preflight_failed=self._preflight_failed,
         )
+        self._hands.use_log_policies(self._loaded.unit_set)
         for unit in self._idle_outputs:
             self._hands.release(unit)
         for order in (*self._sources.orders(self._config, self._places), *filter(None, [self._stopping])):
@@ -322,6 +327,10 @@ class Daemon:
     def last_lines(self, unit: str, lines: int, *, previous: bool = False, invocation: str | None = None) -> list[str]:
         return self._output.last_lines(unit, lines, previous=previous, invocation=invocation)
 
+    @property
+    def output(self) -> OutputCollector:
+        return self._output
+
     def follow_output(self, units: Sequence[str]) -> AsyncIterator[tuple[str, str]]:
         return self._output.follow(units)
 
@@ -367,7 +376,7 @@ class Daemon:
         self._use(settings, loaded, sources, seen=seen)
         self._load_units(cause=seq)
         await self.changed()
-        self._use_log_policies()
+        self._hands.use_log_policies(self._loaded.unit_set)
         durable = await self._journal.wait_durable(self._journal.next_seq - 1)
         return msgspec.structs.replace(report, durable=durable)
 
@@ -416,11 +425,8 @@ class Daemon:
         if why.get("reverts"):
             self._watch.mark(self._changes.last_good.refused_units)
         self._load_units(start_enabled=start_enabled, **why)
-        self._spawn_task(self._use_log_policies_when_decided())
-
-    async def _use_log_policies_when_decided(self) -> None:
-        await self.changed()
-        self._use_log_policies()
+        # The batch that decides it may be done before a task of ours would have begun to wait for it.
+        self._changed.add_done_callback(lambda _: self._hands.use_log_policies(self._loaded.unit_set))
 
     async def restart_manager(self, peer: Peer, *, reason: str = "") -> tuple[bool, str | None]:
         return await self._replace("daemon-restart", "restart-manager", peer, reason)
@@ -487,11 +493,6 @@ class Daemon:
         self._driver.clock_set(zones_now())
         self._journal.apply(settings.journal)
         self._hands.use_environment(environment_of(self._config, settings))
-
-    def _use_log_policies(self) -> None:
-        """Let ``[log]`` hold for what runs, once the core has decided which text that goes by."""
-        for unit in self._output.attached:
-            self._output.set_policy(unit, self._hands.policy_of(unit))
 
     def _load_units(self, *records: Record, start_enabled: bool = True, **why: Any) -> None:
         """Give the core what was read; the sources are the manager's state from the moment that it is decided."""

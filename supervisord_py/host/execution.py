@@ -28,6 +28,7 @@ from supervisord_py.host.accounts import Account, Accounts, NoAccount
 from supervisord_py.host.belongings import CannotProvideError, Keeping, read_environment_files
 from supervisord_py.host.cgroups import UnitGroups
 from supervisord_py.host.confine import CannotConfine
+from supervisord_py.host.dynamic_users import DynamicUsers, NoFreeUser, dynamic_name
 from supervisord_py.host.limits import INFINITY, RLIMIT_NUMBERS
 from supervisord_py.host.priorities import niceness_operations, priority_operations
 from supervisord_py.host.private_folders import PrivateFolders
@@ -74,6 +75,7 @@ class SpawnRuntime(Struct, frozen=True):
     """The folder with a state folder for each agent."""
     keeping: Keeping | None = None
     private: PrivateFolders | None = None
+    dynamic: DynamicUsers | None = None
     passed: tuple[tuple[str, str], ...] = ()
     own_environment: tuple[tuple[str, str], ...] = ()
     """The supervisor's own, of which a unit may ask for variables (``pass-environment``)."""
@@ -153,7 +155,7 @@ def build_spawn(
             elif privileged or action.command.keeps_user:
                 account = runtime.accounts.find(None, None)
             else:
-                account = runtime.accounts.find(context.user, context.group, context.supplementary_groups)
+                account = account_of(base_unit(action.unit), context, runtime)
         except NoAccount as error:
             raise _Refused(error.step, error.code, 0, error.detail) from None
         pid_file = None if service is None else service.pid_file
@@ -161,7 +163,9 @@ def build_spawn(
         if unit is not None and unit.kind is UnitKind.AGENT and runtime.agents is not None:
             environment.setdefault("STATE_DIRECTORY", _state_folder(runtime.agents, unit.name, account))
         if not is_beside and runtime.keeping is not None:
-            degraded += runtime.keeping.provide(action.unit, action.invocation, context.belongings, account)
+            degraded += runtime.keeping.provide(
+                action.unit, action.invocation, context.belongings, account, is_dynamic=context.dynamic_user
+            )
         request: dict[str, Any] = {
             "do": "spawn",
             "id": action.spawn_id,
@@ -230,6 +234,23 @@ def build_spawn(
     return request
 
 
+def account_of(unit: str, context: ExecContext, runtime: SpawnRuntime) -> Account:
+    """Return whom the processes of a unit run as; raises NoAccount."""
+    if not context.dynamic_user:
+        return runtime.accounts.find(context.user, context.group, context.supplementary_groups)
+    users, groups = runtime.dynamic, context.supplementary_groups
+
+    def provide(name: str) -> int:
+        try:
+            if users is None:
+                raise NoFreeUser("this supervisor has no folder to write down who is given which id")
+            return users.provide(unit, name)
+        except (NoFreeUser, OSError) as error:
+            raise NoAccount("user", f"dynamic-user: {error}") from None
+
+    return runtime.accounts.dynamic(dynamic_name(context.user, unit), context.group, groups, provide)
+
+
 def _confine(
     request: dict[str, Any],
     action: SpawnProcess,
@@ -248,6 +269,9 @@ def _confine(
         life=None if action.role in BESIDE else action.invocation,
         reached=reached,
         root=context.root_directory,
+        own=()
+        if runtime.keeping is None
+        else runtime.keeping.own_folders(context.belongings, is_dynamic=context.dynamic_user),
         beside=None if action.role is Role.MAIN else beside,
     )
     try:

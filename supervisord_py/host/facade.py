@@ -12,6 +12,7 @@ from msgspec import Struct
 from supervisord_py.core.actions import Refusal, Reply, UnitOutcome
 from supervisord_py.core.events import Origin
 from supervisord_py.core.manager import Manager
+from supervisord_py.host.output_reading import Window
 from supervisord_py.host.resources import UnitResources
 from supervisord_py.host.unit_watch import SourceMarks
 from supervisord_py.model.changes import Change, KeyChange, UnitChange
@@ -21,6 +22,7 @@ from supervisord_py.model.settings import Settings
 from supervisord_py.model.states import JobMode
 from supervisord_py.model.unit import Transient, Unit
 from supervisord_py.model.unitset import LoadResult
+from supervisord_py.wire.log_lines import LogLine
 
 
 class RemoteKey(Struct, frozen=True):
@@ -161,6 +163,49 @@ class Usage(Struct, frozen=True):
     tasks: int | None = None
 
 
+class ProcessFigures(Struct, frozen=True):
+    """One of our own processes; None where it cannot be seen."""
+
+    pid: int
+    uptime_ms: int | None = None
+    memory_bytes: int | None = None
+    cpu_ns: int | None = None
+
+
+class SupervisorFigures(Struct, frozen=True):
+    """What the supervisor itself needs, and where its journal stands: so many records are decided and not in the file
+    (``unwritten``), or not on stable storage (``unsynced``)."""
+
+    keeper: ProcessFigures
+    manager: ProcessFigures
+    last_seq: int
+    unwritten: int
+    unsynced: int
+    lost: int
+    journal_bytes: int
+    output_bytes: int
+
+
+class UnitFigures(Struct, frozen=True):
+    """What a unit uses, and by which mechanism each number was counted; None where it cannot be known."""
+
+    memory_bytes: int | None = None
+    cpu_ns: int | None = None
+    tasks: int | None = None
+    read_bytes: int | None = None
+    write_bytes: int | None = None
+    counted_by: dict[str, str] = {}
+
+
+class Figures(Protocol):
+    """Numbers for ``stats``: see ``host.figures``."""
+
+    async def of_supervisor(self) -> SupervisorFigures: ...
+
+    async def of_units(self, trees: Mapping[str, Sequence[int]]) -> dict[str, UnitFigures]:
+        """What units use, by their processes."""
+
+
 class JournalStats(Struct, frozen=True):
     records: int
     bytes: int
@@ -222,6 +267,7 @@ class Order(Struct, frozen=True):
 
     name: str
     text: str
+    argv: tuple[str, ...] = ()
     transient: Transient = Transient()
     save: bool = False
     objection: Callable[[Unit], str | None] | None = None
@@ -356,6 +402,21 @@ class MessageBus(Protocol):
         """Write messages and deliver them; returns their numbers, none when they cannot be written."""
 
 
+class Output(Protocol):
+    """What is known of the lines that units write."""
+
+    def log_lines(
+        self, unit: str, lines: int, *, previous: bool = False, window: Window | None = None
+    ) -> list[LogLine]:
+        """The last lines, with times where the log has them; of the life before, or of a window of time."""
+
+    def has_times(self, unit: str) -> bool:
+        """Whether the lines of a unit have times in its log, as it is written now."""
+
+    def dropped_lines(self, unit: str) -> int:
+        """How many lines of its present or last life were above its rate limit."""
+
+
 class Supervisor(Protocol):
     """The running manager, as the control interfaces see it."""
 
@@ -400,6 +461,13 @@ class Supervisor(Protocol):
 
     async def usage(self, units: Sequence[str]) -> dict[str, Usage]: ...
 
+    async def trees(self, units: Sequence[str]) -> dict[str, list[int]]:
+        """All processes of these units."""
+
+    @property
+    def figures(self) -> Figures:
+        """What is counted."""
+
     async def live(self, unit: str) -> dict[str, Any]:
         """What the unit's main process really has now: limits, niceness, descriptors, ...; empty when there is none."""
 
@@ -408,6 +476,9 @@ class Supervisor(Protocol):
 
     def last_lines(self, unit: str, lines: int, *, previous: bool = False, invocation: str | None = None) -> list[str]:
         """The last lines of output; of the life before (``previous``), or of one life."""
+
+    @property
+    def output(self) -> Output: ...
 
     def follow_output(self, units: Sequence[str]) -> AsyncIterator[tuple[str, str]]:
         """New output lines as they come: (unit, line without its newline)."""

@@ -52,18 +52,24 @@ from supervisord_py.host.probes import Probes
 from supervisord_py.host.resources import Mechanism, sampled_bounds
 from supervisord_py.host.sockets import count_connections, listen_request
 from supervisord_py.host.standstill import StandStill, Trees
+from supervisord_py.host.streams import captured_stream
 from supervisord_py.host.unit_files import specifier_context
+from supervisord_py.model.context import Streams
 from supervisord_py.model.hooks import with_specifiers
+from supervisord_py.model.log import LogPolicy
 from supervisord_py.model.names import UnitName, base_unit, is_aux_owner, parse_unit_name
 from supervisord_py.model.records import Record
+from supervisord_py.model.sockets import is_connection_name
 from supervisord_py.model.specifiers import Specifiers
 from supervisord_py.model.states import Role, Severity
-from supervisord_py.model.unit import LogPolicy, Unit
+from supervisord_py.model.unit import ExecContext, Unit, UnitSet
 
 LAST_LIFE = "SUPERVISORD_PY_LAST_LIFE"
 LAST_WORDS_LINES = 5
 LAST_WORDS_MAX = 1000
 """Characters of the last words that a new life is told of the one before."""
+CLEARED_AFTER = 50
+"""After so many connections the oldest of their output is removed."""
 
 CLOCK_GRAIN_NS = 100_000_000
 """By so much a file may seem older than it is: the kernel stamps files by a coarser clock."""
@@ -123,6 +129,7 @@ class ManagerHands:
         self._spawns_of: dict[str, int] = {}
         self._last_words: dict[str, str] = {}
         self._releasing: set[asyncio.Future[None]] = set()
+        self._forgotten = 0
 
     def restore(self, processes: Iterable[tuple[int, str, str, int]]) -> None:
         """Take over (spawn id, unit, role, pid) of the keeper's inventory after a manager's death."""
@@ -294,12 +301,33 @@ class ManagerHands:
         text = self._unit_of(unit)
         return text.service.log if text is not None and text.service is not None else LogPolicy()
 
+    def use_log_policies(self, units: UnitSet) -> None:
+        """Let ``[log]`` of these units hold, and for what runs that of the text it runs by."""
+        logs = {unit.name: unit.service.log for unit in units.units.values() if unit.service is not None}
+        for unit in self._output.attached:
+            logs[unit] = self.policy_of(unit)
+            self._output.set_policy(unit, logs[unit])
+        self._output.use_policies({unit: log for unit, log in logs.items() if log != LogPolicy()})
+
     def output_came(self, unit: str, descriptor: int) -> None:
         """The keeper made or handed over the output pipe of ``unit``."""
         if is_aux_owner(unit):
             self._hook_output.attach(unit, descriptor)
         else:
-            self._output.attach(unit, descriptor, self.policy_of(unit))
+            text = self._unit_of(unit)
+            stream = captured_stream(
+                Streams() if text is None or text.service is None else text.service.context.streams
+            )
+            self._output.attach(unit, descriptor, self.policy_of(unit), stream)
+
+    def _forget(self, unit: str) -> None:
+        """Remember nothing of a unit whose name does not come again; there is one for each connection."""
+        self._output.forget(unit)
+        for known in (self._lives, self._last_words, self._start_asked_ns, self._daemons):
+            known.pop(unit, None)
+        self._forgotten += 1
+        if self._forgotten % CLEARED_AFTER == 0:
+            self._output.clear(lambda name: is_connection_name(name) and self._unit_of(name) is None)
 
     def release(self, unit: str) -> None:
         """Let the keeper close what it holds for ``unit``, once the last output is in its file; a new spawn in
@@ -322,6 +350,9 @@ class ManagerHands:
                 private.release(unit)
         with self._guarded(unit):
             self._remove_ipc(unit)
+        if self._runtime.dynamic is not None and not self._is_restarted(unit):
+            with self._guarded(unit):
+                self._runtime.dynamic.release(unit)
         self._probes.forget(unit)
         spawn_id = self._spawns_of.get(unit)
         drained = asyncio.get_running_loop().create_future()
@@ -334,7 +365,10 @@ class ManagerHands:
             if not future.cancelled() and self._spawns_of.get(unit) == spawn_id:
                 self._spawns_of.pop(unit, None)
                 with self._guarded(unit):
-                    self._output.detach(unit)
+                    if is_connection_name(unit):
+                        self._forget(unit)
+                    else:
+                        self._output.detach(unit)
                 self._ask({"do": "release", "unit": unit})
                 if resources is not None:
                     with self._guarded(unit):
@@ -355,16 +389,20 @@ class ManagerHands:
     def _remove_ipc(self, unit: str) -> None:
         """Remove the IPC objects of the unit's user, unless another unit of that user runs."""
 
-        def user_of(name: str) -> str | None:
+        def context_of(name: str) -> ExecContext:
             text = self._unit_of(name)
-            return None if text is None or text.service is None else text.service.context.user
+            return ExecContext() if text is None or text.service is None else text.service.context
 
-        text, user = self._unit_of(unit), user_of(unit)
-        if text is None or text.service is None or user is None or not text.service.context.sandbox.remove_ipc:
+        context, dynamic = context_of(unit), self._runtime.dynamic
+        if not context.sandbox.remove_ipc:
             return
-        if all(user_of(base_unit(other)) != user for other in self._spawns_of if base_unit(other) != unit):
+        own = dynamic.of(unit) if dynamic is not None and context.dynamic_user else None
+        others = [base_unit(other) for other in self._spawns_of if base_unit(other) != unit]
+        if own is not None:
+            remove_ipc(own)
+        elif context.user is not None and all(context_of(other).user != context.user for other in others):
             with contextlib.suppress(NoAccount):
-                account = self._runtime.accounts.find(user, text.service.context.group)
+                account = self._runtime.accounts.find(context.user, context.group)
                 if account.uid is not None:
                     remove_ipc(account.uid)
 

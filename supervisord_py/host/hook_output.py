@@ -15,8 +15,8 @@ import os
 import select
 
 from supervisord_py.host.output import OutputCollector
+from supervisord_py.model.log import LogPolicy
 from supervisord_py.model.names import base_unit
-from supervisord_py.model.unit import LogPolicy
 
 HOOKS_LOG = "_hooks"
 """No unit's name begins like that."""

@@ -5,11 +5,14 @@ The methods that change something are in ``manager_verbs``.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from msgspec.structs import asdict
 
+from supervisord_py.core import view
 from supervisord_py.host.access import hypothetical_peer
 from supervisord_py.host.authority import Authority, group_members
 from supervisord_py.host.control_calls import (
@@ -26,13 +29,16 @@ from supervisord_py.host.control_calls import (
     UnitMaskedError,
     readable_journal,
 )
-from supervisord_py.host.facade import Peer, RecordFilter, Supervisor
+from supervisord_py.host.facade import Peer, RecordFilter, Supervisor, UnitFigures
+from supervisord_py.host.output_reading import Window
 from supervisord_py.host.unit_names import Named, UnitNames
-from supervisord_py.host.unit_views import LIFE_EVENTS, UnitViews, build_lives, from_wire, life_query_last
+from supervisord_py.host.unit_views import LIFE_EVENTS, UnitViews, build_lives, from_wire, life_query_last, to_wire
 from supervisord_py.host.unit_waiting import Goal, Watch
 from supervisord_py.model.commands import COMMANDS
+from supervisord_py.model.names import is_unit_name
 from supervisord_py.model.status import UnitStatus
 from supervisord_py.store.query import BadFilterError, Grep, check_pattern
+from supervisord_py.wire.log_lines import LogLine, time_text
 from supervisord_py.wire.varlink import MANAGER
 
 STATUS_LINES_MAX = 1000
@@ -47,6 +53,9 @@ GREP_S = 3.0
 LIVES_MAX = 1000
 _TURN = 20
 """Units that are looked at before the rest of the manager gets its turn."""
+
+
+Units = Sequence[str]
 
 
 class Queries:
@@ -138,7 +147,39 @@ class Queries:
         scope = await self._authority.require(request.peer, "stats")
         bus = asdict(self._supervisor.bus.stats())
         bus["by_unit"] = {unit: counts for unit, counts in bus["by_unit"].items() if scope.holds(unit)}
-        return {"bus": bus}
+        names = [unit for unit in self._views.names() if scope.holds(unit)]
+        trees = await self._supervisor.trees(names)
+        figures = await self._supervisor.figures.of_units(trees)
+        whole = await self._of_supervisor(trees) if scope.everything else None
+        units = [
+            {"name": name, "active_state": to_wire(state.active_state), "restarts": state.restarts}
+            | {"failures": state.failures}
+            | asdict(figures.get(name, UnitFigures()))
+            async for name, state in self._states(names)
+        ]
+        return {"supervisor": whole, "units": units, "bus": bus}
+
+    async def _states(self, names: Sequence[str]) -> AsyncIterator[tuple[str, UnitStatus]]:
+        for index, name in enumerate(names):
+            if index % _TURN == _TURN - 1:
+                await asyncio.sleep(0)
+            yield name, self._views.status(name)
+
+    async def _of_supervisor(self, trees: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+        manager, versions = self._supervisor.manager, self._supervisor.versions
+        states = Counter(to_wire(state.value) for state in view.active_states(manager))
+        restarts, failures = view.totals(manager)
+        figures = asdict(await self._supervisor.figures.of_supervisor())
+        return figures | {
+            "name": versions["name"],
+            "keeper": asdict(figures["keeper"]),
+            "manager": asdict(figures["manager"]),
+            "units": dict(sorted(states.items())),
+            "processes": sum(map(len, trees.values())),
+            "jobs": len(view.jobs(manager)),
+            "restarts": restarts,
+            "failures": failures,
+        }
 
     async def commands(self, request: Request) -> object:
         await self._authority.require(request.peer, "commands")
@@ -309,38 +350,68 @@ class Queries:
         pattern = _parse_grep(parameters["grep"])
         if parameters["follow"] and parameters["previous"]:
             raise InvalidRequestError("a life that is over writes nothing more: leave out follow or previous")
-        units = await self.permitted(request.peer, "logs", parameters["units"])
+        window = _parse_window(parameters["since"], parameters["until"])
+        units = await self._units_with_output(request)
+        if window is not None:
+            units = self._with_times(units, parameters["units"])
         previous = parameters["previous"]
         if not request.call.more:
             if parameters["follow"] or len(units) != 1:
                 raise ExpectedMoreError(request.call.method)
-            found = self._last_lines(units[0], lines, pattern, previous=previous)
-            return {"unit": units[0], "text": "\n".join(await _matching(found, lines, pattern))}
+            found = self._last_lines(units[0], lines, pattern, previous=previous, window=window)
+            matching = await _matching(found, lines, pattern)
+            return {"unit": units[0], "text": "\n".join(line.text for line in matching)}
         # The follower is made in the same step as the last lines are read, so no line falls between the two.
-        read = [(unit, self._last_lines(unit, lines, pattern, previous=previous)) for unit in units]
+        read = [(unit, self._last_lines(unit, lines, pattern, previous=previous, window=window)) for unit in units]
         coming = self._supervisor.follow_output(units) if parameters["follow"] and units else None
         try:
             told = [(unit, line) for unit, found in read for line in await _matching(found, lines, pattern)]
             if coming is None:
                 for unit, line in told[:-1]:
-                    await request.send({"unit": unit, "text": line})
-                return {"unit": told[-1][0], "text": told[-1][1]} if told else {"unit": "", "text": ""}
+                    await request.send(_told(unit, line))
+                return _told(*told[-1]) if told else _told("", LogLine(""))
             for unit, line in told:
-                await request.send({"unit": unit, "text": line})
+                await request.send(_told(unit, line))
             await self._follow_output(request, coming, pattern)
         finally:
             close = getattr(coming, "aclose", None)
             if close is not None:
                 await close()
-        return {"unit": "", "text": ""}
+        return _told("", LogLine(""))
 
-    def _last_lines(self, unit: str, lines: int, pattern: Grep | None, *, previous: bool) -> Sequence[str]:
+    async def _units_with_output(self, request: Request) -> Sequence[str]:
+        """Return the units whose output is meant; a name alone may be that of one that is forgotten."""
+        patterns, peer = request.parameters["units"], request.peer
+        try:
+            return await self.permitted(peer, "logs", patterns)
+        except NoSuchUnitError:
+            is_name = len(patterns) == 1 and is_unit_name(patterns[0]) and not request.parameters["follow"]
+            may_all = self._authority.access.scope(peer, "logs").everything
+            if not (is_name and may_all and self._lines(patterns[0], 1)):
+                raise
+            return tuple(patterns)
+
+    def _with_times(self, units: Units, asked: Units) -> Units:
+        """Return the units whose lines have times; one that was asked for by its name must.
+
+        Raises:
+            OutputUnavailableError: It has none.
+        """
+        for unit in units:
+            if unit in asked and not self._supervisor.output.has_times(unit):
+                hint = 'write format = "timestamp" (or "json") into its [log], for what it writes from then on'
+                raise OutputUnavailableError(unit, f"the output of {unit} is kept without times: {hint}")
+        return [unit for unit in units if self._supervisor.output.has_times(unit)]
+
+    def _last_lines(
+        self, unit: str, lines: int, pattern: Grep | None, *, previous: bool, window: Window | None
+    ) -> Sequence[LogLine]:
         """Return the lines that are shown, or that are looked through for those to show."""
         if not lines:
             return []
         wanted = lines if pattern is None else max(lines, GREP_LINES)
         try:
-            return self._supervisor.last_lines(unit, wanted, previous=previous)
+            return self._supervisor.output.log_lines(unit, wanted, previous=previous, window=window)
         except OSError as error:
             message = f"the output of {unit} cannot be read: {error.filename}: {error.strerror}"
             raise OutputUnavailableError(unit, message) from None
@@ -354,7 +425,7 @@ class Queries:
             except StopAsyncIteration:
                 return
             if pattern is None or pattern.is_in(line):
-                await request.send({"unit": unit, "text": line})
+                await request.send(_told(unit, LogLine(line)))
 
     # Waiting
 
@@ -423,17 +494,35 @@ def _bounded(name: str, value: int, least: int, most: int) -> int:
     return value
 
 
-async def _matching(found: Sequence[str], lines: int, pattern: Grep | None) -> Sequence[str]:
+def _told(unit: str, line: LogLine) -> dict[str, Any]:
+    return {"unit": unit, "text": line.text} | ({} if line.time is None else {"time": line.time})
+
+
+def _parse_window(since: str | None, until: str | None) -> Window | None:
+    """Read two moments (RFC 3339) as the log writes them; None when there is neither."""
+    moments: list[str | None] = []
+    for name, given in (("since", since), ("until", until)):
+        try:
+            at = None if given is None else datetime.fromisoformat(given)
+        except ValueError:
+            at = None
+        if given is not None and (at is None or at.tzinfo is None):
+            raise InvalidParameterValueError(name, "a time such as 2026-11-20T13:00:00Z")
+        moments.append(None if at is None else time_text(round(at.timestamp() * 1000) * 1_000_000))
+    return Window(*moments) if any(moments) else None
+
+
+async def _matching(found: Sequence[LogLine], lines: int, pattern: Grep | None) -> Sequence[LogLine]:
     """Return the last lines that match. The search is done in a thread, and not for longer than ``GREP_S``: what is
     costly on one line would be on all of them, and each holds up the whole manager."""
     if pattern is None or not found:
         return found
 
-    def search() -> list[str] | None:
+    def search() -> list[LogLine] | None:
         end_s = time.monotonic() + GREP_S
-        matching: list[str] = []
+        matching: list[LogLine] = []
         for line in reversed(found):
-            if pattern.is_in(line):
+            if pattern.is_in(line.text):
                 matching.append(line)
                 if len(matching) == lines:
                     break

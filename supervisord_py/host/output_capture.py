@@ -110,6 +110,7 @@ class CaptureThread:
         """What these hold above the usual."""
         self._give_back_ns = 0
         """When they are looked at; 0: there are none."""
+        self._later: list[tuple[int, int, Callable[[], None]]] = []
         self._commands: deque[Callable[[], None]] = deque()
         self._ending = False
         self._thread = threading.Thread(target=self._run, name="output", daemon=True)
@@ -142,6 +143,8 @@ class CaptureThread:
         if unit in self._streams:
             self.detach(unit)
         capacity = fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ)
+        with contextlib.suppress(OSError):  # the first byte will tell
+            file.resume()
         stream = self._streams[unit] = Stream(unit, pipe, file)
         self._by_pipe[pipe] = stream
         self._note_capacity(stream, capacity)  # a manager before us may have enlarged it
@@ -153,6 +156,7 @@ class CaptureThread:
         if stream is None:
             return
         self._empty(stream)
+        self._finish(stream)
         self._on_bytes(unit, True)
 
     def detach(self, unit: str) -> None:
@@ -161,6 +165,7 @@ class CaptureThread:
         if stream is None:
             return
         self._empty(stream)
+        self._finish(stream, closing=True)
         lost = stream.file.discard(stream.pipe)
         if lost:
             stream.dropped_bytes += lost
@@ -172,8 +177,13 @@ class CaptureThread:
         del self._by_pipe[stream.pipe]
         self._epoll.unregister(stream.pipe)
         os.close(stream.pipe)
-        stream.file.close()
+        stream.file.release()
         self._on_bytes(unit, True)
+
+    def call_at(self, due_ns: int, callback: Callable[[], None]) -> None:
+        """Have ``callback`` called at a time of the monotonic clock."""
+        self._timer_number += 1
+        heapq.heappush(self._later, (due_ns, self._timer_number, callback))
 
     def retry(self) -> None:
         """Try every file that failed again, now."""
@@ -214,11 +224,11 @@ class CaptureThread:
     def _timeout(self) -> float:
         while self._timers and self._timers[0][2].due_ns != self._timers[0][0]:
             heapq.heappop(self._timers)
-        due_ns = self._timers[0][0] if self._timers else self._give_back_ns
-        if not due_ns:
+        due = [heap[0][0] for heap in (self._timers, self._later) if heap]
+        due += [self._give_back_ns] if self._give_back_ns else []
+        if not due:
             return -1
-        if self._give_back_ns:
-            due_ns = min(due_ns, self._give_back_ns)
+        due_ns = min(due)
         # epoll counts in milliseconds: rounded up, so that it never wakes before the time and again right after.
         return max(0, -(-(due_ns - time.monotonic_ns()) // 1_000_000)) / 1000
 
@@ -229,6 +239,9 @@ class CaptureThread:
             if stream.due_ns == due_ns:
                 stream.due_ns = 0
                 self._look_safely(stream)
+        while self._later and self._later[0][0] <= now_ns:
+            self._commands.append(heapq.heappop(self._later)[2])
+        self._run_commands()
         if 0 < self._give_back_ns <= now_ns:
             self._give_back(now_ns)
 
@@ -339,6 +352,13 @@ class CaptureThread:
                 left -= moved
                 if not moved:
                     break
+        except OSError as error:
+            self._fail(stream, error, time.monotonic_ns())
+
+    def _finish(self, stream: Stream, *, closing: bool = False) -> None:
+        """Have what waits for the end of its line written."""
+        try:
+            stream.file.finish(closing=closing)
         except OSError as error:
             self._fail(stream, error, time.monotonic_ns())
 

@@ -12,20 +12,27 @@ Laws
   over: it is written to ``UNIT.log.next``, cut off the file, the names are shifted, and the new file takes its place.
   Killed in between: the carried line counts exactly if the old file ends at a line's end, so it is finished or undone
   without a guess. Names are shifted from the first hole upwards, so a shift that was cut loses nothing when repeated.
+* Output that is looked at line by line (``output_lines``) goes through a staging file, into which it is spliced.
 * Where the filesystem refuses splice (EINVAL and its kin), bytes are copied through memory; a kill may then lose what
   is held.
 """
 
+import contextlib
 import errno
 import fcntl
 import os
 import struct
 import termios
 from collections.abc import Callable
+from typing import NamedTuple
 
 from supervisord_py.host.output_folder import LogFolder, log_name
+from supervisord_py.host.output_lines import LineWork
 from supervisord_py.host.output_lives import LifeMarks
-from supervisord_py.model.unit import LogPolicy
+from supervisord_py.host.output_old_files import keep_one
+from supervisord_py.host.output_pieces import compressed_name
+from supervisord_py.host.output_staging import staged_name
+from supervisord_py.model.log import LogPolicy
 
 CARRY_MAX = 64 * 1024
 """A line longer than this (or than half a file) is cut by a rotation; readers join it."""
@@ -33,6 +40,20 @@ COPY_MAX = 64 * 1024
 REFUSES_SPLICE = frozenset({errno.EINVAL, errno.ESPIPE, errno.ENOSYS, errno.EOPNOTSUPP})
 
 Splice = Callable[[int, int, int, int | None], int]
+BOTH = "output"
+"""Standard output and standard error come here, through one pipe."""
+
+
+class FileHooks(NamedTuple):
+    """What a file tells, on the thread: that lines of a unit were dropped, that its files were shifted; and how it has
+    something done later, at a time of the monotonic clock."""
+
+    dropped: Callable[[str, int], None]
+    rotated: Callable[[str], None]
+    call_at: Callable[[int, Callable[[], None]], None]
+
+
+NO_HOOKS = FileHooks(lambda unit, lines: None, lambda unit: None, lambda due_ns, callback: None)
 
 
 def splice(source: int, destination: int, count: int, offset: int | None) -> int:
@@ -91,11 +112,22 @@ class LogFile:
     """The output file of one unit; everything here is called by one thread."""
 
     def __init__(
-        self, folder: LogFolder, unit: str, policy: LogPolicy, scratch: Scratch, *, splice: Splice = splice
+        self,
+        folder: LogFolder,
+        unit: str,
+        policy: LogPolicy,
+        scratch: Scratch,
+        *,
+        splice: Splice = splice,
+        hooks: FileHooks = NO_HOOKS,
     ) -> None:
         self.policy = policy
+        self.stream = BOTH
+        """Which stream of the unit's processes comes here."""
         self.lives = LifeMarks(folder, unit)
         self.rotation_problem: str | None = None
+        self._hooks = hooks
+        self._work: LineWork | None = None
         self._folder = folder
         self._unit = unit
         self._scratch = scratch
@@ -107,6 +139,111 @@ class LogFile:
         self._held = b""
         self._rotate_not_before = 0
 
+    # Line by line
+
+    def resume(self) -> None:
+        """Take up what a manager before us has left on the way to the log."""
+        if self._work is None and self._folder.status(staged_name(self._unit)) is not None:
+            self._lines()
+
+    def use(self, policy: LogPolicy) -> None:
+        """Let another policy hold from the next byte on."""
+        if self._work is not None and policy != self.policy:
+            with contextlib.suppress(OSError):  # then it is written as the new policy says
+                self._work.finish()
+        self.policy = policy
+
+    def finish(self, *, closing: bool = False) -> None:
+        """Write what waits for the end of its line, as a life is over; ``closing``: nobody will go on with it.
+
+        Raises:
+            OSError: as ``take``.
+        """
+        if self._work is not None and (self._fd is not None or self._work.pending or self._work.untold):
+            self._work.finish()
+            if closing:
+                self._work.end_line()
+
+    @property
+    def dropped_lines(self) -> int:
+        """Lines of this life that the rate limit has dropped."""
+        return 0 if self._work is None else self._work.dropped
+
+    def _lines(self) -> LineWork:
+        if self._work is None:
+            self._work = LineWork(
+                self,
+                self._folder,
+                self._unit,
+                policy=lambda: self.policy,
+                origin=lambda: (self.stream, self.lives.last or ""),
+                on_dropped=lambda lines: self._hooks.dropped(self._unit, lines),
+                call_at=self._hooks.call_at,
+            )
+            if self._fd is not None:
+                self.settle()
+                self._work.cut_at(self.inode, self.offset)
+        return self._work
+
+    def _no_more_lines(self, work: LineWork) -> None:
+        """Go over to moving output as it is: write what waits, and what is begun there goes on here."""
+        work.finish()
+        work.remove()
+        self._work = None
+
+    @property
+    def inode(self) -> int:
+        return self._inode
+
+    @property
+    def offset(self) -> int:
+        return self._offset
+
+    def settle(self) -> None:
+        """Open the file if need be, look at it again, rotate it when that is due."""
+        self._settle()
+
+    def ends_line(self) -> bool:
+        return self._ends_line(self._settle())
+
+    def append(self, data: bytes) -> None:
+        """Add ``data``, whole or not at all."""
+        fd = self._ready()
+        written = os.pwrite(fd, data, self._offset)
+        if written != len(data):
+            os.ftruncate(fd, self._offset)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._offset += written
+
+    def turn_over(self) -> None:
+        """Begin a new file, if names can be shifted."""
+        fd = self._settle()
+        if self._offset:  # it may just have been done
+            self._rotate(fd)
+            self._ready()
+
+    def room(self) -> int | None:
+        """How many bytes may be added before a rotation; None: no end."""
+        return self._room()
+
+    def _stage(self, pipe: int, fd: int, count: int, offset: int) -> int:
+        """Move bytes to ``offset`` of the staging file."""
+        if not self._copies:
+            try:
+                return self._splice(pipe, fd, count, offset)
+            except BlockingIOError:
+                return 0
+            except OSError as error:
+                if error.errno not in REFUSES_SPLICE:
+                    raise
+                self._copies = True
+        self._held = self._held or self._scratch.read(pipe, min(count, COPY_MAX))
+        written = os.pwrite(fd, self._held, offset) if self._held else 0
+        self._held = self._held[written:]
+        return written
+
+    # As it comes
+
     def take(self, pipe: int, count: int) -> int:
         """Move up to ``count`` bytes from ``pipe`` to the file; returns how many, 0 when the pipe is empty.
 
@@ -115,7 +252,13 @@ class LogFile:
         """
         if self._fd is not None:
             self._follow_changes()
-        if (self._fd is None or self.is_rotation_due) and not self._held and pending_bytes(pipe) == 0:
+        is_empty = not self._held and pending_bytes(pipe) == 0
+        if self._work is not None and not self.policy.is_by_lines:
+            self._no_more_lines(self._work)
+        if self.policy.is_by_lines:
+            is_waiting = self._work is not None and self._work.is_stuck
+            return 0 if is_empty and not is_waiting else self._lines().take(self._stage, pipe, count)
+        if (self._fd is None or self.is_rotation_due) and is_empty:
             return 0  # neither is a file opened for nothing, nor rotated
         fd = self._ready()
         room = self._room()
@@ -148,16 +291,21 @@ class LogFile:
 
     @property
     def is_holding(self) -> bool:
-        """Whether bytes were taken from the pipe and are not in the file yet (never with splice)."""
-        return bool(self._held)
+        """Whether bytes were taken from the pipe and are not in the file as they should be."""
+        return bool(self._held) or (self._work is not None and self._work.is_stuck)
 
     def discard(self, pipe: int) -> int:
         """Drop what waits in the pipe, and what is held; returns how many bytes."""
         held, self._held = len(self._held), b""
+        if self._work is not None:
+            held += self._work.discard()
         return held + self._scratch.discard(pipe, pending_bytes(pipe))
 
     def note(self, text: str) -> None:
         """Write a line of our own into the output, whole or not at all; raises OSError as ``take`` does."""
+        if self.policy.is_by_lines:
+            self._lines().say(text)
+            return
         fd = self._settle()
         line = (f"{text}\n" if self._ends_line(fd) else f"\n{text}\n").encode()
         written = os.pwrite(fd, line, self._offset)
@@ -169,6 +317,9 @@ class LogFile:
     def mark_life(self, invocation: str) -> None:
         """A new life of the unit begins behind what is in the file now."""
         at: tuple[int, int] | None = None
+        if self._work is not None:
+            with contextlib.suppress(OSError):  # then what waits becomes a part of the new life
+                self._work.next_life()
         try:
             if self._fd is not None:
                 self._follow_changes()
@@ -189,6 +340,13 @@ class LogFile:
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
+
+    def release(self) -> None:
+        """Close everything: nothing comes any more."""
+        self.close()
+        if self._work is not None:
+            self._work.close()
+            self._work = None
 
     def _settle(self) -> int:
         """Return the file's descriptor with the offset at its end: opened, looked at again, rotated when it is due."""
@@ -212,6 +370,10 @@ class LogFile:
         status = os.fstat(self._fd)
         self._inode, self._offset = status.st_ino, status.st_size
         self._rotate_not_before = 0
+        cut = None if self._work is None else self._work.cut_at(self._inode, self._offset)
+        if cut is not None:
+            os.ftruncate(self._fd, cut)
+            self._offset = cut
         self.lives.opened(self._inode, self._offset)
 
     def _follow_changes(self) -> None:
@@ -300,21 +462,35 @@ class LogFile:
         self._folder.rename(self._next, log_name(self._unit))
 
     def _shift(self) -> None:
-        names = [log_name(self._unit, backup) for backup in range(self.policy.backups + 1)]
-        holes = (place for place, name in enumerate(names) if place and self._folder.status(name) is None)
-        last = next(holes, self.policy.backups)
-        self._forget_inode(names[last])
-        if last == 0:
-            self._folder.remove(names[0])
+        backups = self.policy.backups
+        for place in range(1, backups + 1):
+            self._one_of_two(place)
+        last = next((place for place in range(1, backups + 1) if not self._exists(place)), backups)
+        self._drop(last)
         for place in range(last, 0, -1):
-            self._folder.rename(names[place - 1], names[place])
-        surplus = self.policy.backups + 1
-        while self._folder.status(log_name(self._unit, surplus)) is not None:
-            self._forget_inode(log_name(self._unit, surplus))
-            self._folder.remove(log_name(self._unit, surplus))
+            for name_of in (log_name, compressed_name):
+                name = name_of(self._unit, place - 1)
+                if self._folder.status(name) is not None:
+                    self._folder.rename(name, name_of(self._unit, place))
+        surplus = backups + 1
+        while self._exists(surplus):
+            self._drop(surplus)
             surplus += 1
+        self._hooks.rotated(self._unit)
 
-    def _forget_inode(self, name: str) -> None:
-        status = self._folder.status(name)
-        if status is not None:
-            self.lives.removed(status.st_ino)
+    def _exists(self, place: int) -> bool:
+        return any(self._folder.status(name(self._unit, place)) is not None for name in (log_name, compressed_name))
+
+    def _drop(self, place: int) -> None:
+        """Remove an older file, or with ``place`` 0, where none are kept, the one that is full."""
+        for name in (log_name(self._unit, place), compressed_name(self._unit, place)):
+            status = self._folder.status(name)
+            if status is not None:
+                self.lives.removed(status.st_ino)
+                self._folder.remove(name)
+
+    def _one_of_two(self, place: int) -> None:
+        """Where a file is there plain and compressed, which a crash has left so, keep one."""
+        compressed = compressed_name(self._unit, place)
+        if self._folder.status(compressed) is not None:
+            keep_one(self._folder, self.lives, log_name(self._unit, place), compressed)

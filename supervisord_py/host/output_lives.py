@@ -78,8 +78,7 @@ class LifeMarks:
 
         The life that was marked last may be marked again (by a manager that took over): it began where it began.
         """
-        last = self._pending[-1] if self._pending else self._known()[-1].invocation if self._known() else None
-        if invocation == last:
+        if invocation == self.last:
             return
         if at is None:
             self._pending.append(invocation)
@@ -99,6 +98,17 @@ class LifeMarks:
         lives = self._known()
         if any(life.inode == inode for life in lives):
             self._rewrite([life._replace(inode=0, offset=0) if life.inode == inode else life for life in lives])
+
+    def moved(self, old: int, new: int) -> None:
+        """What the file ``old`` held is in the file ``new`` now (it was compressed)."""
+        lives = self._known()
+        if any(life.inode == old for life in lives):
+            self._rewrite([life._replace(inode=new) if life.inode == old else life for life in lives])
+
+    @property
+    def last(self) -> str | None:
+        """The life that was marked last."""
+        return self._pending[-1] if self._pending else self._known()[-1].invocation if self._known() else None
 
     def _append(self, new: list[Life]) -> None:
         lives = self._known()

@@ -259,6 +259,14 @@ class UnitResources:
                         if path.exists():
                             path.write_text(write.text)
 
+    def counting_group(self, unit: str, controller: Controller) -> tuple[str, str] | None:
+        """Return the group in which the kernel counts what a unit uses, and the mechanism in a word."""
+        # Of the processor cgroup v2 counts without a controller.
+        is_v2 = controller in self._v2 or (controller is Controller.CPU and self.groups.is_unified)
+        groups = self.groups if is_v2 else self._v1.get(controller)
+        folder = None if groups is None else groups.folder(unit)
+        return None if folder is None else (folder, (Mechanism.V2 if is_v2 else Mechanism.V1).value)
+
     def move(self, unit: str, pids: list[int], plan: Plan) -> None:
         """Put processes that run into the unit's groups."""
         for folder in self.folders(unit, plan):

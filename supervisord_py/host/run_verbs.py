@@ -165,7 +165,8 @@ class RunVerbs:
         tables = self._tables(parameters, saved=parameters["save"])
         transient = Transient(token, collect=parameters["collect"], terminal=self._terminal(request))
         maker = f"# run by {describe(peer)}\n"
-        return Order(name, maker + _text(tables, settings), transient, save=parameters["save"])
+        argv = tuple(parameters["command"])
+        return Order(name, maker + _text(tables, settings), argv, transient, save=parameters["save"])
 
     async def _order_as_self(self, request: Request, token: str, reason: str) -> Order:
         parameters, peer = request.parameters, request.peer
@@ -197,7 +198,8 @@ class RunVerbs:
             tables[table] = {**tables.get(table, {}), **keys}
         transient = Transient(token, collect=parameters["collect"], identity=identity, terminal=self._terminal(request))
         text = f"# run by {describe(peer)}, as itself\n" + _text(tables, settings)
-        return Order(name, text, transient, objection=run_as_self.objection_by(caller))
+        argv = tuple(parameters["command"])
+        return Order(name, text, argv, transient, objection=run_as_self.objection_by(caller))
 
     def _settings(self, name: str, properties: list[str]) -> dict[tuple[str, ...], Any]:
         if not properties:

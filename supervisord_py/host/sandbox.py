@@ -5,6 +5,7 @@ import os
 from msgspec import Struct
 
 from supervisord_py.host.accounts import Account
+from supervisord_py.host.belongings import OwnFolder
 from supervisord_py.host.confine import (
     CannotConfine,
     Confinement,
@@ -25,13 +26,15 @@ from supervisord_py.model.sandbox_paths import needs_namespace
 class Place(Struct, frozen=True):
     """Where a process is put: ``private`` makes folders of units (None: nothing with folders can be confined), ``life``
     is the invocation whose folders it shares (None: it is beside the life). ``reached`` are paths that it must reach
-    wherever it is put, ``root`` is its root folder, ``beside`` the main process whose network and IPC it shares."""
+    wherever it is put, ``root`` is its root folder, ``own`` are the unit's folders, ``beside`` is the main process
+    whose network and IPC it shares."""
 
     private: PrivateFolders | None
     unit: str
     life: str | None = None
     reached: tuple[str, ...] = ()
     root: str | None = None
+    own: tuple[OwnFolder, ...] = ()
     beside: int | None = None
 
 
@@ -72,7 +75,7 @@ def _places(sandbox: Sandbox, place: Place) -> Places:
     if place.beside is not None and (stat := read_stat(place.beside)) is not None:
         beside = (place.beside, stat.start)
     root = None if place.root is None else os.path.realpath(place.root)
-    return Places(inaccessible, folders, place.reached, None if root == "/" else root, beside)
+    return Places(inaccessible, folders, place.reached, None if root == "/" else root, place.own, beside)
 
 
 def applied_sandbox(sandbox: Sandbox, degraded: tuple[str, ...]) -> list[str]:

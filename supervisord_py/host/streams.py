@@ -45,6 +45,13 @@ def stream_operations(unit: str, identifier: str, streams: Streams, is_connected
     return operations
 
 
+def captured_stream(streams: Streams) -> str:
+    """Return which stream of a unit's processes its log gets: ``stdout``, ``stderr``, or ``output`` for both."""
+    is_output = streams.output in (None, "inherit", "journal")
+    is_error = streams.error == "journal" or (streams.error in (None, "inherit") and is_output)
+    return "output" if is_output == is_error else "stdout" if is_output else "stderr"
+
+
 def _take_connection(streams: Streams) -> Iterator[dict[str, Any]]:
     """Put the connection in the place of input and output, as inetd does (systemd.exec(5), StandardInput=socket)."""
     places = [("stdin", 0)]

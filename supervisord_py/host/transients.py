@@ -24,7 +24,7 @@ import hashlib
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +39,13 @@ from supervisord_py.host.control_folder import apply_changes
 from supervisord_py.host.facade import Order, Peer, RunReport
 from supervisord_py.host.places import Places
 from supervisord_py.host.sources import Sources
+from supervisord_py.host.spent_logs import clear_logs
 from supervisord_py.host.tuning import CannotChangeError
 from supervisord_py.host.tuning import Host as TuningHost
 from supervisord_py.host.unit_files import CONTROL_PRIORITY, printable
 from supervisord_py.model.names import is_unit_name
 from supervisord_py.model.unitset import LoadResult, UnitFile, UnitFileKind
+from supervisord_py.store.redact import redact_words
 
 FOLDER = "transient"
 """Where their files would lie; none do."""
@@ -54,9 +56,6 @@ FAILED_MAX = 100
 TRANSIENT_MAX = 1000
 OF_ONE_USER_MAX = 64
 """So many of one user who may run things as themselves only."""
-
-LOGS_MAX = 100
-"""So many output files are kept of those that are forgotten and whose names nobody chose."""
 
 COLLECT_S = 0.2
 """How long after one has ended it is collected: several end together."""
@@ -154,7 +153,8 @@ class Transients:
                 self._refuse_while_refusing(order, peer, reason)
                 if order.save:
                     await asyncio.to_thread(_write_new, Path(planned.file.path), order)
-                seq = host.note_command(with_fields(command_record("run", [name], peer, reason), result="done"))
+                record = command_record("run", [name], peer, reason)
+                seq = host.note_command(with_fields(record, result="done", argv=redact_words(order.argv)))
                 host.load(*self._now(planned), read=(name,) if order.save else (), cause=seq)
                 await host.changed()
         submission = await host.request(replace(event, cause=seq), None)
@@ -322,28 +322,7 @@ class Transients:
         """Remove what is left of units on disk: what was set for them, and the oldest of the output files."""
         for name in names:
             shutil.rmtree(self._places.set / f"{name}.toml.d", ignore_errors=True)
-        clear_logs(self._places.log, lambda name: name in self._host.loaded.names)
-
-
-def clear_logs(folder: Path, is_unit: Callable[[str], bool]) -> None:
-    """Remove the oldest output files of units that are forgotten and whose names nobody chose, until ``LOGS_MAX`` are
-    left."""
-    found: dict[str, tuple[float, list[str]]] = {}
-    try:
-        entries = list(os.scandir(folder))
-    except OSError:
-        return
-    for entry in entries:
-        name, _, _ = entry.name.partition(".log")
-        if not is_made_name(name) or is_unit(name):
-            continue
-        with contextlib.suppress(OSError):
-            modified, paths = found.get(name, (0.0, []))
-            found[name] = (max(modified, entry.stat(follow_symlinks=False).st_mtime), [*paths, entry.path])
-    for _, paths in sorted(found.values())[: max(0, len(found) - LOGS_MAX)]:
-        for path in paths:
-            with contextlib.suppress(OSError):
-                os.unlink(path)
+        clear_logs(self._places.log, lambda name: is_made_name(name) and name not in self._host.loaded.names)
 
 
 def _write_new(path: Path, order: Order) -> None:

@@ -19,6 +19,7 @@ import math
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 from uuid import uuid4
@@ -40,7 +41,7 @@ from supervisord_py.host.places import Places
 from supervisord_py.host.priorities import change_priorities, is_known_before
 from supervisord_py.host.resources import UnitResources
 from supervisord_py.host.sources import Sources
-from supervisord_py.host.unit_files import CONTROL_PRIORITY, printable
+from supervisord_py.host.unit_files import CONTROL_PRIORITY, key_table, printable
 from supervisord_py.model.change_keys import Effect
 from supervisord_py.model.changes import KeyChange
 from supervisord_py.model.names import parse_unit_name
@@ -402,6 +403,7 @@ def parse_settings(unit: str, settings: Sequence[str]) -> dict[tuple[str, ...], 
     wanted: dict[tuple[str, ...], Any] = {}
     for text in settings:
         key, equals, value = text.partition("=")
+        key = _places_of_names().get(key.strip(), key)
         if not equals or _PATH.fullmatch(key.strip()) is None:
             message = f"{text[:80]!r} is no TABLE.KEY=VALUE, such as limits.nofile=4096"
             raise CannotChangeError("InvalidRequest", unit, message)
@@ -411,6 +413,18 @@ def parse_settings(unit: str, settings: Sequence[str]) -> dict[tuple[str, ...], 
     if not wanted:
         raise CannotChangeError("InvalidRequest", unit, "set needs a TABLE.KEY=VALUE")
     return wanted
+
+
+@cache
+def _places_of_names() -> dict[str, str]:
+    """Return ``TABLE.KEY`` by what else a key may be called: systemd's directive, and the key alone where one table has
+    it."""
+    found: dict[str, list[str]] = {}
+    for table in key_table().of("unit"):
+        for key, spec in table.keys.items() if table.form == "table" else ():
+            for name in filter(None, (key, spec.systemd)):
+                found.setdefault(name, []).append(f"{table.name}.{key}")
+    return {name: places[0] for name, places in found.items() if len(places) == 1}
 
 
 def parse_value(text: str) -> Any:

@@ -114,6 +114,7 @@ class UnitViews:
         shown["restart_keys"] = list(view.restart_keys(self._supervisor.manager, unit)) if arguments else None
         shown["lines"] = None if lines is None else list(lines)
         shown["groups"] = list(self.groups(unit))
+        shown["dropped_lines"] = self._supervisor.output.dropped_lines(unit)
         shown["lowered_limits"] = self._lowered_limits(unit, status.pid)
         shown["applied"] = [*self._applied(unit, status), *self._confining(unit, status)]
         return shown

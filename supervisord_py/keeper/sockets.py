@@ -340,7 +340,7 @@ def _accept(fd: int) -> tuple[int, dict[str, Any]]:
             credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
             peer: dict[str, Any] = dict(zip(("pid", "uid"), struct.unpack("=iII", credentials), strict=False))
         else:
-            peer = {"address": address[0], "port": address[1]}
+            peer = {"address": str(address[0]), "port": address[1]}  # a vsock's is a number
         return connection.detach(), peer
     finally:
         listener.detach()

@@ -16,6 +16,7 @@ from supervisord_py.model.assemble_sockets import assemble_sockets
 from supervisord_py.model.assemble_timer import assemble_timer
 from supervisord_py.model.calendar import Zones
 from supervisord_py.model.fields import Fields
+from supervisord_py.model.log import LogFormat, LogPolicy
 from supervisord_py.model.names import UnitName
 from supervisord_py.model.parse import Merged
 from supervisord_py.model.problems import Problem
@@ -36,7 +37,6 @@ from supervisord_py.model.unit import (
     ExitStatuses,
     KillPolicy,
     LoadedFrom,
-    LogPolicy,
     PoolPlace,
     Probe,
     Quarantine,
@@ -200,6 +200,10 @@ def _service(fields: Fields, problems: list[Problem], machine: Machine, source: 
         log=LogPolicy(
             max_bytes=fields.get("log", "max-bytes", _LOG.max_bytes),
             backups=fields.get("log", "backups", _LOG.backups),
+            max_age_ns=fields.get("log", "max-age", None),
+            compress=fields.get("log", "compress", _LOG.compress),
+            format=LogFormat(fields.get("log", "format", _LOG.format.value)),
+            rate_limit=fields.get("log", "rate-limit", None),
         ),
     )
     _check_commands(service, fields, problems)

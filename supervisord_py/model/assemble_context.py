@@ -21,6 +21,7 @@ def assemble_context(fields: Fields, added: tuple[tuple[str, str], ...], problem
         user=fields.get("service", "user", None),
         group=fields.get("service", "group", None),
         supplementary_groups=tuple(dict.fromkeys(fields.get("service", "supplementary-groups", ()))),
+        dynamic_user=fields.get("service", "dynamic-user", False),
         working_directory=fields.get("service", "working-directory", None),
         root_directory=fields.get("service", "root-directory", None),
         search_path=fields.get("service", "exec-search-path", ()),

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
+from msgspec.structs import replace
+
 from supervisord_py.model.capabilities import ALL_CAPABILITIES, SECURE_BITS, parse_capabilities
 from supervisord_py.model.digits import parse_digits
 from supervisord_py.model.fields import Fields
@@ -29,7 +31,7 @@ _PLAIN = (
     "memory-deny-write-execute", "protect-hostname", "protect-clock", "protect-kernel-modules", "protect-kernel-logs",
     "protect-kernel-tunables", "protect-control-groups", "private-tmp", "private-devices", "private-network",
     "private-ipc", "private-users", "private-mounts", "protect-system", "protect-home", "protect-proc", "proc-subset",
-    "remove-ipc",
+    "remove-ipc", "mount-apivfs",
 )  # fmt: skip
 """Keys whose value stands as it is."""
 
@@ -39,10 +41,29 @@ _ARCHITECTURES = {
 
 
 def assemble_sandbox(fields: Fields, problems: list[Problem]) -> Sandbox:
-    """Return what ``[sandbox]`` says."""
+    """Return what ``[sandbox]`` says, and what ``dynamic-user`` implies: the unit must not leave anything behind that
+    would be its id's next owner's."""
+    written = _written(fields, problems)
+    if not fields.get("service", "dynamic-user", False):
+        return written
+    return replace(
+        written,
+        private_tmp=True,
+        remove_ipc=True,
+        no_new_privileges=True,
+        restrict_suid_sgid=True,
+        protect_system="strict",
+        protect_home="read-only" if written.protect_home == "no" else written.protect_home,
+    )
+
+
+def _written(fields: Fields, problems: list[Problem]) -> Sandbox:
     if not fields.has(TABLE):
         return _DEFAULT
     reader = _Reader(fields, problems)
+    if fields.get(TABLE, "mount-apivfs", False) and fields.decoded("service", "root-directory") is None:
+        message, hint = "nothing is to be mounted without another root", "write root-directory, or take it out"
+        problems.append(fields.problem(TABLE, "mount-apivfs", message, hint))
     values: dict[str, Any] = {
         key.replace("-", "_"): fields.get(TABLE, key, getattr(_DEFAULT, key.replace("-", "_"))) for key in _PLAIN
     }

@@ -27,7 +27,7 @@ from supervisord_py.model.unit import (
     Timer,
     Unit,
 )
-from supervisord_py.model.values import format_mode, format_signal, format_size, format_timespan
+from supervisord_py.model.values import format_mode, format_rate, format_signal, format_size, format_timespan
 
 
 class Effect(Enum):
@@ -280,6 +280,7 @@ KEYS: tuple[Key, ...] = (
     _restart("service.user", lambda own: own.context.user),
     _restart("service.group", lambda own: own.context.group),
     _restart("service.supplementary-groups", lambda own: _names(own.context.supplementary_groups)),
+    _restart("service.dynamic-user", lambda own: _flag(own.context.dynamic_user)),
     _restart("service.working-directory", lambda own: own.context.working_directory),
     _restart("service.root-directory", lambda own: own.context.root_directory),
     _restart("service.exec-search-path", lambda own: _names(own.context.search_path)),
@@ -346,6 +347,10 @@ KEYS: tuple[Key, ...] = (
     _socket("trigger-limit-burst", lambda own: str(own.trigger_burst)),
     _live("log.max-bytes", lambda own: format_size(own.log.max_bytes)),
     _live("log.backups", lambda own: str(own.log.backups)),
+    _live("log.max-age", lambda own: None if own.log.max_age_ns is None else _span(own.log.max_age_ns)),
+    _live("log.compress", lambda own: _flag(own.log.compress)),
+    _live("log.format", lambda own: own.log.format.value),
+    _live("log.rate-limit", lambda own: None if own.log.rate_limit is None else format_rate(own.log.rate_limit)),
 )
 """Every key that stands for itself; those that stand for many are ``FAMILIES``."""
 

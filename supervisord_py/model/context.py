@@ -56,6 +56,12 @@ class Belongings(Struct, frozen=True):
         found: Folders = getattr(self, kind.value)
         return found
 
+    def outlives(self, kind: FolderKind) -> bool:
+        """Whether folders of a kind are the unit's and stay when it ends."""
+        return kind is not FolderKind.CONFIGURATION and (
+            kind is not FolderKind.RUNTIME or self.runtime_preserve != "no"
+        )
+
     @property
     def all_folders(self) -> list[tuple[FolderKind, Folders]]:
         """The kinds of which there are any."""

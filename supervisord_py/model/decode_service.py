@@ -39,12 +39,17 @@ def unset_variable(text: str) -> str:
 
 
 def folder(text: str) -> Folder:
-    """A folder below one of the roots: ``NAME``, ``NAME/BELOW``, or with a link to it, ``NAME:LINK``."""
-    name, colon, link = text.partition(":")
-    for part in (name, link) if colon else (name,):
+    """A folder below one of the roots: ``NAME``, ``NAME/BELOW``, or with a link to it, ``NAME:LINK``; a colon of a
+    name is written ``\\:``."""
+    parts = [part.replace("\\:", ":") for part in re.split(r"(?<!\\):", text, maxsplit=1)]
+    name, link = parts[0], parts[1] if len(parts) > 1 else ""
+    for part in parts:
         if not _is_below(part):
             hint = "write a relative path without . and .., such as web or web/cache"
             raise BadValue(f"{part!r} is not a folder below another", hint)
+        if part.partition("/")[0] == "private":
+            hint = "choose another name"
+            raise BadValue("private/ is where folders of dynamic users lie", hint)
     return Folder(name, link or None)
 
 

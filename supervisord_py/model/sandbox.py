@@ -96,6 +96,7 @@ class Sandbox(Struct, frozen=True):
     private_network: bool = False
     private_ipc: bool = False
     private_users: bool = False
+    mount_apivfs: bool = False
     private_mounts: bool | None = None
     """None: where another key needs it; ``/sys`` follows the network unless it is False."""
     network_namespace_path: str | None = None

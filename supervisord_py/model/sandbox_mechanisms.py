@@ -29,6 +29,7 @@ MECHANISMS: dict[str, str] = {
     "private-network": "network namespace",
     "private-ipc": "IPC namespace",
     "private-users": "user namespace",
+    "mount-apivfs": _MOUNTS,
     "private-mounts": _MOUNTS,
     "network-namespace-path": "network namespace",
     "protect-system": _MOUNTS,

@@ -113,6 +113,19 @@ def _binds(key: str, binds: tuple[Bind, ...], *, read_only: bool) -> Iterator[La
         )  # fmt: skip
 
 
+def interfaces_of(sandbox: Sandbox) -> Iterator[Lay]:
+    """What of the machine is laid into another root so that programs find the kernel there; another key may say that
+    something else is."""
+    if not sandbox.mount_apivfs:
+        return
+    others = {lay.path for lay in lays_of(sandbox, {})}
+    for path in ("/proc", "/sys", "/dev"):
+        if path not in others:
+            yield Lay(path, Kind.BIND, "mount-apivfs", source=path)
+    if "/run" not in others:
+        yield Lay("/run", Kind.TMPFS, "mount-apivfs", options="mode=0755")
+
+
 def _proc_options(sandbox: Sandbox) -> str:
     options = [] if sandbox.protect_proc == "default" else [f"hidepid={sandbox.protect_proc}"]
     return ",".join([*options, "subset=pid"] if sandbox.proc_subset == "pid" else options)

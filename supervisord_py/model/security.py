@@ -41,7 +41,7 @@ class Assessment(Struct, frozen=True):
 
 
 def _is_not_root(context: ExecContext) -> bool:
-    return context.user not in (None, "root", "0") or context.sandbox.private_users
+    return context.dynamic_user or context.user not in (None, "root", "0") or context.sandbox.private_users
 
 
 def _lacks(*names: str) -> Callable[[ExecContext], bool]:
@@ -52,7 +52,7 @@ def _lacks(*names: str) -> Callable[[ExecContext], bool]:
     def is_closed(context: ExecContext) -> bool:
         bounding = context.sandbox.capability_bounding_set
         have = ALL_CAPABILITIES if bounding is None else bounding
-        if context.user not in (None, "root", "0") and context.sandbox.no_new_privileges:
+        if (context.dynamic_user or context.user not in (None, "root", "0")) and context.sandbox.no_new_privileges:
             have = context.sandbox.ambient_capabilities
         return not have & wanted
 

@@ -14,6 +14,7 @@ from msgspec.structs import asdict, replace
 from supervisord_py.model.command import command_text
 from supervisord_py.model.hooks import Hook
 from supervisord_py.model.keys import KeyTable
+from supervisord_py.model.log import Rate
 from supervisord_py.model.names import parse_group_name
 from supervisord_py.model.parse import (
     Decoded,
@@ -28,7 +29,7 @@ from supervisord_py.model.pools import PoolLimits
 from supervisord_py.model.problems import Problem
 from supervisord_py.model.specifiers import check_specifiers
 from supervisord_py.model.states import SupervisorMode
-from supervisord_py.model.values import Rate, format_mode, format_rate, format_size, format_timespan
+from supervisord_py.model.values import format_mode, format_rate, format_size, format_timespan
 
 SECOND_NS = 1_000_000_000
 DAY_NS = 86_400 * SECOND_NS

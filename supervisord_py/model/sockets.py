@@ -159,6 +159,17 @@ def _path(text: str) -> str:
     return text
 
 
+def connection_name(unit: str, number: int, peer: str) -> str:
+    """Return the name of the instance for connection ``number`` of a unit; ``peer`` says who is there."""
+    label = re.sub(r"[^A-Za-z0-9:_.-]", "", peer) or "local"
+    return f"{unit}{'-' if '@' in unit else '@'}{number}-{label}"
+
+
+def is_connection_name(name: str) -> bool:
+    """Tell whether a name is such a one: nobody chose it, and it is not used again."""
+    return re.fullmatch(r".+@(.+-)?[0-9]+-([0-9A-Fa-f:.]+:[0-9]+|[0-9]+-[0-9]+|local)(-[0-9]+)?", name) is not None
+
+
 def shared_addresses(units: Iterable[tuple[str, Sockets | None]]) -> list[tuple[str, str, str]]:
     """Return (unit, other unit, address) for each address that two units listen on, unless both share the port."""
     seen: dict[tuple[ListenKind, str], tuple[str, bool]] = {}

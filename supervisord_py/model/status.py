@@ -40,6 +40,7 @@ class UnitStatus(Struct, frozen=True):
     ``sockets`` are the addresses that are listened on for it, ``accepted`` how many connections have begun a run or an
     instance since it was started, ``connections`` how many instances there are, ``stored`` the names of the descriptors
     that its processes have left with the supervisor.
+    ``dropped_lines`` (the host's) are those of its present or last life that were above its rate limit.
     ``transient``: it has no file, and is forgotten when it has ended.
     ``next_elapse`` is when its timer fires next, ``last_elapse`` when it did last (None: it does not, it has not).
     """
@@ -80,6 +81,7 @@ class UnitStatus(Struct, frozen=True):
     accepted: int = 0
     connections: int = 0
     stored: tuple[str, ...] = ()
+    dropped_lines: int = 0
     transient: bool = False
 
 

@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from supervisord_py.model.calendar import Calendar
 from supervisord_py.model.context import Belongings, Priorities, Resources, Streams
+from supervisord_py.model.log import LogPolicy
 from supervisord_py.model.sandbox import Sandbox
 from supervisord_py.model.sockets import Sockets
 from supervisord_py.model.states import (
@@ -132,6 +133,8 @@ class ExecContext(Struct, frozen=True):
     user: str | None = None
     group: str | None = None
     supplementary_groups: tuple[str, ...] = ()
+    dynamic_user: bool = False
+    """``user`` is made while it runs, unless it is there."""
     working_directory: str | None = None
     root_directory: str | None = None
     search_path: tuple[str, ...] = ()
@@ -147,13 +150,6 @@ class ExecContext(Struct, frozen=True):
     resources: Resources = Resources()
     enforce: Literal["strict", "best-effort"] = "strict"
     sandbox: Sandbox = Sandbox()
-
-
-class LogPolicy(Struct, frozen=True):
-    """``[log]``: rotation of the unit's output file; ``max_bytes`` 0 never rotates."""
-
-    max_bytes: int = 50 * 1024 * 1024
-    backups: int = 10
 
 
 class Service(Struct, frozen=True):

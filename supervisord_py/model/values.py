@@ -9,8 +9,7 @@ import re
 from difflib import get_close_matches
 from typing import Final, Literal
 
-from msgspec import Struct
-
+from supervisord_py.model.log import Rate
 from supervisord_py.model.problems import BadValue
 from supervisord_py.model.unit import Limit
 
@@ -276,13 +275,6 @@ def parse_fraction(value: object) -> float:
 
 
 LimitUnit = Literal["count", "bytes", "seconds", "microseconds"]
-
-
-class Rate(Struct, frozen=True):
-    """``count`` in every ``span_ns``."""
-
-    count: int
-    span_ns: int
 
 
 _RATE = re.compile(rf"[{_BLANKS}]*(\d{{1,9}})[{_BLANKS}]*/[{_BLANKS}]*(\d*)[{_BLANKS}]*({_UNIT})[{_BLANKS}]*", re.ASCII)

@@ -181,7 +181,7 @@ FACTS: dict[str, Callable[[Mode], bool]] = {
     "capsh": lambda _: shutil.which("capsh", path=PATH) is not None,
     "unshare": lambda _: shutil.which("unshare", path=PATH) is not None,
     "ldd": lambda _: shutil.which("ldd", path=PATH) is not None,
-    **{name: lambda _, name=name: _has_key(name) for name in ("DynamicUser", "MountAPIVFS", "Personality")},
+    **{name: lambda _, name=name: _has_key(name) for name in ("Personality",)},
     "/usr/bin/python3": lambda _: os.path.exists("/usr/bin/python3"),
 }
 """What a need is about, and whether it is there: a machine that has it must pass the units that need it."""

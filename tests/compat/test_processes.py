@@ -23,7 +23,7 @@ from supervisord_py.model.values import parse_signal
 from tests.compat.rows import Matrix, Row, judge, judged
 from tests.compat.scenarios import Play, Setting, play
 from tests.compat.theatre import Seen
-from tests.compat.translate import load, translate
+from tests.compat.translate import load, translate_all
 from tests.integration.supervisor_rig import SYSTEM_PYTHON, RunningSupervisor, supervisor, until
 
 pytestmark = [pytest.mark.xdist_group("systemd-rows"), pytest.mark.slow]
@@ -232,9 +232,8 @@ def season(request: pytest.FixtureRequest) -> Iterator[Season]:
             for path in map(Path, re.findall(r"ExecStart=(\S+badfmt)", text)):
                 path.write_text("this is no program\n")
                 path.chmod(0o755)
-        units = {unit: translate(text) for unit, text in (texts | CLI_UNITS).items()}
-        units["q1"] = units["q1"].replace("[unit]", "[unit]\nenabled = true")
-        units["defaults"] = "[unit]\nenabled = false\n"
+        units = translate_all(texts | CLI_UNITS)
+        units["q1"] = units["q1"].replace("enabled = false", "enabled = true")
         with supervisor(units, settings=NO_SYNC, prefix=PASSED) as running, ThreadPoolExecutor(AT_A_TIME) as pool:
             season = Season(running, folder)
             for index, row in enumerate(ROWS):

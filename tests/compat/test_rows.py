@@ -6,7 +6,8 @@ from tests.compat.rows import DATA, SHARE_MAX, WAITING, Matrix, Row, all_rows, d
 from tests.compat.scenarios import Setting, play
 from tests.compat.stage import Stage
 from tests.compat.summary import summary
-from tests.compat.translate import KEY_TABLE, load
+from tests.compat.translate import load
+from tests.convert.bench import KEYS
 
 ROWS = judged(Matrix.RESTART, Matrix.DEPENDENCY, Matrix.STOP, Matrix.TYPES, Matrix.PHASES, Matrix.TIMERS)
 
@@ -31,7 +32,7 @@ def test_it_does_so_when_every_decision_is_a_managers_last(row: Row) -> None:
 def test_a_waiting_row_is_about_a_key_that_is_not_built(row: str) -> None:
     """As soon as all its keys are built the row has to be judged."""
     assert row in all_rows()
-    found = [KEY_TABLE.by_directive("unit", directive) for directive in WAITING[row]]
+    found = [KEYS.by_directive("unit", directive) for directive in WAITING[row]]
     missing = [place for place in found if place is None or not place[0].keys[place[1]].built]
     assert missing, f"{row} need not wait any more: {', '.join(WAITING[row])}"
 

@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from supervisord_py.convert.draft import SourceFile
+from supervisord_py.convert.formats import convert
+from supervisord_py.convert.toml_text import unit_text
 from tests.compat.rows import Matrix, Row, judge, judged
-from tests.compat.translate import translate
+from tests.convert.bench import KEYS, around
 from tests.integration.supervisor_rig import SYSTEM_PYTHON, supervisor, until
 
 pytestmark = [pytest.mark.xdist_group("systemd-rows"), pytest.mark.slow]
@@ -63,8 +66,8 @@ def test_a_process_is_given_what_systemd_gave_it(row: Row) -> None:
     observed = row.data["observed"]
     wanted = {key: value for key, value in observed["env"].items() if VARIABLES.fullmatch(key)}
     if "LISTEN_FDNAMES" in wanted:
-        # The name of the socket unit, which is that of the unit here.
-        wanted["LISTEN_FDNAMES"] = re.sub(r"skx\d\.socket", "web", wanted["LISTEN_FDNAMES"])
+        # The name of the socket unit.
+        wanted["LISTEN_FDNAMES"] = re.sub(r"skx\d\.socket", "web.socket", wanted["LISTEN_FDNAMES"])
     seen = {key: value for key, value in told["env"].items() if VARIABLES.fullmatch(key)}
     if "LISTEN_PID" in seen:
         assert seen["LISTEN_PID"] == str(told["pid"])
@@ -75,18 +78,11 @@ def test_a_process_is_given_what_systemd_gave_it(row: Row) -> None:
 
 
 def translate_both(service: str, sockets: str) -> str:
-    """Return our text of the two: the socket's directives are keys of ``[[socket]]``."""
-    return translate_socket(sockets, translate(service))
-
-
-def translate_socket(sockets: str, text: str) -> str:
-    keys = {
-        "ListenStream": "listen-stream",
-        "ListenDatagram": "listen-datagram",
-        "FileDescriptorName": "name",
-        "Accept": "accept",
-    }
-    lines = [line.partition("=") for line in sockets.splitlines()[1:]]
-    values = {"yes": "true"}
-    told = "".join(f"{keys[key]} = {values.get(value) or json.dumps(value)}\n" for key, _, value in lines)
-    return f"{text}\n[[socket]]\n{told}"
+    """Return the unit that the two are here."""
+    files = [SourceFile("web@.service" if "Accept=yes" in sockets else "web.service", service)]
+    conversion = convert(
+        "systemd", [*files, SourceFile("web.socket", f"{sockets}[Install]\nWantedBy=sockets.target\n")], around()
+    )
+    assert not conversion.not_carried
+    (draft,) = conversion.drafts.values()
+    return unit_text(draft, KEYS, "converted")

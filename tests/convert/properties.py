@@ -162,6 +162,7 @@ PROPERTIES: dict[str, Ours] = {
     "Service.RestartUSec": lambda seen: _usec(seen.service.restart.delay_ns),
     "Service.User": lambda seen: seen.service.context.user,
     "Service.Group": lambda seen: seen.service.context.group,
+    "Service.DynamicUser": lambda seen: seen.service.context.dynamic_user,
     "Service.UMask": lambda seen: seen.service.context.umask,
     "Service.WorkingDirectory": lambda seen: seen.service.context.working_directory,
     "Service.Environment": lambda seen: [f"{name}={value}" for name, value in seen.service.context.environment],
@@ -249,11 +250,16 @@ IMPLIED_CAPABILITIES = sum(
 )
 """What Protect*= and PrivateDevices= take away too: the sandbox does, when the unit starts."""
 
-IMPLIED_BY_DYNAMIC_USER = frozenset(
-    f"Service.{name}"
-    for name in ("User", "Group", "NoNewPrivileges", "PrivateTmp", "RemoveIPC", "RestrictSUIDSGID", "ProtectSystem",
-                 "ProtectHome")
-)  # fmt: skip
+IMPLIED_BY_DYNAMIC_USER = {
+    "Service.NoNewPrivileges": lambda sandbox: sandbox.no_new_privileges,
+    "Service.PrivateTmp": lambda sandbox: sandbox.private_tmp,
+    "Service.RemoveIPC": lambda sandbox: sandbox.remove_ipc,
+    "Service.RestrictSUIDSGID": lambda sandbox: sandbox.restrict_suid_sgid,
+    "Service.ProtectSystem": lambda sandbox: sandbox.protect_system,
+    "Service.ProtectHome": lambda sandbox: sandbox.protect_home,
+}
+NAMES_OF_DYNAMIC_USER = frozenset({"Service.User", "Service.Group"})
+"""systemd writes them out; here the name is found when the unit starts."""
 
 
 def normal(name: str, value: Any) -> Any:

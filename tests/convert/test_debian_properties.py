@@ -20,6 +20,7 @@ from tests.convert.bench import CONTEXT, KEYS, MACHINE, around, debian_sets, fix
 from tests.convert.properties import (
     IMPLIED_BY_DYNAMIC_USER,
     IMPLIED_CAPABILITIES,
+    NAMES_OF_DYNAMIC_USER,
     PROPERTIES,
     RELATIONS,
     Seen,
@@ -97,8 +98,12 @@ def _compare(answers: dict[str, Any], paths: list[str], found: Comparison) -> No
         is_dynamic = sections.get("Service", {}).get("DynamicUser") is True
         for section, properties in sections.items():
             for key, value in properties.items():
+                if is_dynamic and f"{section}.{key}" in NAMES_OF_DYNAMIC_USER:
+                    found.counts["of a dynamic user's name"] += 1
+                    continue
                 if is_dynamic and f"{section}.{key}" in IMPLIED_BY_DYNAMIC_USER:
-                    found.counts["of a dynamic user"] += 1
+                    implied = IMPLIED_BY_DYNAMIC_USER[f"{section}.{key}"](unit.service.context.sandbox)
+                    found.note(unit_name, f"{section}.{key}", value, implied)
                     continue
                 _property(f"{section}.{key}", value, unit_name, seen, units, names, found, is_service)
 

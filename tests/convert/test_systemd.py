@@ -292,3 +292,17 @@ def test_what_a_service_reads_keeps_its_order(lines: str, wanted: list[str]) -> 
     made = [line for line in text_of("systemd", text, "a.service").splitlines() if line.startswith("standard-input")]
     assert made == wanted
     assert bool(lost_of(converted("systemd", [SourceFile("a.service", text)]))) is not bool(wanted)
+
+
+@pytest.mark.parametrize(
+    ("lines", "wanted"),
+    [
+        ("RootDirectory=/srv/a", "mount-apivfs = true"),
+        ("RootDirectory=/srv/a\nMountAPIVFS=no", "mount-apivfs = false"),
+        ("MountAPIVFS=yes", ""),
+    ],
+)
+def test_another_root_has_the_kernels_interfaces_as_in_systemd(lines: str, wanted: str) -> None:
+    """They are there unless MountAPIVFS= says no; without another root it says nothing."""
+    text = text_of("systemd", f"{SERVICE}{lines}\n", "a.service")
+    assert [line for line in text.splitlines() if line.startswith("mount-apivfs")] == ([wanted] if wanted else [])

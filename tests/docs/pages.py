@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-NAMES = ("tutorial", "agents", "from-supervisor", "applying", "containers")
+NAMES = ("tutorial", "agents", "from-supervisor", "applying", "containers", "running")
 PAGES = ("README.md", *(f"docs/{name}.md" for name in NAMES), "units/fleet/README.md")
 HOME = "/home/you"
 ELLIPSIS = "..."

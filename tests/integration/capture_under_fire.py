@@ -1,6 +1,7 @@
 """Run by test_output_splice: one writer in full flow, and capturing processes that are killed again and again.
 
-Arguments: the log folder, the number of kills, the seed of their moments, the rotation size. The parent holds the
+Arguments: the log folder, the number of kills, the seed of their moments, the rotation size, and what of ``[log]`` is
+on: ``json``, ``timestamp``, ``compress``, or nothing. The parent holds the
 pipe, as the keeper does; every life of the collector begins with a fork, so that a kill may come within its first
 millisecond.
 """
@@ -14,7 +15,8 @@ import time
 from pathlib import Path
 
 from supervisord_py.host.output import OutputCollector
-from supervisord_py.model.unit import LogPolicy
+from supervisord_py.host.output_gzip import CompressedFile
+from supervisord_py.model.log import LogFormat, LogPolicy
 
 LINE = 80
 BLOCK_LINES = 800
@@ -43,6 +45,7 @@ def write_forever(pipe: int) -> None:
 def capture(pipe: int, log_dir: Path, policy: LogPolicy, until_empty: bool) -> None:
     async def main() -> None:
         collector = OutputCollector(asyncio.get_running_loop(), log_dir)
+        collector.use_policies({"web": policy})
         collector.attach("web", pipe, policy)
         if until_empty:
             await collector.drain("web")
@@ -55,11 +58,15 @@ def capture(pipe: int, log_dir: Path, policy: LogPolicy, until_empty: bool) -> N
 
 
 def total(log_dir: Path) -> int:
-    """Bytes in all files; a file that is renamed under us may be counted wrong once, which only moves a kill."""
+    """Bytes that all files hold; a file that is renamed under us may be counted wrong once, which only moves a kill."""
     size = 0
     for name in os.listdir(log_dir):
         try:
-            size += os.stat(log_dir / name).st_size if not name.endswith(".lives") else 0
+            if name.endswith(".gz"):
+                with open(log_dir / name, "rb") as file:
+                    size += CompressedFile(file.fileno()).size
+                continue
+            size += os.stat(log_dir / name).st_size if not name.endswith((".lives", ".staged", ".new")) else 0
         except FileNotFoundError:
             continue
     return size
@@ -74,7 +81,12 @@ def child(work: object, *arguments: object) -> int:
 
 def main() -> None:
     log_dir, kills, seed, max_bytes = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
-    policy = LogPolicy(max_bytes=max_bytes, backups=1_000)
+    policy = LogPolicy(
+        max_bytes=max_bytes,
+        backups=1_000,
+        compress="compress" in sys.argv[5:],
+        format=LogFormat(next((word for word in sys.argv[5:] if word != "compress"), "raw")),
+    )
     chance = random.Random(seed)
     deadline_s = time.monotonic() + DEADLINE_S
     log_dir.mkdir()
@@ -82,6 +94,7 @@ def main() -> None:
     pipe = os.open(f"/proc/self/fd/{writing}", os.O_RDWR)
     os.close(reading)
     writer = child(write_forever, writing)
+    capturing = 0
     done = 0
     try:
         while done < kills:
@@ -94,6 +107,7 @@ def main() -> None:
                 assert os.waitpid(capturing, os.WNOHANG) == (0, 0), "the collector has ended by itself"
             os.kill(capturing, signal.SIGKILL)
             _, status = os.waitpid(capturing, 0)
+            capturing = 0
             assert os.WIFSIGNALED(status), status
             done += 1
         assert os.waitpid(writer, os.WNOHANG) == (0, 0), "the writer did not survive"
@@ -102,10 +116,11 @@ def main() -> None:
         os.waitpid(writer, 0)
         os.kill(capturing, signal.SIGKILL)
         os.waitpid(capturing, 0)
+        capturing = 0
         last = child(capture, pipe, log_dir, policy, True)
         assert os.waitpid(last, 0)[1] == 0
     finally:
-        for pid in (writer,):
+        for pid in filter(None, (writer, capturing)):
             try:
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)

@@ -41,14 +41,18 @@ from supervisord_py.host.facade import (
     Followed,
     JournalStats,
     Peer,
+    ProcessFigures,
     RecordFilter,
     ReloadReport,
     Submission,
+    SupervisorFigures,
+    UnitFigures,
     Usage,
     Verification,
     reload_report,
 )
 from supervisord_py.host.last_good import LastGood
+from supervisord_py.host.output_reading import Window
 from supervisord_py.host.places import default_places, moved
 from supervisord_py.host.resources import UnitResources
 from supervisord_py.host.sources import Sources, read_sources
@@ -60,6 +64,7 @@ from supervisord_py.model.settings import Settings
 from supervisord_py.model.states import JobMode
 from supervisord_py.model.unitset import LoadResult
 from supervisord_py.wire.interface import SERVICE_TEXT, parse_interface
+from supervisord_py.wire.log_lines import LogLine
 from supervisord_py.wire.varlink import JOURNAL, MANAGER, SERVICE, ClientConnection
 from supervisord_py.wire.varlink import Reply as WireReply
 
@@ -118,6 +123,18 @@ class FakeBus:
 
     async def publish(self, records: list[Record]) -> list[int]:
         return [self._supervisor.write(record) for record in records]
+
+
+class FakeFigures:
+    """Numbers of a supervisor that does nothing."""
+
+    async def of_supervisor(self) -> SupervisorFigures:
+        own = ProcessFigures(100, 60_000, 12_000_000, 30_000_000)
+        return SupervisorFigures(own, own, 12, 0, 1, 0, 4096, 512)
+
+    async def of_units(self, trees: Mapping[str, Sequence[int]]) -> dict[str, UnitFigures]:
+        by = dict.fromkeys(("memory", "cpu", "tasks"), "processes")
+        return {"web": UnitFigures(4096, 1000, 1, counted_by=by)}
 
 
 class FakeSupervisor:
@@ -313,6 +330,22 @@ class FakeSupervisor:
         key = f"{unit} {invocation}" if invocation is not None else f"{unit} before" if previous else unit
         return self.lines.get(key, [])[-lines:]
 
+    @property
+    def output(self) -> "FakeSupervisor":
+        return self
+
+    def log_lines(
+        self, unit: str, lines: int, *, previous: bool = False, window: Window | None = None
+    ) -> list[LogLine]:
+        assert window is None
+        return [LogLine(text) for text in self.last_lines(unit, lines, previous=previous)]
+
+    def has_times(self, unit: str) -> bool:
+        return False
+
+    def dropped_lines(self, unit: str) -> int:
+        return 0
+
     def writes_line(self, unit: str, line: str) -> None:
         self.lines.setdefault(unit, []).append(line)
         for queue in self._output:
@@ -405,6 +438,8 @@ class FakeSupervisor:
 
     async def trees(self, units: Sequence[str]) -> dict[str, list[int]]:
         return {}
+
+    figures = FakeFigures()
 
     def load(self, sources: Sources, loaded: LoadResult, **how: Any) -> None:
         self._sources, self.loaded = sources, loaded

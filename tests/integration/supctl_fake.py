@@ -245,6 +245,7 @@ def unit(name: str, state: str = "active", sub: str = "running", **fields: Any) 
         "accepted": 0,
         "connections": 0,
         "stored": [],
+        "dropped_lines": 0,
         "transient": False,
     } | fields
 

@@ -273,14 +273,16 @@ def link(path: Path, target: Path) -> Path:
 @root
 def test_a_link_in_a_runtime_folder_had_root_remove_another_one(name: str, place: Path) -> None:
     """The folder on the way is the unit's own: what it puts in the place of a folder below is not gone through."""
-    text = f"rm -r /run/{name}/a && ln -s {place / 'roots'} /run/{name}/a && echo > /run/{name}/done"
     (place / "roots" / "b").mkdir()
     (place / "roots" / "b" / "precious").write_text("precious")
-    keys = ("user = 65534", f"runtime-directory = ['{name}/a/b', '{name}']")
-    with supervisor({"web": sh(text, *keys)}) as running:
-        until(Path(f"/run/{name}/done").exists, "the link")
-        assert running.supctl("stop", "web").returncode == 0
-        until(lambda: not Path(f"/run/{name}").exists(), "the end of its runtime folder")
+    outer = sh("true", "user = 65534", f"runtime-directory = '{name}'")
+    swap = f"mv /run/{name}/a /run/{name}/x && ln -s {place / 'roots'} /run/{name}/a"
+    within = sh("true", "user = 65534", f"runtime-directory = '{name}/a/b'", f"exec-stop = ['sh', '-c', '{swap}']")
+    with supervisor({"outer": outer, "within": f"[unit]\nafter = 'outer'\n{within}"}) as running:
+        running.wait_state("within", "active")
+        assert running.supctl("stop", "within").returncode == 0
+        until(lambda: not list(running.folder.glob("r/made/within.json")), "the end of its runtime folder")
+        assert Path(f"/run/{name}/a").is_symlink()
     assert (place / "roots" / "b" / "precious").exists()
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from supervisord_py.ctl.client import ControlError, new_token
 from supervisord_py.host import transients
+from supervisord_py.host.spent_logs import LOGS_MAX, clear_logs
 from tests.integration.supervisor_rig import AS_USER, RunningSupervisor, is_gone, pids_in, supervisor, until
 
 WEB = '[service]\nexec-start = ["sleep", "1000"]\n'
@@ -188,7 +189,7 @@ def test_what_cannot_be_run_changes_nothing() -> None:
     with supervisor({"web": WEB}) as running:
         for arguments, code, words in (
             (("-p", "service.restart=so", "true"), 2, "run: service.restart: 'so' is not possible"),
-            (("-p", "nofile=3", "true"), 2, "TABLE.KEY=VALUE"),
+            (("-p", "nosuch=3", "true"), 2, "TABLE.KEY=VALUE"),
             (("-p", "service.exec-start=", "true"), 2, "run:"),
             (("-u", "web", "true"), 1, "there is a unit web already"),
             (("-u", "a@b", "true"), 2, "cannot be the name"),
@@ -211,16 +212,37 @@ def test_what_cannot_be_run_changes_nothing() -> None:
         assert until(lambda: running.supctl("logs", "echo").stdout, "its words") == "-u %H $HOME --json\n"
 
 
+def test_what_is_forgotten_leaves_its_words_and_who_ran_it() -> None:
+    """The output can be read on, the journal says what was run, without secrets; what was set for the unit goes with
+    it, and it cannot be edited, for it has no file."""
+    with supervisor({"web": WEB}) as running:
+        script = ("sh", "-c", "echo hello; exec sleep 1000", "sh", "--password=hunter2")
+        name = run_json(running, "-p", "LimitNOFILE=99", "-p", "nice=5", "--", *script)["unit"]
+        assert os.getpriority(os.PRIO_PROCESS, running.status(name)["pid"]) == 5
+        assert running.supctl("set", name, "RestartSec=7s").returncode == 0
+        assert (running.folder / "r" / "set" / f"{name}.toml.d").exists()
+        edit = running.supctl("edit", "--yes", name)
+        assert (edit.returncode, "was run without a file" in edit.stderr) == (1, True)
+        assert running.supctl("stop", name).returncode == 0
+        until(lambda: names(running) == ["web"], "its end")
+        until(lambda: not (running.folder / "r" / "set" / f"{name}.toml.d").exists(), "the end of what was set")
+        assert running.supctl("logs", name).stdout == "hello\n"
+        assert (running.supctl("status", name).returncode, running.supctl("logs", "run-not").returncode) == (4, 4)
+        (record,) = (each for each in running.records() if each.get("verb") == "run")
+        assert record["argv"][1:] == [*script[1:4], "--password=[redacted]"]
+        assert record["units"] == [name]
+
+
 def test_failed_units_and_their_output_are_bounded(tmp_path: Path) -> None:
     """The oldest of many that have failed goes, and so does the output of the oldest that are forgotten."""
     logs = tmp_path
-    made = [transients.made_name(str(number), "7" if number % 2 else "") for number in range(transients.LOGS_MAX + 5)]
+    made = [transients.made_name(str(number), "7" if number % 2 else "") for number in range(LOGS_MAX + 5)]
     for age, name in enumerate([*made, "run-me", "web"]):
         for suffix in ("log", "log.1", "log.lives"):
             path = logs / f"{name}.{suffix}"
             path.write_text("x")
             os.utime(path, (age, age))
-    transients.clear_logs(logs, lambda name: name == made[0])
+    clear_logs(logs, lambda name: transients.is_made_name(name) and name != made[0])
     left = {path.name.partition(".log")[0] for path in logs.iterdir()}
     assert left == {made[0], *made[5:], "run-me", "web"}
     assert not any(transients.is_made_name(name) for name in ("run-me", "web", "run-x-0123456789ab", "run-7", "run"))

@@ -284,8 +284,21 @@ def test_another_root(uid: int | None, place: Path) -> None:
     code = "assert os.listdir('/etc') == ['mark'] and os.getcwd() == '/'; " + NOTIFY + CONTROL
     searched = "exec-start-pre = ['@env', 'another-name', 'true']\nworking-directory = '-/no/such'"
     service = f"restart = 'no'\nnotify-access = 'main'\nroot-directory = '{root}'\n{searched}"
-    with supervisor({"a": unit(keys, code, service=service)}, uid=uid) as running:
-        check_all(running, ["a"])
+    interfaces = (
+        "assert os.listdir('/etc') == ['mark'] and os.path.exists('/proc/self/status') and os.listdir('/sys/kernel'); "
+        "open('/dev/null', 'w').write('x'); assert os.path.ismount('/run'); " + NOTIFY + CONTROL
+    )
+    units = {
+        "a": unit(keys, code, service=service),
+        "interfaces": unit("bind-read-only-paths = '/usr'\nmount-apivfs = true", interfaces, service=service),
+        "own-dev": unit(
+            "bind-read-only-paths = '/usr'\nmount-apivfs = true\nprivate-devices = true",
+            "assert not os.path.exists('/dev/kmsg') and os.path.exists('/dev/zero')",
+            service=service,
+        ),
+    }
+    with supervisor(units, uid=uid) as running:
+        check_all(running, list(units))
     assert sorted(path.name for path in (root / "usr").iterdir()) == []
 
 

@@ -44,6 +44,7 @@ def test_status_json_has_exactly_the_fields_of_the_contract(supctl: Supctl) -> N
     ]
     added += ["next_elapse", "last_elapse"]
     added += ["has_run", "lowered_limits", "applied", "degraded", "sockets", "accepted", "connections", "stored"]
+    added += ["dropped_lines"]
     added += ["transient"]
     assert [list(found) for found in ran.document["units"]] == [[*CONTRACT_FIELDS, *added]]
 

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from supervisord_py.host.bus_limits import IDS_A_LIFE_MAX, IDS_MAX, Bucket, Memory
-from supervisord_py.model.values import Rate, format_rate, parse_rate
+from supervisord_py.model.log import Rate
+from supervisord_py.model.values import format_rate, parse_rate
 from supervisord_py.wire.bus import (
     ID_MAX,
     OWN,

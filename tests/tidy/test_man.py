@@ -470,8 +470,8 @@ def test_fields_of_commands_are_in_the_manual() -> None:
         for peer in (Peer(uid=0, gid=0, pid=1), remote)
         for field in command_record("start", ("web",), peer, "").fields
     }
-    # `message` is added by refusals of what is not there.
-    assert event_items()["command"].named("Va") == fields | {"message"}
+    # `message` is added by refusals of what is not there, `argv` by `run`.
+    assert event_items()["command"].named("Va") == fields | {"message", "argv"}
 
 
 def test_fields_of_the_manual_exist() -> None:

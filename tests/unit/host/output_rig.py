@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from supervisord_py.host.output import OutputCollector, OutputTrouble
-from supervisord_py.model.unit import LogPolicy
+from supervisord_py.model.log import LogPolicy
 
 
 class Source:

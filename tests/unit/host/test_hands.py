@@ -20,7 +20,7 @@ from supervisord_py.core.events import (
 )
 from supervisord_py.host.accounts import Accounts
 from supervisord_py.host.execution import SpawnRuntime
-from supervisord_py.host.hands import ManagerHands
+from supervisord_py.host.hands import CLEARED_AFTER, ManagerHands
 from supervisord_py.host.output import OutputCollector
 from supervisord_py.model.records import Record
 from supervisord_py.model.states import Role, ServiceType
@@ -35,8 +35,18 @@ class SilentOutput:
     def last_lines(self, *_: object) -> list[str]:
         return []
 
-    def mark_life(self, *_: object) -> None:
-        pass
+    def __init__(self) -> None:
+        self.kept: set[str] = set()
+        self.spent: Callable[[str], bool] | None = None
+
+    def mark_life(self, unit: str, _: str) -> None:
+        self.kept.add(unit)
+
+    def forget(self, unit: str) -> None:
+        self.kept.discard(unit)
+
+    def clear(self, is_spent: Callable[[str], bool]) -> None:
+        self.spent = is_spent
 
     def detach(self, unit: str) -> None:
         pass
@@ -52,9 +62,10 @@ class Rig:
         self.asked: list[dict[str, Any]] = []
         self.events: list[Event] = []
         self.records: list[Record] = []
+        self.output = SilentOutput()
         self.hands = ManagerHands(
             runtime=SpawnRuntime(control_socket="/run/x", accounts=Accounts()),
-            output=cast(OutputCollector, SilentOutput()),
+            output=cast(OutputCollector, self.output),
             unit_of=lambda name: unit if name == unit.name else None,
             ask=self.asked.append,
             submit=self.events.append,
@@ -68,8 +79,8 @@ class Rig:
     async def trees(self, units: Sequence[str]) -> dict[str, list[int]]:
         return {}
 
-    def spawn(self, spawn_id: int, role: Role) -> None:
-        made = self.hands.spawn(SpawnProcess(spawn_id, "web", role, Command(("/bin/true",)), "f" * 32))
+    def spawn(self, spawn_id: int, role: Role, unit: str = "web") -> None:
+        made = self.hands.spawn(SpawnProcess(spawn_id, unit, role, Command(("/bin/true",)), "f" * 32))
         assert isinstance(made, dict), made
         self.hands.process_spawned(ProcessSpawned(spawn_id, 1000 + spawn_id))
 
@@ -227,3 +238,21 @@ def test_a_bug_in_what_is_let_go_of_kept_the_unit_for_ever(tmp_path: Path) -> No
         assert len(rig.records) == 5
 
     drive(forking(tmp_path / "a.pid"), test)
+
+
+def test_output_of_each_connection_was_kept_for_ever() -> None:
+    """What is known of an instance for a connection goes with it, and of many the files of the oldest."""
+    unit = Unit("web@1-127.0.0.1:4001", UnitKind.SERVICE, Service(ServiceType.SIMPLE, (Command(("/bin/true",)),)))
+
+    async def test(rig: Rig) -> None:
+        for spawn_id in range(1, CLEARED_AFTER + 1):
+            rig.spawn(spawn_id, Role.MAIN, unit.name)
+            rig.exit(spawn_id, empty=True)
+            rig.hands.release(unit.name)
+            await rig.until(lambda spawn_id=spawn_id: len(rig.asked) == spawn_id)
+            assert not rig.output.kept
+        is_spent = rig.output.spent
+        assert is_spent is not None and is_spent("web@2-127.0.0.1:4002") and is_spent("web@a-3-::1:4003-2")
+        assert not any(map(is_spent, (unit.name, "web", "web@2", "web@2-blue", "web@2-127.0.0.1")))
+
+    drive(unit, test)

@@ -20,12 +20,18 @@ CUT = ("settings", "commands", "allowed", "problems", "by_event", "by_unit")
 """Lists that the page shows the beginning of."""
 
 
-def shape(value: Any) -> Any:
+CUT_OF = {"py.supervisord.Manager.Stats": ("units",)}
+"""The same, of single methods."""
+
+
+def shape(value: Any, cut: tuple[str, ...] = CUT) -> Any:
     """Reduce a value to what the page promises: names, types, and the words that do not change with every run."""
     if isinstance(value, dict):
-        return {key: None if key in UNSTABLE else [] if key in CUT else shape(entry) for key, entry in value.items()}
+        return {
+            key: None if key in UNSTABLE else [] if key in cut else shape(entry, cut) for key, entry in value.items()
+        }
     if isinstance(value, list):
-        return [shape(entry) for entry in value]
+        return [shape(entry, cut) for entry in value]
     if isinstance(value, str):
         value = re.sub(r"\S*/(units|control)/", "", value)
         value = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC", "then", value)
@@ -74,7 +80,8 @@ def test_the_examples_run(tmp_path: Path) -> None:
                 told = {"error": reply.error} if reply.error is not None else {}
                 told |= {"parameters": reply.parameters}
                 told |= {"continues": True} if reply.continues else {}
-                assert shape(told) == shape(promised), call
+                cut = CUT + CUT_OF.get(call["method"], ())
+                assert shape(told, cut) == shape(promised, cut), call
                 await client.close()
 
     drive(main())

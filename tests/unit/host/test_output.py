@@ -13,7 +13,7 @@ from output_rig import Source, rig, run
 
 from supervisord_py.host import output_capture
 from supervisord_py.host.output_file import splice
-from supervisord_py.model.unit import LogPolicy
+from supervisord_py.model.log import LogPolicy
 
 PIPE_DEFAULT = 65536
 

@@ -5,14 +5,16 @@ import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from output_rig import Rig, rig, run
 
+from supervisord_py.host import output_reading
 from supervisord_py.host.output_folder import LogFolder, open_folder
 from supervisord_py.host.output_lives import KEPT_MAX, Life, LifeMarks, format_life, parse_lives, read_lives
-from supervisord_py.host.output_reading import BLOCK, LAG_MAX, OutputFollower, last_lines
-from supervisord_py.model.unit import LogPolicy
+from supervisord_py.host.output_reading import BLOCK, LAG_MAX, OutputFollower
+from supervisord_py.model.log import LogPolicy
 
 
 def write(folder: Path, **texts: str) -> LogFolder:
@@ -20,6 +22,10 @@ def write(folder: Path, **texts: str) -> LogFolder:
     for name, text in texts.items():
         (folder / name.replace("_", ".")).write_text(text)
     return LogFolder(folder)
+
+
+def last_lines(folder: LogFolder, unit: str, lines: int, **options: Any) -> list[str]:
+    return [line.text for line in output_reading.last_lines(folder, unit, lines, **options)]
 
 
 def test_last_lines_go_back_over_rotated_files(tmp_path: Path) -> None:

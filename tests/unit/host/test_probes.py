@@ -21,8 +21,9 @@ from supervisord_py.core.actions import RunProbe
 from supervisord_py.core.events import Event, ProbeFinished
 from supervisord_py.host import probes
 from supervisord_py.host.probes import LINE_LOOKED_AT, Probes, TooSlowError, cpu_limit
+from supervisord_py.model.log import LogPolicy
 from supervisord_py.model.states import ProbeKind
-from supervisord_py.model.unit import SECOND_NS, LogPolicy, Probe
+from supervisord_py.model.unit import SECOND_NS, Probe
 
 CERTIFICATE = Path(__file__).parents[2] / "data" / "self-signed.pem"
 LIFE = "a" * 32

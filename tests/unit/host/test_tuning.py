@@ -42,7 +42,9 @@ def test_a_typed_value_is_toml_or_a_string(text: str, value: Any) -> None:
     assert parse_value(text) == value
 
 
-@pytest.mark.parametrize("text", ["limits.nofile", "=3", "nofile=3", "limits.=3", "a b.c=1", "instances.count=3"])
+@pytest.mark.parametrize(
+    "text", ["limits.nofile", "=3", "nosuch=3", "enforce=3", "limits.=3", "a b.c=1", "instances.count=3"]
+)
 def test_what_is_no_assignment_is_refused(text: str) -> None:
     """Before anything is read or written, as wrong usage."""
     with pytest.raises(CannotChangeError) as refused:

@@ -24,6 +24,7 @@ from supervisord_py.model.changes import (
 )
 from supervisord_py.model.context import Amount, Credential, Folder
 from supervisord_py.model.keys import parse_key_table
+from supervisord_py.model.log import Rate
 from supervisord_py.model.sandbox import Access, Bind, Families
 from supervisord_py.model.sockets import Listen, ListenKind, Socket, Sockets, parse_socket_address
 from supervisord_py.model.states import ProbeKind, Restart, ServiceType
@@ -96,7 +97,7 @@ def _is_group(hint: Any) -> bool:
     return (
         isinstance(hint, type)
         and issubclass(hint, msgspec.Struct)
-        and hint not in (Command, Condition, Calendar, Dependency, Probe, Folder, Credential, Amount, Sockets)
+        and hint not in (Command, Condition, Calendar, Dependency, Probe, Folder, Credential, Amount, Rate, Sockets)
         and hint not in (Access, Bind, CallFilter, Families)
     )
 
@@ -128,6 +129,7 @@ def another(value: Any, hint: Any, name: str) -> Any:
         "stub": Command(("/bin/other",)),
         "sockets": Sockets(),
         "keyring_mode": "private",
+        "rate_limit": Rate(7, 10**9),
         "system_call_filter": CallFilter(False, (("uname", None),)),
         "system_call_architectures": ("x86",),
         "restrict_address_families": Families(True, (1,)),

@@ -7,6 +7,7 @@ from unitset_rig import KEY_TABLE
 
 from supervisord_py.model.changes import compare_settings
 from supervisord_py.model.commands import COMMANDS, PRESETS, command_set
+from supervisord_py.model.log import Rate
 from supervisord_py.model.problems import Problem
 from supervisord_py.model.settings import (
     AllowRule,
@@ -18,7 +19,6 @@ from supervisord_py.model.settings import (
     parse_settings,
     settings_texts,
 )
-from supervisord_py.model.values import Rate
 
 
 def parse(text: str) -> tuple[Settings, tuple[Problem, ...]]:
