@@ -36,6 +36,7 @@ def begin(ledger: Ledger, name: str) -> None:
     state.result, state.message = Result.SUCCESS, None
     state.invocation = ledger.new_invocation()
     state.started = state.forked = state.main_ended = state.unseen = False
+    state.start_degraded = ()
     state.was_up = state.post_done = state.stopped = False
     state.succeeded = state.accomplished = False
     state.ending = Ending.ITSELF

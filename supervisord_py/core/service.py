@@ -66,6 +66,8 @@ class Input(Enum):
     WATCHDOG = "watchdog"
     FAULT = "fault"
     """Something that watches the unit has found it faulty; the result says what."""
+    BREACH = "breach"
+    """It takes more than it may, and nothing but us holds it back."""
     UNUSED = "unused"
     """Nothing has come to it for its idle time."""
     START = "start"
@@ -108,6 +110,9 @@ def process_spawned(ledger: Ledger, event: ProcessSpawned) -> None:
     process = _process(ledger.edit(name), event.spawn_id)
     if process is not None:
         process.pid, process.degraded = event.pid, event.degraded
+        if process.role is Role.START:
+            # What it leaves behind runs as it did.
+            ledger.edit(name).start_degraded = event.degraded
         feed(ledger, name, Input.SPAWNED)
 
 
@@ -182,7 +187,9 @@ def main_followed(ledger: Ledger, event: MainFollowed) -> None:
             feed(ledger, name, Input.FOLLOWED, Ended(Result.PROTOCOL, message))
         else:
             is_guess = processes.service_of(ledger, name).pid_file is None
-            state.main = Process(event.spawn_id, Role.MAIN, pid=event.pid, is_guess=is_guess)
+            state.main = Process(
+                event.spawn_id, Role.MAIN, pid=event.pid, degraded=state.start_degraded, is_guess=is_guess
+            )
             feed(ledger, name, Input.FOLLOWED)
         # A reload may have waited for it.
         ledger.changed[name] = None
@@ -256,15 +263,15 @@ def limit_exceeded(ledger: Ledger, event: LimitExceeded) -> None:
         result = Result.MEMORY_LIMIT if event.breach.limit == "memory-max" else Result.RESOURCES
         found = Ended(result, f"it exceeded {_describe_breach(event.breach)}")
     sub = ledger.state(name).sub
-    if sub in _BEFORE_START:
+    if policy is OomPolicy.KILL:
+        feed(ledger, name, Input.BREACH, found)
+    elif sub in _BEFORE_START:
         # What processes say then means nothing, what they take does.
         steps.found_faulty(ledger, name, found)
     elif sub is SubState.STUB:
         steps.stub_ended(ledger, name, found)
     else:
         feed(ledger, name, Input.FAULT, found)
-    if policy is OomPolicy.KILL and ledger.state(name).sub in (SubState.STOP, SubState.STOP_SIGTERM):
-        stopping.enter_kill(ledger, name)
 
 
 def _record_breach(ledger: Ledger, name: str, breach: Breach) -> None:
@@ -423,6 +430,13 @@ TRANSITIONS: dict[tuple[SubState, Input], Handler] = {
     (SubState.START_POST, Input.FAULT): steps.found_faulty,
     (SubState.RUNNING, Input.FAULT): steps.found_faulty_while_up,
     (SubState.RELOAD, Input.FAULT): steps.found_faulty,
+    **{(sub, Input.BREACH): steps.took_too_much for sub in sorted(STARTING | UP, key=lambda sub: sub.value)},
+    (SubState.STUB, Input.BREACH): steps.stub_took_too_much,
+    **{
+        (sub, Input.BREACH): steps.took_too_much_in_its_end
+        for sub in (SubState.STOP, SubState.STOP_WATCHDOG, SubState.STOP_SIGTERM, SubState.FINAL_SIGTERM)
+    },
+    (SubState.STOP_POST, Input.BREACH): steps.took_too_much_in_post,
     (SubState.START_POST, Input.STOP): steps.stop_starting,
     (SubState.RUNNING, Input.FOLLOWED): steps.succeeded_or_not,
     (SubState.RUNNING, Input.MAIN_ENDED): steps.main_ended_while_up,
@@ -473,6 +487,7 @@ TRANSITIONS: dict[tuple[SubState, Input], Handler] = {
 
 _FAULTS = (Input.WATCHDOG, Input.FAULT)
 _NOTIFIED = (Input.READY, Input.RELOADING, Input.STOPPING, Input.WATCHDOG, Input.FAULT)
+_KILLED = (SubState.STOP_SIGKILL, SubState.FINAL_SIGKILL, SubState.STUCK)
 _IDLE = tuple(sorted(REST | BETWEEN_LIVES | ARMED, key=lambda sub: sub.value))
 
 _BEFORE_START = (SubState.CONDITION, SubState.START_PRE)
@@ -480,6 +495,8 @@ _BEFORE_START = (SubState.CONDITION, SubState.START_PRE)
 IGNORED: dict[tuple[SubState, Input], str] = {
     **{(sub, what): "a process of an old life speaks" for sub in _IDLE for what in _NOTIFIED},
     **{(sub, Input.TREE_EMPTIED): "leftovers of an old life end" for sub in _IDLE},
+    **{(sub, Input.BREACH): "what is left of an old life was let live" for sub in _IDLE},
+    **{(sub, Input.BREACH): "it is being killed" for sub in _KILLED},
     **{(sub, Input.STOP): "it is down" for sub in (SubState.DEAD, SubState.FAILED)},
     **{(sub, what): "only commands of the start run" for sub in _BEFORE_START for what in _NOTIFIED},
     **{(sub, Input.SPAWNED): "the end of the command matters" for sub in (*_BEFORE_START, SubState.START_POST)},

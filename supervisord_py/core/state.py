@@ -314,6 +314,8 @@ class UnitState(Struct, omit_defaults=True):
     """The main program of this life runs or has run."""
     forked: bool = False
     """The start command of this life, of a forking unit, runs or has run: what it leaves behind is the daemon."""
+    start_degraded: tuple[str, ...] = ()
+    """Without what the last start command of a forking unit ran, though its unit asks for it, best-effort."""
     main_ended: bool = False
     """A main process of this life has ended (``exit_code`` and ``exit_signal`` are its, not an older life's)."""
     unseen: bool = False

@@ -472,6 +472,29 @@ def found_faulty_while_up(ledger: Ledger, name: str, found: Ended) -> None:
     stopping.enter_stop(ledger, name, found.message)
 
 
+def took_too_much(ledger: Ledger, name: str, found: Ended) -> None:
+    """It will not get less: no command and no time to stop."""
+    found_faulty(ledger, name, found)
+    took_too_much_in_its_end(ledger, name, found)
+
+
+def took_too_much_in_its_end(ledger: Ledger, name: str, found: Ended) -> None:
+    stopping.fail(ledger, name, found.result, found.message)
+    if ledger.state(name).sub in (SubState.STOP, SubState.STOP_WATCHDOG, SubState.STOP_SIGTERM, SubState.FINAL_SIGTERM):
+        stopping.enter_kill(ledger, name)
+
+
+def took_too_much_in_post(ledger: Ledger, name: str, found: Ended) -> None:
+    stopping.fail(ledger, name, found.result, found.message)
+    stopping.enter_final(ledger, name)
+    took_too_much_in_its_end(ledger, name, found)
+
+
+def stub_took_too_much(ledger: Ledger, name: str, found: Ended) -> None:
+    stub_ended(ledger, name, found)
+    took_too_much_in_its_end(ledger, name, found)
+
+
 def found_unused(ledger: Ledger, name: str, why: Ended) -> None:
     ledger.edit(name).ending = Ending.IDLE
     stopping.enter_stop(ledger, name, why.message)

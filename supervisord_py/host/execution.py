@@ -30,7 +30,7 @@ from supervisord_py.host.cgroups import UnitGroups
 from supervisord_py.host.confine import CannotConfine
 from supervisord_py.host.dynamic_users import DynamicUsers, NoFreeUser, dynamic_name
 from supervisord_py.host.limits import INFINITY, RLIMIT_NUMBERS
-from supervisord_py.host.priorities import niceness_operations, priority_operations
+from supervisord_py.host.priorities import priority_operations
 from supervisord_py.host.private_folders import PrivateFolders
 from supervisord_py.host.resources import UnitResources
 from supervisord_py.host.sandbox import Place, confine
@@ -181,15 +181,13 @@ def build_spawn(
             "groups": None if account.groups is None else list(account.groups),
             "rlimits": {} if privileged else _rlimits(context),
             "strict": [] if privileged or context.enforce != "strict" else sorted(name for name, _ in context.rlimits),
-            "nice": context.nice if context.enforce == "strict" else None,
+            "nice": context.nice if privileged or context.enforce == "strict" else None,
             "cgroups": [],
             "sigpipe": not context.ignore_sigpipe,
             "notify": (NotifyAccess.NONE if service is None or is_beside else effective_notify_access(service)).value,
             "privileged": privileged,
             "pid_env": ["WATCHDOG_PID"] if "WATCHDOG_USEC" in environment else [],
         }
-        if context.enforce != "strict":
-            before += niceness_operations(context.nice)
         if not is_beside:
             identifier = os.path.basename(action.command.words[0])
             is_connected = action.handed is not None and action.handed.connection is not None
@@ -202,7 +200,9 @@ def build_spawn(
             opened = terminal_operations(terminal, uid=None if identity is not None else account.uid)
             (before if identity is None else after).extend(opened)
         if not privileged:
-            before += priority_operations(context.priorities, may_fail=context.enforce != "strict")
+            before += priority_operations(context, may_fail=context.enforce != "strict")
+        if not privileged and context.enforce != "strict" and context.rlimits:
+            request["loose"] = sorted(name for name, _ in context.rlimits)
         for name, operations in (("before", before), ("after", after)):
             if operations:
                 request[name] = operations

@@ -28,16 +28,14 @@ _CLASS_SHIFT = 13
 _IOPRIO_SET = {"x86_64": 251, "aarch64": 30, "riscv64": 30}.get(os.uname().machine)
 
 
-def niceness_operations(nice: int | None) -> list[dict[str, Any]]:
-    """Return what a child does that goes on where it cannot have this niceness; one that must have it has a step for
-    it."""
-    call = {"do": "call", "name": "setpriority", "args": [os.PRIO_PROCESS, 0, nice]}
-    return [] if nice is None else [{"step": "nice", "key": "nice", **call, "may_fail": True}]
-
-
-def priority_operations(wanted: Priorities, *, may_fail: bool) -> list[dict[str, Any]]:
-    """Return what the child does; niceness is a step of its own."""
+def priority_operations(context: ExecContext, *, may_fail: bool) -> list[dict[str, Any]]:
+    """Return what the child does; niceness that must be had is a step of its own."""
     operations: list[dict[str, Any]] = []
+    wanted = context.priorities
+    if may_fail and context.nice is not None:
+        operations.append(
+            {"step": "nice", "do": "call", "name": "setpriority", "args": [os.PRIO_PROCESS, 0, context.nice]}
+        )
     if wanted.oom_score_adjust is not None:
         text = str(wanted.oom_score_adjust)
         operations.append(

@@ -102,6 +102,7 @@ class Plan:
         self.uid, self.gid, self.groups = (None if plain else request.get(key) for key in ("uid", "gid", "groups"))
         self.limits: dict[str, tuple[int, int]] = {n: (s, h) for n, (s, h) in (request.get("rlimits") or {}).items()}
         self.strict = frozenset(request.get("strict") or ())
+        self.loose = frozenset(request.get("loose") or ())
         self.nice, self.cgroups = request.get("nice"), list(request.get("cgroups") or ())
         self.home: str | None = request.get("home")
         self.sigpipe, self.pid_env = bool(request.get("sigpipe")), list(request.get("pid_env") or ())
@@ -253,6 +254,8 @@ class Spawner:
         around = {}
         for name, (soft, hard) in plan.limits.items():
             have = resource.getrlimit(LIMITS[name])[1]
+            if name in plan.loose and lower(hard, have) != hard:
+                return None  # only a child can tell what it got
             if name not in plan.strict and not self._can_raise:
                 hard = lower(hard, have)
                 soft = lower(soft, hard)
@@ -417,6 +420,15 @@ def _tell(report: int, step: str, number: int, detail: str) -> None:
     os.write(report, f"{step} {number} {detail}".replace("\0", " ").encode("utf-8", "replace")[: TOLD_MAX - 1] + b"\0")
 
 
+def _set_and_tell(name: str, plan: Plan, report: int) -> None:
+    """Set a limit of this process; of a loose one that was clamped tell what it is now."""
+    set_limit(name, *plan.limits[name], name in plan.strict)
+    has = resource.getrlimit(LIMITS[name])
+    if name in plan.loose and has != plan.limits[name]:
+        soft, hard = plan.limits[name]
+        _tell(report, DEGRADED + name, 0, f"{soft}:{hard} is more than may be had, it has {has[0]}:{has[1]}")
+
+
 class _Sandbox:
     """What a child does of its operations, and tells: each key that it does without once."""
 
@@ -471,7 +483,7 @@ def _run_steps(plan: Plan, null: int, report: int) -> NoReturn:
         step = "limits"
         late = {name for name in LATE & plan.limits.keys() if _only_lowers(name, plan.limits[name][1])}
         for name in plan.limits.keys() - late:
-            set_limit(name, *plan.limits[name], name in plan.strict)
+            _set_and_tell(name, plan, report)
         step = "nice"
         if plan.nice is not None:
             os.setpriority(os.PRIO_PROCESS, 0, plan.nice)
@@ -507,7 +519,7 @@ def _run_steps(plan: Plan, null: int, report: int) -> NoReturn:
             sandbox.perform(op)
         step, key = "limits", ""
         for name in late:
-            set_limit(name, *plan.limits[name], name in plan.strict)
+            _set_and_tell(name, plan, report)
         die_with_parent(0)
         for op in plan.last:
             step, key = op.step, op.key

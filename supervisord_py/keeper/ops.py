@@ -197,8 +197,7 @@ def _data(given: dict[str, Any]) -> Work:
 
     def work(registers: Registers) -> None:
         fd = os.memfd_create("data", os.MFD_CLOEXEC)
-        os.write(fd, content)
-        os.lseek(fd, 0, os.SEEK_SET)
+        os.pwrite(fd, content, 0)
         registers[register] = fd
 
     return work
@@ -213,11 +212,7 @@ def _write(given: dict[str, Any]) -> Work:
     path, content = given["path"], given["text"].encode()
 
     def work(_: Registers) -> None:
-        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            os.write(fd, content)
-        finally:
-            os.close(fd)
+        os.write(os.open(path, os.O_WRONLY | os.O_CLOEXEC), content)  # exec closes it
 
     return work
 

@@ -94,6 +94,7 @@ class Checkers(Checker):
         super().__init__(world)
         from supervisord_py.testing.checkers_answers import ANSWER_CHECKERS
         from supervisord_py.testing.checkers_health import HEALTH_CHECKERS
+        from supervisord_py.testing.checkers_limits import LIMIT_CHECKERS
         from supervisord_py.testing.checkers_pools import POOL_CHECKERS
         from supervisord_py.testing.checkers_processes import PROCESS_CHECKERS
         from supervisord_py.testing.checkers_quarantine import QUARANTINE_CHECKERS
@@ -116,6 +117,7 @@ class Checkers(Checker):
             *HEALTH_CHECKERS,
             *TIMER_CHECKERS,
             *SOCKET_CHECKERS,
+            *LIMIT_CHECKERS,
         )
         self.only(*(made(world) for made in kinds))
 

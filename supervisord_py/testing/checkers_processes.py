@@ -13,7 +13,7 @@ from supervisord_py.core.actions import (
     SpawnProcess,
     Whom,
 )
-from supervisord_py.core.events import CommandRequested, ProcessesSeen, ProcessExited, SpawnFailed
+from supervisord_py.core.events import CommandRequested, LimitExceeded, ProcessesSeen, ProcessExited, SpawnFailed
 from supervisord_py.core.view import unit_status
 from supervisord_py.model.names import is_aux_owner
 from supervisord_py.model.states import JobState, JobType, KillMode, ProbeAction, Role, ServiceType
@@ -269,6 +269,9 @@ class KillTimeout(Checker):
             if life is None or service is None:
                 self.fail(f"{action.unit}: a kill without a life")
                 return
+            if isinstance(step.event, LimitExceeded) and step.event.unit == action.unit:
+                # it is to end at once: it will not get less
+                continue
             if any(each.action is ProbeAction.KILL for each in life.unit.health) and isinstance(
                 step.event, ProcessesSeen
             ):

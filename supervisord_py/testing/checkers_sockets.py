@@ -75,6 +75,9 @@ class Held(_OfSockets):
         """The unit whose program each connection was handed to."""
 
     def step(self, step: Step) -> None:
+        if isinstance(step.event, KeeperLost):
+            # the next counts from 1
+            self._given.clear()
         for action in step.effects.actions:
             if isinstance(action, SpawnProcess) and action.handed is not None:
                 self._given[action.handed.unit, action.handed.connection] = action.unit
@@ -89,8 +92,8 @@ class Held(_OfSockets):
                 self.fail(f"the sockets of {action.unit}, which is {status.sub_state}, are closed")
 
     def _check_connection(self, unit: str, number: int) -> None:
-        name = self._given.get((unit, number)) or self.instance_of(unit, number)
-        if name is not None and unit_status(self.world.manager, name).sub_state not in AT_REST:
+        name = self._given.get((unit, number))
+        if name in self.world.manager_units() and unit_status(self.world.manager, name).sub_state not in AT_REST:
             self.fail(f"connection {number} of {unit} is closed, and {name} lives")
 
     def settled(self) -> None:

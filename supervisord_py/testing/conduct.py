@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from supervisord_py.core.events import ExitStatus, NotifyReceived
 from supervisord_py.model.states import Role, ServiceType
+from supervisord_py.testing.beside import BESIDE
 from supervisord_py.testing.population import SHORT_LIVED, is_broken_release
 from supervisord_py.testing.processes import CRASHES, NOTIFYING, SIGTERM, Process, Spawn
 
@@ -24,6 +25,8 @@ class Conduct:
     def begin(self, spawn: Spawn) -> None:
         """The program of a process runs: draw what it does."""
         kernel = self._kernel
+        if spawn.role not in BESIDE:
+            kernel.appetite.begin(spawn)
         if spawn.role in (Role.START, Role.MAIN) and is_broken_release(spawn.service) and not kernel.is_calm:
             kernel.later(1, 8000, lambda: kernel.end(spawn.main, ExitStatus(code=78)))
         match spawn.role:

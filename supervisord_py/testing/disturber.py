@@ -32,6 +32,10 @@ class Disturber:
         if world.chance("new_settings"):
             world.releases.settings = draw_settings(world.rng, world.profile)
             world.releases.load(world.releases.units)
+        if world.profile.new_bounds and world.chance("new_bounds"):
+            living = sorted(name for name, life in world.seen.lives.items() if life.main_running)
+            if living:
+                world.releases.set_bounds(world.rng.choice(living))
         if world.chance("wall_jump"):
             world.strike_all("wall_jump")
             most_s = world.rng.choice((90, 3600, 86_400))

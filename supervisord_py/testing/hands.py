@@ -28,6 +28,7 @@ from supervisord_py.testing.checks import CheckingHand
 from supervisord_py.testing.clock import MILLISECOND_NS, Agenda
 from supervisord_py.testing.freezer import FreezingHand
 from supervisord_py.testing.kernel import Kernel
+from supervisord_py.testing.limits import LimitHand
 from supervisord_py.testing.profile import Profile
 from supervisord_py.testing.sockets import Listeners
 
@@ -57,12 +58,14 @@ class Hands:
         self.checking.struck = lambda fault, unit: kernel.struck(fault, unit)
         kernel.beside.verdict = lambda action: self.checking.verdict(action) if action.role is Role.PROBE else None
         self.listeners = Listeners(rng, profile, agenda, kernel)
+        self.counting = LimitHand(agenda, kernel, submit)
         self._truths: dict[str, bool] = {}
         self.calm = False
         kernel.pid_file_written = self._file_written
 
     def apply(self, actions: Sequence[AnyAction]) -> None:
         self.listeners.apply(actions)
+        self.counting.look()
         for action in actions:
             match action:
                 case LookAtConnections():
@@ -94,6 +97,7 @@ class Hands:
         self._watched.clear()
         self.freezing.drop()
         self.checking.drop()
+        self.counting.drop()
         if self._kernel.is_lost:
             self.listeners.lose()
         self._manager += 1

@@ -49,8 +49,11 @@ from supervisord_py.testing.clock import MILLISECOND_NS, SECOND_NS, Agenda, Cloc
 from supervisord_py.testing.conduct import Conduct
 from supervisord_py.testing.custody import Custody
 from supervisord_py.testing.daemons import Daemons
+from supervisord_py.testing.limits import Appetite
 from supervisord_py.testing.processes import (
+    DEGRADED,
     FAILED_STEPS,
+    LATER_STEPS,
     NOTIFYING,
     SIGABRT,
     SIGCONT,
@@ -103,6 +106,7 @@ class Kernel:
         self.speech = Speech(self)
         self.beats = Beats(self)
         self.freezer = Standstill(self)
+        self.appetite = Appetite(self)
         self.exit_codes: list[int] = []
         self.pid_files: dict[str, int] = {}
         self.pid_file_written: Callable[[str], None] = lambda path: None
@@ -164,7 +168,8 @@ class Kernel:
         exec_ns = self.rng.randint(1, 20) * MILLISECOND_NS
         if self.fault("exec_slow"):
             exec_ns = self.rng.randint(100, 12_000) * MILLISECOND_NS
-        failed = self.rng.choice(FAILED_STEPS) if self.fault("spawn_failed") else None
+        steps = (*FAILED_STEPS, *LATER_STEPS) if self.has("degraded") else FAILED_STEPS
+        failed = self.rng.choice(steps) if self.fault("spawn_failed") else None
         self._agenda.after(exec_ns, lambda: self._exec(spawn, failed))
 
     def _exec(self, spawn: Spawn, failed: tuple[str, int, int] | None) -> None:
@@ -182,7 +187,9 @@ class Kernel:
                 # no exit told that the tree is empty, so the keeper tells it by itself
                 self.custody.tell(TreeEmptied(spawn.unit))
             return
-        self.custody.tell(ProcessSpawned(spawn.spawn_id, spawn.main.pid))
+        if self.has("degraded") and self.fault("degraded"):
+            spawn.degraded = self.choice(DEGRADED)
+        self.custody.tell(ProcessSpawned(spawn.spawn_id, spawn.main.pid, spawn.degraded))
         self.conduct.begin(spawn)
         for signal in spawn.held_signals:
             self.deliver(spawn.main, signal)
@@ -265,6 +272,10 @@ class Kernel:
 
     def fault(self, name: str) -> bool:
         return not self.is_calm and self.rng.random() < float(getattr(self._profile, name))
+
+    def has(self, name: str) -> bool:
+        """Whether a class of faults is on at all: one that is off draws nothing."""
+        return bool(getattr(self._profile, name))
 
     def later(self, least_ms: int, most_ms: int, callback: Callable[[], None]) -> None:
         """Let something happen after a drawn time."""
@@ -414,7 +425,14 @@ class Kernel:
         rusage = {"user_us": runtime_ms, "system_us": 1, "max_rss_kb": 4096}
         self.custody.tell(
             ProcessExited(
-                spawn.spawn_id, process.pid, status, is_main, tree_empty=not tree, runtime_ms=runtime_ms, rusage=rusage
+                spawn.spawn_id,
+                process.pid,
+                status,
+                is_main,
+                tree_empty=not tree,
+                runtime_ms=runtime_ms,
+                rusage=rusage,
+                breach=self.appetite.breach_of(process, status) if is_main else None,
             )
         )
         if is_main and spawn.role in (Role.MAIN, Role.STUB):

@@ -43,6 +43,7 @@ from supervisord_py.core.events import (
     Event,
     ExitStatus,
     KeeperLost,
+    LimitExceeded,
     MainFollowed,
     NotifyReceived,
     ProbeFinished,
@@ -86,6 +87,8 @@ def event_line(event: Event) -> str:
             former = "" if event.main else " (a former main process)"
             left = "" if event.tree_empty else ", processes left"
             return f"exited #{event.spawn_id}{former}: {status_words(event.status)}{left}"
+        case LimitExceeded():
+            return f"{event.unit} has {event.breach.value} of {event.breach.limit} = {event.breach.most}"
         case MainFollowed():
             found = f"pid {event.pid}" if event.pid is not None else f"nothing: {event.refused}"
             return f"followed #{event.spawn_id} {event.unit}: {found}"

@@ -236,6 +236,8 @@ class Observer:
                 self.targets.update(name for name, unit in event.units.units.items() if unit.service is None)
                 for life in self.lives.values():
                     self._take_live(life)
+                for name in event.limited:
+                    self._take_limits(name)
             case CommandRequested() if event.mode in IGNORING and not event.plan:
                 self.ignoring.update(event.units)
                 for name in event.units:
@@ -263,6 +265,14 @@ class Observer:
                 life.unit = replace(life.unit, service=replace(life.unit.service, kill=kill))
             post = life.unit.service.exec_stop_post if life.unit.service is not None else ()
             life.changed_post = life.changed_post or old.service.exec_stop_post != post
+
+    def _take_limits(self, name: str) -> None:
+        """The processes of a life were given the bounds of the loaded text."""
+        life, loaded = self.lives.get(name), self.units.units.get(name)
+        if life is None or life.unit.service is None or loaded is None or loaded.service is None:
+            return
+        context = replace(life.unit.service.context, resources=loaded.service.context.resources)
+        life.unit = replace(life.unit, service=replace(life.unit.service, context=context))
 
     def _see_process(self, event: ProcessSpawned | SpawnFailed | ProcessExited, now: Now) -> None:
         life = self.life_of(event.spawn_id)

@@ -16,6 +16,7 @@ from supervisord_py.model.states import (
     KillMode,
     NotifyAccess,
     OnDependencyFailure,
+    OomPolicy,
     Restart,
     ServiceType,
     Until,
@@ -26,6 +27,7 @@ from supervisord_py.model.unit import (
     Command,
     Condition,
     Dependency,
+    ExecContext,
     ExitStatuses,
     KillPolicy,
     LoadedFrom,
@@ -40,6 +42,7 @@ from supervisord_py.model.unit import (
 )
 from supervisord_py.testing.checks import draw_probes
 from supervisord_py.testing.clock import MILLISECOND_NS
+from supervisord_py.testing.limits import draw_resources
 from supervisord_py.testing.profile import Profile
 from supervisord_py.testing.settings import POOLS
 from supervisord_py.testing.sockets import LISTENED, STORE_MAX, draw_sockets
@@ -405,6 +408,8 @@ def _draw_service(rng: Random, profile: Profile, name: str) -> Service:
         pid_file=f"/run/{name}.pid" if kind is ServiceType.FORKING and rng.random() < 0.6 else None,
         guess_main_pid=rng.random() < 0.8,
         reload_signal=rng.choice((1, 12)),
+        context=ExecContext(resources=draw_resources(rng, profile)),
+        oom_policy=rng.choice(tuple(OomPolicy)) if profile.breaches else OomPolicy.STOP,
         remain_after_exit=rng.random() < (0.5 if oneshot else 0.1),
         notify_access=rng.choice(
             (

@@ -13,6 +13,18 @@ FAILED_STEPS: tuple[tuple[str, int, int], ...] = (
 )  # fmt: skip
 """(step, systemd's exit code, errno) of a spawn that fails."""
 
+LATER_STEPS: tuple[tuple[str, int, int], ...] = (
+    ("seccomp", 228, 38), ("namespace", 226, 1), ("capabilities", 218, 1), ("credentials", 243, 2),
+    ("runtime-directory", 233, 13), ("environment-file", 255, 2), ("cgroup", 219, 16),
+)  # fmt: skip
+"""Those of what is done between fork and exec for the keys that came last."""
+
+DEGRADED: tuple[tuple[str, ...], ...] = (
+    ("limits.memory-max: nothing here can enforce it",),
+    ("sandbox.private-network: operation not permitted", "limits.cpu-quota: nothing here can enforce it"),
+)
+"""Without what a program may run whose unit asks for it."""
+
 CRASHES = (
     ExitStatus(code=1), ExitStatus(code=255), ExitStatus(signal=11, core_dumped=True), ExitStatus(signal=9),
 )  # fmt: skip
@@ -78,6 +90,7 @@ class Spawn:
         self.over = False
         self.ready_sent = False
         self.held_signals: list[int] = []
+        self.degraded: tuple[str, ...] = ()
         self.followed_pid: int | None = None
         """Set for a process that was not made for this spawn id but is followed as it."""
         self.pulses: dict[str, Pulse] = {}

@@ -9,11 +9,14 @@ and dies with the manager that was asked; a new one is asked again.
 from collections.abc import Callable, Mapping
 from random import Random
 
+from msgspec.structs import replace
+
 from supervisord_py.core.actions import RevertUnits
 from supervisord_py.core.events import Event, UnitsLoaded
 from supervisord_py.model.changes import restart_keys
 from supervisord_py.model.unit import Unit, UnitSet
 from supervisord_py.testing.clock import MILLISECOND_NS, Agenda
+from supervisord_py.testing.limits import with_other_bounds
 from supervisord_py.testing.population import draw_release, older_units, without_cycles_of_lives
 from supervisord_py.testing.profile import Profile
 from supervisord_py.testing.settings import Settings, draw_settings
@@ -39,6 +42,13 @@ class Releases:
         """Load another set."""
         self.units = units
         self._submit(self._loaded(start_enabled=start_enabled))
+
+    def set_bounds(self, name: str) -> None:
+        """Give a unit other bounds, and its processes at once."""
+        units = with_other_bounds(self._rng, self._profile, self.units, name)
+        if units is not None:
+            self.units = units
+            self._submit(replace(self._loaded(), limited=(name,)))
 
     def apply(self) -> None:
         """Load what an apply found in the files."""

@@ -4,7 +4,7 @@ from random import Random
 
 import pytest
 from msgspec.structs import replace
-from mutants_sockets import PLANTED as MUTANTS
+from mutants_limits import PLANTED as MUTANTS
 
 from supervisord_py.testing.profile import draw_profile
 from supervisord_py.testing.world import World

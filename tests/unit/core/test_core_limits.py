@@ -3,11 +3,11 @@
 from typing import Any
 
 import pytest
-from core_rig import Rig, service
+from core_rig import Rig, commands, service
 
-from supervisord_py.core.events import Breach, ExitStatus, LimitExceeded, ProcessExited
-from supervisord_py.model.states import OomPolicy, Severity
-from supervisord_py.model.unit import Command, Restart, RestartPolicy
+from supervisord_py.core.events import Breach, ExitStatus, LimitExceeded, ProcessExited, ProcessSpawned
+from supervisord_py.model.states import OomPolicy, Restart, ServiceType, Severity
+from supervisord_py.model.unit import Command, Quarantine, RestartPolicy
 
 MIB = 1024 * 1024
 FULL = Breach("memory-max", 64 * MIB, 64 * MIB, "cgroup v2")
@@ -101,3 +101,72 @@ def test_memory_that_a_command_before_the_start_took_was_told_and_then_let_go_on
     assert rig.shown("web") == "deactivating/stop-sigkill/memory-limit"
     rig.exited("web", signal=9)
     assert rig.shown("web") == "failed/failed/memory-limit"
+
+
+BIG = Breach("memory-max", 70 * MIB, 64 * MIB, "sampling")
+POLICY = RestartPolicy(restart=Restart.NO)
+
+
+def too_much(rig: Rig) -> None:
+    rig.happen(LimitExceeded("web", rig.spawns[-1].invocation, BIG))
+
+
+@pytest.mark.parametrize("key", ["exec_condition", "exec_start_pre"])
+def test_a_command_before_the_start_that_takes_too_much_is_killed(key: str) -> None:
+    """The bound is that of all processes of the unit, not of its main one alone."""
+    rig = Rig(service("web", restart=POLICY, **{key: commands("/bin/hog")}))
+    rig.ask("start", "web")
+    rig.spawned("web")
+    too_much(rig)
+    assert rig.shown("web") == "deactivating/stop-sigkill/memory-limit"
+    rig.exited("web", signal=9)
+    assert rig.shown("web") == "failed/failed/memory-limit"
+
+
+def test_no_stop_command_is_run_for_what_takes_too_much() -> None:
+    """It would be killed with the rest: there is no time to stop."""
+    rig = Rig(service("web", restart=POLICY, exec_stop=commands("/bin/stop")))
+    rig.ask("start", "web")
+    rig.up("web")
+    too_much(rig)
+    assert [spawn.role.value for spawn in rig.spawns] == ["main"]
+    assert rig.shown("web") == "deactivating/stop-sigkill/memory-limit"
+
+
+def test_what_takes_too_much_while_it_ends_is_killed_at_once() -> None:
+    """In its watchdog's time to dump core, while its stop command runs, and in what runs after its end."""
+    rig = Rig(service("web", restart=POLICY, exec_stop_post=commands("/bin/post")))
+    rig.ask("start", "web")
+    rig.up("web")
+    rig.says("web", WATCHDOG="trigger")
+    too_much(rig)
+    assert rig.shown("web") == "deactivating/stop-sigkill/watchdog"
+    rig.exited("web", signal=9)
+    rig.spawned("web")
+    too_much(rig)
+    assert rig.shown("web") == "deactivating/final-sigkill/watchdog"
+
+
+def test_a_stub_that_takes_too_much_is_killed() -> None:
+    """It has the limits of its unit, which stays quarantined without it."""
+    stub = {"quarantine": Quarantine(stub=Command(("/bin/stub",)))}
+    rig = Rig(service("web", restart=RestartPolicy(failures=1), relations=stub))
+    rig.ask("start", "web")
+    rig.up("web")
+    rig.crash("web")
+    rig.spawned("web")
+    assert rig.status("web").sub_state == "stub"
+    too_much(rig)
+    rig.exited("web", signal=9)
+    assert rig.shown("web") == "quarantined/failed/exit-code"
+
+
+def test_what_a_daemon_runs_without_is_shown() -> None:
+    """The command that has left it behind was told to run without: so does what it left."""
+    rig = Rig(service("web", type=ServiceType.FORKING))
+    rig.ask("start", "web")
+    spawn_id = rig.spawns[-1].spawn_id
+    rig.happen(ProcessSpawned(spawn_id, 5, ("limits.memory-max: nothing here can enforce it",)))
+    rig.exited("web", 0, empty=False)
+    rig.followed("web")
+    assert rig.status("web").degraded == ("limits.memory-max: nothing here can enforce it",)
