@@ -16,8 +16,11 @@ from supervisord_py.model.context import Streams
 
 JOURNAL = "/run/systemd/journal/stdout"
 FIRST_HANDED = 3
-PRIORITY = 6
-"""Informational: of lines that do not begin with ``<N>``."""
+FACILITIES = (
+    "kern", "user", "mail", "daemon", "auth", "syslog", "lpr", "news", "uucp", "cron", "authpriv", "ftp",
+    "", "", "", "", "local0", "local1", "local2", "local3", "local4", "local5", "local6", "local7",
+)  # fmt: skip
+LEVELS = ("emerg", "alert", "crit", "err", "warning", "notice", "info", "debug")
 _KEYS = ("standard-input", "standard-output", "standard-error")
 _OPENED = {
     "file": os.O_WRONLY | os.O_CREAT,
@@ -74,7 +77,10 @@ def _open(
     elif kind == "data":
         yield {"do": "data", "bytes": base64.b64encode(input_data(streams)).decode(), "as": register}
     elif kind == "journald":
-        header = f"{identifier}\n{unit if os.geteuid() == 0 else ''}\n{PRIORITY}\n1\n0\n0\n0\n"
+        name = identifier if streams.identifier is None else streams.identifier
+        priority = FACILITIES.index(streams.facility) << 3 | LEVELS.index(streams.level)
+        known = unit if os.geteuid() == 0 else ""
+        header = f"{name}\n{known}\n{priority}\n{streams.level_prefix:d}\n0\n0\n0\n"
         yield {"do": "connect", "path": JOURNAL, "text": header, "as": register}
     else:
         flags = os.O_RDONLY if target == 0 else _OPENED[kind]

@@ -29,6 +29,7 @@ EXIT_CODES = {
     "fds": 202, "session": 220, "cgroup": 219, "limits": 205, "nice": 201, "group": 216, "user": 217, "chdir": 200,
     "signals": 207, "exec": 203, "fork": 203, "request": 203,
     "stdin": 208, "stdout": 209, "stderr": 222, "oom": 206, "affinity": 215, "scheduler": 214, "ioprio": 211,
+    "timer-slack": 212,
     "secure-bits": 213, "capabilities": 218, "personality": 230, "keyring": 237, "chroot": 210, "network": 225,
     "namespace": 226, "no-new-privileges": 227, "seccomp": 228, "address-families": 232, "landlock": 226,
 }  # fmt: skip

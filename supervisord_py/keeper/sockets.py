@@ -11,6 +11,7 @@ Source: systemd.socket(5), sd_notify(3) (FDSTORE=1); src/core/socket.c, src/shar
 
 import contextlib
 import ctypes
+import errno
 import os
 import select
 import socket
@@ -269,15 +270,20 @@ class Sockets:
 def _bind(spec: dict[str, Any], path: str | None) -> int:
     sock = socket.socket(spec["family"], spec["type"])
     try:
-        if spec["family"] != socket.AF_UNIX:
+        if spec["family"] != socket.AF_UNIX and spec["type"] == socket.SOCK_STREAM:
+            # Of datagrams it would let two have one address, and the later one take what comes.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if spec["reuse_port"]:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         address: Any = spec["address"] if isinstance(spec["address"], str) else tuple(spec["address"])
         try:
             sock.bind(address)
-        except OSError:
-            if path is None or not _is_deserted(path, spec["type"]):
+        except OSError as error:
+            if path is None or error.errno != errno.EADDRINUSE:
+                raise
+            if not stat.S_ISSOCK(os.lstat(path).st_mode):
+                raise FileExistsError(errno.EEXIST, "what is there is no socket") from None
+            if not _is_deserted(path, spec["type"]):
                 raise
             os.unlink(path)
             sock.bind(address)
@@ -296,15 +302,13 @@ def _open_fifo(path: str) -> int:
     fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
     if not stat.S_ISFIFO(os.fstat(fd).st_mode):
         os.close(fd)
-        raise FileExistsError(17, os.strerror(17))
+        raise FileExistsError(errno.EEXIST, "what is there is no FIFO")
     os.set_blocking(fd, True)
     return fd
 
 
 def _is_deserted(path: str, kind: int) -> bool:
     """Say whether a socket was left here by somebody who is gone."""
-    if not stat.S_ISSOCK(os.lstat(path).st_mode):
-        return False
     with socket.socket(socket.AF_UNIX, kind | socket.SOCK_NONBLOCK) as probe:
         try:
             probe.connect(path)

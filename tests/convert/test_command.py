@@ -137,6 +137,25 @@ def test_what_is_no_utf8_is_an_error(source: str) -> None:
     assert result.exit_code == 1 and "f: this is no UTF-8" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("source", "text", "said"),
+    [
+        ("supervisord", "[program:gone]\n[program:a]\ncommand=x\n", "f: program:gone: a program without a command"),
+        ("supervisord", "[group:g]\nprograms=a,gone\n[program:a]\ncommand=x\n", "f:2: group:g.programs: there is no"),
+        ("supervisord", "[include]\nfiles=g\n[program:a]\ncommand=x\n", "g:2: include.files: supervisor reads no"),
+        ("circus", "[watcher:gone]\n[watcher:a]\ncmd=x\n", "f: watcher:gone: a watcher without cmd"),
+        ("pm2", '[{"name": "gone"}, {"script": "a.js"}]', "f:1: 0: an app without a script"),
+        ("process-compose", "processes: {gone: {}, a: {command: x}}", "f:1: processes.gone: a process without"),
+        ("systemd", "[Service]\n", "f.service: nothing is set in it"),
+    ],
+)
+def test_what_runs_nothing_was_passed_over_in_silence(source: str, text: str, said: str) -> None:
+    """A unit without a key that could be told is told all the same, with what else supervisor would have refused."""
+    write("g", "[include]\nfiles=h\n")
+    result = run(source, write("f.service" if source == "systemd" else "f", text))
+    assert said in result.stderr
+
+
 def test_who_could_not_read_it_there_cannot_read_it_here() -> None:
     """A unit file is readable by no more people than the files that it was made from, includes among them."""
     write("d/x.conf", "[program:a]\ncommand=x\nenvironment=TOKEN=hunter2\n")

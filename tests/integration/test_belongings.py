@@ -154,6 +154,27 @@ def test_credentials_are_files_of_the_unit_alone(uid: int | None) -> None:
         until(lambda: not Path(folder).exists(), "the end of the credentials")
 
 
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_what_a_unit_has_is_its_users_though_a_command_of_roots_comes_first(name: str) -> None:
+    """Folders and credentials were root's, or became it while it ran, when a command with ``+`` had made them."""
+    unit = sh(
+        "touch $STATE_DIRECTORY/x && cat $CREDENTIALS_DIRECTORY/token && sleep 1000",
+        "exec-start-pre = '+/bin/true'",
+        "exec-reload = '+/bin/true'",
+        "user = 65534",
+        f"state-directory = '{name}'",
+        "set-credential = 'token:s3cret'",
+        "restart = 'no'",
+    )
+    with supervisor({"web": unit}, prepare=lambda folder: folder.chmod(0o711)) as running:
+        log = running.log_folder / "web.log"
+        until(lambda: (log.exists() and log.read_text() == "s3cret") or running.status("web")["exit"], "the secret")
+        assert log.read_text() == "s3cret"
+        assert running.supctl("reload", "web").returncode == 0
+        assert Path(f"/var/lib/{name}").stat().st_uid == 65534
+
+
 def test_a_credential_that_the_supervisor_was_not_given_is_told_and_does_not_fail_the_start() -> None:
     """As in systemd; its folder is there, ``%d`` names it, and status says what is missing."""
     unit = sh(
