@@ -56,6 +56,8 @@ class Sockets:
         """Units whose next connection is to be told."""
         self._last = 0
         """The number of the newest connection."""
+        self._spent: list[int] = []
+        """What could not be closed yet, because no process could be made."""
 
     def pack(self) -> dict[str, Any]:
         return {
@@ -106,7 +108,10 @@ class Sockets:
             return [], {}
         name, number = given["of"], given.get("connection")
         if number is not None:
-            fds = [("connection", fd) for fd in (self._connections.get(name, {}).get(number),) if fd is not None]
+            fd = self._connections.get(name, {}).get(number)
+            if fd is None:
+                raise OSError(errno.EBADF, "its connection is gone")  # with a keeper that was killed
+            fds = [("connection", fd)]
         else:
             fds = [(each.spec["name"], each.fd) for each in self._listeners.get(name, ())]
         fds += [(each.name, each.fd) for each in self._stored.get(do["unit"], ())]
@@ -179,15 +184,16 @@ class Sockets:
         fact: dict[str, Any] = {"fact": "connection", "unit": name, "socket": listener.spec["name"], "number": None}
         fact["peer"] = None
         if listener.spec["accept"]:
+            # Without room for it, it stays in the queue: who is accepted and closed again is lost.
+            fd = os.dup(listener.fd)
+            try:
+                self._spawner.check_room(fd)
+            finally:
+                os.close(fd)
             try:
                 fd, fact["peer"] = _accept(listener.fd)
             except (BlockingIOError, ConnectionError):
                 return  # gone again before its turn
-            try:
-                self._spawner.check_room(fd)
-            except OSError:
-                os.close(fd)
-                raise
             self._last = fact["number"] = self._last + 1
             self._connections.setdefault(name, {})[self._last] = fd
         del self._awaited[name]
@@ -255,16 +261,18 @@ class Sockets:
         self._stored[unit] = [each for each in self._stored[unit] if each not in gone]
         for each in gone:
             self._loop.unwatch(each.fd)
-        self._let_go([each.fd for each in gone])
         self._tell_stored(unit)
+        self._let_go([each.fd for each in gone])
 
     def _tell_stored(self, unit: str) -> None:
         self._put({"fact": "stored", "unit": unit, "names": [each.name for each in self._stored[unit]]}, unit)
 
     def _let_go(self, fds: list[int]) -> None:
         """Close what others made: that may take as long as they like, so it is not done here."""
-        if fds:
-            self._helpers.add(close_elsewhere(fds))
+        self._spent += fds
+        if self._spent:
+            self._helpers.add(close_elsewhere(self._spent))
+            self._spent = []
 
 
 def _bind(spec: dict[str, Any], path: str | None) -> int:
