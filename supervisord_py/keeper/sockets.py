@@ -17,17 +17,20 @@ import select
 import socket
 import stat
 import struct
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from supervisord_py.keeper.child import Spawner, close_elsewhere
 from supervisord_py.keeper.inventory import ME
-from supervisord_py.keeper.loop import PIDFD, Loop
+from supervisord_py.keeper.loop import PAUSE_NS, PIDFD, Loop, say
 
 KCMP = {"x86_64": 312, "aarch64": 272}.get(os.uname().machine)
 FIRST_FD = 3
 """The lowest descriptor of a process that is handed over (sd_listen_fds(3))."""
 NAME_MAX = 255
+OF_AN_INSTANCE = 8
+"""Descriptors that we need for a connection and for its process: output, notifications, the report of its start."""
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -56,6 +59,8 @@ class Sockets:
         """Units whose next connection is to be told."""
         self._last = 0
         """The number of the newest connection."""
+        self._crowded: set[str] = set()
+        """Units for whose next connection there was no room."""
         self._spent: list[int] = []
         """What could not be closed yet, because no process could be made."""
 
@@ -184,12 +189,8 @@ class Sockets:
         fact: dict[str, Any] = {"fact": "connection", "unit": name, "socket": listener.spec["name"], "number": None}
         fact["peer"] = None
         if listener.spec["accept"]:
-            # Without room for it, it stays in the queue: who is accepted and closed again is lost.
-            fd = os.dup(listener.fd)
-            try:
-                self._spawner.check_room(fd)
-            finally:
-                os.close(fd)
+            if not self._has_room(name, listener.fd):
+                return
             try:
                 fd, fact["peer"] = _accept(listener.fd)
             except (BlockingIOError, ConnectionError):
@@ -199,6 +200,26 @@ class Sockets:
         del self._awaited[name]
         self._quiet(self._listeners[name])
         self._put(fact, name)
+
+    def _has_room(self, name: str, fd: int) -> bool:
+        """Say whether a connection can be accepted: without descriptors for it and for its process it stays in the
+        queue, and is looked at again; one that is accepted and closed is lost."""
+        try:
+            fd = os.dup(fd)
+            try:
+                self._spawner.check_room(fd + OF_AN_INSTANCE)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            if name not in self._crowded:
+                self._crowded.add(name)
+                say(f"connections to {name} wait: {error.strerror}")
+            self._quiet(self._listeners[name])
+            again = lambda: self._await(name) if name in self._awaited else None  # noqa: E731
+            self._loop.set_timer(f"room for {name}", time.monotonic_ns() + PAUSE_NS, again)
+            return False
+        self._crowded.discard(name)
+        return True
 
     def close(self, name: str) -> None:
         """Let go of all that is held for a unit."""
