@@ -302,6 +302,23 @@ def test_another_root(uid: int | None, place: Path) -> None:
     assert sorted(path.name for path in (root / "usr").iterdir()) == []
 
 
+@pytest.mark.parametrize("uid", AS_USER)
+def test_a_home_that_is_hidden_is_no_working_directory(uid: int | None, place: Path) -> None:
+    """An ordinary user's unit starts at home: with protect-home, or private-tmp and a home below /tmp, none started.
+    One that is written fails the start, unless it may be missing."""
+    hide = f"[sandbox]\ntemporary-file-system = '{place}'\n"
+    command = "[service]\nexec-start = '/bin/pwd'\nrestart = 'no'\n"
+    units = {"may-miss": f"{command}working-directory = '-{place}/home'\n{hide}"}
+    units["written"] = f"{command}working-directory = '{place}/home'\n{hide}"
+    (place / "home").mkdir()
+    with supervisor(units, uid=uid) as running:
+        if (status := running.wait_state("written", "failed", "inactive"))["exit"]["code"] == 226:
+            pytest.skip(str(status["why"]))
+        assert ends(running.wait_state("may-miss", "inactive", "failed")) == 0
+        assert status["exit"]["code"] == 200
+        assert (running.log_folder / "may-miss.log").read_text() == "/\n"
+
+
 @pytest.mark.root
 def test_ipc_objects_go_with_the_last_unit_of_a_user() -> None:
     """Those of its user, when it stops."""
