@@ -79,6 +79,7 @@ VALUES: dict[str, str] = {
     "input-texts": "strings",
     "input-data": "strings",
     "absolute-paths": "paths",
+    "nanoseconds": "time span",
     "output-stream": "string",
     "environment-names": 'names, or "all"',
     "table": "table",

@@ -12,6 +12,7 @@ Laws: every assignment has exactly one entry in the ledger; nothing is carried o
 refuses (``convert.settle`` takes it out again, with the reason).
 """
 
+import re
 from collections.abc import Callable, Sequence
 
 from supervisord_py.convert.draft import SECRET_KEYS, Conversion, Draft, Place, SourceFile, TableId
@@ -28,13 +29,17 @@ from supervisord_py.convert.systemd_values import (
     is_list,
     items,
     known_words,
+    number_or_text,
     scalar,
     with_privileges,
 )
 from supervisord_py.model.decode import DECODERS
+from supervisord_py.model.log import Rate
 from supervisord_py.model.names import UnitName
 from supervisord_py.model.problems import BadValue
 from supervisord_py.model.specifiers import SpecifierContext, Specifiers
+from supervisord_py.model.unit import SECOND_NS
+from supervisord_py.model.values import format_rate, parse_timespan
 
 _SECTION_OF = {"service": "Service", "socket": "Socket", "timer": "Timer", "target": "Target"}
 _RELATION_TYPES = frozenset({"dependencies", "ordering", "names"})
@@ -134,7 +139,9 @@ class _Converter:
 
     def _convert_unit(self, unit: SystemdUnit) -> None:
         if not unit.assignments and unit.suffix == "service":
-            self._lose(unit, "an empty file: the unit is masked")
+            self._lose(
+                unit, "nothing is set in it: systemd takes an empty file for a masked unit, and refuses any other"
+            )
             return
         name = self._names.get(unit.name)
         if name is None:
@@ -221,6 +228,7 @@ class _UnitConverter:
         self._section = _SECTION_OF[unit.suffix]
         self._table_of_socket = ("socket", sum(table[0] == "socket" for table in draft.tables))
         self._input = InputData(self._context)
+        self._log_rates = (30 * SECOND_NS, 10_000)
         self._special: dict[tuple[str, str], Callable[[Assignment, Place], None]] = {
             ("Unit", "Description"): self._description,
             ("Service", "Type"): self._type,
@@ -231,6 +239,8 @@ class _UnitConverter:
             ("Service", "StandardError"): self._output,
             ("Service", "CPUShares"): self._shares,
             ("Service", "MountAPIVFS"): self._interfaces,
+            ("Service", "LogRateLimitIntervalSec"): self._log_rate,
+            ("Service", "LogRateLimitBurst"): self._log_rate,
             ("Service", TEXT): self._input.take,
             ("Service", DATA): self._input.take,
             ("Socket", "Service"): self._activation,
@@ -388,6 +398,22 @@ class _UnitConverter:
         target = self._rules.target("Service", "KillMode")
         assert target is not None, "internal error: the table of keys has no kill-mode"
         self._put(target, "KillMode", assignment.value, place)
+
+    def _log_rate(self, assignment: Assignment, place: Place) -> None:
+        """So many messages in so much time, of two directives; with one of them 0 there is no limit."""
+        # An interval alone goes with the other's default in journald.conf(5).
+        interval, burst = self._log_rates
+        if assignment.name.endswith("Burst"):
+            if not re.fullmatch(r"[0-9]{1,9}", assignment.value):
+                raise BadValue(f"{assignment.value!r} is no whole number, and systemd ignores it")
+            burst = int(assignment.value)
+        else:
+            interval = parse_timespan(number_or_text(assignment.value)) or 0
+        self._log_rates = (interval, burst)
+        self._draft.drop(("log",), "rate-limit")
+        if interval and burst:
+            self._draft.put("log", "rate-limit", format_rate(Rate(burst, interval)), place)
+        self._result.ledger.carried(place)
 
     def _timeout(self, assignment: Assignment, place: Place) -> None:
         for name in ("TimeoutStartSec", "TimeoutStopSec"):

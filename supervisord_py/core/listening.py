@@ -260,7 +260,7 @@ def came(ledger: Ledger, event: ConnectionCame) -> Unit | None:
     found, unit, state = of(ledger, name), ledger.unit(name), ledger.state(name)
     is_expected = found.awaited and unit is not None and unit.sockets is not None
     if is_expected:
-        found = replace(found, awaited=False, came=found.came + 1)
+        found = replace(found, awaited=False)
         ledger.set_sockets(name, found)
     # What is accepted already cannot wait in the queue of the kernel: a restart takes it along.
     is_heard = state.sub is SubState.LISTENING or (event.connection is not None and _comes_back(ledger, name))
@@ -272,7 +272,7 @@ def came(ledger: Ledger, event: ConnectionCame) -> Unit | None:
             return None
         kept = max((each.trigger_burst for each in unit.sockets.sockets), default=0)
         triggers = (*found.triggers_ns, ledger.now.boot_ns)[-kept:] if kept else ()
-        ledger.set_sockets(name, replace(found, triggers_ns=triggers))
+        ledger.set_sockets(name, replace(found, triggers_ns=triggers, came=found.came + 1))
         fields = {"socket": event.socket} | ({"peer": event.peer} if event.peer else {})
         cause = ledger.record("socket.connection", name, fields=fields)
         if event.connection is None:

@@ -36,7 +36,7 @@ class SocketState(Struct, frozen=True, omit_defaults=True):
     look_id: int | None = None
     """Its open connections are being looked at."""
     came: int = 0
-    """How many connections were told since it was armed."""
+    """How many connections have begun a run or an instance since it was armed."""
     instances: tuple[str, ...] = ()
     """Units that were made for connections and are there."""
     stored: tuple[str, ...] = ()

@@ -274,6 +274,10 @@ class Bus:
             if invocation is None or started_ns + START_SLACK_NS < began_ns:
                 self._meter.count(peer.unit, "old-life")
                 raise RefusedError(f"this process is of a life of {peer.unit} that is over")
+            life = view.lives(manager).get(peer.unit)
+            if life is not None and life.transient is not None and life.transient.identity is not None:
+                # Its user could not come either; that it may run something is no right to speak to agents.
+                raise RefusedError(f"{peer.unit} is run by somebody as who they are, and no agent")
             if peer.claimed:
                 raise RefusedError(f"only its own word says that this orphan is a process of {peer.unit}")
             return Member(peer.unit, invocation)

@@ -15,19 +15,22 @@ A privileged command (``+``) runs as the supervisor, without limits. Source: sys
 build_environment, exec_child; systemd.exec(5), "Environment variables in spawned processes".
 """
 
+import errno
 import os
 import stat
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from supervisord_py.core.actions import SpawnProcess
 from supervisord_py.core.events import SpawnFailed
 from supervisord_py.host.accounts import Account, Accounts, NoAccount
-from supervisord_py.host.belongings import CannotProvideError, Keeping, read_environment_files
+from supervisord_py.host.belongings import CannotProvideError, Keeping, OwnFolder, read_environment_files
 from supervisord_py.host.cgroups import UnitGroups
 from supervisord_py.host.confine import CannotConfine
+from supervisord_py.host.domains import domain_operations, personality_of
 from supervisord_py.host.dynamic_users import DynamicUsers, NoFreeUser, dynamic_name
 from supervisord_py.host.limits import INFINITY, RLIMIT_NUMBERS
 from supervisord_py.host.priorities import priority_operations
@@ -48,6 +51,7 @@ EXIT_LIMITS = 205
 EXIT_CGROUP = 219
 EXIT_NAMESPACE = 226
 EXIT_SECCOMP = 228
+EXIT_PERSONALITY = 230
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_LANG = "C.UTF-8"
@@ -151,20 +155,27 @@ def build_spawn(
     try:
         try:
             if identity is not None:
-                account = runtime.accounts.exactly(identity.uid, identity.gid, identity.groups)
-            elif privileged or action.command.keeps_user:
-                account = runtime.accounts.find(None, None)
+                account = owner = runtime.accounts.exactly(identity.uid, identity.gid, identity.groups)
             else:
-                account = account_of(base_unit(action.unit), context, runtime)
+                # Whoever runs the command, what the unit has is its user's.
+                account = owner = account_of(base_unit(action.unit), context, runtime)
+                if privileged or action.command.keeps_user:
+                    account = runtime.accounts.find(None, None)
         except NoAccount as error:
             raise _Refused(error.step, error.code, 0, error.detail) from None
         pid_file = None if service is None else service.pid_file
+        if identity is not None:
+            runtime = replace(runtime, bus=None)
         environment = build_environment(action, context, account, runtime, main_pid, pid_file, degraded)
+        own: tuple[OwnFolder, ...] = ()
+        if runtime.keeping is not None:
+            own = runtime.keeping.own_folders(context.belongings, is_dynamic=context.dynamic_user)
         if unit is not None and unit.kind is UnitKind.AGENT and runtime.agents is not None:
-            environment.setdefault("STATE_DIRECTORY", _state_folder(runtime.agents, unit.name, account))
+            own = (*own, OwnFolder("agent", _state_folder(runtime.agents, unit.name, owner)))
+            environment.setdefault("STATE_DIRECTORY", own[-1].path)
         if not is_beside and runtime.keeping is not None:
             degraded += runtime.keeping.provide(
-                action.unit, action.invocation, context.belongings, account, is_dynamic=context.dynamic_user
+                action.unit, action.invocation, context.belongings, owner, is_dynamic=context.dynamic_user
             )
         request: dict[str, Any] = {
             "do": "spawn",
@@ -201,6 +212,11 @@ def build_spawn(
             (before if identity is None else after).extend(opened)
         if not privileged:
             before += priority_operations(context, may_fail=context.enforce != "strict")
+            before += _domain(context)
+        wanted = context.working_directory
+        if (runtime.is_user_instance and wanted is None) or (wanted or "").startswith("-"):
+            # What is there is known in its namespace only; without one it was looked at.
+            request["cwd_may_miss"] = True
         if not privileged and context.enforce != "strict" and context.rlimits:
             request["loose"] = sorted(name for name, _ in context.rlimits)
         for name, operations in (("before", before), ("after", after)):
@@ -219,7 +235,7 @@ def build_spawn(
         if service is not None and not is_beside and service.store_max:
             request["store"] = service.store_max
         if not privileged:
-            _confine(request, action, context, account, runtime, main_pid if beside is None else beside)
+            _confine(request, action, context, account, runtime, main_pid if beside is None else beside, own)
         _check_strings(request["argv"], environment)
         if runtime.groups is not None:
             request["cgroups"] = list(runtime.groups.create(action.unit))
@@ -230,6 +246,9 @@ def build_spawn(
             if degraded:
                 request["degraded"] = degraded
     except (_Refused, CannotProvideError) as error:
+        if runtime.groups is not None:
+            # The keeper hears nothing of this unit, and so would not remove it.
+            runtime.groups.remove(action.unit)
         return SpawnFailed(action.spawn_id, error.step, error.code, error.errno, error.detail)
     return request
 
@@ -251,6 +270,14 @@ def account_of(unit: str, context: ExecContext, runtime: SpawnRuntime) -> Accoun
     return runtime.accounts.dynamic(dynamic_name(context.user, unit), context.group, groups, provide)
 
 
+def _domain(context: ExecContext) -> list[dict[str, Any]]:
+    try:
+        return domain_operations(context)
+    except LookupError:
+        detail = f"personality: this machine ({os.uname().machine}) is never {context.personality}"
+        raise _Refused("personality", EXIT_PERSONALITY, errno.EINVAL, detail) from None
+
+
 def _confine(
     request: dict[str, Any],
     action: SpawnProcess,
@@ -258,6 +285,7 @@ def _confine(
     account: Account,
     runtime: SpawnRuntime,
     beside: int | None,
+    own: tuple[OwnFolder, ...],
 ) -> None:
     """Add what ``[sandbox]`` asks for to the request."""
     unit, folder = base_unit(action.unit), "" if runtime.private is None else runtime.private.runtime
@@ -269,10 +297,9 @@ def _confine(
         life=None if action.role in BESIDE else action.invocation,
         reached=reached,
         root=context.root_directory,
-        own=()
-        if runtime.keeping is None
-        else runtime.keeping.own_folders(context.belongings, is_dynamic=context.dynamic_user),
+        own=own,
         beside=None if action.role is Role.MAIN else beside,
+        personality=personality_of(context.personality),
     )
     try:
         into = confine(context.sandbox, account, place)
@@ -375,7 +402,9 @@ def _executable(action: SpawnProcess, context: ExecContext, environment: Mapping
 def _directory(context: ExecContext, account: Account, runtime: SpawnRuntime) -> str:
     wanted = context.working_directory
     if wanted is None:
-        return (account.home or "/") if runtime.is_user_instance else "/"
+        if not runtime.is_user_instance:
+            return "/"
+        wanted = "-~"
     may_miss = wanted.startswith("-")
     wanted = wanted.removeprefix("-")
     if wanted == "~":

@@ -36,6 +36,7 @@ from supervisord_py.host.cgroups import (
 )
 from supervisord_py.model.context import Amount, Resources
 
+PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
 PERIOD_US = 100_000
 """Of a quota, as in systemd."""
 PERIOD_MAX_US = 1_000_000
@@ -307,6 +308,21 @@ class UnitResources:
         if settle:
             self._kills[unit] = now
         return before is not None and now.full > before.full and now.killed > before.killed
+
+    def counts(self, unit: str, pids: list[int]) -> bool:
+        """Say whether the kernel counts the memory of these processes for the unit: what they have had before the unit
+        had its group stays with another."""
+        folder = self._memory_group(unit)
+        name = "memory.current" if Controller.MEMORY in self._v2 else "memory.usage_in_bytes"
+        counted = own = 0
+        with contextlib.suppress(OSError, ValueError):
+            counted = int(Path(folder or "/nonexistent", name).read_text())
+        for pid in pids:
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                # Resident, but for what is shared with files: that may be counted for whoever read them first.
+                words = Path(f"/proc/{pid}/statm").read_text().split()
+                own += (int(words[1]) - int(words[2])) * PAGE_SIZE
+        return counted >= own // 2
 
     def memory_bound(self, unit: str) -> tuple[int | None, Mechanism]:
         """Return what memory the kernel lets the unit have [B], None for any, and by which mechanism."""

@@ -3,6 +3,7 @@
 import os
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from supervisord_py.host.accounts import Account
 from supervisord_py.host.belongings import OwnFolder
@@ -27,7 +28,7 @@ class Place(Struct, frozen=True):
     """Where a process is put: ``private`` makes folders of units (None: nothing with folders can be confined), ``life``
     is the invocation whose folders it shares (None: it is beside the life). ``reached`` are paths that it must reach
     wherever it is put, ``root`` is its root folder, ``own`` are the unit's folders, ``beside`` is the main process
-    whose network and IPC it shares."""
+    whose network and IPC it shares, ``personality`` its execution domain where that is not ours."""
 
     private: PrivateFolders | None
     unit: str
@@ -36,6 +37,7 @@ class Place(Struct, frozen=True):
     root: str | None = None
     own: tuple[OwnFolder, ...] = ()
     beside: int | None = None
+    personality: int | None = None
 
 
 def confine(sandbox: Sandbox, account: Account, place: Place) -> Confinement:
@@ -48,9 +50,12 @@ def confine(sandbox: Sandbox, account: Account, place: Place) -> Confinement:
     if sandbox == Sandbox() and place.root is None:
         return into
     has_namespace = False
+    powers = own_powers()
+    if place.personality is not None:
+        powers = replace(powers, personality=place.personality)
     if needs_namespace(sandbox, has_root=place.root is not None):
-        has_namespace = confine_namespaces(sandbox, account, own_powers(), _places(sandbox, place), into)
-    decided = confine_privileges(sandbox, account, own_powers(), into, has_namespace=has_namespace)
+        has_namespace = confine_namespaces(sandbox, account, powers, _places(sandbox, place), into)
+    decided = confine_privileges(sandbox, account, powers, into, has_namespace=has_namespace)
     confine_landlock(sandbox, landlock_abi(), into)
     confine_calls(decided, into)
     return into

@@ -30,7 +30,11 @@ def why_no_terminal(path: str, uid: int) -> str | None:
         return f"{(error.strerror or str(error)).lower()}: is it a terminal of this machine?"
     if not stat.S_ISCHR(status.st_mode) or os.major(status.st_rdev) not in _PTS_MAJORS:
         return "it is no terminal"
-    return None if status.st_uid == uid else "it is a terminal of somebody else"
+    if status.st_uid != uid:
+        return "it is a terminal of somebody else"
+    if not os.access(path, os.R_OK | os.W_OK):
+        return "the supervisor's user may not open it: use supctl as that user"
+    return None
 
 
 def terminal_operations(path: str, *, uid: int | None) -> list[dict[str, Any]]:

@@ -23,7 +23,8 @@ import contextlib
 import hashlib
 import os
 import shutil
-from collections import Counter
+import time
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,10 +58,17 @@ TRANSIENT_MAX = 1000
 OF_ONE_USER_MAX = 64
 """So many of one user who may run things as themselves only."""
 
+FAILED_OF_ONE_USER_MAX = 8
+"""So many of these that have failed are kept."""
+
+OF_ONE_USER_A_MINUTE = 120
+"""So many of these are begun in a minute: each is a dozen records of a journal that is everybody's."""
+
 COLLECT_S = 0.2
 """How long after one has ended it is collected: several end together."""
 
 _DIGITS = 12
+_MINUTE_S = 60.0
 
 
 class _Planned(Struct, frozen=True):
@@ -97,6 +105,8 @@ class Transients:
     def __init__(self, host: TuningHost, config: Any, places: Places, lock: asyncio.Lock) -> None:
         self._host, self._config, self._places, self._lock = host, config, places, lock
         self._held: Counter[str] = Counter()
+        self._begun_s: dict[int, deque[float]] = {}
+        """When those of each user were begun lately."""
         self._seen: Sources | None = None
         self._files: tuple[UnitFile, ...] = ()
         self._due: asyncio.TimerHandle | None = None
@@ -154,6 +164,7 @@ class Transients:
                 if order.save:
                     await asyncio.to_thread(_write_new, Path(planned.file.path), order)
                 record = command_record("run", [name], peer, reason)
+                self._note_begin(order)
                 seq = host.note_command(with_fields(record, result="done", argv=redact_words(order.argv)))
                 host.load(*self._now(planned), read=(name,) if order.save else (), cause=seq)
                 await host.changed()
@@ -223,6 +234,15 @@ class Transients:
         if sum(each is not None and each.uid == identity.uid for each in found) >= OF_ONE_USER_MAX:
             message = f"uid {identity.uid} runs {OF_ONE_USER_MAX} units already, and may not run more"
             raise CannotChangeError("Busy", order.name, message)
+        begun_s, now_s = self._begun_s.get(identity.uid, deque()), time.monotonic()
+        if sum(now_s - at_s < _MINUTE_S for at_s in begun_s) >= OF_ONE_USER_A_MINUTE:
+            message = f"uid {identity.uid} has run {OF_ONE_USER_A_MINUTE} units within a minute: try again later"
+            raise CannotChangeError("Busy", order.name, message)
+
+    def _note_begin(self, order: Order) -> None:
+        if order.transient.identity is not None:
+            uid = order.transient.identity.uid
+            self._begun_s.setdefault(uid, deque(maxlen=OF_ONE_USER_A_MINUTE)).append(time.monotonic())
 
     def _file(self, order: Order) -> UnitFile:
         if not order.save:
@@ -278,14 +298,18 @@ class Transients:
             return []
         gone: list[str] = []
         failed: list[tuple[int, str]] = []
+        of_users: dict[int, list[tuple[int, str]]] = {}
         for file in self.files:
             if file.name in self._held or file.transient is None or not view.is_at_rest(manager, file.name):
                 continue
-            if view.has_failed(manager, file.name) and not file.transient.collect:
-                failed.append((view.since_ns(manager, file.name), file.name))
-            else:
+            if not view.has_failed(manager, file.name) or file.transient.collect:
                 gone.append(file.name)
-        return gone + [name for _, name in sorted(failed)[: max(0, len(failed) - FAILED_MAX)]]
+                continue
+            identity = file.transient.identity
+            kept = failed if identity is None else of_users.setdefault(identity.uid, [])
+            kept.append((view.since_ns(manager, file.name), file.name))
+        gone += oldest(failed, FAILED_MAX)
+        return gone + [name for each in of_users.values() for name in oldest(each, FAILED_OF_ONE_USER_MAX)]
 
     async def _collect(self) -> None:
         try:
@@ -323,6 +347,11 @@ class Transients:
         for name in names:
             shutil.rmtree(self._places.set / f"{name}.toml.d", ignore_errors=True)
         clear_logs(self._places.log, lambda name: is_made_name(name) and name not in self._host.loaded.names)
+
+
+def oldest(found: Sequence[tuple[int, str]], kept: int) -> list[str]:
+    """Return the names of those (with their times) that are too many, the oldest."""
+    return [name for _, name in sorted(found)[: max(0, len(found) - kept)]]
 
 
 def _write_new(path: Path, order: Order) -> None:

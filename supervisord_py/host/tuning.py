@@ -39,7 +39,7 @@ from supervisord_py.host.facade import Peer, Submission, TuningReport
 from supervisord_py.host.limits import change_limits
 from supervisord_py.host.places import Places
 from supervisord_py.host.priorities import change_priorities, is_known_before
-from supervisord_py.host.resources import UnitResources
+from supervisord_py.host.resources import Mechanism, UnitResources
 from supervisord_py.host.sources import Sources
 from supervisord_py.host.unit_files import CONTROL_PRIORITY, key_table, printable
 from supervisord_py.model.change_keys import Effect
@@ -362,9 +362,15 @@ class Tuning:
         wanted = new.resources
         resources = self._host.resources
         bounds = resources.plan(wanted)
+        if wanted.memory_max not in (None, old.resources.memory_max) and "memory-max" in bounds.how:
+            pids = (await self._host.trees([name])).get(name, [])
+            if bounds.how["memory-max"] is not Mechanism.SAMPLING and not resources.counts(name, pids):
+                return "the kernel does not count the memory that its processes have already: restart it"
         if wanted != old.resources:
             together = loaded.service.oom_policy is OomPolicy.KILL
             problems = bounds.impossible | ({} if plan else resources.apply(name, bounds, together=together))
+            if problems and not plan:
+                resources.apply(name, resources.plan(old.resources), together=together)
             if problems:
                 key, reason = next(iter(problems.items()))
                 return f"{key} cannot be enforced here: {reason}"

@@ -19,6 +19,7 @@ from supervisord_py.keeper.sockets import Sockets
 
 DATAGRAM_MAX = 4096
 """Bytes; longer datagrams are dropped (systemd, NOTIFY_BUFFER_MAX)."""
+SPENT_MAX = 64
 _ROOM = socket.CMSG_SPACE(12) + socket.CMSG_SPACE(4 * 253)
 
 
@@ -61,7 +62,9 @@ class Notify:
         self._folder, self._loop, self._inventory = folder, loop, inventory
         self._put, self._before_put, self._follower, self._sockets = put, before_put, follower, sockets
         self._foreign: list[int] = []
-        """Descriptors that came with notifications."""
+        """Descriptors that came with a notification."""
+        self._spent: list[int] = []
+        """Those that are to be closed elsewhere: many by one process, or a flood of them would have us fork all day."""
 
     def open(self, unit: Unit, access: str) -> str:
         """Return the path of the unit's mailbox, made when it has none or when its file is gone."""
@@ -106,11 +109,11 @@ class Notify:
             assert box is not None
             if not full and box.unacknowledged >= NOTIFY_QUEUE_MAX:
                 self._loop.unwatch(box.socket.fileno())
-                return
+                break
             try:
                 data, ancillary, flags, _ = box.socket.recvmsg(DATAGRAM_MAX, _ROOM, socket.MSG_CMSG_CLOEXEC)
             except BlockingIOError:
-                return
+                break
             sender = (0, 0, 0)
             for _, kind, content in ancillary:
                 if kind == socket.SCM_RIGHTS:
@@ -120,20 +123,24 @@ class Notify:
             if not flags & socket.MSG_TRUNC:
                 # What goes wrong with one costs that one: those after it are still read before the exit is told.
                 self._loop.guard(partial(self._receive, unit, data.removesuffix(b"\0"), *sender[:2]), of_unit=True)
-            if self._foreign:
-                self._loop.guard(self._close_foreign, of_unit=True)
+            self._loop.guard(self._close_foreign, of_unit=True)
+            if len(self._spent) >= SPENT_MAX:
+                self._loop.guard(self._close_spent, of_unit=True)
+        if self._spent:
+            self._loop.guard(self._close_spent, of_unit=True)
 
     def _close_foreign(self) -> None:
         """Keep nothing else. The closing is the answer to BARRIER=1: what came before it is in the stream."""
-        foreign, self._foreign = self._foreign, []
-        for fd in foreign:
+        while self._foreign:
+            fd = self._foreign.pop()
             if stat.S_ISFIFO(os.fstat(fd).st_mode):
                 os.close(fd)  # the one that cannot keep us waiting, and the one that a barrier is
             else:
-                self._foreign.append(fd)
-        if self._foreign:
-            self._inventory.managers.add(close_elsewhere(self._foreign))
-            self._foreign = []
+                self._spent.append(fd)
+
+    def _close_spent(self) -> None:
+        self._inventory.managers.add(close_elsewhere(self._spent))
+        self._spent = []
 
     def _may_send(self, unit: Unit, access: str, pid: int, uid: int) -> bool:
         spawn = self._inventory.spawns.get(pid)

@@ -60,6 +60,10 @@ def _span(ns: int | None) -> str:
     return format_timespan(ns)
 
 
+def _nanoseconds(ns: int | None) -> str | None:
+    return None if ns is None else f"{ns}ns"
+
+
 def _dependency(edge: Dependency) -> str:
     text = edge.unit if edge.until is Until.READY else f"{edge.unit} ({edge.until.value})"
     return text if edge.ordered else f"{text} (not ordered)"
@@ -285,6 +289,12 @@ KEYS: tuple[Key, ...] = (
     _restart("service.root-directory", lambda own: own.context.root_directory),
     _restart("service.exec-search-path", lambda own: _names(own.context.search_path)),
     _restart("service.umask", lambda own: format_mode(own.context.umask)),
+    _restart("service.syslog-identifier", lambda own: own.context.streams.identifier),
+    _restart("service.syslog-facility", lambda own: own.context.streams.facility),
+    _restart("service.syslog-level", lambda own: own.context.streams.level),
+    _restart("service.syslog-level-prefix", lambda own: _flag(own.context.streams.level_prefix)),
+    _restart("service.personality", lambda own: own.context.personality),
+    _restart("service.timer-slack-nsec", lambda own: _nanoseconds(own.context.timer_slack_ns)),
     _restart("service.ignore-sigpipe", lambda own: _flag(own.context.ignore_sigpipe)),
     _restart("service.environment-file", lambda own: _names(own.context.belongings.environment_files)),
     _restart("service.pass-environment", lambda own: _names(own.context.belongings.pass_environment)),

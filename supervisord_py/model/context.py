@@ -118,5 +118,10 @@ class Streams(Struct, frozen=True):
     input: str = "null"
     output: str | None = None
     error: str | None = None
+    identifier: str | None = None
+    """Of lines that go to the system's journal, as the three after it."""
+    facility: str = "daemon"
+    level: str = "info"
+    level_prefix: bool = True
     texts: tuple[str, ...] = ()
     data: tuple[str, ...] = ()

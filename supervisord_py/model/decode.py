@@ -117,6 +117,17 @@ def _switch_or_strings(value: object, spec: KeySpec, expand: Expand) -> object:
     return ("yes" if value else "no",) if isinstance(value, bool) else _strings(value, spec, expand)
 
 
+def _nanoseconds(value: object) -> int:
+    """A time span whose plain number is nanoseconds, as in systemd."""
+    number = re.fullmatch(r"([0-9]{1,18}) *(?:ns|nsec)?", str(value))
+    if number is not None and not isinstance(value, bool):
+        return int(number[1])
+    found = parse_timespan(value)
+    if found is None:
+        raise BadValue(f"{shown(value)} is no time that a timer can be late by", 'write "50us", or nanoseconds')
+    return found
+
+
 def _items(decode_one: Callable[[str], object]) -> Decoder:
     """Make the decoder of a list of texts, each of which means something."""
     return lambda value, spec, expand: _each(value, lambda item, _: decode_one(_text(item, expand)))
@@ -533,6 +544,7 @@ DECODERS: Mapping[str, Decoder] = {
     "input-texts": _items(lambda text: text),
     "input-data": _items(decode_service.input_data),
     "absolute-paths": _absolute_paths,
+    "nanoseconds": lambda value, spec, expand: _nanoseconds(value),
     "config": _config,
     "class": lambda value, spec, expand: _class(value, expand),
     "classes": lambda value, spec, expand: _each(value, lambda item, _: _class(item, expand)),

@@ -129,6 +129,7 @@ _FRAGMENTS: dict[str, Fragment] = {
     "input-stream": _TEXT,
     "input-texts": _one_or_list(_TEXT),
     "input-data": _one_or_list({"type": "string", "pattern": "^[A-Za-z0-9+/=\\s]*$"}),
+    "nanoseconds": {"anyOf": [{"type": "integer", "minimum": 0}, _TEXT]},
     "absolute-paths": _one_or_list({"type": "string", "pattern": "^(/|%)"}),
     "size-or-percent": {"anyOf": [{"type": "integer", "minimum": 0}, _TEXT]},
     "count-or-percent": {"anyOf": [{"type": "integer", "minimum": 1}, _TEXT]},

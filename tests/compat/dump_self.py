@@ -14,6 +14,8 @@ with open("/proc/self/status") as status:
 with open("/proc/self/environ") as environ:
     # Not os.environ: Python adds to it.
     given = dict(line.split("=", 1) for line in environ.read().split("\0")[:-1])
+with open("/proc/self/timerslack_ns") as slack:
+    timer_slack = slack.read().strip()
 umask = os.umask(0)
 seen = {
     "env": given,
@@ -31,6 +33,8 @@ seen = {
     "limits": {name: list(resource.getrlimit(getattr(resource, f"RLIMIT_{name}"))) for name in ("NOFILE", "CORE")},
     "ionice": subprocess.run(["ionice"], capture_output=True, text=True, check=False).stdout.strip(),
     "outputs": [os.readlink(f"/proc/self/fd/{fd}") for fd in (1, 2)],
+    "uname": os.uname().machine,
+    "timerslack": timer_slack,
     "stdin": os.readlink("/proc/self/fd/0"),
     "fds": sorted(int(fd) for fd in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{fd}")),
 }

@@ -14,6 +14,8 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
+import tempfile
 from collections.abc import Callable, Iterable
 from enum import StrEnum
 from functools import cache
@@ -24,8 +26,8 @@ import msgspec
 from msgspec import Struct
 
 from supervisord_py.model.capabilities import CAPABILITIES
-from tests.compat.isolate import DEVICE_KINDS
-from tests.convert.bench import FIXTURES, KEYS
+from tests.compat import isolate
+from tests.convert.bench import FIXTURES
 
 FOLDER = FIXTURES / "systemd-execute"
 REVIEWED = Path(__file__).parent / "execution.toml"
@@ -146,17 +148,12 @@ def _has_capability(name: str) -> bool:
     return bool(permitted >> CAPABILITIES.index(name) & 1)
 
 
-def _has_key(directive: str) -> bool:
-    found = KEYS.by_directive("unit", directive)
-    return found is not None and found[0].keys[found[1]].built
-
-
 @cache
 def can_make_devices() -> bool:
     """Whether root can make a network device in a network of its own."""
     if shutil.which("ip", path=PATH) is None or os.geteuid() != 0:
         return False
-    tries = " || ".join(f"ip link add probe0 type {kind}" for kind in DEVICE_KINDS)
+    tries = " || ".join(f"ip link add probe0 type {kind}" for kind in isolate.DEVICE_KINDS)
     done = subprocess.run(["unshare", "--net", "sh", "-c", tries], capture_output=True, check=False, env={"PATH": PATH})
     return done.returncode == 0
 
@@ -164,9 +161,12 @@ def can_make_devices() -> bool:
 @cache
 def can_isolate() -> bool:
     """Whether a mount namespace can be made at all."""
-    flag = [] if os.geteuid() == 0 else ["--user", "--map-current-user"]
-    command = ["unshare", "--mount", *flag, "mount", "-t", "tmpfs", "none", "/mnt"]
-    return subprocess.run(command, capture_output=True, check=False, env={"PATH": PATH}).returncode == 0
+    spec = {"empty": ["/tmp"], "keep": [], "over": {}, "write": {}, "shell": [], "devices": [], "uid": None}
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump(spec, file)
+        file.flush()
+        command = [sys.executable, isolate.__file__, file.name, "true"]
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 FACTS: dict[str, Callable[[Mode], bool]] = {
@@ -181,7 +181,6 @@ FACTS: dict[str, Callable[[Mode], bool]] = {
     "capsh": lambda _: shutil.which("capsh", path=PATH) is not None,
     "unshare": lambda _: shutil.which("unshare", path=PATH) is not None,
     "ldd": lambda _: shutil.which("ldd", path=PATH) is not None,
-    **{name: lambda _, name=name: _has_key(name) for name in ("Personality",)},
     "/usr/bin/python3": lambda _: os.path.exists("/usr/bin/python3"),
 }
 """What a need is about, and whether it is there: a machine that has it must pass the units that need it."""

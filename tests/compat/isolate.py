@@ -49,7 +49,7 @@ def enter_namespaces(*, with_network: bool) -> None:
 
 
 def hide(empty: list[str], keep: list[str], files: dict[str, str]) -> None:
-    """Lay empty folders and files over those of the machine, and what is kept of them over those again."""
+    """Lay empty folders, and folders with these files, over those of the machine, and what is kept over those again."""
     mount("tmpfs", ASIDE, "tmpfs", MS_NOSUID | MS_NODEV)
     kept: dict[str, str] = {}
     for path in keep:
@@ -66,10 +66,14 @@ def hide(empty: list[str], keep: list[str], files: dict[str, str]) -> None:
         os.makedirs(path, exist_ok=True)
         mount(aside, path, "none", MS_BIND | MS_REC)
         check(_libc.umount2(aside.encode(), MNT_DETACH), aside)
-    for number, (path, text) in enumerate(files.items()):
-        new = f"{ASIDE}/file-{number}"
-        Path(new).write_text(text)
-        mount(new, path, "none", MS_BIND)
+    for number, folder in enumerate(sorted({os.path.dirname(path) for path in files})):
+        # The whole folder: what is laid over a file goes when somebody puts another file in its place.
+        new = f"{ASIDE}/folder-{number}"
+        subprocess.run(["cp", "-a", folder, new], check=True)
+        for path, text in files.items():
+            if os.path.dirname(path) == folder:
+                Path(new, os.path.basename(path)).write_text(text)
+        mount(new, folder, "none", MS_BIND)
     check(_libc.umount2(ASIDE.encode(), MNT_DETACH), ASIDE)
 
 

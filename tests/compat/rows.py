@@ -1,7 +1,7 @@
 """What a booted systemd 252 did: one row for each thing it was seen doing, with a name that stays.
 
-The rows come from ``tests/data/systemd/behaviour``. A row is *waiting* when it is about a key that is not built yet,
-*differing* when ``differences.toml`` says that we do something else on purpose, and plain otherwise.
+The rows come from ``tests/data/systemd/behaviour``. A row is *differing* when ``differences.toml`` says that we do
+something else on purpose, and plain otherwise.
 """
 
 import json
@@ -117,14 +117,6 @@ def all_rows() -> dict[str, Row]:
     return by_id
 
 
-WAITING: dict[str, tuple[str, ...]] = {
-    "settings/SyslogIdentifier=foo": ("SyslogIdentifier",),
-    "settings/Personality=x86": ("Personality",),
-    "settings/TimerSlackNSec=1ms": ("TimerSlackNSec",),
-}
-"""Rows on directives that are not built yet, with those directives; a test says when one of them need wait no more."""
-
-
 @cache
 def differences() -> dict[str, Difference]:
     """Return ``differences.toml`` by the row's name."""
@@ -136,7 +128,7 @@ def differences() -> dict[str, Difference]:
 
 def judged(*matrices: Matrix) -> list[Row]:
     """Return the rows of these matrices that can be judged, in their order."""
-    return [row for row in all_rows().values() if row.matrix in matrices and row.id not in WAITING]
+    return [row for row in all_rows().values() if row.matrix in matrices]
 
 
 def judge(row: Row, wanted: dict[str, Any], seen: dict[str, Any]) -> None:

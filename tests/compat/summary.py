@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 
-from tests.compat.rows import WAITING, all_rows, differences
+from tests.compat.rows import all_rows, differences
 
 _TEST = re.compile(r"tests/compat/(test_\w+)\.py::\w+\[(.+)\]$")
 
@@ -15,7 +15,7 @@ def summary(outcomes: Iterable[tuple[str, bool]]) -> str | None:
         outcomes: Test ids as pytest has them, and whether each passed; those of other tests do not matter.
 
     Returns:
-        ``systemd rows: 330 passed, 15 differing on purpose, 29 waiting, 0 failing``, None when no row was tried.
+        ``systemd rows: 330 passed, 15 differing on purpose, 0 failing``, None when no row was tried.
     """
     passed: dict[str, bool] = {}
     real: set[str] = set()
@@ -30,9 +30,8 @@ def summary(outcomes: Iterable[tuple[str, bool]]) -> str | None:
     if not passed:
         return None
     good = [row for row, is_good in passed.items() if is_good]
-    waiting = sum(row in WAITING for row in good)
     differing = sum(row in differences() for row in good)
     return (
-        f"systemd rows: {len(good) - waiting - differing} passed, {differing} differing on purpose, {waiting} waiting, "
+        f"systemd rows: {len(good) - differing} passed, {differing} differing on purpose, "
         f"{len(passed) - len(good)} failing ({len(real)} acted by real processes)"
     )

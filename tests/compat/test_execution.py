@@ -243,11 +243,38 @@ def look_at(running: RunningSupervisor, client: Client, unit: str) -> list[str]:
     return [line.partition(":")[0] for line in status["applied"]]
 
 
+MODES = [pytest.param(Mode.ROOT, marks=[pytest.mark.root, AS_ROOT]), Mode.USER]
+
+
 @pytest.fixture(scope="module")
 def seasons(request: pytest.FixtureRequest) -> dict[Mode, Season]:
     wanted = {item.callspec.params["name"] for item in request.session.items if "seasons" in item.fixturenames}
     units = [unit for name, unit in sorted(all_units().items()) if name in wanted]
     return {mode: Season(mode, units) for mode in Mode}
+
+
+@pytest.mark.skipif(not all_units(), reason=f"{FOLDER} is missing: set SUPERVISORD_PY_FIXTURES")
+@pytest.mark.parametrize("mode", MODES, ids=str)
+def test_nothing_was_left_out_where_a_unit_passed(mode: Mode) -> None:
+    """With ``enforce = "strict"``, where what cannot be applied fails the start, those that end with 0 end with 0."""
+    if not can_isolate():
+        pytest.skip("no mount namespace can be made")
+    units = [unit for _, unit in sorted(all_units().items()) if missing(unit, mode) is None and not unit.variables]
+    drafts = {unit.name: draft for unit in units if (draft := convert(unit)[0]) is not None}
+    for draft in drafts.values():
+        for table in ("limits", "sandbox"):
+            if (table,) in draft.tables:
+                draft.table(table)["enforce"] = "strict"
+    texts = {name: unit_text(draft, KEYS, "converted") for name, draft in drafts.items()}
+    wrong = []
+    with isolated_supervisor(mode, units, texts) as running, running.client(timeout_s=120) as client:
+        for unit in units:
+            wanted = [told for verdict, told in unit.expected(mode) if verdict is Verdict.PASSED]
+            status = act(running, client, unit.name)
+            is_refused = len(unit.expected(mode)) > 1 and ended(status) != "exited 0"
+            if ended(status) not in wanted and not is_refused:
+                wrong.append(f"{unit.name}: {ended(status)}: {status['why']}")
+    assert not wrong, "\n".join(wrong)
 
 
 def test_nothing_is_seen_outside(tmp_path: Path) -> None:
@@ -302,9 +329,6 @@ def test_the_ledger_counts_each_unit_once() -> None:
         "  passed, which shows nothing: b: it is vain",
     ]
     assert ledger([]) == []
-
-
-MODES = [pytest.param(Mode.ROOT, marks=[pytest.mark.root, AS_ROOT]), Mode.USER]
 
 
 @pytest.mark.skipif(not all_units(), reason=f"{FOLDER} is missing: set SUPERVISORD_PY_FIXTURES")

@@ -296,6 +296,8 @@ def test_a_process_is_given_what_systemd_gave_it(row: Row, season: Season) -> No
         "nice",
         "sched",
         "ionice",
+        "uname",
+        "timerslack",
     ):
         if key in observed:
             wanted[key] = observed[key]

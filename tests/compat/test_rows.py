@@ -2,12 +2,11 @@
 
 import pytest
 
-from tests.compat.rows import DATA, SHARE_MAX, WAITING, Matrix, Row, all_rows, differences, judge, judged
+from tests.compat.rows import DATA, SHARE_MAX, Matrix, Row, all_rows, differences, judge, judged
 from tests.compat.scenarios import Setting, play
 from tests.compat.stage import Stage
 from tests.compat.summary import summary
 from tests.compat.translate import load
-from tests.convert.bench import KEYS
 
 ROWS = judged(Matrix.RESTART, Matrix.DEPENDENCY, Matrix.STOP, Matrix.TYPES, Matrix.PHASES, Matrix.TIMERS)
 
@@ -28,15 +27,6 @@ def test_it_does_so_when_every_decision_is_a_managers_last(row: Row) -> None:
     judge(row, acted.wanted, acted.perform(Stage(loaded.unit_set, mortal=True), loaded))
 
 
-@pytest.mark.parametrize("row", sorted(WAITING))
-def test_a_waiting_row_is_about_a_key_that_is_not_built(row: str) -> None:
-    """As soon as all its keys are built the row has to be judged."""
-    assert row in all_rows()
-    found = [KEYS.by_directive("unit", directive) for directive in WAITING[row]]
-    missing = [place for place in found if place is None or not place[0].keys[place[1]].built]
-    assert missing, f"{row} need not wait any more: {', '.join(WAITING[row])}"
-
-
 def test_few_rows_differ_on_purpose() -> None:
     """At most one row in twenty of those that can be judged, and every one of them is a row."""
     judgeable = {row.id for row in judged(*Matrix)}
@@ -45,7 +35,7 @@ def test_few_rows_differ_on_purpose() -> None:
 
 
 def test_no_row_is_left_out() -> None:
-    """Every observation of the files is a row that is judged or waits, and the files are all there."""
+    """Every observation of the files is a row that is judged, and the files are all there."""
     assert sorted(path.name for path in DATA.glob("*.json")) == [
         "dependency-matrix.json",
         "process-environment.json",
@@ -80,7 +70,7 @@ def test_a_wrong_answer_is_noticed() -> None:
 
 
 def test_the_summary_counts_rows_by_all_their_tests() -> None:
-    """A row that fails anywhere has failed; one that differs or waits is counted as that."""
+    """A row that fails anywhere has failed; one that differs is counted as that."""
     test = "tests/compat/test_rows.py::test_x"
     real = "tests/compat/test_processes.py::test_x"
     assert summary([("tests/unit/test_y.py::test_z", True)]) is None
@@ -94,5 +84,5 @@ def test_the_summary_counts_rows_by_all_their_tests() -> None:
                 (f"{test}[settings/Personality=x86]", True),
             ]
         )
-        == "systemd rows: 1 passed, 1 differing on purpose, 1 waiting, 1 failing (1 acted by real processes)"
+        == "systemd rows: 2 passed, 1 differing on purpose, 1 failing (1 acted by real processes)"
     )

@@ -202,6 +202,7 @@ PROPERTIES: dict[str, Ours] = {
     "Service.StandardInput": _raw("service", "standard-input", "null"),
     "Service.StandardOutput": lambda seen: seen.get("service", "standard-output", "journal").partition(":")[0],
     "Service.StandardError": _error_output,
+    "Service.SyslogIdentifier": _raw("service", "syslog-identifier"),
     "Service.CapabilityBoundingSet": _mask("capability-bounding-set", _ALL_CAPABILITIES),
     "Service.AmbientCapabilities": _mask("ambient-capabilities", 0),
     "Service.RestrictAddressFamilies": _families,

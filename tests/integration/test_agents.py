@@ -127,6 +127,13 @@ def test_an_agent_runs_is_stopped_and_finds_its_state_again(uid: int | None) -> 
         assert folder.stat().st_mode & 0o777 == 0o700
 
 
+def test_the_state_folder_of_an_agent_is_writable_whatever_else_is_read_only() -> None:
+    """As a service's own folders are."""
+    text = agent("Ticker") + '[sandbox]\nprotect-system = "strict"\n'
+    with supervisor({"tick": text}, prepare=with_agents) as running:
+        until(lambda: "of life 1" in (running.status("tick")["status_text"] or ""), "a life that has kept its number")
+
+
 def test_errors_in_a_row_restart_an_agent() -> None:
     """Each is a record with its traceback; the third in a row is a failure of the unit."""
     with supervisor({"bad": agent("Failing", service="error-threshold = 3")}, prepare=with_agents) as running:

@@ -202,3 +202,29 @@ def test_descriptors_that_a_process_leaves_are_handed_to_the_next() -> None:
         manager.commit(python(3, "other", SEND + "send('FDSTORE=1', os.pipe()[0]); barrier()", notify="main"))
         manager.fact("exited", id=3)
         assert not any(fact["fact"] == "stored" and fact["unit"] == "other" for _, fact in manager.facts)
+
+
+def test_two_units_had_one_address_for_datagrams() -> None:
+    """The one that listened later took what was sent to the other; it fails, as with a stream. A path where something
+    else is says so."""
+    with keeper() as rig, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        manager = rig.manager()
+        probe.bind(("127.0.0.1", 0))
+        address = list(probe.getsockname())
+        probe.close()
+        datagrams = spec("u", address, type=int(socket.SOCK_DGRAM))
+        assert listen(manager, 1, datagrams) is None
+        manager.commit({"do": "listen", "unit": "other", "id": 2, "sockets": [datagrams]})
+        failed = manager.fact("listening", id=2)["failed"]
+        assert failed is not None and failed.endswith("address already in use")
+        os.mkdir(f"{rig.folder}/folder")
+        assert str(listen(manager, 3, spec("f", f"{rig.folder}/folder"))).endswith(": what is there is no socket")
+
+
+def test_a_program_was_started_without_the_connection_that_it_was_for() -> None:
+    """What a killed keeper had accepted is gone: that is a failure of the start, and not of the program."""
+    with keeper() as rig:
+        manager = rig.manager()
+        manager.commit(python(1, "web", LISTEN, sockets={"of": "web", "connection": 9}))
+        fact = manager.fact("spawn-failed", id=1)
+        assert (fact["step"], "connection is gone" in fact["detail"]) == ("fds", True)

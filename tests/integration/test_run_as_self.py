@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from supervisord_py.host.limits import parse_proc_limits
-from supervisord_py.host.transients import OF_ONE_USER_MAX
+from supervisord_py.host.transients import FAILED_OF_ONE_USER_MAX, OF_ONE_USER_A_MINUTE, OF_ONE_USER_MAX
 from supervisord_py.model.unit import Limit
 from tests.integration.supervisor_rig import ROOT, SYSTEM_PYTHON, RunningSupervisor, is_gone, supervisor, until
 from tests.integration.test_run_terminal import person
@@ -321,3 +321,52 @@ def test_a_terminal_is_opened_by_ones_own_rights() -> None:
     with running_for_others() as running, person(running, "bash", "-c", "stty size; id -u; exit 5", uid=UID) as me:
         me.sees("40 100\r\n65534\r\n")
         assert me.ends() == 5
+
+
+COMES = """
+import sys, zmq
+context = zmq.Context()
+dealer = context.socket(zmq.DEALER)
+dealer.linger = 0
+events = dealer.get_monitor_socket()
+dealer.connect("ipc://" + sys.argv[1])
+from zmq.utils.monitor import recv_monitor_message
+while True:
+    event = recv_monitor_message(events)["event"]
+    if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+        sys.exit(0)
+    if event in (zmq.EVENT_HANDSHAKE_FAILED_AUTH, zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, zmq.EVENT_DISCONNECTED):
+        sys.exit(7)
+"""
+
+
+def test_it_does_not_come_to_the_bus() -> None:
+    """Who runs a command as itself could not speak to agents before, and cannot through it; a unit of an operator's
+    with the same program and user can."""
+    with running_for_others() as running:
+        command = [SYSTEM_PYTHON, "-c", COMES, str(running.folder / "r" / "bus.sock")]
+        with_path = {"environment": {"PYTHONPATH": environment()["PYTHONPATH"]}}
+        (reply,) = ask(running, run(command, until="exit", **with_path))
+        assert reply["ended"]["exit"]["code"] == 7, reply
+        path = f"PYTHONPATH={environment()['PYTHONPATH']}"
+        done = running.supctl("run", "--wait", "--uid", str(UID), "--gid", str(GID), "-E", path, "--", *command)
+        assert done.returncode == 0, done
+        (reply,) = ask(running, run(["/bin/sh", "-c", 'test -z "$SUPERVISORD_PY_BUS"'], until="exit"))
+        assert reply["ended"]["exit"]["code"] == 0
+
+
+def test_failures_and_haste_of_one_user_are_bounded() -> None:
+    """Of those that have failed the latest stay, without anybody's help; who begins too many at once waits a minute."""
+    with running_for_others() as running:
+        first = ask(running, *[run(["/bin/false"], until="exit") for _ in range(FAILED_OF_ONE_USER_MAX + 3)])
+        kept = {reply["unit"] for reply in first[3:]}
+
+        def left() -> set[str]:
+            with running.client() as client:
+                return {each["name"] for each in client.call("List", units=[], failed=False)["units"]} - {"web"}
+
+        until(lambda: left() == kept, "the last ones only")
+        calls = [run(["/bin/true"]) for _ in range(OF_ONE_USER_A_MINUTE)]
+        replies = ask(running, *calls)
+        assert replies[-1].get("error") == "Busy", replies[-1]
+        assert "within a minute" in replies[-1]["message"]

@@ -141,6 +141,20 @@ def test_a_terminal_is_lent_and_given_back(uid: int | None) -> None:
         assert me.ends() == 5
 
 
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be two users")
+def test_the_terminal_becomes_that_of_the_units_user() -> None:
+    """It is given to who the process runs as, who could not open it again otherwise; a supervisor that may not open it
+    at all says so before anything is started."""
+    with supervisor({"web": WEB}) as running:
+        with person(running, "--uid", "nobody", "sh", "-c", "id -un; stat -c %U $(tty); exit 5") as me:
+            me.sees("nobody\r\nnobody\r\n")
+            assert me.ends() == 5
+    with supervisor({"web": WEB}, uid=65534) as running, person(running, "true") as me:
+        assert me.ends() == 2
+        assert b"use supctl as that user" in me.shown
+
+
 def test_much_output_comes_whole_and_last_words_too() -> None:
     """What was written last is shown, however soon the process has ended."""
     with supervisor({"web": WEB}) as running:

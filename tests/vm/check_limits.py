@@ -39,7 +39,7 @@ def unit(code: str, limits: str, *arguments: str, more: str = "") -> str:
 
 
 UNITS = {
-    "idle": unit(IDLE, ""),
+    "idle": unit(IDLE, "memory-max = '300M'"),
     "hog": unit(HOG, "memory-max = '40M'\nmemory-swap-max = 0"),
     "parent-stop": unit(PARENT, "memory-max = '40M'\nmemory-swap-max = 0", HOG),
     "parent-kill": unit(PARENT, "memory-max = '40M'\nmemory-swap-max = 0", HOG, more="oom-policy = 'kill'"),
@@ -71,8 +71,13 @@ def applied(running: RunningSupervisor, name: str) -> set[str]:
 
 
 def breach(running: RunningSupervisor, name: str) -> dict[str, Any]:
-    (record,) = [each for each in running.records() if each["event"] == "unit.limit" and each["unit"] == name]
-    return record
+    """The one record of a limit of a unit: status is ahead of the disk."""
+
+    def found() -> list[dict[str, Any]]:
+        return [each for each in running.records() if each["event"] == "unit.limit" and each["unit"] == name]
+
+    (record,) = until(found, f"a breach of {name}")
+    return dict(record)
 
 
 def said(running: RunningSupervisor, name: str, word: str) -> str:

@@ -229,3 +229,14 @@ def test_a_unit_that_waits_to_be_restarted_is_not_there_for_who_pulls_it_in() ->
     rig.exited("other", signal=15)
     opened(rig)
     assert [spawn.unit for spawn in rig.spawns] == ["web", "other", "web"]
+
+
+def test_a_connection_was_counted_as_often_as_it_was_looked_at() -> None:
+    """A unit with an idle time is told of what waits again and again; one run was begun."""
+    rig = listening(listens(idle=8))
+    came(rig)
+    rig.up("web")
+    for _ in range(3):
+        came(rig)
+        rig.later(2)
+    assert rig.status("web").accepted == 1
