@@ -213,8 +213,8 @@ class _Converter:
 
     def _watcher(self, name: str, keys: dict[str, IniKey]) -> str | None:
         if not keys.get("cmd") or not keys["cmd"].value:
-            for key in keys.values():
-                self._ledger.lost(key.place, "a watcher without cmd")
+            places = [key.place for key in keys.values()] or [Place(self._file.path, 0, f"watcher:{name}")]
+            self._ledger.lose(places, "a watcher without cmd")
             return None
         environment = self._own_environment(name)
         count = _integer(keys["numprocesses"].value, 1) if "numprocesses" in keys else 1

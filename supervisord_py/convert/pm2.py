@@ -132,7 +132,7 @@ class _App:
         if draft.get("service", "exec-start") is None:
             places = [place for places in draft.places.values() for place in places]
             self._ledger.lose(places, "an app without a script")
-            if not items:
+            if not places:
                 self._ledger.lost(self._item.place, "an app without a script")
             del self._conversion.drafts[self._unit]
             return

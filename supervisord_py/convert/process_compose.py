@@ -172,9 +172,8 @@ class _Process:
         go_through(self._item.mapping(), readers, self._ledger, needless=_NEEDLESS, lost=_LOST)
         if draft.get("service", "exec-start") is None:
             reason = "a process without a command"
-            self._ledger.lose([place for places in draft.places.values() for place in places], reason)
-            if not self._item.value:
-                self._ledger.lost(self._item.place, reason)
+            places = [place for places in draft.places.values() for place in places]
+            self._ledger.lose(places or [self._item.place], reason)
             return
         if self._environment or draft.get("service", "environment"):
             own = draft.get("service", "environment", {})

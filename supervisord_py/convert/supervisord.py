@@ -27,6 +27,7 @@ from supervisord_py.model.problems import BadValue
 _FIELD = re.compile(r"%(?:%|\((?P<name>[^)]*)\)(?P<format>[-#0 +]*\d*(?:\.\d+)?[sdrixX]))")
 _MARK = re.compile("\ue000([^\ue001]*)\ue001")
 _PROGRAMS = ("program:", "fcgi-program:")
+_MEMBERS = (*_PROGRAMS, "eventlistener:")
 _DEFAULT_PRIORITY = 999
 
 
@@ -86,7 +87,11 @@ class _Converter:
                 lost.append(f"{pattern} matches no file")
             for file in found:
                 for section, keys in read_ini(file, inline=(";", "#")).items():
-                    self._sections.setdefault(section, {}).update(keys)
+                    if section == "include":
+                        places = [each.place for each in keys.values() if each.place.file != key.place.file]
+                        self._ledger.lose(places, "supervisor reads no [include] of a file that is included")
+                    else:
+                        self._sections.setdefault(section, {}).update(keys)
         if lost:
             self._ledger.lost(key.place, "; ".join(lost))
         else:
@@ -142,9 +147,12 @@ class _Converter:
                 twice = [program for program in programs if program in self._groups]
                 for program in programs:
                     self._groups.setdefault(program, []).append(unit_name(name))
+                unknown = [name for name in programs if not any(f"{kind}{name}" in self._sections for kind in _MEMBERS)]
                 if twice:
                     reason = f"{', '.join(twice)}: a unit that is in two groups runs once, there once for each"
                     self._ledger.lost(key.place, reason)
+                elif unknown:
+                    self._ledger.lost(key.place, f"there is no program {', '.join(unknown)}, and supervisor refuses it")
                 else:
                     self._ledger.carried(key.place)
             elif option == "priority":
@@ -221,8 +229,8 @@ class _Converter:
         """Make one unit; what becomes of the keys is told for the first of several."""
         ledger = self._ledger if is_first else Ledger()
         if "command" not in keys:
-            for key in keys.values():
-                ledger.lost(key.place, "a program without a command, which supervisor refuses")
+            places = [key.place for key in keys.values()] or [Place(self._file.path, 0, f"{kind}:{scope.program}")]
+            ledger.lose(places, "a program without a command, which supervisor refuses")
             return None
         taken = set(self._conversion.drafts)
         if name in taken:

@@ -139,7 +139,9 @@ class _Converter:
 
     def _convert_unit(self, unit: SystemdUnit) -> None:
         if not unit.assignments and unit.suffix == "service":
-            self._lose(unit, "an empty file: the unit is masked")
+            self._lose(
+                unit, "nothing is set in it: systemd takes an empty file for a masked unit, and refuses any other"
+            )
             return
         name = self._names.get(unit.name)
         if name is None:

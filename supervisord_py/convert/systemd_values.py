@@ -27,8 +27,10 @@ _NOT_HAD = {
 }  # fmt: skip
 _ESCAPE = re.compile(
     r"\\(?:[abfnrtv\\\"'s]|x(?!00)[0-9a-fA-F]{2}|u(?!0000|[dD][89a-fA-F])[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|"
-    r"(?!000)[0-3][0-7]{2}|(?<=[ \t]\\);(?=[ \t]|$))|\\"
+    r"(?!000)[0-3][0-7]{2}|(?<=[ \t]\\);(?=[ \t]|$))|\\[ \t]?"
 )
+_NO_ESCAPES = {"\\": r"\\", "\\ ": r"\\\x20", "\\\t": r"\\\x09"}
+"""A backslash that begins no escape stays as it is, and a blank behind it is one of the word."""
 _NUMBER = re.compile(r"[0-9]+", re.ASCII)
 
 
@@ -136,7 +138,7 @@ def command(text: str, unit: UnitContext) -> str:
     """
     if "\n" in text:
         raise BadValue("a line break in a command")
-    escaped = _ESCAPE.sub(lambda match: "\\\\" if match[0] == "\\" else match[0], text)
+    escaped = _ESCAPE.sub(lambda match: _NO_ESCAPES.get(match[0], match[0]), text)
     translated = translate_specifiers(escaped, unit, in_command=True)
     prefixes = re.match(r"[-@:+!|]*", translated)
     taken = prefixes[0] if prefixes is not None else ""
@@ -153,7 +155,7 @@ def with_privileges(text: str) -> str:
 def environment(text: str, unit: UnitContext) -> dict[str, str]:
     """``Environment=``: words of ``NAME=VALUE``; those that are none are ignored, as in systemd."""
     found: dict[str, str] = {}
-    for word in words_of(_ESCAPE.sub(lambda match: "\\\\" if match[0] == "\\" else match[0], text), unescape=True):
+    for word in words_of(_ESCAPE.sub(lambda match: _NO_ESCAPES.get(match[0], match[0]), text), unescape=True):
         name, equals, value = translate_specifiers(word, unit).partition("=")
         if equals and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
             found[name] = value

@@ -9,7 +9,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from supervisord_py.cli import main
+from supervisord_py.convert.draft import ConvertError
 from supervisord_py.convert.formats import FORMATS
+from supervisord_py.convert.reading import write_units
 
 SERVICE = "[Service]\nExecStart=/bin/true\nSlice=x.slice\n[Install]\nWantedBy=multi-user.target\n"
 
@@ -58,6 +60,13 @@ def test_units_are_written_and_nothing_is_replaced() -> None:
     assert result.exit_code == 0 and "wrote 2 unit files into out" in result.stderr
     assert Path("elsewhere").read_text() == "mine" and not Path("out/b.toml").is_symlink()
     assert CliRunner().invoke(main, ["check", "out"]).exit_code == 0
+
+
+def test_a_folder_was_left_half_written() -> None:
+    """What cannot be written whole is not written at all, whatever could be."""
+    with pytest.raises(ConvertError, match="cannot write to out"):
+        write_units(Path("out"), {"a.toml": "x", "b/c.toml": "y"}, force=False, mode=0o644)
+    assert os.listdir("out") == []
 
 
 def test_strict_writes_nothing() -> None:
@@ -135,6 +144,25 @@ def test_what_is_no_utf8_is_an_error(source: str) -> None:
     Path("f").write_bytes(b'command = "/tmp/\xa6"\n')
     result = run(source, "f")
     assert result.exit_code == 1 and "f: this is no UTF-8" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("source", "text", "said"),
+    [
+        ("supervisord", "[program:gone]\n[program:a]\ncommand=x\n", "f: program:gone: a program without a command"),
+        ("supervisord", "[group:g]\nprograms=a,gone\n[program:a]\ncommand=x\n", "f:2: group:g.programs: there is no"),
+        ("supervisord", "[include]\nfiles=g\n[program:a]\ncommand=x\n", "g:2: include.files: supervisor reads no"),
+        ("circus", "[watcher:gone]\n[watcher:a]\ncmd=x\n", "f: watcher:gone: a watcher without cmd"),
+        ("pm2", '[{"name": "gone"}, {"script": "a.js"}]', "f:1: 0: an app without a script"),
+        ("process-compose", "processes: {gone: {}, a: {command: x}}", "f:1: processes.gone: a process without"),
+        ("systemd", "[Service]\n", "f.service: nothing is set in it"),
+    ],
+)
+def test_what_runs_nothing_was_passed_over_in_silence(source: str, text: str, said: str) -> None:
+    """A unit without a key that could be told is told all the same, with what else supervisor would have refused."""
+    write("g", "[include]\nfiles=h\n")
+    result = run(source, write("f.service" if source == "systemd" else "f", text))
+    assert said in result.stderr
 
 
 def test_who_could_not_read_it_there_cannot_read_it_here() -> None:

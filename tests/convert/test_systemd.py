@@ -81,8 +81,10 @@ def test_an_empty_value_takes_back() -> None:
 @pytest.mark.parametrize(
     ("line", "argv"),
     [
-        (r"/bin/echo a\ b 'c d' \x41", ["/bin/echo", "a\\", "b", "c d", "A"]),
+        (r"/bin/echo a\_b 'c d' \x41", ["/bin/echo", "a\\_b", "c d", "A"]),
         (r"/bin/echo \$x a\;b \; %% %n %p %i", ["/bin/echo", "\\$x", "a\\;b", ";", "%", "a.service", "a", ""]),
+        # A blank behind a backslash that means nothing ended the word.
+        ("/bin/echo e\\ f 'g\\\th'", ["/bin/echo", "e\\ f", "g\\\th"]),
         ("-@/bin/echo me ${X}", ["me", "${X}"]),
         ("!!/bin/echo %C %E %j", ["/bin/echo", "/var/cache", "/etc", "a"]),
     ],

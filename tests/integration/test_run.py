@@ -91,6 +91,7 @@ def test_what_was_run_outlives_managers_and_keepers() -> None:
                 "Run", command=["/bin/sh", "-c", "sleep 1000; true"], unit="waited", save=False, properties=[],
                 collect=False, until="exit", wait=True, plan=False, token="a",
             ):  # fmt: skip
+                until(lambda: "waited" in names(running), "the unit")
                 waited = running.wait_state("waited", "active")["pid"]
             running.kill_manager()
             again = {"command": ["/bin/true"], "unit": "waited", "save": False, "properties": [], "collect": False}

@@ -265,7 +265,7 @@ def test_not_durable_is_said(supctl: Supctl) -> None:
         (["restart"], "restart what?"),
         (["enable"], "enable what?"),
         (["top"], "not supported yet"),
-        (["run", "--", "sleep", "1"], "not supported yet"),
+        (["run", "--wait", "--no-wait", "true"], "leave out --no-wait"),
         (["restart", "--max-unavailable", "2", "web"], "--max-unavailable is for --rolling"),
         (["why", "web", "--all"], "--all is not supported yet"),
         (["--remote", "tcp://x", "status"], "--remote: 'tcp://x' is not an address"),

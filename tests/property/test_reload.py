@@ -56,6 +56,9 @@ class Watched(Manager):
                 needed = view.restart_keys(self, change.unit)
                 sub = self.ledger.state(change.unit).sub
                 keys = {key.key for key in change.keys if key.effect is Effect.RESTART}
+                if change.unit in event.limited:
+                    # What runs has them already.
+                    keys = {key for key in keys if not key.startswith("limits.")}
                 assert keys <= set(needed) or sub in REST or sub in BETWEEN_LIVES
         for record in effects.records:
             if record.event == "unit.loaded":
