@@ -47,6 +47,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(line)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """An ordinary user is told what only root could have tried."""
+    if os.geteuid() != 0:
+        for item in items:
+            if item.get_closest_marker("root") is not None:
+                item.add_marker(pytest.mark.skip(reason="needs root"))
+
+
 def descendants(pid: int) -> list[tuple[int, str]]:
     """Return (pid, command line) of every living descendant of ``pid``."""
     parents: dict[int, list[int]] = {}

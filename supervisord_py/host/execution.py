@@ -213,6 +213,10 @@ def build_spawn(
         if not privileged:
             before += priority_operations(context, may_fail=context.enforce != "strict")
             before += _domain(context)
+        wanted = context.working_directory
+        if (runtime.is_user_instance and wanted is None) or (wanted or "").startswith("-"):
+            # What is there is known in its namespace only; without one it was looked at.
+            request["cwd_may_miss"] = True
         if not privileged and context.enforce != "strict" and context.rlimits:
             request["loose"] = sorted(name for name, _ in context.rlimits)
         for name, operations in (("before", before), ("after", after)):
@@ -398,7 +402,9 @@ def _executable(action: SpawnProcess, context: ExecContext, environment: Mapping
 def _directory(context: ExecContext, account: Account, runtime: SpawnRuntime) -> str:
     wanted = context.working_directory
     if wanted is None:
-        return (account.home or "/") if runtime.is_user_instance else "/"
+        if not runtime.is_user_instance:
+            return "/"
+        wanted = "-~"
     may_miss = wanted.startswith("-")
     wanted = wanted.removeprefix("-")
     if wanted == "~":

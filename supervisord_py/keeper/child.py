@@ -99,6 +99,7 @@ class Plan:
         folders = os.fsencode(request["env"].get("PATH") or DEFAULT_PATH).split(b":")
         self.candidates = [name] if b"/" in name else [os.path.join(folder, name) for folder in folders]
         self.cwd, self.umask = request["cwd"], request["umask"]
+        self.cwd_may_miss = bool(request.get("cwd_may_miss"))
         plain = bool(request.get("privileged"))
         self.uid, self.gid, self.groups = (None if plain else request.get(key) for key in ("uid", "gid", "groups"))
         self.limits: dict[str, tuple[int, int]] = {n: (s, h) for n, (s, h) in (request.get("rlimits") or {}).items()}
@@ -505,7 +506,12 @@ def _run_steps(plan: Plan, null: int, report: int) -> NoReturn:
             os.setresuid(plan.uid, plan.uid, plan.uid)
         os.umask(plan.umask)
         step = "chdir"
-        os.chdir(plan.cwd)
+        try:
+            os.chdir(plan.cwd)
+        except OSError:
+            if not plan.cwd_may_miss:
+                raise
+            os.chdir("/")
         step = "signals"
         signal.set_wakeup_fd(-1)
         for sig in EVERY_SIGNAL - {signal.SIGKILL, signal.SIGSTOP}:

@@ -23,20 +23,22 @@ the lines that may be missing in the file; no decision is half done and none is 
 
 Requests (``do``)
     {"do": "spawn", "id": SPAWN_ID, "unit": NAME, "role": ROLE, "argv": [..], "executable": PATH or null,
-     "env": {..}, "cwd": PATH, "umask": INT, "uid": INT or null, "gid": INT or null, "groups": [INT] or null,
+     "env": {..}, "cwd": PATH, "cwd_may_miss": BOOL, "umask": INT, "uid": INT or null,
+     "gid": INT or null, "groups": [INT] or null,
      "rlimits": {"nofile": [SOFT, HARD]}, "strict": ["nofile"], "loose": ["nofile"], "nice": INT or null,
      "cgroups": [DIR..], "home": DIR or null, "sigpipe": BOOL (true: default action), "notify": "none|main|exec|all",
      "privileged": BOOL, "pid_env": [NAME..], "inherit": BOOL, "discard": BOOL, "before": [OP..], "after": [OP..],
      "degraded": [TEXT..], "sockets": {..} or null, "store": INT}
-        The keys from ``uid`` on may be missing. ``executable`` null searches PATH of ``env``. Infinity is -1. Limits
-        that are not in ``strict`` are clamped to what is allowed; of those in ``loose`` that is told. ``home`` is the
-        keeper's own group in the hierarchy of ``cgroups``: with it the keeper may go there and back to make the
-        process. ``privileged`` ignores uid, gid and groups. The keeper adds ``NOTIFY_SOCKET`` when ``notify`` is not
-        ``none``, and the process's own pid under the names in ``pid_env`` (``WATCHDOG_PID``). With ``inherit``
-        standard input, output and error are the keeper's; else standard input is /dev/null, output and error are the
-        unit's pipe (with ``discard`` /dev/null). ``before`` and ``after`` are operations (``keeper/ops.py``) that the
-        child does before it changes its user and after that; seccomp filters are last of all. ``degraded`` is told
-        with the spawn: what the manager has left out.
+        The keys from ``uid`` on and ``cwd_may_miss`` (then it is / instead, in a child that is forked) may be
+        missing. ``executable`` null searches PATH of ``env``. Infinity is -1. Limits that are not in ``strict`` are
+        clamped to what is allowed; of those in ``loose`` that is told. ``home`` is the keeper's own group in the
+        hierarchy of ``cgroups``: with it the keeper may go there and back to make the process. ``privileged`` ignores
+        uid, gid and groups. The keeper adds ``NOTIFY_SOCKET`` when ``notify`` is not ``none``, and the process's own
+        pid under the names in ``pid_env`` (``WATCHDOG_PID``). With ``inherit`` standard input, output and error are
+        the keeper's; else standard input is /dev/null, output and error are the unit's pipe (with ``discard``
+        /dev/null). ``before`` and ``after`` are operations (``keeper/ops.py``) that the child does before it changes
+        its user and after that; seccomp filters are last of all. ``degraded`` is told with the spawn: what the
+        manager has left out.
         ``sockets`` ({"of": UNIT, "connection": N or null}) hands over from descriptor 3 on what that unit listens on,
         or this one connection; then what ``unit`` has stored; LISTEN_FDS, LISTEN_FDNAMES and LISTEN_PID say so,
         unless ``standard`` is set in it.
