@@ -1,5 +1,6 @@
 """The edge of the converters: files and folders, and nothing else of the machine."""
 
+import contextlib
 import glob
 import os
 from collections.abc import Sequence
@@ -120,18 +121,22 @@ def write_units(folder: Path, texts: dict[str, str], *, force: bool, mode: int) 
     if there and not force:
         shown = ", ".join(str(folder / name) for name in there[:3]) + (" ..." if len(there) > 3 else "")
         raise ConvertError(f"{shown} {'is' if len(there) == 1 else 'are'} there already; --force replaces files")
-    written: list[str] = []
+    made: dict[Path, Path] = {}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
-            path = folder / name
-            if there:
-                # Not through a link that somebody put there.
-                path.unlink(missing_ok=True)
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+            temporary = folder / f".{name}.new"
+            temporary.unlink(missing_ok=True)
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+            made[temporary] = folder / name
             with open(descriptor, "w", encoding="utf-8", errors="replace") as file:
                 file.write(text)
-            written.append(str(path))
+        for temporary, path in made.items():
+            # Not through a link that somebody put there.
+            temporary.replace(path)
     except OSError as error:
+        for temporary in made:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
         raise ConvertError(f"cannot write to {folder}: {(error.strerror or str(error)).lower()}") from None
-    return written
+    return [str(path) for path in made.values()]

@@ -17,17 +17,20 @@ import select
 import socket
 import stat
 import struct
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from supervisord_py.keeper.child import Spawner, close_elsewhere
 from supervisord_py.keeper.inventory import ME
-from supervisord_py.keeper.loop import PIDFD, Loop
+from supervisord_py.keeper.loop import PAUSE_NS, PIDFD, Loop, say
 
 KCMP = {"x86_64": 312, "aarch64": 272}.get(os.uname().machine)
 FIRST_FD = 3
 """The lowest descriptor of a process that is handed over (sd_listen_fds(3))."""
 NAME_MAX = 255
+OF_AN_INSTANCE = 8
+"""Descriptors that we need for a connection and for its process: output, notifications, the report of its start."""
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -56,6 +59,10 @@ class Sockets:
         """Units whose next connection is to be told."""
         self._last = 0
         """The number of the newest connection."""
+        self._crowded: set[str] = set()
+        """Units for whose next connection there was no room."""
+        self._spent: list[int] = []
+        """What could not be closed yet, because no process could be made."""
 
     def pack(self) -> dict[str, Any]:
         return {
@@ -106,7 +113,10 @@ class Sockets:
             return [], {}
         name, number = given["of"], given.get("connection")
         if number is not None:
-            fds = [("connection", fd) for fd in (self._connections.get(name, {}).get(number),) if fd is not None]
+            fd = self._connections.get(name, {}).get(number)
+            if fd is None:
+                raise OSError(errno.EBADF, "its connection is gone")  # with a keeper that was killed
+            fds = [("connection", fd)]
         else:
             fds = [(each.spec["name"], each.fd) for each in self._listeners.get(name, ())]
         fds += [(each.name, each.fd) for each in self._stored.get(do["unit"], ())]
@@ -154,7 +164,7 @@ class Sockets:
             if path is None:
                 return Listener(spec, fd, None)
             if spec["fifo"]:
-                os.chmod(path, spec["mode"])
+                os.fchmod(fd, spec["mode"])
             if spec["uid"] is not None or spec["gid"] is not None:
                 owner = (-1 if number is None else number for number in (spec["uid"], spec["gid"]))
                 os.chown(path, *owner, follow_symlinks=False)
@@ -179,20 +189,37 @@ class Sockets:
         fact: dict[str, Any] = {"fact": "connection", "unit": name, "socket": listener.spec["name"], "number": None}
         fact["peer"] = None
         if listener.spec["accept"]:
+            if not self._has_room(name, listener.fd):
+                return
             try:
                 fd, fact["peer"] = _accept(listener.fd)
             except (BlockingIOError, ConnectionError):
                 return  # gone again before its turn
-            try:
-                self._spawner.check_room(fd)
-            except OSError:
-                os.close(fd)
-                raise
             self._last = fact["number"] = self._last + 1
             self._connections.setdefault(name, {})[self._last] = fd
         del self._awaited[name]
         self._quiet(self._listeners[name])
         self._put(fact, name)
+
+    def _has_room(self, name: str, fd: int) -> bool:
+        """Say whether a connection can be accepted: without descriptors for it and for its process it stays in the
+        queue, and is looked at again; one that is accepted and closed is lost."""
+        try:
+            fd = os.dup(fd)
+            try:
+                self._spawner.check_room(fd + OF_AN_INSTANCE)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            if name not in self._crowded:
+                self._crowded.add(name)
+                say(f"connections to {name} wait: {error.strerror}")
+            self._quiet(self._listeners[name])
+            again = lambda: self._await(name) if name in self._awaited else None  # noqa: E731
+            self._loop.set_timer(f"room for {name}", time.monotonic_ns() + PAUSE_NS, again)
+            return False
+        self._crowded.discard(name)
+        return True
 
     def close(self, name: str) -> None:
         """Let go of all that is held for a unit."""
@@ -255,16 +282,18 @@ class Sockets:
         self._stored[unit] = [each for each in self._stored[unit] if each not in gone]
         for each in gone:
             self._loop.unwatch(each.fd)
-        self._let_go([each.fd for each in gone])
         self._tell_stored(unit)
+        self._let_go([each.fd for each in gone])
 
     def _tell_stored(self, unit: str) -> None:
         self._put({"fact": "stored", "unit": unit, "names": [each.name for each in self._stored[unit]]}, unit)
 
     def _let_go(self, fds: list[int]) -> None:
         """Close what others made: that may take as long as they like, so it is not done here."""
-        if fds:
-            self._helpers.add(close_elsewhere(fds))
+        self._spent += fds
+        if self._spent:
+            self._helpers.add(close_elsewhere(self._spent))
+            self._spent = []
 
 
 def _bind(spec: dict[str, Any], path: str | None) -> int:

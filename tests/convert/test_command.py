@@ -9,7 +9,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from supervisord_py.cli import main
+from supervisord_py.convert.draft import ConvertError
 from supervisord_py.convert.formats import FORMATS
+from supervisord_py.convert.reading import write_units
 
 SERVICE = "[Service]\nExecStart=/bin/true\nSlice=x.slice\n[Install]\nWantedBy=multi-user.target\n"
 
@@ -58,6 +60,13 @@ def test_units_are_written_and_nothing_is_replaced() -> None:
     assert result.exit_code == 0 and "wrote 2 unit files into out" in result.stderr
     assert Path("elsewhere").read_text() == "mine" and not Path("out/b.toml").is_symlink()
     assert CliRunner().invoke(main, ["check", "out"]).exit_code == 0
+
+
+def test_a_folder_was_left_half_written() -> None:
+    """What cannot be written whole is not written at all, whatever could be."""
+    with pytest.raises(ConvertError, match="cannot write to out"):
+        write_units(Path("out"), {"a.toml": "x", "b/c.toml": "y"}, force=False, mode=0o644)
+    assert os.listdir("out") == []
 
 
 def test_strict_writes_nothing() -> None:

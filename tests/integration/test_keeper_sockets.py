@@ -219,3 +219,12 @@ def test_two_units_had_one_address_for_datagrams() -> None:
         assert failed is not None and failed.endswith("address already in use")
         os.mkdir(f"{rig.folder}/folder")
         assert str(listen(manager, 3, spec("f", f"{rig.folder}/folder"))).endswith(": what is there is no socket")
+
+
+def test_a_program_was_started_without_the_connection_that_it_was_for() -> None:
+    """What a killed keeper had accepted is gone: that is a failure of the start, and not of the program."""
+    with keeper() as rig:
+        manager = rig.manager()
+        manager.commit(python(1, "web", LISTEN, sockets={"of": "web", "connection": 9}))
+        fact = manager.fact("spawn-failed", id=1)
+        assert (fact["step"], "connection is gone" in fact["detail"]) == ("fds", True)
