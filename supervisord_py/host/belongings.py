@@ -194,11 +194,8 @@ class Keeping:
     def _remove(self, unit: str, note: Mapping[str, object]) -> None:
         gone = note.get("remove")
         for path in gone if isinstance(gone, list) else ():
-            if os.path.islink(path):
-                with contextlib.suppress(OSError):
-                    os.unlink(path)
-            else:
-                shutil.rmtree(path, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                _remove_below(self._roots.runtime, path)
         _remove_credentials(self._credentials / unit)
 
     def _provide_credentials(self, unit: str, credentials: tuple[Credential, ...], account: Account) -> None:
@@ -232,9 +229,12 @@ def _make(root: str, folder: Folder, folders: Folders, owner: Account | None, *,
     os.makedirs(root, exist_ok=True)
     real = f"{PRIVATE}/{folder.path}" if is_private else folder.path
     _move_here(root, folder.path, is_private=is_private)
-    fd, name = _open_parent(root, real)
+    outer, name = _open_parent(root, real)
     try:
-        fd = _enter(fd, name, folders.mode)
+        fd = _enter(outer, name, folders.mode)
+    finally:
+        os.close(outer)
+    try:
         _hand_over(fd, folders.mode, owner)
     finally:
         os.close(fd)
@@ -245,14 +245,32 @@ def _make(root: str, folder: Folder, folders: Folders, owner: Account | None, *,
         _link(root, folder.link, f"{root}/{real}")
 
 
-def _open_parent(root: str, path: str) -> tuple[int, str]:
+def _open_parent(root: str, path: str, *, makes: bool = True) -> tuple[int, str]:
     """Return a descriptor of the folder in which ``path`` below ``root`` lies, made where it is not there, and the last
     part of the path."""
     fd = os.open(root, os.O_DIRECTORY | os.O_CLOEXEC)
     *parts, last = path.split("/")
     for number, part in enumerate(parts):
-        fd = _enter(fd, part, 0o700 if number == 0 and part == PRIVATE else 0o755)
+        mode = 0o700 if number == 0 and part == PRIVATE else 0o755
+        outer = fd
+        try:
+            fd = _enter(outer, part, mode if makes else None)
+        finally:
+            os.close(outer)
     return fd, last
+
+
+def _remove_below(root: str, path: str) -> None:
+    """Remove a folder below ``root``, or a link, entered as it was made: a unit that may write a folder on the way
+    cannot have another one removed by a link. Raises OSError."""
+    fd, name = _open_parent(root, path.removeprefix(f"{root}/"), makes=False)
+    try:
+        if stat.S_ISLNK(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode):
+            os.unlink(name, dir_fd=fd)
+        else:
+            shutil.rmtree(name, ignore_errors=True, dir_fd=fd)
+    finally:
+        os.close(fd)
 
 
 def _link(root: str, path: str, target: str) -> None:
@@ -384,20 +402,18 @@ def _failing(step: str, code: int, about: str) -> Iterator[None]:
         raise CannotProvideError(step, code, error.errno or 0, f"{step} {named}: {words}") from None
 
 
-def _enter(fd: int, name: str, mode: int) -> int:
-    """Return a descriptor of a folder in ``fd``, which is closed, made when it is not there; a link is followed when
-    root or we made it.
+def _enter(fd: int, name: str, mode: int | None) -> int:
+    """Return a descriptor of a folder in ``fd``, made with ``mode``, unless that is None, when it is not there; a link
+    is followed when root or we made it.
     """
-    try:
+    if mode is not None:
         with contextlib.suppress(FileExistsError):
             os.mkdir(name, mode, dir_fd=fd)
-        flags = os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
-        found = os.stat(name, dir_fd=fd, follow_symlinks=False)
-        if stat.S_ISLNK(found.st_mode) and found.st_uid in (0, os.geteuid()):
-            flags &= ~os.O_NOFOLLOW
-        return os.open(name, flags, dir_fd=fd)
-    finally:
-        os.close(fd)
+    flags = os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
+    found = os.stat(name, dir_fd=fd, follow_symlinks=False)
+    if stat.S_ISLNK(found.st_mode) and found.st_uid in (0, os.geteuid()):
+        flags &= ~os.O_NOFOLLOW
+    return os.open(name, flags, dir_fd=fd)
 
 
 def _hand_over(fd: int, mode: int, owner: Account | None) -> None:

@@ -162,23 +162,31 @@ def _plan(sandbox: Sandbox, places: Places, root: str) -> MountPlan:
 
 
 def _resolved(path: str, root: str) -> str:
-    """Follow the links of a path, within ``root``."""
-    if not root:
-        return os.path.realpath(path)
-    parts, found, left = [part for part in path.split("/") if part], "", 40
+    """Follow the links of a path, within ``root``.
+
+    One of another user that leads nowhere is left as it is: what is missing there would be made, and it is not for who
+    may write a folder on the way to choose where.
+    """
+    parts, found, left, is_foreign = [part for part in path.split("/") if part], "", 40, False
     while parts:
         part = parts.pop(0)
         if part == "..":
             found = found.rpartition("/")[0]
             continue
         link = f"{root}{found}/{part}"
-        if left and os.path.islink(link):
+        try:
+            target = os.readlink(link) if left else ""
+            is_foreign |= target != "" and os.lstat(link).st_uid not in (0, os.geteuid())
+        except OSError:  # no link, or none any more
+            target = ""
+        if target:
             left -= 1
-            target = os.readlink(link)
             found = "" if target.startswith("/") else found
             parts = [each for each in target.split("/") if each not in ("", ".")] + parts
         else:
             found += f"/{part}"
+    if is_foreign and not os.path.lexists(root + found):
+        return path
     return found or "/"
 
 
@@ -240,7 +248,7 @@ class _Builder:
         """Make a mount namespace and all that is in it; what comes to the machine later is seen in it too."""
         self.call("namespace", key, "unshare", NAMESPACES["mnt"], **{"as": _NAMESPACE})
         self._mount(key, None, "/", None, _MS_REC | _MS_SLAVE, None)
-        sources = self._sources(plan, inaccessible)
+        sources = self._sources(plan, root, inaccessible)
         if root:
             self._clone("root-directory", root, register="root")
             self._move("root-directory", "root", root)
@@ -301,7 +309,7 @@ class _Builder:
             _AT_RECURSIVE | (_AT_EMPTY_PATH if register else 0), {"bytes": attributes}, 32, needs=needs,
         )  # fmt: skip
 
-    def _sources(self, plan: MountPlan, inaccessible: str) -> dict[str, str]:
+    def _sources(self, plan: MountPlan, root: str, inaccessible: str) -> dict[str, str]:
         """Take what is to be laid before anything is: the machine's own view of it."""
         sources: dict[str, str] = {}
         for lay in plan.lays:
@@ -309,7 +317,8 @@ class _Builder:
                 case Kind.BIND | Kind.FOLDER:
                     sources[lay.path] = self._clone(lay.key, lay.source, may_miss=lay.may_miss, recursive=lay.recursive)
                 case Kind.INACCESSIBLE:
-                    what = "file" if os.path.exists(lay.path) and not os.path.isdir(lay.path) else "folder"
+                    covered = root + lay.path
+                    what = "file" if os.path.exists(covered) and not os.path.isdir(covered) else "folder"
                     sources[lay.path] = self._clone(lay.key, f"{inaccessible}/{what}")
                 case Kind.SYSFS:
                     for place in _mounts_in(lay.path):

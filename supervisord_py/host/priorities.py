@@ -38,18 +38,21 @@ def priority_operations(context: ExecContext, *, may_fail: bool) -> list[dict[st
         )
     if wanted.oom_score_adjust is not None:
         text = str(wanted.oom_score_adjust)
-        operations.append({"step": "oom", "do": "write", "path": "/proc/self/oom_score_adj", "text": text})
+        operations.append(
+            {"step": "oom", "key": "oom-score-adjust", "do": "write", "path": "/proc/self/oom_score_adj", "text": text}
+        )
     if wanted.cpu_policy is not None:
         priority = cpu_priority(wanted)
         policy = {"do": "scheduler", "policy": POLICIES[wanted.cpu_policy], "priority": priority}
-        operations.append({"step": "scheduler", **policy})
+        operations.append({"step": "scheduler", "key": "cpu-scheduling-policy", **policy})
     if wanted.cpu_affinity:
-        operations.append({"step": "affinity", "do": "affinity", "cpus": list(wanted.cpu_affinity)})
+        affinity = {"do": "affinity", "cpus": list(wanted.cpu_affinity)}
+        operations.append({"step": "affinity", "key": "cpu-affinity", **affinity})
     if (io := io_priority(wanted)) is not None:
         value = io[0] << _CLASS_SHIFT | io[1]
-        operations.append(
-            {"step": "ioprio", "do": "call", "name": "syscall", "args": [_IOPRIO_SET, _WHO_PROCESS, 0, value]}
-        )
+        call = {"do": "call", "name": "syscall", "args": [_IOPRIO_SET, _WHO_PROCESS, 0, value]}
+        key = "io-scheduling-priority" if wanted.io_class is None else "io-scheduling-class"
+        operations.append({"step": "ioprio", "key": key, **call})
     return [{**operation, "may_fail": may_fail} for operation in operations]
 
 

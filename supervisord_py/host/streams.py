@@ -1,5 +1,7 @@
 """``standard-input``, ``-output`` and ``-error``: operations by which the child opens them itself, with the keeper's
-privileges, as systemd does; a FIFO that nobody reads holds up that child alone. Nothing is opened for what is captured.
+privileges, as systemd does; a FIFO that nobody reads holds up that child alone. Unlike systemd it follows no link of
+another user on the way: who may write a folder there must not choose which file the keeper opens. Nothing is opened for
+what is captured.
 
 ``journald`` speaks the stream protocol of systemd's journal. Source: systemd src/core/exec-invoke.c,
 connect_journal_socket, setup_output.
@@ -19,6 +21,7 @@ FACILITIES = (
     "", "", "", "", "local0", "local1", "local2", "local3", "local4", "local5", "local6", "local7",
 )  # fmt: skip
 LEVELS = ("emerg", "alert", "crit", "err", "warning", "notice", "info", "debug")
+_KEYS = ("standard-input", "standard-output", "standard-error")
 _OPENED = {
     "file": os.O_WRONLY | os.O_CREAT,
     "append": os.O_WRONLY | os.O_CREAT | os.O_APPEND,
@@ -38,7 +41,8 @@ def stream_operations(unit: str, identifier: str, streams: Streams, is_connected
     given = [("stdin", 0, streams.input), ("stdout", 1, streams.output), ("stderr", 2, streams.error)]
     operations: list[dict[str, Any]] = list(_take_connection(streams)) if is_connected else []
     for step, target, wanted in given:
-        operations += ({"step": step, **each} for each in _open(unit, identifier, target, wanted, streams))
+        opened = _open(unit, identifier, target, wanted, streams)
+        operations += ({"step": step, "key": _KEYS[target], **each} for each in opened)
     if streams.error in (None, "inherit") and streams.output not in (None, "inherit", "journal"):
         operations.append({"step": "stderr", "do": "dup", "fd": "stdout", "to": 2})
     return operations
@@ -80,5 +84,5 @@ def _open(
         yield {"do": "connect", "path": JOURNAL, "text": header, "as": register}
     else:
         flags = os.O_RDONLY if target == 0 else _OPENED[kind]
-        yield {"do": "open", "path": path, "flags": flags | os.O_NOCTTY, "mode": 0o644, "as": register}
+        yield {"do": "open", "path": path, "flags": flags | os.O_NOCTTY, "mode": 0o644, "as": register, "safe": True}
     yield {"do": "dup", "fd": register, "to": target}

@@ -13,12 +13,14 @@ without a mount namespace of its own a mount would be everybody's. Kinds:
     {"do": "call", "name": NAME, "args": [ARG..], "as": REGISTER}     a function of libc, ``syscall`` among them, that
         returns -1 and errno when it fails. An ARG is an integer, a string (a path, in UTF-8), null (a null pointer),
         {"bytes": BASE64} (a pointer to these bytes), or {"fd": REGISTER} (what an earlier one returned).
-    {"do": "open", "path": PATH, "flags": INT, "mode": INT, "as": REGISTER}
+    {"do": "open", "path": PATH, "flags": INT, "mode": INT, "as": REGISTER, "safe": BOOL}     if ``safe`` it is not
+        for others to choose which file that is: no link is followed that is neither root's nor ours, and a file with
+        several names is not taken from a folder that others may write
     {"do": "connect", "path": PATH, "text": TEXT, "as": REGISTER}     a Unix stream, to which TEXT is sent
     {"do": "data", "bytes": BASE64, "as": REGISTER}     a descriptor from which these bytes are read
     {"do": "dup", "fd": REGISTER, "to": INT}            not closed on exec
     {"do": "write", "path": PATH, "text": TEXT}
-    {"do": "mkdir", "path": PATH, "mode": INT}          one that is there already is left as it is
+    {"do": "mkdir", "path": PATH, "mode": INT}          one that is there already is left as it is; ``safe`` as above
     {"do": "touch", "path": PATH, "mode": INT}          an empty file to mount over; the same
     {"do": "landlock-path", "ruleset": REGISTER, "fd": REGISTER, "access": INT}     a rule for a path that is open
     {"do": "affinity", "cpus": [INT..]}, {"do": "scheduler", "policy": INT, "priority": INT}
@@ -37,6 +39,7 @@ import ctypes
 import errno
 import os
 import socket
+import stat
 import struct
 from collections.abc import Callable
 from typing import Any
@@ -48,6 +51,8 @@ PR_SET_SECCOMP = 22
 ABSENT = -1
 """In a register whose file is missing, and may be."""
 SECCOMP_MODE_FILTER = 2
+LINKS_MAX = 40
+_FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 Registers = dict[str, int]
 Work = Callable[[Registers], None]
@@ -110,7 +115,7 @@ def _argument(given: Any) -> Any:
     if given is None:
         return ctypes.c_void_p(None)
     if isinstance(given, str):
-        return ctypes.c_char_p(given.encode())
+        return ctypes.c_char_p(os.fsencode(given))
     if isinstance(given, int):
         return ctypes.c_ulong(given & 0xFFFFFFFFFFFFFFFF)
     if "fd" in given:
@@ -120,11 +125,56 @@ def _argument(given: Any) -> Any:
 
 def _open(given: dict[str, Any]) -> Work:
     path, flags, mode, register = given["path"], given["flags"] | os.O_CLOEXEC, given.get("mode", 0), given["as"]
+    opens: Callable[[str, int, int], int] = _open_safely if given.get("safe") else os.open
 
     def work(registers: Registers) -> None:
-        registers[register] = os.open(path, flags, mode)
+        registers[register] = opens(path, flags, mode)
 
     return work
+
+
+def _locate(path: str, *, follow: bool) -> tuple[int, str, int]:
+    """Return the folder of a path, its name there and how that is opened, links that root or we made followed, the last
+    one if ``follow``; of what leads into /proc, whose links are the kernel's, the rest. Exec closes what is opened."""
+    parts, links, trusted = path.split("/"), 0, (0, os.geteuid())
+    root = folder = os.open("/", _FOLDER)
+    proc = os.stat("/proc").st_dev
+    while True:
+        name, parts = parts[0] or ".", parts[1:]
+        if os.fstat(folder).st_dev == proc:
+            return folder, "/".join((name, *parts)), 0
+        try:
+            here = os.open(name, _FOLDER & ~os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
+        except FileNotFoundError as error:
+            if any(parts):
+                raise FileNotFoundError(error.errno, error.strerror, path) from None
+            return folder, name, os.O_NOFOLLOW
+        found = os.fstat(here)
+        if stat.S_ISLNK(found.st_mode) and (follow or any(parts)):
+            links += 1
+            if links > LINKS_MAX or found.st_uid not in trusted:
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), f"{name}, a link of another user, in {path}")
+            target = os.readlink("", dir_fd=here)
+            folder, parts = root if target.startswith("/") else folder, target.split("/") + parts
+        elif any(parts):
+            folder = here
+        else:
+            return folder, name, os.O_NOFOLLOW
+
+
+def _open_safely(path: str, flags: int, mode: int) -> int:
+    folder, name, how = _locate(path, follow=True)
+    try:
+        fd = os.open(name, flags & ~os.O_TRUNC | how, mode, dir_fd=folder)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from None
+    above, found = os.fstat(folder), os.fstat(fd)
+    if stat.S_ISREG(found.st_mode):
+        if found.st_nlink > 1 and (above.st_uid not in (0, os.geteuid()) or above.st_mode & 0o022):
+            raise OSError(errno.EMLINK, os.strerror(errno.EMLINK), f"{path}, in a folder that others may write")
+        if flags & os.O_TRUNC:
+            os.ftruncate(fd, 0)
+    return fd
 
 
 def _connect(given: dict[str, Any]) -> Work:
@@ -147,8 +197,7 @@ def _data(given: dict[str, Any]) -> Work:
 
     def work(registers: Registers) -> None:
         fd = os.memfd_create("data", os.MFD_CLOEXEC)
-        os.write(fd, content)
-        os.lseek(fd, 0, os.SEEK_SET)
+        os.pwrite(fd, content, 0)
         registers[register] = fd
 
     return work
@@ -163,27 +212,25 @@ def _write(given: dict[str, Any]) -> Work:
     path, content = given["path"], given["text"].encode()
 
     def work(_: Registers) -> None:
-        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            os.write(fd, content)
-        finally:
-            os.close(fd)
+        os.write(os.open(path, os.O_WRONLY | os.O_CLOEXEC), content)  # exec closes it
 
     return work
 
 
 def _mkdir(given: dict[str, Any]) -> Work:
     def work(_: Registers) -> None:
+        folder, name = _locate(given["path"], follow=False)[:2]
         with contextlib.suppress(FileExistsError):
-            os.mkdir(given["path"], given["mode"])
+            os.mkdir(name, given["mode"], dir_fd=folder)
 
     return work
 
 
 def _touch(given: dict[str, Any]) -> Work:
     def work(_: Registers) -> None:
+        folder, name = _locate(given["path"], follow=False)[:2]
         with contextlib.suppress(FileExistsError):
-            os.close(os.open(given["path"], os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, given["mode"]))
+            os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, given["mode"], dir_fd=folder))
 
     return work
 

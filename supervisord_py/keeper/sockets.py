@@ -164,7 +164,7 @@ class Sockets:
             if path is None:
                 return Listener(spec, fd, None)
             if spec["fifo"]:
-                os.chmod(path, spec["mode"])
+                os.fchmod(fd, spec["mode"])
             if spec["uid"] is not None or spec["gid"] is not None:
                 owner = (-1 if number is None else number for number in (spec["uid"], spec["gid"]))
                 os.chown(path, *owner, follow_symlinks=False)

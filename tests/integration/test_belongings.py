@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -269,3 +270,77 @@ def test_a_stream_that_cannot_be_opened_fails_the_start() -> None:
             status = running.wait_state("web", "failed")
             assert status["exit"] == {"code": code, "signal": None}
             assert "/no/such" in status["why"]
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A folder with one that the unit's user may write and one of root's that it may not touch."""
+    folder = Path(tempfile.mkdtemp(prefix="spy-place-"))
+    folder.chmod(0o755)
+    (folder / "own").mkdir()
+    os.chown(folder / "own", NOBODY, NOBODY)
+    (folder / "roots").mkdir(mode=0o700)
+    (folder / "roots" / "precious").write_text("precious")
+    yield folder
+    shutil.rmtree(folder)
+
+
+def link(path: Path, target: Path) -> Path:
+    path.symlink_to(target)
+    os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
+    return path
+
+
+@root
+def test_a_link_in_a_runtime_folder_had_root_remove_another_one(name: str, place: Path) -> None:
+    """The folder on the way is the unit's own: what it puts in the place of a folder below is not gone through."""
+    (place / "roots" / "b").mkdir()
+    (place / "roots" / "b" / "precious").write_text("precious")
+    outer = sh("true", "user = 65534", f"runtime-directory = '{name}'")
+    swap = f"mv /run/{name}/a /run/{name}/x && ln -s {place / 'roots'} /run/{name}/a"
+    within = sh("true", "user = 65534", f"runtime-directory = '{name}/a/b'", f"exec-stop = ['sh', '-c', '{swap}']")
+    with supervisor({"outer": outer, "within": f"[unit]\nafter = 'outer'\n{within}"}) as running:
+        running.wait_state("within", "active")
+        assert running.supctl("stop", "within").returncode == 0
+        until(lambda: not list(running.folder.glob("r/made/within.json")), "the end of its runtime folder")
+        assert Path(f"/run/{name}/a").is_symlink()
+    assert (place / "roots" / "b" / "precious").exists()
+
+
+@root
+def test_a_link_of_another_user_chose_the_file_that_root_opened(place: Path) -> None:
+    """Output would have been written to it, input read from it: now the start fails, and says which link; one that root
+    made is followed."""
+    precious = place / "roots" / "precious"
+    link(place / "own" / "out", precious)
+    link(place / "own" / "new", place / "roots" / "new")
+    os.link(precious, place / "own" / "hard")
+    (place / "way").symlink_to(place / "roots")
+    wanted = {
+        "out": f"standard-output = 'append:{place}/own/out'",
+        "new": f"standard-error = 'truncate:{place}/own/new'",
+        "hard": f"standard-output = 'truncate:{place}/own/hard'",
+        "in": f"standard-input = 'file:{place}/own/out'",
+    }
+    units = {each: sh("echo told", "user = 65534", "restart = 'no'", keys) for each, keys in wanted.items()}
+    units["good"] = sh("echo told", "user = 65534", f"standard-output = 'file:{place}/way/good'")
+    units["device"] = sh("echo told", "standard-output = 'file:/dev/stderr'", "standard-input = 'file:/dev/zero'")
+    with supervisor(units) as running:
+        codes = {each: running.wait_state(each, "failed")["exit"]["code"] for each in wanted}
+        assert codes == {"out": 209, "new": 222, "hard": 209, "in": 208}
+        assert "standard-output: out, a link of another user, in /" in running.status("out")["why"]
+        until(lambda: (place / "roots" / "good").exists() and (place / "roots" / "good").read_text(), "what was told")
+        running.wait_state("device", "active")
+    assert precious.read_text() == "precious" and not (place / "roots" / "new").exists()
+
+
+@root
+def test_what_stood_in_the_way_of_a_folder_was_called_a_bad_descriptor(name: str, place: Path) -> None:
+    """A link of another user on the way is refused, by its reason."""
+    Path(f"/var/lib/{name}").mkdir()
+    link(Path(f"/var/lib/{name}/a"), place / "roots")
+    keys = ("user = 65534", f"state-directory = '{name}/a/b'", "restart = 'no'")
+    with supervisor({"web": sh("true", *keys)}) as running:
+        status = running.wait_state("web", "failed")
+        assert (status["exit"]["code"], "not a directory" in status["why"]) == (238, True), status["why"]
+    assert not (place / "roots" / "b").exists()

@@ -48,11 +48,11 @@ def test_a_priority_that_cannot_be_had(enforce: str) -> None:
         status = running.wait_state("web", "failed", "active")
         if enforce == "strict":
             assert status["exit"] == {"code": 215, "signal": None}
-            assert "affinity" in status["why"]
+            assert "cpu-affinity" in status["why"]
         else:
-            assert status["degraded"] == ["affinity: invalid argument"]
+            assert status["degraded"] == ["cpu-affinity: invalid argument"]
             assert psutil.Process(status["pid"]).nice() == 2
-            assert "Degraded: affinity: invalid argument" in running.supctl("status", "web").stdout
+            assert "Degraded: cpu-affinity: invalid argument" in running.supctl("status", "web").stdout
 
 
 def test_what_was_before_is_not_known() -> None:
@@ -64,3 +64,15 @@ def test_what_was_before_is_not_known() -> None:
     assert not is_known_before(nice, plain)
     assert not is_known_before(bound, plain)
     assert change_priorities(2**22 + 1, plain, nice) is None
+
+
+@pytest.mark.root
+def test_a_niceness_that_could_not_be_had_ended_a_best_effort_start() -> None:
+    """An ordinary user may not go before others: strict that fails, best-effort it is told."""
+    keys = f"{SLEEP}restart = 'no'\n[limits]\nnice = -5\n"
+    units = {"strict": keys, "loose": f"{keys}enforce = 'best-effort'\n"}
+    with supervisor(units, uid=65534) as running:
+        assert running.wait_state("strict", "failed")["exit"] == {"code": 201, "signal": None}
+        status = running.wait_state("loose", "active")
+        assert status["degraded"] == ["nice: setpriority: permission denied"]
+        assert psutil.Process(status["pid"]).nice() == 0

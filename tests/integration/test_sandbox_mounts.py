@@ -368,3 +368,37 @@ def test_a_private_tmp_outlives_the_keeper_with_its_life(uid: int | None) -> Non
         until(lambda: len(left_in_tmp(*names) - before) == 2, "the folders of the dead one are gone")
         assert running.supctl("stop", outlives).returncode == 0
         until(lambda: left_in_tmp(*names) <= before, "nothing left behind")
+
+
+@pytest.mark.root
+def test_root_made_folders_where_a_link_of_the_unit_led(place: Path) -> None:
+    """What a bind is laid over is made where it is missing, and not for who may write a folder on the way to choose
+    where; a link whose target is no text at all is an ordinary path."""
+    (place / "roots").mkdir()
+    (place / "own").mkdir()
+    os.chown(place / "own", 65534, 65534)
+    for name, target in (("to", place / "roots" / "made"), ("odd", "/tmp/\udcff")):
+        (place / "own" / name).symlink_to(target)
+        os.chown(place / "own" / name, 65534, 65534, follow_symlinks=False)
+    service = "restart = 'no'\nuser = 65534"
+    units = {name: unit(f"bind-paths = '/usr:{place}/own/{name}/x'", "", service=service) for name in ("to", "odd")}
+    with supervisor(units) as running:
+        for name in units:
+            status = running.wait_state(name, "failed")
+            assert (status["exit"]["code"], "a link of another user" in status["why"]) == (226, True), status["why"]
+    assert list((place / "roots").iterdir()) == []
+
+
+@pytest.mark.root
+def test_a_file_was_covered_by_a_folder_in_another_root(place: Path) -> None:
+    """What an inaccessible path is was looked up on the machine, where it may be something else or not be at all."""
+    root = place / "root"
+    for name in ("usr", "etc"):
+        (root / name).mkdir(parents=True)
+    for name in ("bin", "lib", "lib64"):
+        (root / name).symlink_to(f"usr/{name}")
+    (root / "secret").write_text("secret")
+    keys = "bind-read-only-paths = '/usr'\ninaccessible-paths = '/secret'"
+    code = "assert open('/secret').read() == ''"
+    with supervisor({"a": unit(keys, code, service=f"restart = 'no'\nroot-directory = '{root}'")}) as running:
+        check_all(running, ["a"])
