@@ -156,10 +156,14 @@ def start_command_ended(ledger: Ledger, name: str, ended: Ended) -> None:
 
 
 def emptied_in_start(ledger: Ledger, name: str, _: Ended) -> None:
-    """No process is left that could still write the pid file."""
+    """No process is left that could still write the pid file, or answer a health check."""
     waits = ledger.state(name).following is not None and processes.service_of(ledger, name).pid_file is not None
     if waits and processes.waits_for_pid_file(ledger, name):
         message = "no process of it is left that could write its pid file"
+        stopping.fail(ledger, name, Result.PROTOCOL, message)
+        stopping.enter_signal(ledger, name, message, quiet=True)
+    elif ledger.state(name).awaits_health and processes.has_no_known_main(ledger, name):
+        message = "no process of it is left that could get ready"
         stopping.fail(ledger, name, Result.PROTOCOL, message)
         stopping.enter_signal(ledger, name, message, quiet=True)
 

@@ -53,9 +53,10 @@ class Breaches(Checker):
             self._judge_killed(event, event.breach, [record.fields for record in told])
         elif told:
             self.fail(f"a breach of {told[0].unit} is told, and there was none")
-        for name in {record.unit for record in step.effects.records if record.unit}:
-            status = unit_status(self.world.manager, name)
-            self._before[name] = status.sub_state, status.result
+        signalled = [each.unit for each in step.effects.actions if isinstance(each, KillTree | SignalProcesses)]
+        for name in (*(record.unit for record in step.effects.records if record.unit), *signalled):
+            state = self.world.manager.ledger.state(name)
+            self._before[name] = state.sub.value, state.result.value
 
     def _judge_sampled(self, step: Step, event: LimitExceeded, told: list[dict[str, object]]) -> None:
         life, name = self.world.seen.lives.get(event.unit), event.unit
@@ -129,12 +130,15 @@ class Bounds(Checker):
         super().__init__(world)
         self._bounds: dict[str, tuple[str, Resources]] = {}
         """By unit: its life, and what holds for that."""
+        self._is_changed = False
+        """Something has happened that what is said may follow from."""
 
     def step(self, step: Step) -> None:
         event = step.event
         if not self.world.profile.new_bounds:
             return
         if isinstance(event, UnitsLoaded):
+            self._is_changed = True
             for name in event.limited:
                 loaded = event.units.units.get(name)
                 if name in self._bounds and loaded is not None and loaded.service is not None:
@@ -142,12 +146,16 @@ class Bounds(Checker):
         for action in step.effects.actions:
             if not isinstance(action, SpawnProcess) or is_aux_owner(action.unit):
                 continue
+            self._is_changed = True
             if self._bounds.get(action.unit, ("", None))[0] != action.invocation:
                 text = self.world.manager.ledger.texts.get(action.unit)
                 if text is not None and text.service is not None:
                     self._bounds[action.unit] = action.invocation, text.service.context.resources
 
     def committed(self) -> None:
+        if not self._is_changed:
+            return
+        self._is_changed = False
         lives = self.world.manager.ledger.texts
         for name, (invocation, bounds) in self._bounds.items():
             life, text = self.world.seen.lives.get(name), lives.get(name)

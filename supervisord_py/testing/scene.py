@@ -20,6 +20,7 @@ from supervisord_py.core.actions import (
     StopFollowing,
 )
 from supervisord_py.core.events import (
+    Breach,
     CommandRequested,
     ConditionsChecked,
     ConnectionCame,
@@ -28,6 +29,7 @@ from supervisord_py.core.events import (
     Event,
     ExitStatus,
     KeeperLost,
+    LimitExceeded,
     MainFollowed,
     NotifyReceived,
     ProcessExited,
@@ -44,6 +46,7 @@ from supervisord_py.model.unit import Unit, UnitSet
 from supervisord_py.testing.clock import SECOND_NS, Clock
 
 FIRST_PID = 1000
+MIB = 1024 * 1024
 
 
 class Cast(Struct):
@@ -88,6 +91,8 @@ class Scene:
         """By unit: what it is to listen on, asked for and not answered yet."""
         self._looks: dict[str, LookAtConnections] = {}
         self._connections = 0
+        self._invocations: dict[str, str] = {}
+        """By unit: its last life."""
         self._former: dict[str, tuple[int, int]] = {}
         """By unit: spawn id and pid of the process that handed its place over with MAINPID= and is still there."""
         self._seq = 1
@@ -155,9 +160,15 @@ class Scene:
         self._requests += 1
         return CommandRequested(self._requests, verb, tuple(units), **fields)  # type: ignore[arg-type]
 
-    def spawned(self, unit: str) -> ProcessSpawned:
+    def spawned(self, unit: str, degraded: str = "") -> ProcessSpawned:
         process = self._process(unit, running=False)
-        return ProcessSpawned(process.spawn_id, process.pid)
+        return ProcessSpawned(process.spawn_id, process.pid, (degraded,) if degraded else ())
+
+    def breached(self, unit: str, limit: str, *, by_kernel: bool = False) -> LimitExceeded:
+        """The life of the unit takes more than it may, or the kernel has killed a process of it for that."""
+        how = "cgroup v2" if by_kernel else "sampling"
+        breach = Breach(limit, 21, 20, how) if limit == "tasks-max" else Breach(limit, 70 * MIB, 64 * MIB, how)
+        return LimitExceeded(unit, self._invocations.get(unit, ""), breach, by_kernel)
 
     def spawn_failed(self, unit: str, step: str = "exec", code: int = 203, errno: int = 2) -> SpawnFailed:
         return SpawnFailed(self._process(unit, running=False).spawn_id, step, code, errno)
@@ -249,6 +260,7 @@ class Scene:
         for action in actions:
             match action:
                 case SpawnProcess():
+                    self._invocations[action.unit] = action.invocation
                     self._unit_of[action.spawn_id] = action.unit
                     self.cast[action.spawn_id] = Cast(
                         action.spawn_id, action.unit, action.role, FIRST_PID + action.spawn_id

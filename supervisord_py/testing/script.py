@@ -25,7 +25,8 @@ Commands::
     apply [UNIT...] | restart UNIT... max-unavailable=N, [probation=SPAN] [reverts]
                                          a rollout
     cancel JOB
-    spawned UNIT | spawn-failed UNIT [STEP]
+    spawned UNIT [without WORDS] | spawn-failed UNIT [STEP]
+    too-much UNIT KEY [killed]           it takes more than this limit allows, or the kernel has killed one of it
     exited UNIT [CODE|SIGNAL|unknown] [left] [role=ROLE] | tree-empty UNIT
     ready UNIT | notify UNIT KEY=VALUE... | main-pid UNIT | former-exited UNIT
     followed UNIT [refused REASON]       the daemon that a forking unit left is found (its pid file appears), or not
@@ -66,6 +67,7 @@ from supervisord_py.model.states import (
     KillMode,
     NotifyAccess,
     OnDependencyFailure,
+    OomPolicy,
     Overrun,
     Restart,
     Role,
@@ -81,6 +83,7 @@ from supervisord_py.model.unit import (
     ExitStatuses,
     KillPolicy,
     LoadedFrom,
+    Quarantine,
     RestartPolicy,
     Service,
     StartLimit,
@@ -259,7 +262,8 @@ def _status(word: str) -> ExitStatus:
 
 
 _FACTS: dict[str, Callable[[Scene, str, Sequence[str]], Event]] = {
-    "spawned": lambda scene, unit, words: scene.spawned(unit),
+    "spawned": lambda scene, unit, words: scene.spawned(unit, " ".join(words).removeprefix("without ")),
+    "too-much": lambda scene, unit, words: scene.breached(unit, words[0], by_kernel=words[1:] == ["killed"]),
     "spawn-failed": lambda scene, unit, words: scene.spawn_failed(unit, words[0] if words else "exec"),
     "exited": _exited,
     "tree-empty": lambda scene, unit, words: TreeEmptied(unit),
@@ -346,6 +350,7 @@ def parse_unit(name: str, words: Sequence[str]) -> Unit:
         on_dependency_failure=OnDependencyFailure(values.pop("on-dependency-failure", "wait")),
         timer=_timer(values),
         sockets=_sockets(values),
+        quarantine=Quarantine(Command((f"/opt/{name}/stub",)) if values.pop("stub", None) else None),
         exit_supervisor_on=ExitSupervisorOn(ends) if (ends := values.pop("exit-supervisor-on", None)) else None,
         source=LoadedFrom(f"units/{name}.toml"),
     )
@@ -455,6 +460,7 @@ def _service(name: str, values: dict[str, str]) -> Service:
         reload_signal=parse_signal(values.pop("reload-signal", "SIGHUP")),
         remain_after_exit=_is_yes(values.pop("remain-after-exit", "false")),
         store_max=int(values.pop("file-descriptor-store-max", "0")),
+        oom_policy=OomPolicy(values.pop("oom-policy", "stop")),
         notify_access=NotifyAccess(values.pop("notify-access", "main" if kind in NOTIFYING else "none")),
     )
 

@@ -165,7 +165,10 @@ class Listeners:
     def _expect(self, unit: str) -> None:
         if unit not in self._visited and not self.calm:
             self._visited.add(unit)
-            self._agenda.after(self._rng.randint(1, 5000) * MILLISECOND_NS, lambda: self._come(unit))
+            # (each who is accepted has a life of his own)
+            is_dear = any(each.accept for each in self.specs[unit])
+            longest_ms = max(1000, self._profile.gap_max_ms) * (5 if is_dear else 2)
+            self._agenda.after(self._rng.randint(1, longest_ms) * MILLISECOND_NS, lambda: self._come(unit))
 
     def _come(self, unit: str) -> None:
         self._visited.discard(unit)

@@ -20,8 +20,8 @@ LEFT_OUT = {
     "unit": ("requires", "wants", "requisite", "binds-to", "part-of", "conflicts", "after", "before", "upholds",
              "on-failure", "on-success", "enabled", "propagates-stop-to", "groups", "exit-supervisor-on",
              "on-dependency-failure"),
-    "service": ("user", "group", "supplementary-groups", "pid-file", "environment-file", "load-credential",
-                "runtime-directory", "state-directory", "cache-directory", "logs-directory",
+    "service": ("user", "group", "supplementary-groups", "dynamic-user", "pid-file", "environment-file",
+                "load-credential", "runtime-directory", "state-directory", "cache-directory", "logs-directory",
                 "configuration-directory", "standard-input", "standard-output", "standard-error", "activation",
                 "exec-condition", "pass-environment"),
 }  # fmt: skip

@@ -38,6 +38,7 @@ LESS = {
     "probe_impossible": 0.1, "until_empty": 0.01, "limits": 0.1, "pools": 0.1, "quarantine": 0.15, "event_hooks": 0.03,
     "reports_errors": 0.05, "pause": 0.3, "cancel": 0.1, "kill": 0.15, "reset_failed": 0.1, "silent": 0.05,
     "watchdogs": 0.15, "probes": 0.15, "timers": 0.1, "sockets": 0.3, "release": 0.1, "scale": 0.03,
+    "accepts": 0.1, "breaches": 0.06, "new_bounds": 0.03, "degraded": 0.1,
     "new_settings": 0.03, "freeze_slow": 0.1, "freeze_fails": 0.1, "stub_ends": 0.1,
 }  # fmt: skip
 """What would keep a world from getting far if it came as often as everything else."""
@@ -115,6 +116,13 @@ PHASES: dict[str, tuple[tuple[SubState, ...], str]] = {
     "unwell": ((SubState.START, SubState.RUNNING),
                "a unit is checked in these phases; in those that are shorter that is left to chance"),
     "unknown_status": (tuple(sub for sub in LIVE if sub is not SubState.EXITED), "nothing that could end is there"),
+    "accepted": ((SubState.LISTENING,), "only a unit that listens is told of connections"),
+    "breach": ((SubState.START_PRE, SubState.START, SubState.START_POST, SubState.RUNNING, SubState.STOP_SIGTERM,
+                SubState.STOP_POST),
+               "it is seen a second later at most: the phases that are shorter are left to chance"),
+    "oom": ((SubState.CONDITION, SubState.START_PRE, SubState.START, SubState.START_POST, SubState.RUNNING,
+             SubState.STOP, SubState.STOP_POST),
+            "elsewhere nothing has just begun to run, or for a moment only"),
     "killed": (tuple(sub for sub in LIVE if sub not in (SubState.EXITED, SubState.STOP_WATCHDOG)),
                "nothing lives there (what kill-mode process leaves apart), or for a moment only"),
 }  # fmt: skip

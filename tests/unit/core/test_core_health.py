@@ -9,7 +9,7 @@ from supervisord_py.core import view
 from supervisord_py.core.actions import KillTree, LookAtProcesses, ReleaseUnit, RunProbe, SpawnProcess
 from supervisord_py.core.events import ExitStatus, ProbeFinished, ProcessExited, ProcessSpawned, TreeEmptied, UnitFrozen
 from supervisord_py.core.manager import Manager
-from supervisord_py.model.states import ProbeAction, ProbeKind, Role, Until
+from supervisord_py.model.states import ProbeAction, ProbeKind, Role, ServiceType, Until
 from supervisord_py.model.unit import SECOND_NS, Command, Dependency, Probe, Unit
 
 HOUR_NS = 3600 * SECOND_NS
@@ -474,3 +474,14 @@ def test_a_unit_that_is_bound_to_a_healthy_one_does_not_start_while_that_is_ill(
     rig.up("app")
     answer(rig, False)
     assert rig.shown("app") == "active/running/success"
+
+
+def test_a_daemon_that_is_gone_before_it_got_ready_is_not_checked_any_more() -> None:
+    """Nobody knows its main process, and none is left: its start has failed, where its checks went on for ever."""
+    rig = Rig(checked(probe("http", ProbeKind.READINESS), type=ServiceType.FORKING, guess_main_pid=False))
+    rig.ask("start", "web")
+    rig.spawned("web")
+    rig.exited("web", 0, empty=False)
+    assert rig.status("web").active_state == "activating"
+    rig.emptied("web")
+    assert rig.status("web").result == "protocol"
