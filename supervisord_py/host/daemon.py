@@ -233,6 +233,7 @@ class Daemon:
         await self._servers.close()
         await self._watch.close()
         await self._hot.close()
+        await self._changes.transients.close()
         self._stop_watching_clock()
         self._upward.close()
         for task in list(self._tasks):

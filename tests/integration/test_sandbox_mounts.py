@@ -43,6 +43,11 @@ UNITS: dict[str, tuple[str, str]] = {
         "private-network = true",
         "assert os.listdir('/sys/class/net') == ['lo'] or {uid}; assert os.listdir('/sys/fs/cgroup')",
     ),
+    "network-in-sys-read-only": (
+        "private-network = true\nprotect-kernel-tunables = true\nprotect-control-groups = true",
+        "assert not any(os.access(p, os.W_OK) for p in ('/sys', '/sys/fs/cgroup', '/sys/class/net/lo/mtu')); "
+        "assert os.listdir('/sys/class/net') == ['lo'] or {uid}; assert os.listdir('/sys/fs/cgroup')",
+    ),
     "network-not-in-sys": (
         "private-network = true\nprivate-mounts = false",
         "assert {uid} or os.readlink('/proc/self/ns/mnt') == os.readlink(f'/proc/{os.getppid()}/ns/mnt')",
