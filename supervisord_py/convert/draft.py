@@ -57,12 +57,14 @@ class ConvertError(Exception):
 
 @dataclass
 class Draft:
-    """A unit file to be. ``tables`` hold TOML values; ``places`` say which uses a key was made of."""
+    """A unit file to be. ``tables`` hold TOML values; ``places`` say which uses a key was made of, ``members`` which a
+    unit in a relation of ours was."""
 
     name: str
     origins: list[str] = field(default_factory=list)
     tables: dict[TableId, dict[str, Any]] = field(default_factory=dict)
     places: dict[tuple[TableId, str], list[Place]] = field(default_factory=dict)
+    members: dict[tuple[str, str], list[Place]] = field(default_factory=dict)
 
     def table(self, *path: str | int) -> dict[str, Any]:
         return self.tables.setdefault(path, {})

@@ -9,12 +9,14 @@ from supervisord_py.convert.draft import SECRET_KEYS, Conversion, Draft, TableId
 from supervisord_py.convert.toml_text import unit_text
 from supervisord_py.model.assemble import Machine
 from supervisord_py.model.keys import KeyTable
+from supervisord_py.model.names import is_unit_name
 from supervisord_py.model.problems import Problem
 from supervisord_py.model.specifiers import SpecifierContext
 from supervisord_py.model.unitset import LoadResult, UnitFile, UnitFileKind, build_unit_set
 
 _ROUNDS = 200
 _FOLDER = "/u"
+_REQUIRING = ("requires", "requisite", "binds-to")
 
 
 def settle(
@@ -39,6 +41,7 @@ def settle(
     for draft in conversion.drafts.values():
         _take_out_unbuilt(draft, conversion, keys)
     for _ in range(_ROUNDS):
+        _take_out_missing(conversion, {file.name for file in known})
         loaded = _load(conversion, keys, context, machine, known)
         errors = [problem for problem in loaded.problems if problem.severity == "error" and _draft_of(problem)]
         if not errors:
@@ -81,6 +84,34 @@ def _take_out_unbuilt(draft: Draft, conversion: Conversion, keys: KeyTable) -> N
                 conversion.ledger.lose(draft.drop(table, key), f"{key} is not supported yet", awaited=True)
         if not spec.built:
             del draft.tables[table]
+
+
+def _take_out_missing(conversion: Conversion, known: set[str]) -> None:
+    """Take units that are not made out of what others require; the rest of what they require stays. The reader would
+    have the whole key taken out, and does not look into templates.
+    """
+    there = known | conversion.drafts.keys()
+    for draft in conversion.drafts.values():
+        for key in _REQUIRING:
+            said = draft.get("unit", key, [])
+            members = said if isinstance(said, list) else [said]
+            names = [member["unit"] if isinstance(member, dict) else member for member in members]
+            gone = [name for name in names if is_unit_name(name) and not _is_there(name, there)]
+            if not gone:
+                continue
+            reason = f"there is no unit {', '.join(gone)}"
+            left = [member for member, name in zip(members, names, strict=True) if name not in gone]
+            if left:
+                draft.tables[("unit",)][key] = left
+                all_places = draft.places.get((("unit",), key), [])
+                places = [place for name in gone for place in draft.members.get((key, name), all_places)]
+                conversion.ledger.lose(places, reason)
+            else:
+                conversion.ledger.lose(draft.drop(("unit",), key), reason)
+
+
+def _is_there(name: str, there: set[str]) -> bool:
+    return name in there or ("@" in name and f"{name.partition('@')[0]}@" in there)
 
 
 def _take_out(conversion: Conversion, draft: Draft, problem: Problem) -> None:

@@ -158,3 +158,4 @@ class Relations:
 def _put(draft: Draft, key: str, values: list[object] | list[str], members: Mapping[str, list[Place]]) -> None:
     if values:
         draft.put("unit", key, values, *(place for places in members.values() for place in places))
+        draft.members |= {(key, name): places for name, places in members.items()}

@@ -131,6 +131,16 @@ def text_changed(ledger: Ledger, name: str) -> None:
         _open(ledger, name, wanted.sockets)
 
 
+def start_changed(ledger: Ledger, name: str, before: Unit | None) -> None:
+    """The file of a unit that is about to start has been loaded anew: what was opened for that is asked for again."""
+    job, now = ledger.job_of.get(name), text_of_start(ledger, name)
+    if job is None or not (job.opening or job.opened) or now is None or now.sockets == (before and before.sockets):
+        return
+    ledger.edit_job(job).opened = False
+    if job.opening:
+        _open(ledger, name, now.sockets)
+
+
 def keeper_lost(ledger: Ledger) -> list[str]:
     """A killed keeper has taken its descriptors with it: what listens is opened anew, the rest at its next start.
 

@@ -47,6 +47,7 @@ def take_over(ledger: Ledger, units: UnitSet, cause: int | None) -> list[str]:
     for name in sorted({**old.units, **old.bad, **ledger.texts, **ledger.states}):
         if name in units.units:
             take_live(ledger, name)
+            listening.start_changed(ledger, name, old.units.get(name))
         elif name in old.units or name in ledger.texts:
             vanished[name] = None
             ledger.touch_unit(name)

@@ -111,6 +111,7 @@ class Transients:
         self._files: tuple[UnitFile, ...] = ()
         self._due: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._is_closed = False
 
     # What there is
 
@@ -280,8 +281,17 @@ class Transients:
 
     def look(self) -> None:
         """Collect a moment later, if there is anything; called whenever something has changed."""
-        if self._due is None and self._gone():
+        if self._due is None and not self._is_closed and self._gone():
             self._due = asyncio.get_running_loop().call_later(COLLECT_S, self._begin)
+
+    async def close(self) -> None:
+        """Collect nothing any more: the next manager does."""
+        self._is_closed = True
+        if self._due is not None:
+            self._due.cancel()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _begin(self) -> None:
         self._spawn(self._collect())

@@ -53,10 +53,10 @@ class Breaches(Checker):
             self._judge_killed(event, event.breach, [record.fields for record in told])
         elif told:
             self.fail(f"a breach of {told[0].unit} is told, and there was none")
-        for record in step.effects.records:
-            if record.unit:
-                state = self.world.manager.ledger.state(record.unit)
-                self._before[record.unit] = state.sub.value, state.result.value
+        signalled = [each.unit for each in step.effects.actions if isinstance(each, KillTree | SignalProcesses)]
+        for name in (*(record.unit for record in step.effects.records if record.unit), *signalled):
+            state = self.world.manager.ledger.state(name)
+            self._before[name] = state.sub.value, state.result.value
 
     def _judge_sampled(self, step: Step, event: LimitExceeded, told: list[dict[str, object]]) -> None:
         life, name = self.world.seen.lives.get(event.unit), event.unit

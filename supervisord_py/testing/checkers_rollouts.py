@@ -385,9 +385,8 @@ class RolloutWords(RolloutLaw):
             allowed = _FATES["back"]
         if fate not in allowed:
             self.fail(f"the rollout is {result}, and {name} is {fate}")
-        text = seen.texts.get(name)
-        if name in seen.targets or waits(text):
-            # to restart what waits for its time is to arm it anew: that is no life
+        if name in seen.targets | seen.waited:
+            # to restart what waits for its time, or did before a load, is to arm it anew: that is no life
             return
         if fate in ("done", "probation") and (life is None or life.invocation == rollout.before.get(name)):
             self.fail(f"{name} is said to be restarted, and it was not")

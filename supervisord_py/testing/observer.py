@@ -163,6 +163,10 @@ class Life:
                 return self.main_running or self.is_up_without_main
 
 
+def _waits(unit: Unit) -> bool:
+    return unit.timer is not None or (unit.sockets is not None and unit.sockets.is_on_demand)
+
+
 class Observer:
     """All units' lives, and what people have asked for."""
 
@@ -187,6 +191,8 @@ class Observer:
         """Units whose last start was skipped because a condition did not hold: whoever requires them may start."""
         self.targets: set[str] = set()
         """Names that were a target at some time: a life of one has no process to judge it by."""
+        self.waited: set[str] = set()
+        """Names that were run by their time or their sockets at some time: a start of one begins no life."""
         self.shutdown: ShutdownRequested | None = None
         self.shutdown_ns = 0
         self.forced = False
@@ -234,6 +240,7 @@ class Observer:
                 self.hooks_seen |= dict.fromkeys(event.hooks)
                 self.texts.update(event.units.units)
                 self.targets.update(name for name, unit in event.units.units.items() if unit.service is None)
+                self.waited.update(name for name, unit in event.units.units.items() if _waits(unit))
                 for life in self.lives.values():
                     self._take_live(life)
                 for name in event.limited:

@@ -308,3 +308,18 @@ def test_another_root_has_the_kernels_interfaces_as_in_systemd(lines: str, wante
     """They are there unless MountAPIVFS= says no; without another root it says nothing."""
     text = text_of("systemd", f"{SERVICE}{lines}\n", "a.service")
     assert [line for line in text.splitlines() if line.startswith("mount-apivfs")] == ([wanted] if wanted else [])
+
+
+def test_what_else_a_unit_requires_went_with_a_unit_that_could_not_be_made() -> None:
+    """One of several in a key goes, of a template too, and the line that named it is told."""
+    needs = "[Unit]\nRequires=gone.service here.service\nRequires=here.service\n[Service]\nExecStart=/bin/true\n"
+    files = {"a.service": needs, "t@.service": needs, "gone.service": "[Service]\nUser=root\n"}
+    files["here.service"] = "[Service]\nExecStart=/bin/true\n"
+    conversion = converted("systemd", [SourceFile(name, text) for name, text in files.items()])
+    for name in ("a", "t@"):
+        assert conversion.drafts[name].get("unit", "requires") == [{"unit": "here", "ordered": False}]
+    told = [(each.place.file, each.place.line, each.reason) for each in conversion.not_carried]
+    assert [each for each in told if each[0] != "gone.service"] == [
+        ("a.service", 2, "there is no unit gone"),
+        ("t@.service", 2, "there is no unit gone"),
+    ]

@@ -43,6 +43,11 @@ UNITS: dict[str, tuple[str, str]] = {
         "private-network = true",
         "assert os.listdir('/sys/class/net') == ['lo'] or {uid}; assert os.listdir('/sys/fs/cgroup')",
     ),
+    "network-in-sys-read-only": (
+        "private-network = true\nprotect-kernel-tunables = true\nprotect-control-groups = true",
+        "assert not any(os.access(p, os.W_OK) for p in ('/sys', '/sys/fs/cgroup', '/sys/class/net/lo/mtu')); "
+        "assert os.listdir('/sys/class/net') == ['lo'] or {uid}; assert os.listdir('/sys/fs/cgroup')",
+    ),
     "network-not-in-sys": (
         "private-network = true\nprivate-mounts = false",
         "assert {uid} or os.readlink('/proc/self/ns/mnt') == os.readlink(f'/proc/{os.getppid()}/ns/mnt')",
@@ -368,6 +373,26 @@ def test_a_private_tmp_outlives_the_keeper_with_its_life(uid: int | None) -> Non
         until(lambda: len(left_in_tmp(*names) - before) == 2, "the folders of the dead one are gone")
         assert running.supctl("stop", outlives).returncode == 0
         until(lambda: left_in_tmp(*names) <= before, "nothing left behind")
+
+
+def test_a_unit_without_a_process_lost_its_private_tmp_with_the_manager(place: Path) -> None:
+    """What its first command wrote there is seen by its last one, though the manager is another by then."""
+    text = f"""
+[service]
+type = "oneshot"
+remain-after-exit = true
+exec-start = "/bin/sh -c 'echo kept > /tmp/mark'"
+exec-stop = "/bin/sh -c 'cp /tmp/mark {place}/seen'"
+[sandbox]
+private-tmp = true
+bind-paths = "{place}"
+"""
+    with supervisor({"a": text}) as running:
+        running.wait_state("a", "active")
+        running.kill_manager()
+        running.wait_started()
+        assert running.supctl("stop", "a").returncode == 0
+        assert (place / "seen").read_text() == "kept\n"
 
 
 @pytest.mark.root

@@ -240,3 +240,21 @@ def test_a_connection_was_counted_as_often_as_it_was_looked_at() -> None:
         came(rig)
         rig.later(2)
     assert rig.status("web").accepted == 1
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["before the answer", "after it"])
+def test_a_unit_listens_as_its_file_says_when_it_starts(waits: bool) -> None:
+    """A reload comes while the keeper opens what the file said before, or while the start waits for its turn."""
+    other = listens(trigger_burst=7)
+    rig = Rig(listens(), service("db"), service("app"))
+    if waits:
+        rig.load(listens(relations=needs("db")), service("db"))
+        other = listens(trigger_burst=7, relations=needs("db"))
+    rig.ask("start", "web")
+    rig.load(other, service("db"))
+    if waits:
+        rig.up("db")
+    opened(rig)
+    asked = [each.sockets[0].trigger_burst for each in rig.actions if isinstance(each, OpenSockets)]
+    assert asked[-1] == 7
+    assert rig.shown("web") == "active/listening/success"
