@@ -201,6 +201,12 @@ def apply_order(manager: Manager, units: UnitSet, names: Sequence[str]) -> list[
     return in_order(Graph(units.units), needing_restart(units, manager.ledger.texts, names or None))
 
 
+def held(manager: Manager) -> list[str]:
+    """Return the units of which something was spawned since they were last released: what was made for them is in use,
+    though no process of theirs may run now."""
+    return [name for name, state in manager.ledger.states.items() if state.held]
+
+
 def lives(manager: Manager) -> Mapping[str, Unit]:
     """Return the text that each unit with a life runs by."""
     return manager.ledger.texts

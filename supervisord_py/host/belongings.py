@@ -16,7 +16,7 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from msgspec import Struct
@@ -168,6 +168,14 @@ class Keeping:
         if note and not (is_restarted and note.get("preserve") == "restart"):
             self._remove(unit, note)
             (self._made / f"{unit}.json").unlink(missing_ok=True)
+
+    def sweep(self, living: Collection[str]) -> None:
+        """Remove what units have left whose life nobody knows any more: the supervisor was killed with them, and what
+        it knew is lost."""
+        with contextlib.suppress(FileNotFoundError):
+            for path in list(self._made.iterdir()):
+                if path.suffix == ".json" and path.stem not in living:
+                    self.release(path.stem, is_restarted=True)
 
     def _read_note(self, unit: str) -> dict[str, object]:
         try:

@@ -149,7 +149,10 @@ class Daemon:
             invocation_of=lambda unit: view.invocation(self._manager, unit),
             is_restarted=lambda unit: view.is_restarted(self._manager, unit),
         )
-        self._hands.restore((process.id, process.unit, process.role, process.pid) for process in welcome.processes)
+        self._hands.restore(
+            ((process.id, process.unit, process.role, process.pid) for process in welcome.processes),
+            held=view.held(self._manager),
+        )
         self.figures = Figures(self._journal, places, self._resources, keeper.pid)
         self._driver = Driver(
             self._manager,
@@ -193,7 +196,7 @@ class Daemon:
             self._driver.note([started], keep=self._lineage)
             self._driver.ask_again()
         running = {process.unit for process in welcome.processes} | {orphan.unit for orphan in welcome.orphans}
-        self._idle_outputs = [unit for unit in welcome.outputs if unit not in running]
+        self._idle_outputs = [unit for unit in welcome.outputs if unit not in running.union(view.held(self._manager))]
         self._stopping = welcome.stopping
 
     async def serve(self) -> None:

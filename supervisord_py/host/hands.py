@@ -131,11 +131,14 @@ class ManagerHands:
         self._releasing: set[asyncio.Future[None]] = set()
         self._forgotten = 0
 
-    def restore(self, processes: Iterable[tuple[int, str, str, int]]) -> None:
-        """Take over (spawn id, unit, role, pid) of the keeper's inventory after a manager's death."""
+    def restore(self, processes: Iterable[tuple[int, str, str, int]], held: Iterable[str] = ()) -> None:
+        """Take over (spawn id, unit, role, pid) of the keeper's inventory after a manager's death; what was
+        made for units that are ``held`` is in use, though they may have no process now."""
         processes = list(processes)
-        if self._runtime.private is not None:
-            self._runtime.private.sweep({unit for _, unit, _, _ in processes})
+        living = {unit for _, unit, _, _ in processes} | set(held)
+        for left in (self._runtime.private, self._runtime.keeping):
+            if left is not None:
+                left.sweep(living)
         for spawn_id, unit, role, pid in processes:
             self._spawns_of[unit] = spawn_id
             self._roles[spawn_id] = (unit, Role(role))

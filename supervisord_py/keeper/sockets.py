@@ -23,11 +23,11 @@ from typing import Any, NamedTuple
 
 from supervisord_py.keeper.child import Spawner, close_elsewhere
 from supervisord_py.keeper.inventory import ME
-from supervisord_py.keeper.loop import PAUSE_NS, PIDFD, Loop, say
+from supervisord_py.keeper.loop import PIDFD, Loop, say
 
 KCMP = {"x86_64": 312, "aarch64": 272}.get(os.uname().machine)
-FIRST_FD = 3
-"""The lowest descriptor of a process that is handed over (sd_listen_fds(3))."""
+ROOM_NS = 1_000_000_000
+"""So long who connects as there is no descriptor left is left alone."""
 NAME_MAX = 255
 OF_AN_INSTANCE = 8
 """Descriptors that we need for a connection and for its process: output, notifications, the report of its start."""
@@ -59,8 +59,6 @@ class Sockets:
         """Units whose next connection is to be told."""
         self._last = 0
         """The number of the newest connection."""
-        self._crowded: set[str] = set()
-        """Units for whose next connection there was no room."""
         self._spent: list[int] = []
         """What could not be closed yet, because no process could be made."""
 
@@ -130,19 +128,17 @@ class Sockets:
     def _listen(self, name: str, specs: list[dict[str, Any]]) -> None:
         """Hold exactly these listeners; raises OSError with what is wrong in words, and holds what it could open."""
         old, held = self._listeners.pop(name, []), self._listeners.setdefault(name, [])
-        kept = {id(each): each for each in old if each.spec in specs and _is_in_place(each)}
+        places = [_place(spec) for spec in specs]
+        kept = {id(each): each for each in old if _place(each.spec) in places and _is_in_place(each)}
         self._quiet(old)
         for each in old:
             if id(each) not in kept:
                 _close(each)
         is_awaited = self._awaited.pop(name, False) is None
         for spec in specs:
-            same = next((each for each in kept.values() if each.spec == spec), None)
-            if same is not None:
-                held.append(kept.pop(id(same)))
-                continue
+            same = next((each for each in kept.values() if _place(each.spec) == _place(spec)), None)
             try:
-                held.append(self._open(spec))
+                held.append(self._open(spec) if same is None else _adapted(kept.pop(id(same)), spec))
             except OSError as error:
                 for each in kept.values():
                     _close(each)
@@ -211,14 +207,11 @@ class Sockets:
             finally:
                 os.close(fd)
         except OSError as error:
-            if name not in self._crowded:
-                self._crowded.add(name)
-                say(f"connections to {name} wait: {error.strerror}")
+            say(f"connections to {name} wait: {error.strerror}")
             self._quiet(self._listeners[name])
             again = lambda: self._await(name) if name in self._awaited else None  # noqa: E731
-            self._loop.set_timer(f"room for {name}", time.monotonic_ns() + PAUSE_NS, again)
+            self._loop.set_timer(f"room for {name}", time.monotonic_ns() + ROOM_NS, again)
             return False
-        self._crowded.discard(name)
         return True
 
     def close(self, name: str) -> None:
@@ -294,6 +287,30 @@ class Sockets:
         if self._spent:
             self._helpers.add(close_elsewhere(self._spent))
             self._spent = []
+
+
+def _place(spec: dict[str, Any]) -> list[Any]:
+    """What cannot be changed of an open listener."""
+    return [spec[key] for key in ("family", "type", "address", "path", "fifo", "reuse_port", "uid", "gid")]
+
+
+def _adapted(listener: Listener, spec: dict[str, Any]) -> Listener:
+    """Go on with what is open, by what is said of it now: whoever waits in it waits on."""
+    old, fd, inode = listener
+    if spec == old:
+        return listener
+    try:
+        if not spec["fifo"]:
+            os.set_blocking(fd, not spec["accept"])
+            if spec["type"] != socket.SOCK_DGRAM:
+                with socket.socket(fileno=os.dup(fd)) as sock:
+                    sock.listen(spec["backlog"])
+        if inode is not None:
+            os.chmod(spec["path"], spec["mode"])
+    except OSError:
+        _close(listener)
+        raise
+    return Listener(spec, fd, inode)
 
 
 def _bind(spec: dict[str, Any], path: str | None) -> int:

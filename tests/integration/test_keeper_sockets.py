@@ -228,3 +228,18 @@ def test_a_program_was_started_without_the_connection_that_it_was_for() -> None:
         manager.commit(python(1, "web", LISTEN, sockets={"of": "web", "connection": 9}))
         fact = manager.fact("spawn-failed", id=1)
         assert (fact["step"], "connection is gone" in fact["detail"]) == ("fds", True)
+
+
+def test_a_listener_whose_backlog_or_mode_was_changed_lost_who_waited_in_it() -> None:
+    """The address is the same: it stays open, with what is said of it now."""
+    with keeper() as rig, socket.socket(socket.AF_UNIX) as client:
+        manager = rig.manager()
+        path = f"{rig.folder}/a"
+        assert listen(manager, 1, spec("a", path)) is None
+        client.connect(path)
+        assert listen(manager, 2, spec("b", path, mode=0o600, backlog=3)) is None
+        assert os.stat(path).st_mode & 0o777 == 0o600
+        code = "import os, socket; socket.socket(fileno=3).accept()[0].sendall(os.environ['LISTEN_FDNAMES'].encode())"
+        manager.commit(python(1, "web", code, sockets={"of": "web"}))
+        client.settimeout(20)
+        assert client.recv(6) == b"b"

@@ -375,6 +375,26 @@ def test_a_private_tmp_outlives_the_keeper_with_its_life(uid: int | None) -> Non
         until(lambda: left_in_tmp(*names) <= before, "nothing left behind")
 
 
+def test_a_unit_without_a_process_lost_its_private_tmp_with_the_manager(place: Path) -> None:
+    """What its first command wrote there is seen by its last one, though the manager is another by then."""
+    text = f"""
+[service]
+type = "oneshot"
+remain-after-exit = true
+exec-start = "/bin/sh -c 'echo kept > /tmp/mark'"
+exec-stop = "/bin/sh -c 'cp /tmp/mark {place}/seen'"
+[sandbox]
+private-tmp = true
+bind-paths = "{place}"
+"""
+    with supervisor({"a": text}) as running:
+        running.wait_state("a", "active")
+        running.kill_manager()
+        running.wait_started()
+        assert running.supctl("stop", "a").returncode == 0
+        assert (place / "seen").read_text() == "kept\n"
+
+
 @pytest.mark.root
 def test_root_made_folders_where_a_link_of_the_unit_led(place: Path) -> None:
     """What a bind is laid over is made where it is missing, and not for who may write a folder on the way to choose
