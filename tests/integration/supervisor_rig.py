@@ -211,6 +211,10 @@ def supervisor(
         if prepare is not None:
             prepare(folder)
         python, environment = sys.executable, dict(os.environ)
+        if uid is None and os.geteuid() != 0:
+            # What is made for units of a user is made at home.
+            environment = {name: text for name, text in environment.items() if not name.startswith("XDG_")}
+            environment["HOME"] = str(folder)
         if uid is not None:
             python = SYSTEM_PYTHON
             environment |= {"PYTHONPATH": f"{ROOT}:{Path(msgspec.__file__).parents[1]}", "HOME": str(folder)}
