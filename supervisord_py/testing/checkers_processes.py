@@ -151,8 +151,8 @@ class StartOrder(Checker):
             return False
         if life is not None and life.fulfils(edge):
             return True
-        if waits(text):
-            # what is run by its timer or its sockets is there, in a run and between two
+        if waits(text) or waits(seen.text_of_core(edge.unit)):
+            # what is run by its timer or its sockets is there, in a run and between two; a load takes those at its end
             return unit_status(self.world.manager, edge.unit).active_state not in ("inactive", "failed", "quarantined")
         if text.service is None or (edge.unit in seen.targets and not (life and life.alive)):
             # a target runs no process: only the core can say whether it is up
