@@ -35,6 +35,7 @@ for word in "$@"; do printf '%s\\0' "$word"; done > "$said.words"
 env -0 > "$said.env"
 umask > "$said.umask"
 pwd > "$said.cwd"
+chmod u+r "$said".*
 mv "$said.words" "$said.said"
 test -z "$WITNESS" || exit 0
 {then}

@@ -120,7 +120,12 @@ def test_a_limit_above_what_may_be_had(uid: int | None, enforce: str) -> None:
 
 
 REAL = {"realtime": "io-scheduling-class = 'realtime'", "fifo": "cpu-scheduling-policy = 'fifo'", "nice": "nice = -5"}
-STEPS = {"realtime": (211, "ioprio"), "fifo": (214, "scheduler"), "nice": (201, "nice"), "oom": (206, "oom")}
+STEPS = {
+    "realtime": (211, "io-scheduling-class"),
+    "fifo": (214, "cpu-scheduling-policy"),
+    "nice": (201, "nice"),
+    "oom": (206, "oom-score-adjust"),
+}
 
 
 @pytest.mark.parametrize("uid", AS_USER[1:] or AS_USER)
