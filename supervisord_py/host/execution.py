@@ -306,6 +306,8 @@ def _confine(
     except CannotConfine as error:
         code = EXIT_SECCOMP if error.step in ("seccomp", "address-families") else EXIT_NAMESPACE
         raise _Refused(error.step, code, error.errno, error.detail) from None
+    if context.sandbox.remove_ipc and context.user is None and not context.dynamic_user:
+        into.degraded.append("remove-ipc: the unit has no user of its own, whose objects they would be")
     for name, found in (("before", into.before), ("after", into.after), ("degraded", into.degraded)):
         if found:
             request[name] = [*request.get(name, ()), *found]

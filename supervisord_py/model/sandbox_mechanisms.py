@@ -63,13 +63,19 @@ def applied(
     """
     without = {line.partition(":")[0] for line in degraded}
     default = Sandbox()
+    has_namespace = (implies_namespace or sandbox.private_users) and "private-users" not in without
     found = []
     for key in SANDBOX_KEYS:
         field = key.replace("-", "_")
         value = getattr(sandbox, field)
         says_something = value is not False and value != getattr(default, field)
         if key in MECHANISMS and says_something and key not in without:
-            found.append(f"{key}: {MECHANISMS[key]}{f' ABI {abi}' if key == 'landlock' else ''}")
+            mechanism = MECHANISMS[key]
+            if key == "landlock":
+                mechanism += f" ABI {abi}"
+            if key == "ambient-capabilities" and has_namespace:
+                mechanism += ", in its user namespace only"
+            found.append(f"{key}: {mechanism}")
     if implies_privileges and not sandbox.no_new_privileges:
         found.append("no-new-privileges: prctl (implied)")
     if implies_namespace and not sandbox.private_users and "private-users" not in without:

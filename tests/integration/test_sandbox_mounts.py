@@ -427,3 +427,24 @@ def test_a_file_was_covered_by_a_folder_in_another_root(place: Path) -> None:
     code = "assert open('/secret').read() == ''"
     with supervisor({"a": unit(keys, code, service=f"restart = 'no'\nroot-directory = '{root}'")}) as running:
         check_all(running, ["a"])
+
+
+@pytest.mark.parametrize("uid", [65534] if os.geteuid() == 0 else [None])
+def test_status_called_applied_what_had_no_effect(uid: int | None) -> None:
+    """A capability in a namespace of its own is none outside, and no objects go with a unit that has no user."""
+    keys = "ambient-capabilities = 'CAP_NET_BIND_SERVICE'\nprivate-tmp = true\nremove-ipc = true"
+    text = unit(keys, "import signal; signal.pause()").replace("oneshot", "simple")
+    with supervisor({"a": text}, uid=uid) as running:
+        status = running.wait_state("a", "active")
+        assert status["applied"][0] == "ambient-capabilities: capabilities, in its user namespace only"
+        assert not any(each.startswith("remove-ipc") for each in status["applied"])
+        assert status["degraded"] == ["remove-ipc: the unit has no user of its own, whose objects they would be"]
+
+
+@pytest.mark.root
+def test_files_that_a_proc_of_processes_has_not_were_to_be_hidden_in_it() -> None:
+    """As many units of distributions have it: what is not there need not be made inaccessible."""
+    keys = "proc-subset = 'pid'\nprotect-kernel-tunables = true\nprotect-kernel-logs = true\nprivate-devices = true"
+    code = "assert not os.path.exists('/proc/kmsg') and not os.path.exists('/proc/sys')"
+    with supervisor({"a": unit(keys, code, service="restart = 'no'")}) as running:
+        check_all(running, ["a"])
