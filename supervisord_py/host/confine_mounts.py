@@ -295,9 +295,9 @@ class _Builder:
         self.call("namespace", key, "syscall", _OPEN_TREE, _AT_FDCWD, path, flags, **given)
         return register
 
-    def _move(self, key: str, register: str, path: str) -> None:
-        source = {"fd": register}
-        self.call("namespace", key, "syscall", _MOVE_MOUNT, source, "", _AT_FDCWD, path, _EMPTY_SOURCE)
+    def _move(self, key: str, register: str, path: str, *, may_miss: bool = False) -> None:
+        source, given = {"fd": register}, {"if_missing": True} if may_miss else {}
+        self.call("namespace", key, "syscall", _MOVE_MOUNT, source, "", _AT_FDCWD, path, _EMPTY_SOURCE, **given)
 
     def _set(
         self, key: str, path: str, flags: int, *, needs: str = _NAMESPACE, register: str | None = None
@@ -340,7 +340,8 @@ class _Builder:
             case Kind.INACCESSIBLE:
                 register = sources[lay.path]
                 self._set(lay.key, "", _RDONLY | _NOSUID | _NODEV | _NOEXEC, register=register)
-                self._move(lay.key, register, path)
+                # What the machine has may be missing in what is laid above it: a /proc of processes only.
+                self._move(lay.key, register, path, may_miss=lay.may_miss)
             case Kind.TMPFS:
                 flags, options = _split_options(lay.options, _MS_NODEV | _MS_NOSUID)
                 self._mount(lay.key, "tmpfs", path, "tmpfs", flags, options or None)

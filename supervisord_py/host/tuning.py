@@ -36,7 +36,7 @@ from supervisord_py.host.command_records import command_record, with_fields
 from supervisord_py.host.control_folder import Change, apply_changes, write_changes
 from supervisord_py.host.execution import DEFAULT_LIMITS
 from supervisord_py.host.facade import Peer, Submission, TuningReport
-from supervisord_py.host.limits import change_limits
+from supervisord_py.host.limits import LiveLimits, change_limits, describe_live
 from supervisord_py.host.places import Places
 from supervisord_py.host.priorities import change_priorities, is_known_before
 from supervisord_py.host.resources import Mechanism, UnitResources
@@ -362,19 +362,19 @@ class Tuning:
         wanted = new.resources
         resources = self._host.resources
         bounds = resources.plan(wanted)
+        together = loaded.service.oom_policy is OomPolicy.KILL
         if wanted.memory_max not in (None, old.resources.memory_max) and "memory-max" in bounds.how:
             pids = (await self._host.trees([name])).get(name, [])
             if bounds.how["memory-max"] is not Mechanism.SAMPLING and not resources.counts(name, pids):
                 return "the kernel does not count the memory that its processes have already: restart it"
         if wanted != old.resources:
-            together = loaded.service.oom_policy is OomPolicy.KILL
             problems = bounds.impossible | ({} if plan else resources.apply(name, bounds, together=together))
             if problems and not plan:
                 resources.apply(name, resources.plan(old.resources), together=together)
             if problems:
                 key, reason = next(iter(problems.items()))
                 return f"{key} cannot be enforced here: {reason}"
-        done: set[int] = set()
+        done: dict[int, LiveLimits | None] = {}
         while not plan:
             fresh = [pid for pid in (await self._host.trees([name])).get(name, []) if pid not in done]
             if not fresh:
@@ -382,14 +382,36 @@ class Tuning:
             if wanted != old.resources:
                 resources.move(name, fresh, bounds)
             for pid in fresh:
+                done[pid] = describe_live(pid)
                 problem = change_limits(pid, limits) or change_priorities(pid, old, new)
                 if problem is not None:
-                    return problem
-            done.update(fresh)
+                    if wanted != old.resources:
+                        resources.apply(name, resources.plan(old.resources), together=together)
+                    return put_back(problem, done, limits, old, new)
         return None
 
     def _path(self, folder: Path, name: str, base: str) -> str:
         return printable(str(folder / f"{name}.toml.d" / base))
+
+
+def put_back(
+    problem: str, done: Mapping[int, LiveLimits | None], limits: Mapping[str, Limit], old: ExecContext, new: ExecContext
+) -> str:
+    """Give processes what they had before a change that was refused; return the problem, and what they could not get
+    back."""
+    lasting: list[str] = []
+    for pid, had in done.items():
+        if had is None:
+            continue
+        priorities = replace(
+            old.priorities,
+            oom_score_adjust=had.oom_score_adjust if new.priorities.oom_score_adjust is not None else None,
+            cpu_affinity=had.cpu_affinity if new.priorities.cpu_affinity else (),
+        )
+        before = replace(old, nice=None if new.nice is None else had.nice, priorities=priorities)
+        rlimits = {name: had.rlimits[name] for name in limits if name in had.rlimits}
+        lasting += filter(None, (change_limits(pid, rlimits), change_priorities(pid, new, before)))
+    return problem if not lasting else f"{problem}; and what was changed before could not be put back: {lasting[0]}"
 
 
 def limits_between(old: ExecContext, new: ExecContext) -> dict[str, Limit] | None:

@@ -185,6 +185,8 @@ class Listeners:
         self.awaited.discard(unit)
         if not any(each.accept for each in self.specs[unit]):
             self._kernel.custody.tell(ConnectionCame(unit, unit))
+            # (whoever stood still when somebody came takes him later)
+            self._serve(unit)
             return
         self.waiting[unit] -= 1
         self._last += 1

@@ -76,3 +76,14 @@ def test_a_niceness_that_could_not_be_had_ended_a_best_effort_start() -> None:
         status = running.wait_state("loose", "active")
         assert status["degraded"] == ["nice: setpriority: permission denied"]
         assert psutil.Process(status["pid"]).nice() == 0
+
+
+def test_a_change_that_was_refused_was_half_done() -> None:
+    """What was set before the kernel refused the rest is put back: the processes have what show says."""
+    with supervisor({"web": f"{SLEEP}[limits]\nnofile = '500:600'\ncpu-affinity = {CPU}\n"}) as running:
+        pid = running.wait_state("web", "active")["pid"]
+        had = seen(pid)
+        wanted = ("limits.nofile=400:600", "limits.oom-score-adjust=900", "limits.cpu-affinity=8000")
+        assert running.supctl("set", "web", *wanted).returncode == 1
+        assert psutil.Process(pid).rlimit(psutil.RLIMIT_NOFILE) == (500, 600)
+        assert seen(pid) == had

@@ -439,3 +439,12 @@ def test_status_called_applied_what_had_no_effect(uid: int | None) -> None:
         assert status["applied"][0] == "ambient-capabilities: capabilities, in its user namespace only"
         assert not any(each.startswith("remove-ipc") for each in status["applied"])
         assert status["degraded"] == ["remove-ipc: the unit has no user of its own, whose objects they would be"]
+
+
+@pytest.mark.root
+def test_files_that_a_proc_of_processes_has_not_were_to_be_hidden_in_it() -> None:
+    """As many units of distributions have it: what is not there need not be made inaccessible."""
+    keys = "proc-subset = 'pid'\nprotect-kernel-tunables = true\nprotect-kernel-logs = true\nprivate-devices = true"
+    code = "assert not os.path.exists('/proc/kmsg') and not os.path.exists('/proc/sys')"
+    with supervisor({"a": unit(keys, code, service="restart = 'no'")}) as running:
+        check_all(running, ["a"])
