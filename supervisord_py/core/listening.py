@@ -81,7 +81,8 @@ def ask(ledger: Ledger, job: Job) -> bool:
     if job.opened or unit is None or (unit.sockets is None and not of(ledger, name).held):
         return False
     ledger.edit_job(job).opening = True
-    _open(ledger, name, unit.sockets)
+    # A run that is tried again goes on with what it listens on, as long as nobody starts the unit anew.
+    _open(ledger, name, text_of_run(ledger, name, unit).sockets)
     return True
 
 

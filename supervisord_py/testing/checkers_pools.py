@@ -158,7 +158,9 @@ class PoolOrder(Checker):
         for action in new_lives(self.world, step):
             mine = self._queue.pop(action.unit, None)
             unit = seen.text(action.unit)
-            if mine is None or action.unit not in before or unit.conditions or unit.asserts:
+            is_idle = unit.service is not None and unit.service.type is ServiceType.IDLE
+            if mine is None or action.unit not in before or unit.conditions or unit.asserts or is_idle:
+                # what is looked at first, or waits until all is quiet, was let in before
                 continue
             self._check(unit, mine, before)
 

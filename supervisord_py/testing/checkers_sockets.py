@@ -232,7 +232,9 @@ class Given(_OfSockets):
             if parent is not None:
                 self._check_instance(action, parent, is_program=is_program)
                 continue
-            is_given = is_program and (unit.sockets is not None or unit.service.store_max > 0)
+            # what listens goes on with that until its next start, also when its file has no sockets any more
+            listens = unit.sockets is not None or bool(self.world.hands.listeners.specs.get(action.unit))
+            is_given = is_program and (listens or unit.service.store_max > 0)
             if action.handed != (Handed(action.unit) if is_given else None):
                 self.fail(f"the {action.role.value} command of {action.unit} is handed {action.handed}")
 

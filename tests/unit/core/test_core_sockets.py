@@ -258,3 +258,18 @@ def test_a_unit_listens_as_its_file_says_when_it_starts(waits: bool) -> None:
     asked = [each.sockets[0].trigger_burst for each in rig.actions if isinstance(each, OpenSockets)]
     assert asked[-1] == 7
     assert rig.shown("web") == "active/listening/success"
+
+
+def test_a_run_that_is_tried_again_keeps_the_sockets_that_its_file_has_no_more() -> None:
+    """They were closed, and the run was handed them all the same."""
+    rig = listening(
+        listens(keys={"restart": RestartPolicy(restart=Restart.ON_FAILURE, jitter=0.0, delay_ns=SECOND_NS)})
+    )
+    came(rig)
+    rig.spawned("web")
+    rig.load(service("web"))
+    rig.exited("web", 1)
+    rig.later(1)
+    asked = [each.sockets for each in rig.actions if isinstance(each, OpenSockets)]
+    assert len(asked) > 1
+    assert asked[-1] == asked[0] != ()
