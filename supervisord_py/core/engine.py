@@ -317,8 +317,12 @@ def _cannot_listen(ledger: Ledger, name: str, failed: str) -> None:
     state = ledger.set_sub(name, SubState.FAILED)
     ledger.arm_phase(name, None)
     state.result, state.message, state.ending = Result.RESOURCES, message, Ending.ITSELF
-    fields = {"result": state.result.value, "message": message, "failures": state.failures, "limit_hit": False}
+    fields = {"result": state.result.value, "message": message, "failures": state.failures}
+    fields["limit_hit"] = state.quarantined
     cause = ledger.record("unit.failed", name, severity=Severity.ERROR, fields=fields)
+    if state.quarantined:
+        # It was tried once more, and stays where it was.
+        quarantine.enter(ledger, name)
     if had_failed and unit is not None and unit.on_failure:
         ledger.intents.append(Task(Intent.FAILED, name, name, cause))
     if job is not None and job.type in (*_STARTS, JobType.RESTART):

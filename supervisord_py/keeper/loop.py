@@ -78,15 +78,16 @@ class Loop:
             if self._watched.get(fd) is watched:
                 priority, callback = watched
                 if not self.guard(callback, of_unit=priority in OF_UNITS) and self._watched.get(fd) is watched:
-                    self._pause(fd, priority, callback, now_ns)
+                    self._pause(fd, priority, callback)
         for name, timer in list(self._timers.items()):
             if timer[0] <= now_ns and self._timers.get(name) is timer:
                 del self._timers[name]
                 self.guard(timer[1])
 
-    def _pause(self, fd: int, priority: int, callback: Callable[[], None], now_ns: int) -> None:
+    def _pause(self, fd: int, priority: int, callback: Callable[[], None]) -> None:
         self.unwatch(fd)
-        self.set_timer(f"again {fd}", now_ns + PAUSE_NS, lambda: self.watch(fd, priority, callback))
+        at_ns = time.monotonic_ns() + PAUSE_NS
+        self.set_timer(f"again {fd}", at_ns, lambda: self.watch(fd, priority, callback))
 
     def guard(self, callback: Callable[[], None], *, of_unit: bool = False) -> bool:
         """Call ``callback``; False when it met a bug, which is told. Only too many of the keeper's own end it."""
