@@ -273,3 +273,18 @@ def test_a_run_that_is_tried_again_keeps_the_sockets_that_its_file_has_no_more()
     asked = [each.sockets for each in rig.actions if isinstance(each, OpenSockets)]
     assert len(asked) > 1
     assert asked[-1] == asked[0] != ()
+
+
+def test_a_quarantined_unit_that_cannot_listen_stays_quarantined_and_says_so() -> None:
+    """Its records told that it had failed, and its status that it was quarantined."""
+    policy = RestartPolicy(restart=Restart.ON_FAILURE, jitter=0.0, failures=1)
+    rig = listening(listens(keys={"restart": policy}))
+    came(rig)
+    rig.spawned("web")
+    rig.exited("web", 1)
+    assert rig.shown("web") == "quarantined/failed/exit-code"
+    rig.ask("start", "web")
+    opened(rig, failed="/run/web.sock: address already in use")
+    assert rig.shown("web") == "quarantined/failed/resources"
+    assert rig.events("web")[-3:].count("unit.quarantined") == 1
+    assert rig.record("unit.quarantined", "web").fields["result"] == "resources"
