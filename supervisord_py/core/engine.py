@@ -247,7 +247,9 @@ def _run_start(ledger: Ledger, job: Job) -> None:
     name = job.unit
     state = ledger.state(name)
     asked = job.origin is JobOrigin.COMMAND
-    is_there = timed.is_armed(state) and not job.runs and (state.sub not in BETWEEN_LIVES or not _may_restart(job))
+    # A run that waits for its time-out is left to that by others; once that is over it is begun by any start.
+    waits_on = state.sub is SubState.AUTO_RESTART and not _may_restart(job)
+    is_there = timed.is_armed(state) and not job.runs and (state.sub not in BETWEEN_LIVES or waits_on)
     if state.sub in UP or is_there:
         finish(ledger, job, JobResult.DONE)
     elif state.sub in STARTING:

@@ -6,6 +6,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from core_rig import NO_JITTER, WALL_NS, Rig, needs, oneshot, service
+from msgspec.structs import replace
 
 from supervisord_py.core import view
 from supervisord_py.core.actions import KeepState, KillTree, SignalProcesses
@@ -385,6 +386,24 @@ def test_a_failed_run_is_restarted_first() -> None:
     assert runs(rig) == 2
     run(rig)
     assert (rig.shown("job"), due_in(rig)) == ("active/waiting/success", 60.0)
+
+
+def test_a_restart_of_a_run_that_waits_in_the_queue_is_begun_by_any_start() -> None:
+    """A relation's start came in the place of its time-out's, found it armed, and nothing ever restarted it."""
+    policy = replace(NO_JITTER, delay_ns=SECOND_NS)
+    rig = armed(
+        job(every=60, restart=policy, relations={"after": (Dependency("dep"),)}),
+        service("dep", relations={"on_success": ("job",)}),
+    )
+    rig.ask("start", "dep")
+    rig.spawned("dep")
+    rig.later(0)
+    run(rig, code=1)
+    rig.ask("stop", "dep")
+    rig.later(1)
+    assert rig.shown("job") == "activating/auto-restart-queued/exit-code"
+    rig.exited("dep", signal=15)
+    assert runs(rig) == 2
 
 
 def test_a_quarantine_disarms_and_a_release_arms_again() -> None:
