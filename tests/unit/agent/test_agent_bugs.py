@@ -1,10 +1,12 @@
 """Agents that once went wrong, each in a process of its own as the supervisor starts it; and those of a rig."""
 
 import asyncio
+import contextlib
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from textwrap import dedent, indent
@@ -47,6 +49,7 @@ class Ran:
                     self._hear(notify)
                 if stop_at:
                     process.send_signal(signal.SIGTERM)
+                self._hear_until_its_end(notify, process)
                 self.code = process.wait(PATIENCE_S)
             finally:
                 process.kill()
@@ -58,6 +61,14 @@ class Ran:
             except BlockingIOError:
                 pass
         self.output = (folder / "out").read_text()
+
+    def _hear_until_its_end(self, notify: socket.socket, process: subprocess.Popen[bytes]) -> None:
+        """As a supervisor does: a queue that nobody empties would hold up who tells something to the last."""
+        deadline = time.monotonic() + PATIENCE_S
+        notify.settimeout(0.05)
+        while process.poll() is None and time.monotonic() < deadline:
+            with contextlib.suppress(TimeoutError):
+                self._hear(notify)
 
     def _hear(self, notify: socket.socket) -> None:
         self.told += notify.recv(65536).decode().split("\n")
