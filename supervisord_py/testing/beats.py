@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from supervisord_py.core.events import NotifyReceived
-from supervisord_py.testing.clock import MILLISECOND_NS
+from supervisord_py.testing.clock import MILLISECOND_NS, SECOND_NS
 from supervisord_py.testing.processes import Pulse, Spawn
 
 if TYPE_CHECKING:
@@ -20,6 +20,9 @@ WATCHDOG, PROGRESS = "WATCHDOG", "X_PROGRESS"
 
 _LONGEST = 0.7
 _SHORTEST = 0.5
+
+_LAST_NS = 60 * SECOND_NS
+"""How long who is made in the calm, and watched all the same, says that it lives."""
 
 
 class Beats:
@@ -43,6 +46,9 @@ class Beats:
             elif self._kernel.fault("silent"):
                 most_ms = 6 * period_ns // MILLISECOND_NS
                 self._kernel.later(0, most_ms, partial(self._fall_silent, spawn, pulse))
+            if self._kernel.is_calm:
+                # made by an older text, after all the others fell silent: watched to its end like them
+                self._kernel.after(_LAST_NS, partial(_silence, pulse))
             self._beat(spawn, field, pulse, pulse.round)
         if WATCHDOG in spawn.pulses and self._kernel.fault("watchdog_usec"):
             self._kernel.later(1, 20_000, lambda: self._want_another(spawn))
@@ -57,7 +63,7 @@ class Beats:
         """Everybody falls silent: a life that is watched is so to its end, and nobody is watched after it."""
         for spawn in self._kernel.spawns.values():
             for pulse in spawn.pulses.values():
-                pulse.silent = True
+                _silence(pulse)
 
     def _draw_pause(self, period_ns: int) -> int:
         return int(period_ns * self._kernel.choice((_SHORTEST, _LONGEST)))
@@ -89,6 +95,10 @@ class Beats:
         if pulse.period_ns:
             number = pulse.round
             self._kernel.after(pulse.every_ns, lambda: self._beat(spawn, WATCHDOG, pulse, number))
+
+
+def _silence(pulse: Pulse) -> None:
+    pulse.silent = True
 
 
 def is_trigger(event: object) -> bool:

@@ -265,7 +265,10 @@ def forgets_who_stopped() -> Iterator[type[Manager]]:
     yield Forgetful
 
 
-@mutant("a stop is done when the main process is gone, whatever else is left", "stop-wins", "no-overlap", "settled")
+@mutant(
+    "a stop is done when the main process is gone, whatever else is left",
+    "stop-wins", "no-overlap", "settled", "limits-breach",
+)  # fmt: skip
 def stops_half() -> Iterator[type[Manager]]:
     def made(original: Any) -> Any:
         def is_gone(book: ledger.Ledger, name: str) -> bool:
