@@ -252,7 +252,12 @@ def restarts_for_ever() -> Iterator[type[Manager]]:
         yield manager
 
 
-@mutant("that somebody has stopped a unit is forgotten", "stop-wins", "settled", "rollout-stop", "upholds")
+@mutant(
+    "that somebody has stopped a unit is forgotten",
+    "stop-wins", "settled", "rollout-stop", "upholds",
+    crash=0.4, death_in_batch=0.1, requests=80, gap_max_ms=1000, restart=0, shutdown=0, exits_supervisor=0,
+    until_empty=0,
+)  # fmt: skip
 def forgets_who_stopped() -> Iterator[type[Manager]]:
     class Forgetful(Manager):
         def handle(self, event: Event, now: Now) -> Effects:
