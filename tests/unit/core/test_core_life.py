@@ -64,6 +64,19 @@ def test_a_fork_that_fails_is_a_lack_of_resources() -> None:
     assert rig.shown("web") == "failed/failed/resources"
 
 
+def test_a_command_without_its_variables_had_exited_with_0() -> None:
+    """No process was made, so none ended: neither in status and the journal, nor for exec-stop-post."""
+    rig = Rig(service("web", restart=NEVER, exec_stop_post=commands("/bin/post")))
+    rig.ask("start", "web")
+    rig.failed_to_spawn("web", step="environment-file", code=0)
+    assert rig.record("unit.exited", "web").fields["code"] is None
+    told = {key for key, _ in rig.spawn_of("web").environment}
+    assert ("SERVICE_RESULT" in told, "EXIT_CODE" in told, "EXIT_STATUS" in told) == (True, False, False)
+    rig.spawned("web")
+    rig.exited("web", 0)
+    assert (rig.shown("web"), rig.status("web").exit) == ("failed/failed/resources", None)
+
+
 def test_running_is_never_said_before_ready() -> None:
     """A notify service is activating until READY=1, whatever else it says."""
     rig = Rig(notify("web"))
