@@ -24,7 +24,7 @@ from supervisord_py.core.events import (
     SpawnFailed,
     TreeEmptied,
 )
-from supervisord_py.core.failed_spawn import describe
+from supervisord_py.core.failed_spawn import describe, with_program
 from supervisord_py.core.ledger import Ledger
 from supervisord_py.core.restart import exit_result
 from supervisord_py.core.state import (
@@ -123,6 +123,8 @@ def spawn_failed(ledger: Ledger, event: SpawnFailed) -> None:
     name = ledger.unit_of_spawn.pop(event.spawn_id, None)
     if name is None or (process := _process(ledger.state(name), event.spawn_id)) is None:
         return
+    command = _command(ledger, name, process)
+    event = with_program(event, None if command is None else command.words[0])
     ledger.record(
         "unit.exited",
         name,

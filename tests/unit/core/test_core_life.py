@@ -56,6 +56,17 @@ def test_a_failed_step_is_told_in_words_and_once(step: str, errno: int, detail: 
     assert rig.replies[request].outcomes[0].message == f"web failed (exit-code): its main command {message}"
 
 
+@pytest.mark.parametrize(("errno", "words"), [(2, "no such file or directory"), (13, "permission denied")])
+def test_a_program_that_is_not_in_path_was_told_as_the_last_place_that_was_tried(errno: int, words: str) -> None:
+    """/bin/web was said to be forbidden when it was /opt/bin/web; an absolute program is told with its path."""
+    rig = Rig(service("web", restart=NEVER, exec_start=commands("web")), service("db", restart=NEVER))
+    for name, told in (("web", f"web, looked for in PATH: {words}"), ("db", f"/bin/db: {words}")):
+        request = rig.ask("start", name)
+        rig.happen(SpawnFailed(rig.spawn_of(name).spawn_id, "exec", 203, errno, f"/bin/{name}"))
+        message = f"{name} failed (exit-code): its main command could not be executed: {told}"
+        assert rig.replies[request].outcomes[0].message == message
+
+
 def test_a_fork_that_fails_is_a_lack_of_resources() -> None:
     """The machine, not the unit, is short of something."""
     rig = Rig(service("web", restart=NEVER))
