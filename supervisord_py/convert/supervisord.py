@@ -29,6 +29,10 @@ _MARK = re.compile("\ue000([^\ue001]*)\ue001")
 _PROGRAMS = ("program:", "fcgi-program:")
 _MEMBERS = (*_PROGRAMS, "eventlistener:")
 _DEFAULT_PRIORITY = 999
+_NOWHERE = ("none", "off", "/dev/null")
+_SUPERVISORS_OWN = re.compile(r"/dev/(stdout|stderr|fd/[12]|tty)|/proc/(1|self)/fd/[12]")
+"""Files of output that are where supervisor's own output goes: in containers, mostly."""
+_SHOWN = "supervisord-py run --output stdout shows the output of all units, as supervisor did; each has its log as well"
 
 
 def convert(files: Sequence[SourceFile], around: Surroundings) -> Conversion:
@@ -296,6 +300,9 @@ class _Program:
             self._draft.put("service", "pass-environment", list(dict.fromkeys(self._passed)))
         if ("socket", 0) in self._draft.tables:
             self._hand_socket()
+        service = self._draft.table("service")
+        if service.get("standard-output") == "null" and not self._is_redirected():
+            service.setdefault("standard-error", "journal")
         self._restarts()
         self._stops()
 
@@ -447,9 +454,17 @@ class _Program:
         self._boolean(key)
         return "both go into the unit's log, in the order in which they were written"
 
+    def _is_redirected(self) -> bool:
+        key = self._keys.get("redirect_stderr")
+        return key is not None and truth(key.value) is True
+
+    def _log_file(self, name: str) -> str:
+        key = self._keys.get(name)
+        return "" if key is None else _MARK.sub("", _expanded(key.value, self._scope, key.base)).strip()
+
     def _stdout_logfile(self, key: IniKey) -> str:
-        text = _MARK.sub("", _expanded(key.value, self._scope, key.base)).strip()
-        if text.lower() in ("none", "off"):
+        text = self._log_file("stdout_logfile")
+        if text.lower() in _NOWHERE:
             self._draft.put("service", "standard-output", "null", key.place)
             return ""
         if text.lower() == "syslog":
@@ -457,12 +472,24 @@ class _Program:
             return ""
         if text.lower() == "auto":
             return "output goes to the unit's log by itself"
-        if re.fullmatch(r"/dev/(stdout|stderr|fd/[12]|tty)|/proc/(1|self)/fd/[12]", text):
+        if _SUPERVISORS_OWN.fullmatch(text):
+            if all(note.reason != _SHOWN for note in self._ledger.notes):
+                self._ledger.note(key.place, _SHOWN)
             return "run --output stdout shows the output of all units"
         raise BadValue("output goes to the unit's own log, NAME.log in the log folder: supctl logs reads it")
 
-    def _stdout_logfile_maxbytes(self, key: IniKey) -> None:
+    def _stderr_logfile(self, key: IniKey) -> str:
+        if self._log_file("stderr_logfile").lower() in _NOWHERE and not self._is_redirected():
+            self._draft.put("service", "standard-error", "null", key.place)
+            return ""
+        return "standard error goes into the unit's log too"
+
+    def _stdout_logfile_maxbytes(self, key: IniKey) -> str:
+        if self._text(key) == "0" and _SUPERVISORS_OWN.fullmatch(self._log_file("stdout_logfile")):
+            # What is no file cannot be rotated; the unit's own log is one, and nobody wants it to grow for ever.
+            return "the unit's own log begins a new file above 50M"
         self._draft.put("log", "max-bytes", self._text(key).upper(), key.place)
+        return ""
 
     def _stdout_logfile_backups(self, key: IniKey) -> None:
         self._draft.put("log", "backups", self._integer(key), key.place)

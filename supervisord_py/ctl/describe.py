@@ -86,7 +86,9 @@ def cat(session: Session, unit: str, origin: bool) -> int:
         if state == "not-found":
             return session.fail(NoFileError(unit))
         if not session.wants_json:
-            session.note(f"{unit} has no file to show: it is {state}")
+            # What is loaded and has none was made for a connection.
+            why = f"it was made for a connection: supctl cat {unit.partition('@')[0]}"
+            session.note(f"{unit} has no file to show: {why if state == 'loaded' else f'it is {state}'}")
     if session.wants_json:
         session.emit({"unit": unit, "files": files})
         return 0

@@ -413,7 +413,7 @@ def _writes(
     if name == "cpu_quota":
         # The kernel takes no quota below a millisecond, and no period above a second.
         period = min(max(PERIOD_US, -(-QUOTA_MIN_US * 10_000 // value)), PERIOD_MAX_US)
-        quota = max(value * period // 10_000, QUOTA_MIN_US)
+        quota = value * period // 10_000
         if is_v2:
             return [Write("cpu.max", f"{quota} {period}")]
         files = [Write("cpu.cfs_period_us", str(period)), Write("cpu.cfs_quota_us", str(quota))]

@@ -13,6 +13,9 @@ from supervisord_py.model.values import format_size, parse_integer, parse_size, 
 _PERCENT = re.compile(r"([0-9]{1,7})(?:\.([0-9]{1,2}))?%", re.ASCII)
 _WHOLE = 10_000
 
+_LEAST_QUOTA = 10
+"""A millisecond in each second: the kernel takes no quota below the one, and no period above the other."""
+
 
 def parse_size_amount(value: object) -> Amount:
     """Read ``"512M"``, ``"50%"`` of the machine's memory, or ``"infinity"``."""
@@ -33,8 +36,8 @@ def parse_percent(value: object) -> int | None:
     found = _permyriad(value)
     if found is None:
         raise BadValue(f"{shown(value)} is not a percentage", 'write "50%", or "200%" for two processors')
-    if found == 0:
-        raise BadValue("0% leaves it nothing", "write at least 0.01%")
+    if found < _LEAST_QUOTA:
+        raise BadValue(f"{shown(value)} is less than the kernel can hold", "write at least 0.1%")
     return found
 
 

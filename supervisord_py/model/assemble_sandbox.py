@@ -1,6 +1,7 @@
 """``[sandbox]`` of one unit: entries of several forms into sets, filters and places. Source: systemd.exec(5)."""
 
 from collections.abc import Callable
+from difflib import get_close_matches
 from typing import Any, TypeVar, cast
 
 from msgspec.structs import replace
@@ -19,7 +20,7 @@ from supervisord_py.model.sandbox import (
     Families,
     Sandbox,
 )
-from supervisord_py.model.system_calls import KILL, CallFilter, parse_call_filter, parse_errno
+from supervisord_py.model.system_calls import KILL, CallFilter, call_names, parse_call_filter, parse_errno
 from supervisord_py.model.values import shown
 
 Value = TypeVar("Value")
@@ -112,8 +113,9 @@ class _Reader:
     def call_filter(self, lines: tuple[str, ...]) -> CallFilter | None:
         found, unknown = parse_call_filter(lines)
         for name in dict.fromkeys(unknown):
-            message = f"no system call is called {name!r} here"
-            hint = "it is left out; systemd-analyze syscall-filter lists them"
+            message = f"no system call is called {name!r}, so it is left out"
+            near = get_close_matches(name, call_names(), 1)
+            hint = f"did you mean {near[0]!r}?" if near else "systemd-analyze syscall-filter lists them"
             self._problems.append(self._fields.problem(TABLE, "system-call-filter", message, hint, warning=True))
         return found
 

@@ -37,7 +37,7 @@ def test_all_bounds_are_files_of_cgroup_v2() -> None:
 
 
 @pytest.mark.parametrize(
-    ("permyriad", "text"), [(2000, "20000 100000"), (50, "1000 200000"), (30, "1000 333334"), (1, "1000 1000000")]
+    ("permyriad", "text"), [(2000, "20000 100000"), (50, "1000 200000"), (30, "1000 333334"), (10, "1000 1000000")]
 )
 def test_a_quota_too_small_for_the_kernel_has_a_longer_period(permyriad: int, text: str) -> None:
     """Below a millisecond the kernel takes none: as in systemd, as far as a period of a second goes."""

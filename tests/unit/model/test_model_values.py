@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from supervisord_py.model.amounts import parse_percent
 from supervisord_py.model.problems import BadValue
 from supervisord_py.model.unit import Limit
 from supervisord_py.model.values import (
@@ -220,3 +221,12 @@ def test_integers_and_fractions_have_bounds() -> None:
     for wrong in (1.1, -0.1, "0.1", False, float("nan")):
         with pytest.raises(BadValue):
             parse_fraction(wrong)
+
+
+@pytest.mark.parametrize("quota", ["0.09%", "0.01%", "0%"])
+def test_a_quota_that_the_kernel_cannot_hold_was_raised_and_nobody_said_so(quota: str) -> None:
+    """It takes no quota below a millisecond and no period above a second."""
+    assert parse_percent("0.1%") == 10
+    with pytest.raises(BadValue) as caught:
+        parse_percent(quota)
+    assert "0.1%" in caught.value.hint
