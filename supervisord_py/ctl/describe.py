@@ -69,6 +69,8 @@ def cat(session: Session, unit: str, origin: bool) -> int:
     style = session.style
     if origin:
         settings: list[dict[str, Any]] = session.call("Show", unit=unit)["settings"]
+        # What the process has now stands in no file.
+        settings = [setting for setting in settings if not setting["key"].startswith("live.")]
         if session.wants_json:
             session.emit({"unit": unit, "settings": settings})
             return 0
