@@ -7,6 +7,8 @@ its version.
 
 import errno
 
+from msgspec import structs
+
 from supervisord_py.core.events import SpawnFailed
 from supervisord_py.model.states import Role
 
@@ -60,8 +62,21 @@ def describe(role: Role, event: SpawnFailed) -> str:
     return ": ".join((f"its {role.value} command {cannot}", *_reasons(event)))
 
 
+def with_program(event: SpawnFailed, program: str | None) -> SpawnFailed:
+    """Return the event about the program as its unit names it: of one that is looked for in PATH the keeper tells the
+    path that it tried last, which need not be where it was found.
+    """
+    if event.step != "exec" or program is None or "/" in program or not event.detail.startswith("/"):
+        return event
+    return structs.replace(event, detail=": ".join((f"{program}, looked for in PATH", _words_for(event.errno))))
+
+
 def _reasons(event: SpawnFailed) -> tuple[str, ...]:
     if not event.errno or (event.detail and not event.detail.startswith("/")):
         return (event.detail,) if event.detail else ()
-    words = _WORDS.get(event.errno) or errno.errorcode.get(event.errno, f"errno {event.errno}")
+    words = _words_for(event.errno)
     return (event.detail, words) if event.detail else (words,)
+
+
+def _words_for(number: int) -> str:
+    return _WORDS.get(number) or errno.errorcode.get(number, f"errno {number}")

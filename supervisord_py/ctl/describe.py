@@ -68,9 +68,9 @@ def cat(session: Session, unit: str, origin: bool) -> int:
     """Print a unit's files as they are on disk, in the order in which they are merged."""
     style = session.style
     if origin:
-        settings: list[dict[str, Any]] = session.call("Show", unit=unit)["settings"]
-        # What the process has now stands in no file.
-        settings = [setting for setting in settings if not setting["key"].startswith("live.")]
+        # What it really has now (live) comes from no file.
+        shown = session.call("Show", unit=unit)["settings"]
+        settings: list[dict[str, Any]] = [each for each in shown if not each["key"].startswith("live.")]
         if session.wants_json:
             session.emit({"unit": unit, "settings": settings})
             return 0

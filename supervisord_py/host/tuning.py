@@ -477,11 +477,22 @@ def parse_value(text: str) -> Any:
         value = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
         return text
-    # A line end would begin another key, and dates are no values of ours.
-    is_plain = value.keys() == {"value"} and isinstance(value["value"], bool | int | float | str | list)
-    if not is_plain or (isinstance(value["value"], float) and not math.isfinite(value["value"])):
-        return text
-    return value["value"]
+    # A line end would begin another key.
+    return value["value"] if value.keys() == {"value"} and _is_plain(value) else text
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether it is a value of ours: dates and what is no number are none wherever they stand, nor is a table without
+    entries, which says nothing."""
+    match value:
+        case dict():
+            return value != {} and all(map(_is_plain, value.values()))
+        case list():
+            return all(map(_is_plain, value))
+        case float():
+            return math.isfinite(value)
+        case _:
+            return isinstance(value, bool | int | str)
 
 
 def write_toml(tables: Mapping[str, Any]) -> str:

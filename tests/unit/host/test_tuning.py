@@ -35,11 +35,16 @@ from supervisord_py.model.unit import ExecContext, Limit
         ("inf", "inf"),
         ("2026-01-01", "2026-01-01"),
         ('1\nother = 2', "1\nother = 2"),
-        ("{ a = 1 }", "{ a = 1 }"),
+        ("{ a = 1 }", {"a": 1}),
+        ("{}", "{}"),
+        ("[2026-01-01]", "[2026-01-01]"),
+        ("{ a = [nan] }", "{ a = [nan] }"),
     ],
 )  # fmt: skip
 def test_a_typed_value_is_toml_or_a_string(text: str, value: Any) -> None:
-    """Numbers, booleans and lists are what they look like, all else is a string, and nothing begins another key."""
+    """Numbers, booleans, lists and tables are what they look like, all else is a string, and nothing begins another
+    key; a date in a list was an internal error.
+    """
     assert parse_value(text) == value
 
 
