@@ -36,7 +36,7 @@ def read_matching(pattern: str, base: str) -> list[SourceFile]:
     Raises:
         ConvertError: One of them cannot be read.
     """
-    found = sorted(glob.glob(os.path.join(base, pattern)))
+    found = sorted(glob.glob(os.path.join(glob.escape(base), pattern)))
     return [read_file(path) for path in found if os.path.isfile(path)]
 
 

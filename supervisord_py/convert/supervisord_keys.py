@@ -7,8 +7,8 @@ PROGRAM_KEYS: Final = frozenset(
         "command", "environment", "directory", "user", "umask", "autostart", "autorestart", "exitcodes", "startsecs",
         "startretries", "stopsignal", "stopwaitsecs", "stopasgroup", "killasgroup", "numprocs", "numprocs_start",
         "process_name", "priority", "redirect_stderr", "stdout_logfile", "stdout_logfile_maxbytes",
-        "stdout_logfile_backups", "stdout_syslog", "depend", "serverurl", "socket", "socket_mode", "socket_backlog",
-        "socket_owner",
+        "stdout_logfile_backups", "stdout_syslog", "stderr_logfile", "depend", "serverurl", "socket", "socket_mode",
+        "socket_backlog", "socket_owner",
     }
 )  # fmt: skip
 
@@ -17,7 +17,6 @@ _OURS = "the supervisor's own records are its journal: [journal] in supervisord.
 _CONTROL = "who may do what is said in [control] of supervisord.toml, and the kernel says who asks"
 
 NEEDLESS_KEYS: Final = {
-    "program.stderr_logfile": "standard error goes into the unit's log too",
     "program.stderr_logfile_maxbytes": "standard error goes into the unit's log too",
     "program.stderr_logfile_backups": "standard error goes into the unit's log too",
     "program.stderr_syslog": "standard error goes where standard output goes",

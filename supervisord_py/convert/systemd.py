@@ -126,7 +126,12 @@ class _Converter:
         for unit in self._units:
             if unit.suffix not in _SECTION_OF:
                 self._lose(unit, f"there are no {unit.suffix} units here")
-        self._relations.write(self._result.drafts)
+        alone = {
+            self._names[unit.name]
+            for unit in self._units
+            if unit.name in self._names and not boolean_of(unit.last("Unit", "DefaultDependencies") or "yes")
+        }
+        self._relations.write(self._result.drafts, alone)
         for draft in self._result.drafts.values():
             self._finish(draft)
         return self._result

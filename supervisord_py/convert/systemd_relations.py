@@ -1,11 +1,12 @@
 """Relations between units of systemd as ours.
 
 Here requires, wants, requisite and binds-to imply the order, there they do not: ``Requires=`` with ``After=`` is one
-relation, without it the order is taken out. Units of the operating system (``network.target``) are no units here:
-``systemd.toml`` says what they stand for.
+relation, without it the order is taken out. A target comes after what it wants and requires in any case, unless one of
+the two says ``DefaultDependencies=no`` or the order is the other way round (systemd.target(5)). Units of the operating
+system (``network.target``) are no units here: ``systemd.toml`` says what they stand for.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 from supervisord_py.convert.draft import Draft, Ledger, Place
 from supervisord_py.convert.systemd_rules import Milestone, Rules
@@ -130,20 +131,23 @@ class Relations:
             self._ledger.carried(place)
         return enables
 
-    def write(self, drafts: Mapping[str, Draft]) -> None:
-        """Write all relations into their units."""
+    def write(self, drafts: Mapping[str, Draft], without_defaults: Set[str] = frozenset()) -> None:
+        """Write all relations into their units; ``without_defaults`` are those with ``DefaultDependencies=no``."""
         for owner, relations in self._found.items():
             draft = drafts.get(owner)
             if draft is None:
                 continue
             after = relations.get("after", {})
+            is_target = ("target",) in draft.tables and ("service",) not in draft.tables
+            has_defaults = is_target and owner not in without_defaults
             implied: set[str] = set()
             for key, members in relations.items():
                 if key not in _ORDERING:
                     continue
                 written: list[object] = []
                 for name in members:
-                    if name in after:
+                    waits = has_defaults and name not in without_defaults and not self._comes_first(owner, name)
+                    if name in after or waits:
                         implied.add(name)
                         written.append(name)
                     else:
@@ -153,6 +157,10 @@ class Relations:
                 if key not in _ORDERING:
                     named = [name for name in members if key != "after" or name not in implied]
                     _put(draft, key, named, members)
+
+    def _comes_first(self, name: str, other: str) -> bool:
+        """Whether a unit is said to come before another."""
+        return other in self._found[name].get("before", {}) or name in self._found.get(other, {}).get("after", {})
 
 
 def _put(draft: Draft, key: str, values: list[object] | list[str], members: Mapping[str, list[Place]]) -> None:

@@ -93,7 +93,7 @@ def spawned(ledger: Ledger, event: ProcessSpawned) -> None:
 def spawn_failed(ledger: Ledger, event: SpawnFailed) -> Ended | None:
     """No program runs, and none ever will."""
     beside = ledger.beside[event.spawn_id]
-    status = ExitStatus(code=event.code)
+    status = ExitStatus(code=event.code or None)
     # That a hook which was killed never ran its program is written all the same.
     is_told = beside.told and beside.role is not Role.HOOK
     ended = None if is_told else _ended(ledger, event.spawn_id, False, describe(beside.role, event), status)

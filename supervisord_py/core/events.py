@@ -56,8 +56,8 @@ class SpawnFailed(Event, frozen=True):
     """No program runs for ``spawn_id``, and none ever will.
 
     ``step`` is the step that failed (``exec``, ``limits``, ``user``, ``group``, ``chdir``, ``fork``, ...), ``code``
-    systemd's exit code for it (203 EXEC, 205 LIMITS, 217 USER, ...), ``errno`` the error, ``detail`` what it was
-    about.
+    systemd's exit code for it (203 EXEC, 205 LIMITS, 217 USER, ...; 0: there is none, no process was made), ``errno``
+    the error, ``detail`` what it was about.
     """
 
     spawn_id: int

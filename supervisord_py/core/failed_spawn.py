@@ -7,8 +7,11 @@ its version.
 
 import errno
 
+from msgspec import structs
+
 from supervisord_py.core.events import SpawnFailed
 from supervisord_py.model.states import Role
+from supervisord_py.model.unit import ExecContext
 
 _CANNOT: dict[str, str] = {
     "exec": "could not be executed",
@@ -60,8 +63,40 @@ def describe(role: Role, event: SpawnFailed) -> str:
     return ": ".join((f"its {role.value} command {cannot}", *_reasons(event)))
 
 
+def with_program(event: SpawnFailed, program: str | None) -> SpawnFailed:
+    """Return the event about the program as its unit names it: of one that is looked for in PATH the keeper tells the
+    path that it tried last, which need not be where it was found.
+    """
+    if event.step != "exec" or program is None or "/" in program or not event.detail.startswith("/"):
+        return event
+    return structs.replace(event, detail=": ".join((f"{program}, looked for in PATH", _words_for(event.errno))))
+
+
+def with_sandbox(event: SpawnFailed, context: ExecContext) -> SpawnFailed:
+    """Return the event with what to do where the unit's own sandbox stood in the way: the kernel names the program, and
+    means what it needs.
+    """
+    hint, sandbox = "", context.sandbox
+    if event.step == "namespace" and event.errno == errno.ENOENT and "-paths: " in event.detail:
+        return structs.replace(event, detail=f"{event.detail} (with - in front a path may be missing)")
+    if event.step != "exec" or not event.detail.startswith("/"):
+        return event
+    if event.errno == errno.EACCES and (sandbox.landlock or sandbox.no_exec_paths):
+        key = "landlock" if sandbox.landlock else "no-exec-paths"
+        hint = f"{key} has to leave it, its interpreter and its libraries executable"
+    elif event.errno == errno.ENOENT and context.root_directory is not None:
+        hint = f"it is looked for in root-directory, {context.root_directory}, and so are its interpreter and libraries"
+    if not hint:
+        return event
+    return structs.replace(event, detail=f"the program {event.detail}: {_words_for(event.errno)} ({hint})")
+
+
 def _reasons(event: SpawnFailed) -> tuple[str, ...]:
     if not event.errno or (event.detail and not event.detail.startswith("/")):
         return (event.detail,) if event.detail else ()
-    words = _WORDS.get(event.errno) or errno.errorcode.get(event.errno, f"errno {event.errno}")
+    words = _words_for(event.errno)
     return (event.detail, words) if event.detail else (words,)
+
+
+def _words_for(number: int) -> str:
+    return _WORDS.get(number) or errno.errorcode.get(number, f"errno {number}")

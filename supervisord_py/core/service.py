@@ -24,7 +24,7 @@ from supervisord_py.core.events import (
     SpawnFailed,
     TreeEmptied,
 )
-from supervisord_py.core.failed_spawn import describe
+from supervisord_py.core.failed_spawn import describe, with_program, with_sandbox
 from supervisord_py.core.ledger import Ledger
 from supervisord_py.core.restart import exit_result
 from supervisord_py.core.state import (
@@ -117,10 +117,17 @@ def process_spawned(ledger: Ledger, event: ProcessSpawned) -> None:
 
 
 def spawn_failed(ledger: Ledger, event: SpawnFailed) -> None:
-    """Book a process that never ran its program as one that exited with systemd's code for the step."""
+    """Book a process that never ran its program as one that exited with systemd's code for the step; without a code
+    (0: not even a process was made) nothing has exited.
+    """
     name = ledger.unit_of_spawn.pop(event.spawn_id, None)
     if name is None or (process := _process(ledger.state(name), event.spawn_id)) is None:
         return
+    command = _command(ledger, name, process)
+    event = with_program(event, None if command is None else command.words[0])
+    service = ledger.service(name)
+    if service is not None and command is not None and not command.privileged:
+        event = with_sandbox(event, service.context)
     ledger.record(
         "unit.exited",
         name,
@@ -129,7 +136,7 @@ def spawn_failed(ledger: Ledger, event: SpawnFailed) -> None:
             "spawn_id": event.spawn_id,
             "pid": None,
             "role": process.role.value,
-            "code": event.code,
+            "code": event.code or None,
             "core": False,
             "rusage": {},
             "runtime_ms": 0,
@@ -139,7 +146,7 @@ def spawn_failed(ledger: Ledger, event: SpawnFailed) -> None:
         },
     )
     result = Result.RESOURCES if event.step in ("fork", "environment-file") else Result.EXIT_CODE
-    _process_over(ledger, name, process, ExitStatus(code=event.code), result, describe(process.role, event))
+    _process_over(ledger, name, process, ExitStatus(code=event.code or None), result, describe(process.role, event))
 
 
 def process_exited(ledger: Ledger, event: ProcessExited) -> None:

@@ -105,6 +105,12 @@ def unit_status(manager: Manager, name: str) -> UnitStatus:
     )
 
 
+def made_by(manager: Manager, name: str) -> str | None:
+    """Return the unit for a connection to which this one was made; None of any other unit."""
+    connection = manager.ledger.state(name).connection
+    return None if connection is None else connection.unit
+
+
 def _sockets(ledger: Ledger, name: str) -> dict[str, Any]:
     found, unit = ledger.state(name).sockets, ledger.unit(name)
     if found is None or unit is None:
@@ -362,6 +368,10 @@ def _load_state(ledger: Ledger, name: str) -> LoadState:
         return LoadState.REJECTED if ledger.set.bad[name].rejected else LoadState.BAD_SETTING
     if name in ledger.set.masked:
         return LoadState.MASKED
+    connection = ledger.state(name).connection
+    if connection is not None:
+        # It has no file of its own: its unit's is what it was made by.
+        name = connection.unit
     return LoadState.LOADED if name in ledger.set.units else LoadState.NOT_FOUND
 
 

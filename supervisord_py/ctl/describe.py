@@ -68,7 +68,9 @@ def cat(session: Session, unit: str, origin: bool) -> int:
     """Print a unit's files as they are on disk, in the order in which they are merged."""
     style = session.style
     if origin:
-        settings: list[dict[str, Any]] = session.call("Show", unit=unit)["settings"]
+        # What it really has now (live) comes from no file.
+        shown = session.call("Show", unit=unit)["settings"]
+        settings: list[dict[str, Any]] = [each for each in shown if not each["key"].startswith("live.")]
         if session.wants_json:
             session.emit({"unit": unit, "settings": settings})
             return 0
@@ -84,7 +86,9 @@ def cat(session: Session, unit: str, origin: bool) -> int:
         if state == "not-found":
             return session.fail(NoFileError(unit))
         if not session.wants_json:
-            session.note(f"{unit} has no file to show: it is {state}")
+            # What is loaded and has none was made for a connection.
+            why = f"it was made for a connection: supctl cat {unit.partition('@')[0]}"
+            session.note(f"{unit} has no file to show: {why if state == 'loaded' else f'it is {state}'}")
     if session.wants_json:
         session.emit({"unit": unit, "files": files})
         return 0

@@ -244,6 +244,7 @@ def explain_exit(ended: ExitReply) -> str:
             "SIGSEGV": "it touched memory that is not its own: a bug of the program",
             "SIGABRT": "it gave up by itself, or a watchdog ended it",
             "SIGBUS": "a file it had mapped was cut, or the disk is bad",
+            "SIGSYS": "it made a system call that its sandbox refuses; with system-call-error-number it gets an error",
             "SIGXCPU": "the limit cpu was reached",
             "SIGXFSZ": "the limit fsize was reached",
         }.get(name)

@@ -35,11 +35,12 @@ _TERMINAL_VARIABLES = ("TERM", "COLORTERM", "NO_COLOR")
 
 
 class NoSuchProgramError(SupervisordError):
-    """The command is not there."""
+    """The command is not there. Whoever waits for its end is told what stands for one that never started."""
 
-    def __init__(self, program: str) -> None:
+    def __init__(self, program: str, *, waits: bool) -> None:
         super().__init__(program)
         self.program = program
+        self.exit_status = NEVER_STARTED if waits else 1
 
     def __str__(self) -> str:
         return f"there is no program {self.program}"
@@ -113,7 +114,7 @@ def run_command(
     wanted = [f"timer.{_TIMES[key]}={_quoted(value)}" for key, value in timed.items()]
     wanted += ["service.remain-after-exit=true"] if remain_after_exit else []
     parameters: dict[str, Any] = {
-        "command": _found(session, command, uid, properties),
+        "command": _found(session, command, properties, waits=(until_exit or pty) and not options.plan),
         "unit": save if save is not None else unit,
         "save": save is not None,
         "description": _program_name(command[0]) if description is None and save is None else description,
@@ -163,7 +164,7 @@ def _environment(context: click.Context, session: Session, variables: Sequence[s
     return found
 
 
-def _found(session: Session, command: Sequence[str], user: str | None, properties: Sequence[str]) -> list[str]:
+def _found(session: Session, command: Sequence[str], properties: Sequence[str], *, waits: bool) -> list[str]:
     """Return the command with the path of its program, as far as it is here that it will be looked for."""
     program = command[0]
     elsewhere = session.options.remote is not None or any(text.startswith("service.root-") for text in properties)
@@ -171,7 +172,7 @@ def _found(session: Session, command: Sequence[str], user: str | None, propertie
         return list(command)
     path = os.path.abspath(program) if "/" in program else shutil.which(program, path=session.environment.get("PATH"))
     if path is None:
-        raise NoSuchProgramError(program)
+        raise NoSuchProgramError(program, waits=waits)
     return [path, *command[1:]]
 
 

@@ -19,6 +19,7 @@ from supervisord_py.doctor.kernel import kernel_findings
 from supervisord_py.host.cgroups import Hierarchy, find_place
 from supervisord_py.host.inotify import Inotify
 from supervisord_py.host.places import RUNTIME_DIR_MAX, Places
+from supervisord_py.host.resources import find_v1
 from supervisord_py.host.signing import read_keyring
 from supervisord_py.host.trusted_files import FileRefused, TrustedReader, trusted_uids
 from supervisord_py.model.settings import Settings
@@ -68,7 +69,6 @@ def _control_groups() -> Finding:
 def _controllers() -> list[Finding]:
     """Which resources could be limited for a whole tree: by the unified hierarchy, or by one of the old ones."""
     unified: set[str] = set()
-    old: set[str] = set()
     try:
         lines = Path("/proc/self/mountinfo").read_text().splitlines()
     except OSError:
@@ -80,18 +80,20 @@ def _controllers() -> list[Finding]:
                 unified |= set(Path(before.split()[4], "cgroup.controllers").read_text().split())
             except OSError:
                 pass  # not for our eyes: as good as none
-        elif after.startswith("cgroup "):
-            old |= set(after.split()[2].split(","))
     wanted = ("memory", "pids", "cpu", "io")
     have = [name for name in wanted if name in unified]
     if len(have) == len(wanted):
         return [ok("controllers", f"cgroup v2: {' '.join(sorted(unified))}")]
-    in_old = [name for name in wanted if (name if name != "io" else "blkio") in old]
-    fact = f"cgroup v2 offers {' '.join(have) or 'none'} of {' '.join(wanted)}"
-    if in_old:
-        fact += f" (cgroup v1 has {' '.join(in_old)})"
-    cure = "boot with systemd.unified_cgroup_hierarchy=1, or set limits of single processes ([limits] as, data, nproc)"
-    return [degraded("controllers", f"{fact}: limits of whole trees cannot rest on the kernel", cure)]
+    v1 = {controller.value for controller in find_v1()}
+    in_old = [name for name in wanted if name in v1 and name not in have]
+    kept = [f"{how} has {' '.join(names)}" for how, names in (("cgroup v2", have), ("cgroup v1", in_old)) if names]
+    if len(have) + len(in_old) == len(wanted):
+        return [ok("controllers", f"{', '.join(kept)}: limits of all of a unit are the kernel's, but memory-high")]
+    lacking = [name for name in wanted if name not in have and name not in in_old]
+    sampled = " (memory-max and tasks-max are sampled)" if {"memory", "pids"} & set(lacking) else ""
+    fact = f"{', '.join(kept) or 'none'}; without {' '.join(lacking)} limits of all of a unit fail its start{sampled}"
+    cure = "Delegate=yes in the service, or systemd.unified_cgroup_hierarchy=1 on the kernel's command line"
+    return [degraded("controllers", fact, cure)]
 
 
 def _limits() -> list[Finding]:

@@ -342,7 +342,7 @@ def read_credentials(credentials: tuple[Credential, ...]) -> dict[str, bytes]:
         path = f"{own}/{each.path}" if is_handed_on(each) else each.path
         try:
             if os.path.isdir(path):
-                contents |= {f"{each.name}_{name}": _read(f"{path}/{name}") for name in sorted(os.listdir(path))}
+                contents |= _read_all(each.name, path)
             else:
                 contents[each.name] = _read(path)
         except FileNotFoundError:
@@ -350,6 +350,20 @@ def read_credentials(credentials: tuple[Credential, ...]) -> dict[str, bytes]:
                 raise
     if sum(map(len, contents.values())) > CREDENTIAL_MAX:
         raise OSError(errno.E2BIG, "credentials of more than 1 MiB")
+    return contents
+
+
+def _read_all(name: str, folder: str) -> dict[str, bytes]:
+    """Return the files in and below a folder, as ``NAME_FILE`` and ``NAME_FOLDER_FILE``; what begins with a dot is left
+    alone, and so are links to folders: nobody goes in circles."""
+    contents: dict[str, bytes] = {}
+    with os.scandir(folder) as found:
+        entries = sorted((each for each in found if not each.name.startswith(".")), key=lambda each: each.name)
+    for each in entries:
+        if each.is_dir(follow_symlinks=False):
+            contents |= _read_all(f"{name}_{each.name}", each.path)
+        elif not each.is_dir():
+            contents[f"{name}_{each.name}"] = _read(each.path)
     return contents
 
 
@@ -378,6 +392,8 @@ def read_environment_files(patterns: tuple[str, ...]) -> tuple[dict[str, str], l
                 detail = f"environment-file {each}: {(error.strerror or str(error)).lower()}"
                 raise CannotProvideError("environment-file", 0, error.errno or 0, detail) from None
             except ValueError as error:
+                if may_miss:
+                    continue
                 detail = f"environment-file {each}: {error}"
                 raise CannotProvideError("environment-file", 0, errno.EINVAL, detail) from None
             for name, value in parsed:
@@ -391,13 +407,19 @@ def read_environment_files(patterns: tuple[str, ...]) -> tuple[dict[str, str], l
 def _read(path: str) -> bytes:
     """Return what a file says; never waits for a FIFO or a device."""
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
-    with open(fd, "rb") as file:
+    # open() of a folder's descriptor fails and leaves that open, so it is looked at first.
+    try:
         found = os.fstat(fd)
+        if stat.S_ISDIR(found.st_mode):
+            raise OSError(errno.EISDIR, "is a directory", path)
         if not stat.S_ISREG(found.st_mode):
             raise OSError(errno.EINVAL, "not a file", path)
         if found.st_size > ENVIRONMENT_FILE_MAX:
             raise OSError(errno.EFBIG, "too large", path)
-        return file.read()
+        with open(fd, "rb", closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(fd)
 
 
 @contextlib.contextmanager

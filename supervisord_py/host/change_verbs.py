@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from supervisord_py.core import view
 from supervisord_py.core.actions import UnitOutcome
 from supervisord_py.host.authority import Authority
 from supervisord_py.host.control_calls import (
@@ -107,6 +108,10 @@ class ChangeVerbs:
                 if self._views.is_masked(name):
                     message = f"cannot {verb} {name}, it is masked: supctl unmask {name}, then supctl {verb} {name}"
                     raise UnitMaskedError(name, message)
+            for name in names:
+                if (parent := view.made_by(self._supervisor.manager, name)) is not None:
+                    message = f"cannot {verb} {name}, it is there for one connection to {parent}: name {parent}"
+                    await self.refuse(request, verb, names, reason, CannotChangeError("InvalidRequest", name, message))
         except (NoSuchUnitError, UnitMaskedError) as error:
             if not plan:
                 await self._authority.note_refusal(peer, verb, parameters["units"], reason, error)

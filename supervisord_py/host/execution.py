@@ -203,7 +203,7 @@ def build_spawn(
             identifier = os.path.basename(action.command.words[0])
             is_connected = action.handed is not None and action.handed.connection is not None
             is_connected = is_connected and context.streams.input == "socket"
-            before += stream_operations(action.unit, identifier, context.streams, is_connected)
+            before += stream_operations(action.unit, identifier, context.streams, is_connected, context.umask)
         after: list[dict[str, Any]] = []
         terminal = None if unit is None or unit.transient is None else unit.transient.terminal
         if terminal is not None and action.role is Role.MAIN:

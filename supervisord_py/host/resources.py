@@ -15,6 +15,7 @@ Source: Linux, Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/; systemd.r
 """
 
 import contextlib
+import errno
 import os
 from collections.abc import Callable, Mapping
 from enum import Enum
@@ -395,6 +396,9 @@ def _write_all(folder: str, writes: list[Write]) -> dict[str, str]:
             failed[write] = f"the kernel has no {write.name}"
         except OSError as error:
             failed[write] = f"{write.name} = {write.text}: {(error.strerror or str(error)).lower()}"
+            if error.errno == errno.EBUSY:
+                # Of v1: the kernel has tried to take back what is above the bound, and could not.
+                failed[write] += ", which is what the kernel says where the processes have more than that already"
     return {write.key: reason for write, reason in failed.items()}
 
 
@@ -409,6 +413,13 @@ def io_weighers(disks: str = "/sys/block", root: str = "/sys/fs/cgroup") -> set[
         if "enable=1" in Path(root, "io.cost.qos").read_text():
             found.add("iocost")
     return found
+
+
+def find_v1() -> dict[Controller, str]:
+    """Return our group in each v1 hierarchy in which units could have groups of their own; systemd's are its own."""
+    if os.path.isdir("/run/systemd/system"):
+        return {}
+    return {controller: folder for controller, folder in _read_v1().items() if refusal(folder) is None}
 
 
 def _read_v1() -> dict[Controller, str]:

@@ -1,11 +1,12 @@
 """``[sandbox]`` of one unit: entries of several forms into sets, filters and places. Source: systemd.exec(5)."""
 
 from collections.abc import Callable
+from difflib import get_close_matches
 from typing import Any, TypeVar, cast
 
 from msgspec.structs import replace
 
-from supervisord_py.model.capabilities import ALL_CAPABILITIES, SECURE_BITS, parse_capabilities
+from supervisord_py.model.capabilities import ALL_CAPABILITIES, SECURE_BITS, capability_names, parse_capabilities
 from supervisord_py.model.digits import parse_digits
 from supervisord_py.model.fields import Fields
 from supervisord_py.model.problems import BadValue, Problem
@@ -19,7 +20,7 @@ from supervisord_py.model.sandbox import (
     Families,
     Sandbox,
 )
-from supervisord_py.model.system_calls import KILL, CallFilter, parse_call_filter, parse_errno
+from supervisord_py.model.system_calls import KILL, CallFilter, call_names, parse_call_filter, parse_errno
 from supervisord_py.model.values import shown
 
 Value = TypeVar("Value")
@@ -67,12 +68,16 @@ def _written(fields: Fields, problems: list[Problem]) -> Sandbox:
     values: dict[str, Any] = {
         key.replace("-", "_"): fields.get(TABLE, key, getattr(_DEFAULT, key.replace("-", "_"))) for key in _PLAIN
     }
+    bounding = reader.read("capability-bounding-set", lambda lines: parse_capabilities(lines, ALL_CAPABILITIES), None)
+    ambient = reader.read("ambient-capabilities", lambda lines: parse_capabilities(lines, 0), 0)
+    if bounding is not None and ambient & ~bounding:
+        message = f"{' '.join(capability_names(ambient & ~bounding))} cannot be given, it is not in its bounding set"
+        hint = "write it into capability-bounding-set too, or no start succeeds"
+        problems.append(fields.problem(TABLE, "ambient-capabilities", message, hint, warning=True))
     return Sandbox(
         **values,
-        capability_bounding_set=reader.read(
-            "capability-bounding-set", lambda lines: parse_capabilities(lines, ALL_CAPABILITIES), None
-        ),
-        ambient_capabilities=reader.read("ambient-capabilities", lambda lines: parse_capabilities(lines, 0), 0),
+        capability_bounding_set=bounding,
+        ambient_capabilities=ambient,
         secure_bits=reader.read("secure-bits", _secure_bits, 0),
         system_call_filter=reader.read("system-call-filter", reader.call_filter, None),
         system_call_error_number=reader.read("system-call-error-number", _error_number, None),
@@ -112,8 +117,9 @@ class _Reader:
     def call_filter(self, lines: tuple[str, ...]) -> CallFilter | None:
         found, unknown = parse_call_filter(lines)
         for name in dict.fromkeys(unknown):
-            message = f"no system call is called {name!r} here"
-            hint = "it is left out; systemd-analyze syscall-filter lists them"
+            message = f"no system call is called {name!r}, so it is left out"
+            near = get_close_matches(name, call_names(), 1)
+            hint = f"did you mean {near[0]!r}?" if near else "systemd-analyze syscall-filter lists them"
             self._problems.append(self._fields.problem(TABLE, "system-call-filter", message, hint, warning=True))
         return found
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 
 from supervisord_py.model.problems import BadValue, raise_all
 from supervisord_py.model.unit import Command
+from supervisord_py.model.values import shown
 
 Expand = Callable[[str], str]
 _BLANKS = " \t\n\r"
@@ -75,7 +76,7 @@ def parse_command(value: object, expand: Expand) -> Command:
     if isinstance(value, list):
         return _parse_argv(value, expand)
     if not isinstance(value, str):
-        raise BadValue(f"{value!r} is not a command", 'write ["PROGRAM", "ARGUMENT"] or "PROGRAM ARGUMENT"')
+        raise BadValue(f"{shown(value)} is not a command", 'write ["PROGRAM", "ARGUMENT"] or "PROGRAM ARGUMENT"')
     commands = _parse_lines(value, expand)
     if len(commands) != 1:
         raise BadValue("the command is empty" if not commands else "one command is wanted here, not several")
@@ -115,7 +116,9 @@ def _parse_argv(argv: list[object], expand: Expand) -> Command:
     words: list[str] = []
     for index, word in enumerate(argv):
         if not isinstance(word, str):
-            raise BadValue(f"{word!r} is not a string", f'write "{word}": the words of a command are strings', (index,))
+            raise BadValue(
+                f"{shown(word)} is not a string", "the words of a command are strings: write it in quotes", (index,)
+            )
         if "\0" in word:
             raise BadValue("a word with a NUL character", "no program can be given one", (index,))
         words.append(word)

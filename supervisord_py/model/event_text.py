@@ -49,8 +49,11 @@ def event_words(record: Mapping[str, Any]) -> str:
         case "unit.exited":
             runtime_ms = record.get("runtime_ms")
             lived = f" after {_seconds(runtime_ms)}" if isinstance(runtime_ms, int) else ""
-            role = record.get("role")
-            return f"{'' if role == 'main' else f'{role} '}pid {record.get('pid')} {exit_words(record)}{lived}"
+            role = "" if record.get("role") == "main" else f"{record.get('role')} "
+            if record.get("step") is not None:
+                code = "" if record.get("code") is None else f" ({record['code']})"
+                return f"{role}never ran: step {record['step']}{code}"
+            return f"{role}pid {record.get('pid')} {exit_words(record)}{lived}"
         case "command" | "command.denied":
             who = f"uid {record.get('uid')}" if record.get("peer_unit") is None else f"unit {record.get('peer_unit')}"
             if record.get("address") is not None:

@@ -39,6 +39,8 @@ _WORDS_OF_OTHERS = {
     "cron": "on-calendar", "cron-restart": "on-calendar", "schedule": "on-calendar", "retries": "failure-threshold",
     "start-period": "initial-delay",
     "stdout-logfile-maxbytes": "max-bytes", "stdout-logfile-backups": "backups", "max-restarts": "failures",
+    "max-size": "max-bytes", "max-file": "backups", "max-files": "backups", "max-memory-restart": "memory-max",
+    "mem-limit": "memory-max",
 }  # fmt: skip
 """What supervisor, circus, pm2 and compose call it."""
 

@@ -95,7 +95,7 @@ def parse_call_filter(lines: Iterable[str]) -> tuple[CallFilter | None, list[str
             first where the calls are refused.
 
     Returns:
-        The filter, None when there is none; and the names that nobody knows: the kernel of tomorrow may.
+        The filter, None when there is none; and the names written that nobody knows: the kernel of tomorrow may.
 
     Raises:
         BadValue: A group or an errno that there is not.
@@ -113,7 +113,8 @@ def parse_call_filter(lines: Iterable[str]) -> tuple[CallFilter | None, list[str
             number = parse_errno(error) if colon else None
             for call in members(name):
                 if call not in call_names():
-                    unknown.append(call)
+                    # A group holds the calls of machines that are not known here, too; nobody can mend that.
+                    unknown += [call] if call == name else []
                 elif inverts is not allows or (inverts and number is not None):
                     calls[call] = number
                 else:

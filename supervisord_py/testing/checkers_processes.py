@@ -352,7 +352,8 @@ class ExitRecorded(Checker):
             # the law of those is another one
             return
         if isinstance(event, SpawnFailed):
-            if [(r.fields.get("spawn_id"), r.fields.get("code")) for r in records] != [(event.spawn_id, event.code)]:
+            told_of = [(record.fields.get("spawn_id"), record.fields.get("code")) for record in records]
+            if told_of != [(event.spawn_id, event.code or None)]:
                 self.fail(f"the process of #{event.spawn_id}, which never ran its program, has no record of its end")
             return
         if not isinstance(event, ProcessExited):

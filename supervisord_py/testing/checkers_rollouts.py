@@ -460,7 +460,7 @@ class ExitCode(Checker):
             asked = seen.spawned[event.spawn_id]
             if asked.role is Role.MAIN and (isinstance(event, SpawnFailed) or event.main):
                 # A later command that never ran has the code of the step that failed, as in the journal.
-                status = event.status if isinstance(event, ProcessExited) else ExitStatus(code=event.code)
+                status = event.status if isinstance(event, ProcessExited) else ExitStatus(code=event.code or None)
                 self._ends[asked.unit] = asked.invocation, status
         ends = {
             record.unit: (record.event, str(record.fields.get("result")))

@@ -15,7 +15,7 @@ FAILED_STEPS: tuple[tuple[str, int, int], ...] = (
 
 LATER_STEPS: tuple[tuple[str, int, int], ...] = (
     ("seccomp", 228, 38), ("namespace", 226, 1), ("capabilities", 218, 1), ("credentials", 243, 2),
-    ("runtime-directory", 233, 13), ("environment-file", 255, 2), ("cgroup", 219, 16),
+    ("runtime-directory", 233, 13), ("environment-file", 0, 2), ("cgroup", 219, 16),
 )  # fmt: skip
 """Those of what is done between fork and exec for the keys that came last."""
 

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -26,6 +27,16 @@ def test_what_is_no_line_is_told() -> None:
     assert [line for line, _, _ in lost_of(conversion)] == [1]
     with pytest.raises(ConvertError, match=r"Procfile:2: web stands in line 1 already"):
         converted("procfile", [SourceFile("Procfile", "web: x\nweb: y\n")])
+
+
+def test_the_variables_beside_a_procfile_were_passed_over(tmp_path: Path) -> None:
+    """foreman and honcho read ``.env``; so do the units, and what stands in it needs no note any more."""
+    (tmp_path / ".env").write_text("PORT=5051\n")
+    (tmp_path / "Procfile").write_text("web: serve $PORT $PS\n")
+    conversion = converted("procfile", read_all([str(tmp_path / "Procfile")]))
+    assert conversion.drafts["web"].get("service", "environment-file") == f"-{tmp_path}/.env"
+    assert [note.reason.partition(" ")[0] for note in conversion.ledger.notes] == ["PS", "its"]
+    check_passes(conversion)
 
 
 def test_every_file_says_what_honcho_reads(record_property: Callable[[str, object], None]) -> None:

@@ -105,11 +105,44 @@ def differences(theirs: dict[str, Any], unit: Unit) -> list[str]:
         ),
         "umask": (theirs["umask"] if theirs["umask"] is not None else context.umask, context.umask),
         "backups": (theirs["stdout_logfile_backups"], service.log.backups),
-        "maxbytes": (theirs["stdout_logfile_maxbytes"], service.log.max_bytes),
+        "maxbytes": (_rotated_above(theirs), service.log.max_bytes),
     }
     if "${" not in " ".join(command.words) and not any(word.startswith("$") for word in command.words):
         expected["command"] = (words[1:], list(command.words[1:]))
     return [f"{key}: {want!r}, not {ours!r}" for key, (want, ours) in expected.items() if want != ours]
+
+
+def _rotated_above(theirs: dict[str, Any]) -> int:
+    """What is no file is never rotated there; the log that it has here is."""
+    is_ours = str(theirs["stdout_logfile"]).startswith(("/dev/std", "/dev/fd/", "/proc/"))
+    return 50 << 20 if is_ours and not theirs["stdout_logfile_maxbytes"] else int(theirs["stdout_logfile_maxbytes"])
+
+
+def test_output_of_a_container_would_have_filled_the_disk() -> None:
+    """The size of zero that ``/dev/stdout`` needs there is none of the log here; how to see the output is told once."""
+    text = "command=a\nstdout_logfile=/dev/stdout\nstdout_logfile_maxbytes=0\n"
+    conversion = converted("supervisord", [SourceFile("s", f"[program:a]\n{text}[program:b]\n{text}")])
+    assert conversion.drafts["a"].get("log", "max-bytes") is None and not lost_of(conversion)
+    assert ["run --output stdout" in note.reason for note in conversion.ledger.notes] == [True]
+
+
+@pytest.mark.parametrize(
+    ("keys", "output", "error"),
+    [
+        ("stdout_logfile=NONE", "null", "journal"),
+        ("stdout_logfile=/dev/null", "null", "journal"),
+        ("stdout_logfile=NONE\nredirect_stderr=true", "null", None),
+        ("stdout_logfile=NONE\nstderr_logfile=/dev/null", "null", "null"),
+        ("stderr_logfile=off", None, "null"),
+        ("stderr_logfile=off\nredirect_stderr=true", None, None),
+    ],
+)
+def test_errors_of_a_program_without_output_were_lost(keys: str, output: str | None, error: str | None) -> None:
+    """Standard error is kept there when nothing but the output goes nowhere."""
+    conversion = converted("supervisord", [SourceFile("s", f"[program:a]\ncommand=a\n{keys}\n")])
+    draft = conversion.drafts["a"]
+    assert (draft.get("service", "standard-output"), draft.get("service", "standard-error")) == (output, error)
+    check_passes(conversion)
 
 
 def test_every_file_says_what_supervisor_reads(record_property: Callable[[str, object], None]) -> None:

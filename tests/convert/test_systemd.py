@@ -46,6 +46,29 @@ def test_requires_without_after_has_no_order() -> None:
     assert not lost_of(conversion)
 
 
+def test_a_target_was_there_before_what_it_wants() -> None:
+    """A target comes after its units, unless one says otherwise: systemd.target(5), default dependencies."""
+    conversion = converted(
+        "systemd",
+        [
+            SourceFile(
+                "t.target", "[Unit]\nWants=a.service b.service c.service\nRequires=e.service\nBefore=c.service\n"
+            ),
+            SourceFile("a.service", "[Unit]\nDefaultDependencies=no\n" + SERVICE),
+            SourceFile("b.service", "[Unit]\nAfter=t.target\n" + SERVICE),
+            SourceFile("c.service", SERVICE),
+            SourceFile("d.service", SERVICE + "[Install]\nWantedBy=t.target\n"),
+            SourceFile("e.service", SERVICE),
+            SourceFile("n.target", "[Unit]\nDefaultDependencies=no\nWants=e.service\n"),
+        ],
+    )
+    units = loaded(conversion).unit_set.units
+    ordered = {each.unit: each.ordered for each in (*units["t"].wants, *units["t"].requires)}
+    assert ordered == {"a": False, "b": False, "c": False, "d": True, "e": True}
+    assert not units["n"].wants[0].ordered
+    check_passes(conversion)
+
+
 def test_a_socket_and_a_timer_are_tables_of_their_service() -> None:
     """One unit comes of three, and it is enabled because the timer is."""
     text = text_of(

@@ -1,8 +1,9 @@
 """The examples of a page: what is typed and what is shown, files, and how two texts that never repeat are compared.
 
 A block of ``console`` is a conversation: lines with ``$`` are typed, the others are shown. A line of three dots stands
-for lines that are left out. ``console elsewhere`` is for what only a whole machine can show (a service, root): only
-that there are such verbs and options is tested. A block that begins with ``# NAME.SUFFIX`` is a file of that name.
+for lines that are left out. ``console elsewhere`` is for what only a whole machine can show (a service, or root, whose
+lines begin with ``#``): only that there are such verbs and options is tested. A block that begins with
+``# NAME.SUFFIX`` is a file of that name.
 """
 
 import re
@@ -10,7 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-NAMES = ("tutorial", "agents", "from-supervisor", "applying", "containers", "running")
+NAMES = (
+    "tutorial", "agents", "sockets", "from-supervisor", "converting", "applying", "containers", "running", "limits",
+    "sandbox",
+)  # fmt: skip
 PAGES = ("README.md", *(f"docs/{name}.md" for name in NAMES), "units/fleet/README.md")
 HOME = "/home/you"
 ELLIPSIS = "..."
@@ -75,10 +79,12 @@ def blocks(page: str) -> list[Block]:
 def conversation(block: Block) -> list[Typed]:
     """Take a block of console apart; a command goes on where its line ends in a backslash."""
     said: list[tuple[list[str], list[str], int]] = []
+    # Root types nothing where we play; there such a line is a comment in a file that is shown.
+    prompts = ("$ ", "# ") if "elsewhere" in block.words else ("$ ",)
     for number, line in enumerate(block.text.splitlines(), block.line):
         if said and not said[-1][1] and said[-1][0][-1].endswith("\\"):
             said[-1][0].append(line)
-        elif line.startswith(("$ ", "# ")):
+        elif line.startswith(prompts):
             said.append(([line[2:]], [], number))
         else:
             assert said, f"line {number} is shown before anything was typed"

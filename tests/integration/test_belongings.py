@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -261,6 +262,26 @@ def test_input_and_output_are_files(uid: int | None) -> None:
         until(lambda: running.supctl("logs", "b").stdout.endswith("err\n"), "what b complained")
         assert "out" not in running.supctl("logs", "b", "c").stdout
         assert not any("err" in line for line in running.supctl("logs", "c").stdout.splitlines())
+
+
+def test_output_and_error_output_wrote_over_each_other_in_one_file() -> None:
+    """What goes to the same file is opened once, as in systemd, and made with the unit's umask: it was 0644."""
+    with supervisor({}) as running:
+        both = "echo out; echo err >&2; echo more"
+        place = running.folder / "u"
+        place.mkdir()
+        (place / "both").write_text("read\nand")
+        for kind, umask in (("file", "0077"), ("truncate", "0000")):
+            keys = [f"standard-{name} = '{kind}:{place}/{kind}'" for name in ("output", "error")]
+            (running.units / f"{kind}.toml").write_text(sh(both, *keys, f"umask = '{umask}'"))
+        keys = [f"standard-{name} = 'file:{place}/both'" for name in ("input", "output", "error")]
+        (running.units / "both.toml").write_text(sh(f"read line; {both}", *keys))
+        running.supctl("daemon-reload")
+        assert running.supctl("start", "file", "truncate", "both").returncode == 0
+        for kind, mode in (("file", 0o600), ("truncate", 0o666)):
+            until(lambda kind=kind: (place / kind).read_text() == "out\nerr\nmore\n", f"all of {kind}")  # type: ignore[misc]
+            assert stat.S_IMODE((place / kind).stat().st_mode) == mode
+        until(lambda: (place / "both").read_text() == "read\nout\nerr\nmore\n", "what was read and written")
 
 
 def test_a_stream_that_cannot_be_opened_fails_the_start() -> None:

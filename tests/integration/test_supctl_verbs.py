@@ -306,3 +306,11 @@ def test_bare_supctl_is_wrong_usage_with_help(supctl: Supctl) -> None:
         ran = supctl(*arguments)
         assert ran.code == 0
         assert "Usage: supctl" in ran.out
+
+
+def test_run_that_waits_for_a_program_that_is_not_there_exited_with_1(supctl: Supctl) -> None:
+    """It never started, which is 125 for whoever waits, as it is where the supervisor finds it out."""
+    codes = [
+        supctl("run", *options, "no-such-program-here").code for options in ((), ("--wait",), ("--wait", "--json"))
+    ]
+    assert (codes, supctl.fake.calls) == ([1, 125, 125], [])

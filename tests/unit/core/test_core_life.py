@@ -5,8 +5,9 @@ from core_rig import NO_JITTER, Rig, commands, notify, oneshot, service, target
 
 from supervisord_py.core.actions import KillTree, ReleaseUnit, SignalProcesses, SpawnProcess, Whom
 from supervisord_py.core.events import NotifyReceived, SpawnFailed
+from supervisord_py.model.sandbox import Access, Sandbox
 from supervisord_py.model.states import KillMode, Restart, Role
-from supervisord_py.model.unit import SECOND_NS, Command, KillPolicy, RestartPolicy
+from supervisord_py.model.unit import SECOND_NS, Command, ExecContext, KillPolicy, RestartPolicy
 
 NEVER = RestartPolicy(restart=Restart.NO, jitter=0.0)
 
@@ -56,12 +57,68 @@ def test_a_failed_step_is_told_in_words_and_once(step: str, errno: int, detail: 
     assert rig.replies[request].outcomes[0].message == f"web failed (exit-code): its main command {message}"
 
 
+@pytest.mark.parametrize(("errno", "words"), [(2, "no such file or directory"), (13, "permission denied")])
+def test_a_program_that_is_not_in_path_was_told_as_the_last_place_that_was_tried(errno: int, words: str) -> None:
+    """/bin/web was said to be forbidden when it was /opt/bin/web; an absolute program is told with its path."""
+    rig = Rig(service("web", restart=NEVER, exec_start=commands("web")), service("db", restart=NEVER))
+    for name, told in (("web", f"web, looked for in PATH: {words}"), ("db", f"/bin/db: {words}")):
+        request = rig.ask("start", name)
+        rig.happen(SpawnFailed(rig.spawn_of(name).spawn_id, "exec", 203, errno, f"/bin/{name}"))
+        message = f"{name} failed (exit-code): its main command could not be executed: {told}"
+        assert rig.replies[request].outcomes[0].message == message
+
+
+@pytest.mark.parametrize(
+    ("context", "step", "errno", "detail", "told"),
+    [
+        (
+            ExecContext(sandbox=Sandbox(landlock=(Access("/usr", "rx"),))), "exec", 13, "/bin/web",
+            "could not be executed: the program /bin/web: permission denied (landlock has to leave it, its interpreter "
+            "and its libraries executable)",
+        ),
+        (
+            ExecContext(root_directory="/srv"), "exec", 2, "/bin/web",
+            "could not be executed: the program /bin/web: no such file or directory (it is looked for in "
+            "root-directory, /srv, and so are its interpreter and libraries)",
+        ),
+        (ExecContext(), "exec", 13, "/bin/web", "could not be executed: /bin/web: permission denied"),
+        (
+            ExecContext(), "namespace", 2, "read-only-paths: /x: no such file or directory",
+            "could not be started (step namespace): read-only-paths: /x: no such file or directory (with - in front a "
+            "path may be missing)",
+        ),
+    ],
+    ids=["landlock", "root", "nothing", "path"],
+)  # fmt: skip
+def test_a_sandbox_that_keeps_a_program_from_running_was_told_as_the_program_s_fault(
+    context: ExecContext, step: str, errno: int, detail: str, told: str
+) -> None:
+    """The kernel says that the program may not, or is not there; what it means is a library that no key allows."""
+    rig = Rig(service("web", restart=NEVER, context=context))
+    request = rig.ask("start", "web")
+    rig.happen(SpawnFailed(rig.spawn_of("web").spawn_id, step, 203, errno, detail))
+    assert rig.replies[request].outcomes[0].message == f"web failed (exit-code): its main command {told}"
+
+
 def test_a_fork_that_fails_is_a_lack_of_resources() -> None:
     """The machine, not the unit, is short of something."""
     rig = Rig(service("web", restart=NEVER))
     rig.ask("start", "web")
     rig.failed_to_spawn("web", step="fork", code=71, errno=11)
     assert rig.shown("web") == "failed/failed/resources"
+
+
+def test_a_command_without_its_variables_had_exited_with_0() -> None:
+    """No process was made, so none ended: neither in status and the journal, nor for exec-stop-post."""
+    rig = Rig(service("web", restart=NEVER, exec_stop_post=commands("/bin/post")))
+    rig.ask("start", "web")
+    rig.failed_to_spawn("web", step="environment-file", code=0)
+    assert rig.record("unit.exited", "web").fields["code"] is None
+    told = {key for key, _ in rig.spawn_of("web").environment}
+    assert ("SERVICE_RESULT" in told, "EXIT_CODE" in told, "EXIT_STATUS" in told) == (True, False, False)
+    rig.spawned("web")
+    rig.exited("web", 0)
+    assert (rig.shown("web"), rig.status("web").exit) == ("failed/failed/resources", None)
 
 
 def test_running_is_never_said_before_ready() -> None:

@@ -119,6 +119,16 @@ def test_a_paused_unit_is_told_who_comes() -> None:
     assert awaits(rig) == before + 1
 
 
+def test_an_instance_for_a_connection_was_not_found() -> None:
+    """It has no file, and nothing is wrong with that: it is loaded as long as its unit is."""
+    rig = listening(listens(accept=True))
+    came(rig, 1)
+    rig.up("web@1-local")
+    assert rig.status("web@1-local").load_state == "loaded"
+    rig.load()
+    assert rig.status("web@1-local").load_state == "not-found"
+
+
 def test_an_instance_of_before_the_loss_of_a_keeper_closes_no_connection_of_the_next() -> None:
     """The next keeper counts its connections from 1 again: number and name are taken, and another's."""
     rig = listening(listens(accept=True))

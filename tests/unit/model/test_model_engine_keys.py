@@ -1,7 +1,7 @@
 """Keys of relations, types, limits on starts and ends: each reaches its field; what contradicts itself is told."""
 
 import pytest
-from unitset_rig import SLEEP, headlines, load_texts, service
+from unitset_rig import SLEEP, headlines, load_texts, problems_of, service
 
 from supervisord_py.model.states import ServiceType
 from supervisord_py.model.unit import SECOND_NS, Command, Dependency, ExitStatuses, StartLimit, Unit
@@ -215,3 +215,20 @@ def test_two_units_with_one_pid_file_are_told() -> None:
     assert (problem.severity, problem.message) == ("warning", "/run/d.pid is the pid file of d@1 too")
     assert problem.hint == "write a name with %i into it"
     assert not load_texts({"d@": template.replace("d.pid", "d-%i.pid")}).problems
+
+
+def test_a_group_of_calls_that_holds_those_of_other_machines_is_no_riddle() -> None:
+    """Only a call that was written is told when nobody knows it, and what was probably meant."""
+    sandbox = "[sandbox]\nsystem-call-filter = ['@system-service', '~@resources {}']\n"
+    assert not problems_of(SLEEP + sandbox.format("kill"))
+    (told,) = problems_of(SLEEP + sandbox.format("exekve"))
+    assert told.severity == "warning" and "'exekve'" in told.message
+    assert told.hint == "did you mean 'execve'?"
+
+
+def test_a_capability_that_can_never_be_given_is_told_before_the_start_fails() -> None:
+    """The kernel only said: operation not permitted."""
+    sandbox = "[sandbox]\ncapability-bounding-set = 'CAP_CHOWN'\nambient-capabilities = 'CAP_CHOWN {}'\n"
+    assert not problems_of(SLEEP + sandbox.format(""))
+    (told,) = problems_of(SLEEP + sandbox.format("CAP_KILL"))
+    assert told.severity == "warning" and told.message.startswith("CAP_KILL cannot be given")
