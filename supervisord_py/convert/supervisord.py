@@ -13,19 +13,16 @@ import re
 import shlex
 from collections.abc import Callable, Sequence
 
-from msgspec import Struct
-
 from supervisord_py.convert.draft import Conversion, Draft, Ledger, Place, SourceFile
 from supervisord_py.convert.formats import Surroundings
 from supervisord_py.convert.ini import IniKey, Sections, read_ini
 from supervisord_py.convert.names import unit_name
 from supervisord_py.convert.ranks import order_by_rank
+from supervisord_py.convert.supervisord_expansion import FIELD, MARK, Scope, braced, expanded, with_changes
 from supervisord_py.convert.supervisord_keys import ELSEWHERE, LOST_KEYS, NEEDLESS_KEYS, PROGRAM_KEYS
-from supervisord_py.convert.text_forms import joined, literal, quoted, truth
+from supervisord_py.convert.text_forms import joined, quoted, truth
 from supervisord_py.model.problems import BadValue
 
-_FIELD = re.compile(r"%(?:%|\((?P<name>[^)]*)\)(?P<format>[-#0 +]*\d*(?:\.\d+)?[sdrixX]))")
-_MARK = re.compile("\ue000([^\ue001]*)\ue001")
 _PROGRAMS = ("program:", "fcgi-program:")
 _MEMBERS = (*_PROGRAMS, "eventlistener:")
 _DEFAULT_PRIORITY = 999
@@ -47,18 +44,6 @@ def convert(files: Sequence[SourceFile], around: Surroundings) -> Conversion:
     return conversion
 
 
-class _Scope(Struct, frozen=True):
-    """What expansions stand for. ``number`` is that of the process; with ``is_template`` it is ``%i``."""
-
-    base: str
-    program: str = ""
-    group: str = ""
-    count: int = 1
-    number: int = 0
-    is_template: bool = False
-    environment: dict[str, str] = {}
-
-
 class _Converter:
     def __init__(self, file: SourceFile, around: Surroundings, conversion: Conversion) -> None:
         self._file = file
@@ -68,7 +53,7 @@ class _Converter:
         self._sections: Sections = read_ini(file, inline=(";", "#"))
         self._include()
         self._groups: dict[str, list[str]] = {}
-        self._global = _Scope(file.base)
+        self._global = Scope(file.base)
         self._priorities: dict[str, tuple[int, Place | None]] = {}
         self._members: dict[str, list[str]] = {}
 
@@ -79,7 +64,7 @@ class _Converter:
         lost: list[str] = []
         for pattern in key.value.split():
             try:
-                text = _expanded(pattern, _Scope(self._file.base))
+                text = expanded(pattern, Scope(self._file.base))
             except BadValue as bad:
                 lost.append(bad.message)
                 continue
@@ -132,7 +117,7 @@ class _Converter:
         for name, key in keys.items():
             if name == "environment":
                 try:
-                    self._global = _Scope(self._file.base, environment=self._pairs(key, self._global))
+                    self._global = Scope(self._file.base, environment=self._pairs(key, self._global))
                     self._ledger.carried(key.place)
                 except BadValue as bad:
                     self._ledger.lost(key.place, bad.message)
@@ -166,13 +151,13 @@ class _Converter:
             else:
                 self._ledger.lost(key.place, "supervisor does not know it either")
 
-    def _pairs(self, key: IniKey, scope: _Scope) -> dict[str, str]:
+    def _pairs(self, key: IniKey, scope: Scope) -> dict[str, str]:
         """``A="1",B=2`` as variables.
 
         Raises:
             BadValue: It is none, or refers to the environment of the supervisor.
         """
-        text = _expanded(key.value, scope)
+        text = expanded(key.value, scope)
         lexer = shlex.shlex(text)
         lexer.wordchars += "/.+-():\ue000\ue001%"
         try:
@@ -184,7 +169,7 @@ class _Converter:
             name, equals, *value = tokens[index : index + 3] if len(tokens) >= index + 3 else ("", "", "")
             if equals != "=" or not value:
                 raise BadValue("no list of NAME=VALUE, and supervisor refuses it")
-            if _MARK.search(value[0]):
+            if MARK.search(value[0]):
                 raise BadValue(f"{name} refers to the environment of the supervisor: pass-environment hands that on")
             pairs[name] = value[0].strip("'\"")
         return pairs
@@ -199,20 +184,20 @@ class _Converter:
                 self._ledger.lost(key.place, f"{count} processes are too many to be converted, or none")
             return
         group = self._groups.get(name, [unit_name(name)])[0]
-        scope = _Scope(self._file.base, name, group, count, start, environment=self._global.environment)
+        scope = Scope(self._file.base, name, group, count, start, environment=self._global.environment)
         wanted = unit_name(name)
         if wanted != name:
             self._ledger.note(Place(self._file.path, 0, section), f"the program {name} is called {wanted} here")
         if count == 1:
             self._unit(wanted, kind, keys, scope, is_first=True)
         elif self._is_uniform(keys, start):
-            draft = self._unit(f"{wanted}@", kind, keys, _with(scope, is_template=True), is_first=True)
+            draft = self._unit(f"{wanted}@", kind, keys, with_changes(scope, is_template=True), is_first=True)
             if draft is not None:
                 draft.put("instances", "count", count, keys["numprocs"].place)
         else:
             # Each process has words of its own: the numbers of instances are not those.
             for number in range(start, start + count):
-                each = _with(scope, number=number)
+                each = with_changes(scope, number=number)
                 own = self._unit(f"{wanted}-{number:02}", kind, keys, each, is_first=number == start)
                 if own is not None:
                     own.add("unit", "groups", [wanted])
@@ -224,12 +209,12 @@ class _Converter:
             match["format"]
             for name, key in keys.items()
             if name not in ("process_name", "stdout_logfile", "stderr_logfile")
-            for match in _FIELD.finditer(key.value)
+            for match in FIELD.finditer(key.value)
             if match["name"] == "process_num"
         ]
         return not used or (start == 1 and set(used) <= {"d", "s"})
 
-    def _unit(self, name: str, kind: str, keys: dict[str, IniKey], scope: _Scope, *, is_first: bool) -> Draft | None:
+    def _unit(self, name: str, kind: str, keys: dict[str, IniKey], scope: Scope, *, is_first: bool) -> Draft | None:
         """Make one unit; what becomes of the keys is told for the first of several."""
         ledger = self._ledger if is_first else Ledger()
         if "command" not in keys:
@@ -270,10 +255,10 @@ class _Program:
         draft: Draft,
         kind: str,
         keys: dict[str, IniKey],
-        scope: _Scope,
+        scope: Scope,
         globals_: dict[str, IniKey],
         ledger: Ledger,
-        pairs: Callable[[IniKey, _Scope], dict[str, str]],
+        pairs: Callable[[IniKey, Scope], dict[str, str]],
     ) -> None:
         self._draft = draft
         self._kind = kind
@@ -337,8 +322,8 @@ class _Program:
         Raises:
             BadValue: It has one.
         """
-        text = _expanded(key.value, self._scope, key.base)
-        mark = _MARK.search(text)
+        text = expanded(key.value, self._scope, key.base)
+        mark = MARK.search(text)
         if mark is not None:
             raise BadValue(f"it refers to the variable {mark[1]} of the supervisor's environment: write its value")
         return text.strip()
@@ -356,7 +341,7 @@ class _Program:
             raise BadValue("no whole number, and supervisor refuses it") from None
 
     def _command(self, key: IniKey) -> None:
-        text = _expanded(key.value, self._scope, key.base).strip()
+        text = expanded(key.value, self._scope, key.base).strip()
         try:
             words = shlex.split(text)
         except ValueError as error:
@@ -370,20 +355,20 @@ class _Program:
             except BadValue:
                 base = key.base
             words[0] = joined(base, words[0])
-        if not any(_MARK.search(word) for word in words):
+        if not any(MARK.search(word) for word in words):
             self._draft.put("service", "exec-start", words, key.place)
             return
-        if _MARK.search(words[0]):
+        if MARK.search(words[0]):
             # The program itself is never expanded: somebody has to be told its name.
             words.insert(0, "/usr/bin/env")
-        self._passed += [name for word in words for name in _MARK.findall(word)]
-        whole = [_MARK.sub(r"$\1", word) if _MARK.fullmatch(word) else _braced(word) for word in words]
+        self._passed += [name for word in words for name in MARK.findall(word)]
+        whole = [MARK.sub(r"$\1", word) if MARK.fullmatch(word) else braced(word) for word in words]
         self._draft.put("service", "exec-start", " ".join(quoted(word) for word in whole), key.place)
 
     def _environment(self, key: IniKey) -> None:
         own = self._pairs(key, self._scope)
         variables = {**self._scope.environment, **own}
-        self._scope = _with(self._scope, environment=variables)
+        self._scope = with_changes(self._scope, environment=variables)
         self._draft.put("service", "environment", variables, key.place)
 
     def _directory(self, key: IniKey) -> None:
@@ -460,7 +445,7 @@ class _Program:
 
     def _log_file(self, name: str) -> str:
         key = self._keys.get(name)
-        return "" if key is None else _MARK.sub("", _expanded(key.value, self._scope, key.base)).strip()
+        return "" if key is None else MARK.sub("", expanded(key.value, self._scope, key.base)).strip()
 
     def _stdout_logfile(self, key: IniKey) -> str:
         text = self._log_file("stdout_logfile")
@@ -556,57 +541,8 @@ class _Program:
             self._draft.put("service", "kill-mode", "mixed")
 
 
-def _with(scope: _Scope, **changes: object) -> _Scope:
-    values: dict[str, object] = {name: getattr(scope, name) for name in scope.__struct_fields__}
-    return _Scope(**(values | changes))  # type: ignore[arg-type]
-
-
 def _number(text: str, default: int) -> int:
     try:
         return int(text)
     except ValueError:
         return default
-
-
-def _braced(word: str) -> str:
-    return _MARK.sub(r"${\1}", word.replace("$", "$$"))
-
-
-def _expanded(text: str, scope: _Scope, base: str = "") -> str:
-    """Expand as ``text % expansions`` does; per cents that stay are doubled, because they mean something here.
-
-    What refers to the environment of the supervisor is left as a mark.
-
-    Raises:
-        BadValue: It is badly formatted, or names what supervisor does not know.
-    """
-
-    def one(match: re.Match[str]) -> str:
-        name, how = match["name"], match["format"]
-        if name is None:
-            return "%%"
-        if name == "process_num" and scope.is_template:
-            return "%i"
-        known: dict[str, object] = {
-            "program_name": literal(scope.program),
-            "group_name": literal(scope.group),
-            "process_num": scope.number,
-            "numprocs": scope.count,
-            "here": literal(base or scope.base),
-            "host_node_name": "%H",
-        }
-        if name.startswith("ENV_"):
-            variable = name.removeprefix("ENV_")
-            value = scope.environment.get(variable)
-            return value if value is not None else "%h" if variable == "HOME" else f"\ue000{variable}\ue001"
-        if name not in known:
-            raise BadValue(f"{match[0]} names what supervisor does not know")
-        try:
-            return f"%{how}" % known[name]
-        except (TypeError, ValueError, OverflowError):
-            raise BadValue(f"{match[0]} is badly formatted, and supervisor refuses it") from None
-
-    rest = _FIELD.sub("", text)
-    if "%" in rest or "\ue000" in text or "\ue001" in text:
-        raise BadValue("a % that is badly formatted, and supervisor refuses it: write %%")
-    return _FIELD.sub(one, text)

@@ -11,6 +11,7 @@ from msgspec import structs
 
 from supervisord_py.core.events import SpawnFailed
 from supervisord_py.model.states import Role
+from supervisord_py.model.unit import ExecContext
 
 _CANNOT: dict[str, str] = {
     "exec": "could not be executed",
@@ -69,6 +70,25 @@ def with_program(event: SpawnFailed, program: str | None) -> SpawnFailed:
     if event.step != "exec" or program is None or "/" in program or not event.detail.startswith("/"):
         return event
     return structs.replace(event, detail=": ".join((f"{program}, looked for in PATH", _words_for(event.errno))))
+
+
+def with_sandbox(event: SpawnFailed, context: ExecContext) -> SpawnFailed:
+    """Return the event with what to do where the unit's own sandbox stood in the way: the kernel names the program, and
+    means what it needs.
+    """
+    hint, sandbox = "", context.sandbox
+    if event.step == "namespace" and event.errno == errno.ENOENT and "-paths: " in event.detail:
+        return structs.replace(event, detail=f"{event.detail} (with - in front a path may be missing)")
+    if event.step != "exec" or not event.detail.startswith("/"):
+        return event
+    if event.errno == errno.EACCES and (sandbox.landlock or sandbox.no_exec_paths):
+        key = "landlock" if sandbox.landlock else "no-exec-paths"
+        hint = f"{key} has to leave it, its interpreter and its libraries executable"
+    elif event.errno == errno.ENOENT and context.root_directory is not None:
+        hint = f"it is looked for in root-directory, {context.root_directory}, and so are its interpreter and libraries"
+    if not hint:
+        return event
+    return structs.replace(event, detail=f"the program {event.detail}: {_words_for(event.errno)} ({hint})")
 
 
 def _reasons(event: SpawnFailed) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ from supervisord_py.core.events import (
     SpawnFailed,
     TreeEmptied,
 )
-from supervisord_py.core.failed_spawn import describe, with_program
+from supervisord_py.core.failed_spawn import describe, with_program, with_sandbox
 from supervisord_py.core.ledger import Ledger
 from supervisord_py.core.restart import exit_result
 from supervisord_py.core.state import (
@@ -125,6 +125,9 @@ def spawn_failed(ledger: Ledger, event: SpawnFailed) -> None:
         return
     command = _command(ledger, name, process)
     event = with_program(event, None if command is None else command.words[0])
+    service = ledger.service(name)
+    if service is not None and command is not None and not command.privileged:
+        event = with_sandbox(event, service.context)
     ledger.record(
         "unit.exited",
         name,

@@ -14,7 +14,7 @@ from supervisord_py.core.shutdown import code_of_life
 from supervisord_py.core.state import REST, ProbeState, UnitState
 from supervisord_py.core.why import explain, in_a_sentence
 from supervisord_py.model.changes import UnitChange
-from supervisord_py.model.states import ActiveState, JobState, JobType, LoadState, SubState
+from supervisord_py.model.states import ActiveState, JobState, JobType, LoadState, Role, SubState
 from supervisord_py.model.status import Exit, HealthStatus, JobStatus, UnitStatus, WhyLine
 from supervisord_py.model.unit import Unit, UnitSet
 
@@ -211,6 +211,16 @@ def held(manager: Manager) -> list[str]:
     """Return the units of which something was spawned since they were last released: what was made for them is in use,
     though no process of theirs may run now."""
     return [name for name, state in manager.ledger.states.items() if state.held]
+
+
+def processes(manager: Manager) -> list[tuple[int, str, Role]]:
+    """Return spawn id, unit and role of each process whose end has not been told."""
+    return [
+        (process.spawn_id, name, process.role)
+        for name, state in manager.ledger.states.items()
+        for process in (state.main, state.control)
+        if process is not None
+    ]
 
 
 def lives(manager: Manager) -> Mapping[str, Unit]:

@@ -230,6 +230,13 @@ _EXIT_STATUSES = {
     226: "NAMESPACE: the mount namespace",
     227: "NO_NEW_PRIVILEGES: it could not be set",
     228: "SECCOMP: the system call filter",
+    230: "PERSONALITY: it could not be set",
+    233: "RUNTIME_DIRECTORY: its runtime folder",
+    238: "STATE_DIRECTORY: its state folder",
+    239: "CACHE_DIRECTORY: its cache folder",
+    240: "LOGS_DIRECTORY: its folder for logs",
+    241: "CONFIGURATION_DIRECTORY: its configuration folder",
+    243: "CREDENTIALS: they could not be given",
 }
 """What an exit code means where everybody agrees on it. Source: systemd.exec(5), "Process exit codes"; sh(1)."""
 
@@ -244,6 +251,7 @@ def explain_exit(ended: ExitReply) -> str:
             "SIGSEGV": "it touched memory that is not its own: a bug of the program",
             "SIGABRT": "it gave up by itself, or a watchdog ended it",
             "SIGBUS": "a file it had mapped was cut, or the disk is bad",
+            "SIGSYS": "it made a system call that its sandbox refuses; with system-call-error-number it gets an error",
             "SIGXCPU": "the limit cpu was reached",
             "SIGXFSZ": "the limit fsize was reached",
         }.get(name)

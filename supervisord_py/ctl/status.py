@@ -302,7 +302,7 @@ def detail(style: Style, unit: UnitReply, now_s: float) -> list[str]:
         ("Health", _health(style, unit, now_s)),
         ("Pid", str(unit["pid"] or "")),
         ("Limits", _lowered(unit)),
-        ("Confined", clean(", ".join(unit["applied"]))),
+        ("Confined", f"\n{'':13}".join(_confined(unit["applied"]))),
         ("Degraded", clean("; ".join(unit["degraded"]))),
         ("Command", clean(unit.get("exec") or "")),
         ("Status", f'"{clean(unit["status_text"])}"' if unit["status_text"] else ""),
@@ -327,6 +327,18 @@ def detail(style: Style, unit: UnitReply, now_s: float) -> list[str]:
     if is_problem(unit):
         lines += ["", f"next: supctl why {unit['name']}"]
     return lines
+
+
+def _confined(applied: Sequence[str]) -> list[str]:
+    """Lay out ``KEY: MECHANISM``, a line for each mechanism."""
+    keys: dict[str, list[str]] = {}
+    for each in applied:
+        key, _, mechanism = each.partition(": ")
+        keys.setdefault(mechanism, []).append(key)
+    return [
+        clean(f"{', '.join(names)}: {mechanism}" if mechanism else ", ".join(names))
+        for mechanism, names in keys.items()
+    ]
 
 
 def _accepted(unit: UnitReply) -> str:

@@ -18,7 +18,8 @@ from supervisord_py.doctor.findings import Finding, degraded, ok, wrong
 from supervisord_py.doctor.kernel import kernel_findings
 from supervisord_py.host.cgroups import Hierarchy, find_place
 from supervisord_py.host.inotify import Inotify
-from supervisord_py.host.places import RUNTIME_DIR_MAX, Places
+from supervisord_py.host.places import KEEPS_OUT, RUNTIME_DIR_MAX, Places, closed_to_others
+from supervisord_py.host.resources import find_v1
 from supervisord_py.host.signing import read_keyring
 from supervisord_py.host.trusted_files import FileRefused, TrustedReader, trusted_uids
 from supervisord_py.model.settings import Settings
@@ -68,7 +69,6 @@ def _control_groups() -> Finding:
 def _controllers() -> list[Finding]:
     """Which resources could be limited for a whole tree: by the unified hierarchy, or by one of the old ones."""
     unified: set[str] = set()
-    old: set[str] = set()
     try:
         lines = Path("/proc/self/mountinfo").read_text().splitlines()
     except OSError:
@@ -80,18 +80,20 @@ def _controllers() -> list[Finding]:
                 unified |= set(Path(before.split()[4], "cgroup.controllers").read_text().split())
             except OSError:
                 pass  # not for our eyes: as good as none
-        elif after.startswith("cgroup "):
-            old |= set(after.split()[2].split(","))
     wanted = ("memory", "pids", "cpu", "io")
     have = [name for name in wanted if name in unified]
     if len(have) == len(wanted):
         return [ok("controllers", f"cgroup v2: {' '.join(sorted(unified))}")]
-    in_old = [name for name in wanted if (name if name != "io" else "blkio") in old]
-    fact = f"cgroup v2 offers {' '.join(have) or 'none'} of {' '.join(wanted)}"
-    if in_old:
-        fact += f" (cgroup v1 has {' '.join(in_old)})"
-    cure = "boot with systemd.unified_cgroup_hierarchy=1, or set limits of single processes ([limits] as, data, nproc)"
-    return [degraded("controllers", f"{fact}: limits of whole trees cannot rest on the kernel", cure)]
+    v1 = {controller.value for controller in find_v1()}
+    in_old = [name for name in wanted if name in v1 and name not in have]
+    kept = [f"{how} has {' '.join(names)}" for how, names in (("cgroup v2", have), ("cgroup v1", in_old)) if names]
+    if len(have) + len(in_old) == len(wanted):
+        return [ok("controllers", f"{', '.join(kept)}: limits of all of a unit are the kernel's, but memory-high")]
+    lacking = [name for name in wanted if name not in have and name not in in_old]
+    sampled = " (memory-max and tasks-max are sampled)" if {"memory", "pids"} & set(lacking) else ""
+    fact = f"{', '.join(kept) or 'none'}; without {' '.join(lacking)} limits of all of a unit fail its start{sampled}"
+    cure = "Delegate=yes in the service, or systemd.unified_cgroup_hierarchy=1 on the kernel's command line"
+    return [degraded("controllers", fact, cure)]
 
 
 def _limits() -> list[Finding]:
@@ -171,18 +173,10 @@ def _runtime_path(places: Places) -> Finding:
         fact = f"{places.runtime} is {length} bytes long, sockets would not fit below it"
         return wrong("runtime path", fact, f"--runtime-dir with a path of at most {RUNTIME_DIR_MAX} bytes")
     if os.geteuid() == 0:
-        closed = [path for path in (places.runtime, *places.runtime.parents) if _is_closed(path)]
-        if closed:
-            fact = f"{closed[0]} keeps others out: units with a user of their own cannot say READY or use the socket"
-            return degraded("runtime path", fact, f"chmod o+x {closed[0]}, or another --runtime-dir")
+        closed = closed_to_others(places.runtime)
+        if closed is not None:
+            return degraded("runtime path", f"{closed} {KEEPS_OUT}", f"chmod o+x {closed}, or another --runtime-dir")
     return ok("runtime path", f"{places.runtime}: short enough for sockets")
-
-
-def _is_closed(folder: Path) -> bool:
-    try:
-        return not folder.stat().st_mode & stat.S_IXOTH
-    except OSError:
-        return False  # not made yet: run makes it so that everybody may pass
 
 
 def _folders(places: Places) -> list[Finding]:

@@ -14,9 +14,10 @@ cgroup v2 passes controllers on only from a group without processes of its own. 
 in theirs they go into a leaf of it, ``OWN_GROUP/supervisord-py.keeper``, beside the units' (``take_leaf``); a systemd
 that knows DelegateSubgroup= has done so already.
 
-The base folder is locked (flock) as long as a manager of the instance lives. Folders of the same NAME that nobody
-locks are leftovers of dead instances: empty ones are removed, others are reported with the processes in them. The
-suffix keeps a unit called ``cgroup.procs`` or ``tasks`` apart from the kernel's files.
+The base folder is locked (flock) as long as a manager of the instance lives, and names the keeper in an attribute.
+Folders of the same NAME that nobody locks, and whose keeper is gone, are leftovers of dead instances: empty ones are
+removed, others are reported with the processes in them. The suffix keeps a unit called ``cgroup.procs`` or ``tasks``
+apart from the kernel's files.
 
 What to do is decided by functions of texts and answers (``choose``); ``UnitGroups`` does it.
 """
@@ -31,6 +32,8 @@ from enum import Enum
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from supervisord_py.keeper.inventory import pid_namespace, read_stat
+
 PREFIX = "supervisord-py."
 SUFFIX = ".unit"
 KEEPER_LEAF = "supervisor"
@@ -40,6 +43,8 @@ OWN_LEAF = f"{PREFIX}keeper"
 
 NO_CONTROLLERS = "no controllers for units"
 
+_KEEPER = "user.supervisord-py.keeper"
+"""The attribute of a base folder that says whose it is: pid, start and namespace of the keeper."""
 ASK_S = 10.0
 DELEGATE_ATTRIBUTES = ("user.delegate", "trusted.delegate")
 
@@ -286,12 +291,14 @@ class UnitGroups:
         finding: Where groups may be made, from ``find_place``.
         name: The instance's name.
         instance: The keeper's number (20 bits), new for each keeper.
+        keeper: The keeper's pid.
     """
 
-    def __init__(self, finding: Finding, name: str, instance: int) -> None:
+    def __init__(self, finding: Finding, name: str, instance: int, keeper: int = 0) -> None:
         self._finding = finding
         self._name = name
         self._instance = instance
+        self._keeper = keeper
         self._others: list[UnitGroups] = []
         self._lock: int | None = None
         self._problem: str | None = None
@@ -302,7 +309,7 @@ class UnitGroups:
 
     def beside(self, folder: str) -> "UnitGroups":
         """Return groups of the same units in another hierarchy, below ``folder``; swept and closed with these."""
-        other = UnitGroups(Finding(Place(Hierarchy.NAMED, folder), ()), self._name, self._instance)
+        other = UnitGroups(Finding(Place(Hierarchy.NAMED, folder), ()), self._name, self._instance, self._keeper)
         self._others.append(other)
         return other
 
@@ -333,6 +340,8 @@ class UnitGroups:
         if self._lock is None:
             # A manager that took over finds the base folder made, and locked until the one before is gone.
             self._lock = _lock(self.base)
+            with contextlib.suppress(OSError):  # of an older kernel: then the lock alone keeps others off
+                os.setxattr(self.base, _KEEPER, _describe_keeper(self._keeper).encode())
         self._problem = None
         return (folder,)
 
@@ -395,7 +404,7 @@ class UnitGroups:
             if name == own or not is_base_of(name, self._name):
                 continue
             base = f"{parent}/{name}"
-            lock = _lock(base)
+            lock = None if _is_kept(base) else _lock(base)
             if lock is None:
                 continue
             try:
@@ -451,6 +460,20 @@ def _pass_on(folder: str, controller: str) -> bool:
     except OSError:
         return False
     return True
+
+
+def _describe_keeper(pid: int) -> str:
+    stat = read_stat(pid)
+    return "" if stat is None else f"{pid} {stat.start} {pid_namespace()}"
+
+
+def _is_kept(base: str) -> bool:
+    """Say whether the keeper lives that these groups are for: between two of its managers nobody has the lock."""
+    try:
+        text = os.getxattr(base, _KEEPER).decode()
+        return text != "" and text == _describe_keeper(int(text.partition(" ")[0]))
+    except (OSError, ValueError):
+        return False
 
 
 def _lock(folder: str) -> int | None:

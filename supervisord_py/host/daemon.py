@@ -126,7 +126,7 @@ class Daemon:
         self._manager = first_manager(places.snapshot, self._lost) if is_first else next_manager(welcome.state, units)
         self._snapshot = SnapshotStore(places.snapshot, gid, lambda: self._manager.snapshot())
         self._lineage = lineage_of(welcome, keeper.pid)
-        self._groups = UnitGroups(find_own_place(keeper.pid), welcome.config["name"], welcome.instance)
+        self._groups = UnitGroups(find_own_place(keeper.pid), welcome.config["name"], welcome.instance, keeper.pid)
         self._resources = UnitResources(self._groups)
         if is_first:
             # What a killed supervisor of this name left, as far as nothing lives in it.
@@ -150,9 +150,9 @@ class Daemon:
             is_restarted=lambda unit: view.is_restarted(self._manager, unit),
         )
         self._hands.restore(
-            ((process.id, process.unit, process.role, process.pid) for process in welcome.processes),
-            held=view.held(self._manager),
-        )
+            [(each.id, each.unit, each.role, each.pid) for each in welcome.processes],
+            view.processes(self._manager), view.held(self._manager),
+        )  # fmt: skip
         self.figures = Figures(self._journal, places, self._resources, keeper.pid)
         self._driver = Driver(
             self._manager,

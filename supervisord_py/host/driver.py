@@ -98,6 +98,8 @@ class Hands(Protocol):
 
     def process_exited(self, event: ProcessExited) -> ProcessExited: ...
 
+    def batch_done(self) -> None: ...
+
     def main_pid_changed(self, event: NotifyReceived) -> None: ...
 
     def follow(self, action: FollowMain) -> None: ...
@@ -286,6 +288,7 @@ class Driver:
             more, failures = self._carry_out(actions)
             requests += more
         self._commit(self._encode(records, now), requests, replies)
+        self._hands.batch_done()
         self._on_batch()
         if self._queue:
             self._schedule()

@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -131,10 +131,18 @@ class ManagerHands:
         self._releasing: set[asyncio.Future[None]] = set()
         self._forgotten = 0
 
-    def restore(self, processes: Iterable[tuple[int, str, str, int]], held: Iterable[str] = ()) -> None:
-        """Take over (spawn id, unit, role, pid) of the keeper's inventory after a manager's death; what was
-        made for units that are ``held`` is in use, though they may have no process now."""
-        processes = list(processes)
+    def restore(
+        self,
+        processes: Collection[tuple[int, str, str, int]],
+        awaited: Iterable[tuple[int, str, Role]] = (),
+        held: Iterable[str] = (),
+    ) -> None:
+        """Take over (spawn id, unit, role, pid) of the keeper's inventory after a manager's death; those that are
+        ``awaited`` beside them have ended, and that will be told. What was made for units that are ``held`` is in use,
+        though they may have no process now."""
+        for ended, unit, its_role in awaited:
+            self._roles[ended] = (unit, its_role)
+            self._go_on_counting(unit)
         living = {unit for _, unit, _, _ in processes} | set(held)
         for left in (self._runtime.private, self._runtime.keeping):
             if left is not None:
@@ -146,10 +154,13 @@ class ManagerHands:
                 self._pids[spawn_id] = pid
                 if Role(role) is Role.MAIN:
                     self._daemons[unit] = pid
-                if self._runtime.resources is not None and not is_aux_owner(unit):
-                    self._runtime.resources.count_from_here(unit)
+                self._go_on_counting(unit)
             if not is_aux_owner(unit) and (invocation := self._invocation_of(unit)) is not None:
                 self.watch_limits(unit, invocation)
+
+    def _go_on_counting(self, unit: str) -> None:
+        if self._runtime.resources is not None and not is_aux_owner(unit):
+            self._runtime.resources.go_on_counting(unit)
 
     def spawn(self, action: SpawnProcess) -> dict[str, Any] | SpawnFailed:
         """Turn ``action`` into the keeper's request; the unit's new life begins in its output too."""
@@ -223,6 +234,10 @@ class ManagerHands:
             if role is Role.STOP_POST or not has_more:
                 self._remove_pid_file(unit)
         return event if unit is None else self._with_breach(event, unit)
+
+    def batch_done(self) -> None:
+        """What was taken is told for good."""
+        self._kills.keep_count()
 
     def _with_breach(self, event: ProcessExited, unit: str) -> ProcessExited:
         breach = self._kills.breach_of(unit, settle=True)

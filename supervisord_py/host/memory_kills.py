@@ -23,6 +23,11 @@ class MemoryKills:
         """Say whether the kernel may have killed anything of any unit since this was asked."""
         return self._resources is not None and self._resources.may_have_killed()
 
+    def keep_count(self) -> None:
+        """Do not tell again, whoever is the next manager, what was settled until now."""
+        if self._resources is not None:
+            self._resources.keep_count()
+
     def kills_of(self, units: Collection[str], *, settle: bool) -> dict[str, Breach]:
         """Return which of these units a process was killed of since that was settled."""
         found = {unit: self.breach_of(unit, settle=settle) for unit in units}

@@ -15,6 +15,7 @@ Source: Linux, Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/; systemd.r
 """
 
 import contextlib
+import errno
 import os
 from collections.abc import Callable, Mapping
 from enum import Enum
@@ -43,6 +44,8 @@ PERIOD_MAX_US = 1_000_000
 QUOTA_MIN_US = 1_000
 V1_SHARES_OF_WEIGHT = 1024 / 100
 V1_SHARES_MIN = 2
+_SETTLED = "user.supervisord-py.killed"
+"""The attribute of a group that says how many of its kills are told; a group of the unit's next life begins anew."""
 UNLIMITED_V1 = -1
 UNLIMITED_FLOOR = 1 << 62
 """In v1 no bound is a number, too: the largest that is a whole number of pages."""
@@ -176,6 +179,7 @@ class UnitResources:
         self._v2: set[Controller] = set()
         self._why_not: dict[Controller, str] = {}
         self._kills: dict[str, Kills] = {}
+        self._unkept: set[str] = set()
         self._killed_in_all = 0
         has_systemd = os.path.isdir("/run/systemd/system") if has_systemd is None else has_systemd
         v1 = {} if has_systemd else _read_v1()
@@ -241,7 +245,7 @@ class UnitResources:
         if (group := self._memory_group(unit)) is not None and Controller.MEMORY in self._v2:
             with contextlib.suppress(OSError):  # of an older kernel: then we end the others when we see it
                 Path(group, "memory.oom.group").write_text(str(int(together and Controller.MEMORY in plan.writes)))
-        self._kills.setdefault(unit, before)
+        self._settle(unit, self._kills.get(unit, before))
         return failed
 
     def is_bound(self, unit: str) -> bool:
@@ -278,6 +282,7 @@ class UnitResources:
     def release(self, unit: str) -> None:
         """Remove the unit's groups in the hierarchies of controllers; nothing of it lives any more."""
         self._kills.pop(unit, None)
+        self._unkept.discard(unit)
         for groups in self._v1.values():
             groups.remove(unit)
 
@@ -299,14 +304,36 @@ class UnitResources:
 
     def count_from_here(self, unit: str) -> None:
         """Settle what the kernel has killed of a unit so far: it was in another life, or before our time."""
-        self._kills[unit] = self._count_kills(unit)
+        self._settle(unit, self._count_kills(unit))
+
+    def go_on_counting(self, unit: str) -> None:
+        """Go on from what the manager before had settled: whom the kernel has killed in between is told."""
+        with contextlib.suppress(OSError, ValueError):  # nothing was written, or the kernel keeps no attributes here
+            words = os.getxattr(self._memory_group(unit) or "/nonexistent", _SETTLED).split()
+            self._kills[unit] = Kills(int(words[0]), int(words[1]))
+            return
+        self.count_from_here(unit)
+
+    def keep_count(self) -> None:
+        """Write down what was settled of whom the kernel has killed: it has been told."""
+        for unit in self._unkept & self._kills.keys():
+            self._settle(unit, self._kills[unit])
+        self._unkept.clear()
+
+    def _settle(self, unit: str, kills: Kills) -> None:
+        self._kills[unit] = kills
+        self._unkept.discard(unit)
+        with contextlib.suppress(OSError):  # as above: then the next manager counts from what it finds
+            os.setxattr(self._memory_group(unit) or "/nonexistent", _SETTLED, f"{kills.full} {kills.killed}".encode())
 
     def has_killed(self, unit: str, *, settle: bool) -> bool:
         """Say whether the kernel has killed a process of the unit because its memory was full, since this was settled
         the last time."""
         before, now = self._kills.get(unit), self._count_kills(unit)
-        if settle:
+        if settle and before != now:
+            # Not written down yet: who dies before this is told leaves it to the next manager.
             self._kills[unit] = now
+            self._unkept.add(unit)
         return before is not None and now.full > before.full and now.killed > before.killed
 
     def counts(self, unit: str, pids: list[int]) -> bool:
@@ -369,6 +396,9 @@ def _write_all(folder: str, writes: list[Write]) -> dict[str, str]:
             failed[write] = f"the kernel has no {write.name}"
         except OSError as error:
             failed[write] = f"{write.name} = {write.text}: {(error.strerror or str(error)).lower()}"
+            if error.errno == errno.EBUSY:
+                # Of v1: the kernel has tried to take back what is above the bound, and could not.
+                failed[write] += ", which is what the kernel says where the processes have more than that already"
     return {write.key: reason for write, reason in failed.items()}
 
 
@@ -383,6 +413,13 @@ def io_weighers(disks: str = "/sys/block", root: str = "/sys/fs/cgroup") -> set[
         if "enable=1" in Path(root, "io.cost.qos").read_text():
             found.add("iocost")
     return found
+
+
+def find_v1() -> dict[Controller, str]:
+    """Return our group in each v1 hierarchy in which units could have groups of their own; systemd's are its own."""
+    if os.path.isdir("/run/systemd/system"):
+        return {}
+    return {controller: folder for controller, folder in _read_v1().items() if refusal(folder) is None}
 
 
 def _read_v1() -> dict[Controller, str]:

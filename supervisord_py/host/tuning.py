@@ -19,6 +19,7 @@ import math
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -58,6 +59,7 @@ PASSING_DROP_IN = "96-set.toml"
 KEPT_OF_INSTANCE = "97-set.toml"
 PASSING_OF_INSTANCE = "98-set.toml"
 
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]*")
 _PATH = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_:@-]+)+")
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 _LIMITS = "limits."
@@ -373,7 +375,7 @@ class Tuning:
                 resources.apply(name, resources.plan(old.resources), together=together)
             if problems:
                 key, reason = next(iter(problems.items()))
-                return f"{key} cannot be enforced here: {reason}"
+                return f"{key} cannot be enforced: {reason}"
         done: dict[int, LiveLimits | None] = {}
         while not plan:
             fresh = [pid for pid in (await self._host.trees([name])).get(name, []) if pid not in done]
@@ -434,6 +436,8 @@ def parse_settings(unit: str, settings: Sequence[str]) -> dict[tuple[str, ...], 
         key = _places_of_names().get(key.strip(), key)
         if not equals or _PATH.fullmatch(key.strip()) is None:
             message = f"{text[:80]!r} is no TABLE.KEY=VALUE, such as limits.nofile=4096"
+            if equals and _NAME.fullmatch(key.strip()) is not None:
+                message = _unknown_name(key.strip())
             raise CannotChangeError("InvalidRequest", unit, message)
         if key.strip() == "instances.count":
             raise CannotChangeError("InvalidRequest", unit, f"the number of instances: supctl scale {unit}=N")
@@ -441,6 +445,16 @@ def parse_settings(unit: str, settings: Sequence[str]) -> dict[tuple[str, ...], 
     if not wanted:
         raise CannotChangeError("InvalidRequest", unit, "set needs a TABLE.KEY=VALUE")
     return wanted
+
+
+def _unknown_name(name: str) -> str:
+    """Say of a key without its table that no one table has it."""
+    tables = [table.name for table in key_table().of("unit") if table.form == "table" and name in table.keys]
+    if tables:
+        return f"several tables have a key {name!r}: write {' or '.join(f'{table}.{name}' for table in tables)}"
+    near = get_close_matches(name, _places_of_names(), 1)
+    meant = f"did you mean {near[0]!r}?" if near else "see supervisord-py.unit(5)"
+    return f"no table has a key {name!r} ({meant})"
 
 
 @cache

@@ -6,7 +6,7 @@ from typing import Any, TypeVar, cast
 
 from msgspec.structs import replace
 
-from supervisord_py.model.capabilities import ALL_CAPABILITIES, SECURE_BITS, parse_capabilities
+from supervisord_py.model.capabilities import ALL_CAPABILITIES, SECURE_BITS, capability_names, parse_capabilities
 from supervisord_py.model.digits import parse_digits
 from supervisord_py.model.fields import Fields
 from supervisord_py.model.problems import BadValue, Problem
@@ -68,12 +68,16 @@ def _written(fields: Fields, problems: list[Problem]) -> Sandbox:
     values: dict[str, Any] = {
         key.replace("-", "_"): fields.get(TABLE, key, getattr(_DEFAULT, key.replace("-", "_"))) for key in _PLAIN
     }
+    bounding = reader.read("capability-bounding-set", lambda lines: parse_capabilities(lines, ALL_CAPABILITIES), None)
+    ambient = reader.read("ambient-capabilities", lambda lines: parse_capabilities(lines, 0), 0)
+    if bounding is not None and ambient & ~bounding:
+        message = f"{' '.join(capability_names(ambient & ~bounding))} cannot be given, it is not in its bounding set"
+        hint = "write it into capability-bounding-set too, or no start succeeds"
+        problems.append(fields.problem(TABLE, "ambient-capabilities", message, hint, warning=True))
     return Sandbox(
         **values,
-        capability_bounding_set=reader.read(
-            "capability-bounding-set", lambda lines: parse_capabilities(lines, ALL_CAPABILITIES), None
-        ),
-        ambient_capabilities=reader.read("ambient-capabilities", lambda lines: parse_capabilities(lines, 0), 0),
+        capability_bounding_set=bounding,
+        ambient_capabilities=ambient,
         secure_bits=reader.read("secure-bits", _secure_bits, 0),
         system_call_filter=reader.read("system-call-filter", reader.call_filter, None),
         system_call_error_number=reader.read("system-call-error-number", _error_number, None),

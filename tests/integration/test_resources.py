@@ -89,6 +89,7 @@ def test_a_kill_of_another_process_was_seen_by_nobody(policy: str) -> None:
             assert "the kernel killed a process of it, for its memory was full (memory-max = 48M" in status["why"]
         else:
             assert running.status("web")["active_state"] == "active"
+            running.kill_manager()  # what was told is not told again
             os.kill(pid, signal.SIGKILL)
             status = running.wait_state("web", "failed")
             assert (status["result"], len([each for each in running.records() if each["event"] == "unit.limit"])) == (
@@ -97,9 +98,24 @@ def test_a_kill_of_another_process_was_seen_by_nobody(policy: str) -> None:
             )
 
 
-LATER = (
-    "import signal\nsignal.signal(signal.SIGUSR1, lambda *_: None)\nprint('set', flush=True)\nsignal.pause()\n" + HOG
-)
+LATER = "import signal\nset = {signal.SIGUSR1}\nsignal.pthread_sigmask(signal.SIG_BLOCK, set)\n"
+LATER += "print('set', flush=True)\nsignal.sigwait(set)\n" + HOG
+
+
+@pytest.mark.skipif(not has(Controller.MEMORY), reason="no control group for memory that we may use")
+def test_a_kill_while_no_manager_looked_was_told_as_any_signal() -> None:
+    """The group remembers what was told, and the next manager tells the rest."""
+    with supervisor({"web": program(LATER, "memory-max = '48M'")}) as running:
+        pid = running.wait_state("web", "active")["pid"]
+        log = running.log_folder / "web.log"
+        until(lambda: log.exists() and "set" in log.read_text(), "its handler")
+        manager = until(running.manager_pid, "a manager")
+        os.kill(manager, signal.SIGSTOP)
+        os.kill(pid, signal.SIGUSR1)
+        until(lambda: not Path(f"/proc/{pid}").exists(), "its end")
+        os.kill(manager, signal.SIGKILL)
+        assert running.wait_state("web", "failed")["result"] == "oom_kill"
+        assert breach(running, "web")["most"] == 48 * MIB
 
 
 @pytest.mark.parametrize("uid", AS_USER[1:] or AS_USER)

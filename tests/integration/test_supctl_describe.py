@@ -48,7 +48,11 @@ def test_cat(supctl: Supctl) -> None:
     supctl.fake.on("Cat", {"files": files})
     supctl.fake.on("Show", {"status": unit("web"), "settings": SETTINGS})
     assert supctl("cat", "web").lines == ["# /units/web.toml", "[service]", "", "# /units/web.toml.d/a.toml", "[unit]"]
+    # What the process has now was shown as a default.
+    live = {"key": "live.nice", "value": 0, "file": None, "line": None}
+    supctl.fake.on("Show", {"status": unit("web"), "settings": [*SETTINGS, live]})
     origins = supctl("cat", "web", "--origin").lines
+    assert not any("live." in line for line in origins)
     assert origins[1].endswith("/units/web.toml:4")
     assert origins[2].split() == ["service.restart", "on-failure", "default"]
 

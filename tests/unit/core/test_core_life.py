@@ -5,8 +5,9 @@ from core_rig import NO_JITTER, Rig, commands, notify, oneshot, service, target
 
 from supervisord_py.core.actions import KillTree, ReleaseUnit, SignalProcesses, SpawnProcess, Whom
 from supervisord_py.core.events import NotifyReceived, SpawnFailed
+from supervisord_py.model.sandbox import Access, Sandbox
 from supervisord_py.model.states import KillMode, Restart, Role
-from supervisord_py.model.unit import SECOND_NS, Command, KillPolicy, RestartPolicy
+from supervisord_py.model.unit import SECOND_NS, Command, ExecContext, KillPolicy, RestartPolicy
 
 NEVER = RestartPolicy(restart=Restart.NO, jitter=0.0)
 
@@ -65,6 +66,38 @@ def test_a_program_that_is_not_in_path_was_told_as_the_last_place_that_was_tried
         rig.happen(SpawnFailed(rig.spawn_of(name).spawn_id, "exec", 203, errno, f"/bin/{name}"))
         message = f"{name} failed (exit-code): its main command could not be executed: {told}"
         assert rig.replies[request].outcomes[0].message == message
+
+
+@pytest.mark.parametrize(
+    ("context", "step", "errno", "detail", "told"),
+    [
+        (
+            ExecContext(sandbox=Sandbox(landlock=(Access("/usr", "rx"),))), "exec", 13, "/bin/web",
+            "could not be executed: the program /bin/web: permission denied (landlock has to leave it, its interpreter "
+            "and its libraries executable)",
+        ),
+        (
+            ExecContext(root_directory="/srv"), "exec", 2, "/bin/web",
+            "could not be executed: the program /bin/web: no such file or directory (it is looked for in "
+            "root-directory, /srv, and so are its interpreter and libraries)",
+        ),
+        (ExecContext(), "exec", 13, "/bin/web", "could not be executed: /bin/web: permission denied"),
+        (
+            ExecContext(), "namespace", 2, "read-only-paths: /x: no such file or directory",
+            "could not be started (step namespace): read-only-paths: /x: no such file or directory (with - in front a "
+            "path may be missing)",
+        ),
+    ],
+    ids=["landlock", "root", "nothing", "path"],
+)  # fmt: skip
+def test_a_sandbox_that_keeps_a_program_from_running_was_told_as_the_program_s_fault(
+    context: ExecContext, step: str, errno: int, detail: str, told: str
+) -> None:
+    """The kernel says that the program may not, or is not there; what it means is a library that no key allows."""
+    rig = Rig(service("web", restart=NEVER, context=context))
+    request = rig.ask("start", "web")
+    rig.happen(SpawnFailed(rig.spawn_of("web").spawn_id, step, 203, errno, detail))
+    assert rig.replies[request].outcomes[0].message == f"web failed (exit-code): its main command {told}"
 
 
 def test_a_fork_that_fails_is_a_lack_of_resources() -> None:

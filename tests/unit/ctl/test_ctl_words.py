@@ -111,6 +111,7 @@ def test_exits_are_decoded() -> None:
     assert "SIGTERM" in explain_exit({"code": 143})
     assert explain_exit({"code": 3}) == "code 3"
     assert "memory ran out" in explain_exit({"signal": "SIGKILL"})
+    assert "system-call-error-number" in explain_exit({"signal": "SIGSYS"})
     assert explain_exit({"signal": "SIGUSR1"}) == "signal SIGUSR1"
 
 

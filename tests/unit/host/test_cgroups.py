@@ -269,3 +269,21 @@ def test_without_groups_the_reasons_are_told() -> None:
     groups = UnitGroups(decide(has_systemd=True), "main", 1)
     assert "there are no control groups (" in groups.why_not("memory")
     assert "Delegate=yes" in groups.why_not("memory")
+
+
+@pytest.mark.cgroup
+def test_groups_were_swept_between_two_managers_of_a_living_keeper(finding: Finding) -> None:
+    """Another instance of the name took what the dead manager had locked for what a dead instance had left."""
+    name = f"test{os.getpid()}"
+    keeper = subprocess.Popen(["sleep", "60"])
+    try:
+        groups, other = UnitGroups(finding, name, 1, keeper.pid), UnitGroups(finding, name, 2)
+        groups.create("web")
+        groups.close(remove=False)
+        assert other.sweep() == []
+        assert Path(str(groups.folder("web"))).is_dir()
+    finally:
+        keeper.kill()
+        keeper.wait()
+    assert other.sweep() == []
+    assert not Path(str(groups.base)).exists()

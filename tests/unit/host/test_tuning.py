@@ -1,5 +1,6 @@
 """What is typed at ``set`` becomes TOML that reads back as it was meant; which limits a living process needs."""
 
+import re
 import tomllib
 from typing import Any
 
@@ -75,3 +76,18 @@ def test_limits_between_two_texts() -> None:
     assert limits_between(set_, plain) is None
     less = ExecContext(rlimits=(("core", Limit(0, 0)),))
     assert limits_between(set_, less) == {"nofile": Limit(1024, 524288)}
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("nicee=3", "no table has a key 'nicee' (did you mean 'nice'?)"),
+        ("MemoryMx=1G", "no table has a key 'MemoryMx' (did you mean 'MemoryMax'?)"),
+        ("enforce=strict", "several tables have a key 'enforce': write limits.enforce or sandbox.enforce"),
+        ("nice", "'nice' is no TABLE.KEY=VALUE, such as limits.nofile=4096"),
+    ],
+)
+def test_a_misspelt_key_without_its_table_was_told_to_be_no_assignment(text: str, told: str) -> None:
+    """It says what was probably meant, or between which tables is to be chosen."""
+    with pytest.raises(CannotChangeError, match=re.escape(told)):
+        parse_settings("web", [text])

@@ -224,3 +224,11 @@ def test_a_group_of_calls_that_holds_those_of_other_machines_is_no_riddle() -> N
     (told,) = problems_of(SLEEP + sandbox.format("exekve"))
     assert told.severity == "warning" and "'exekve'" in told.message
     assert told.hint == "did you mean 'execve'?"
+
+
+def test_a_capability_that_can_never_be_given_is_told_before_the_start_fails() -> None:
+    """The kernel only said: operation not permitted."""
+    sandbox = "[sandbox]\ncapability-bounding-set = 'CAP_CHOWN'\nambient-capabilities = 'CAP_CHOWN {}'\n"
+    assert not problems_of(SLEEP + sandbox.format(""))
+    (told,) = problems_of(SLEEP + sandbox.format("CAP_KILL"))
+    assert told.severity == "warning" and told.message.startswith("CAP_KILL cannot be given")
