@@ -25,6 +25,7 @@ from supervisord_py.host.stop_with import KEY as stop_with_key
 from supervisord_py.host.stop_with import identity_of
 from supervisord_py.host.unit_files import load_settings
 from supervisord_py.keeper.protocol import keeper_argv
+from supervisord_py.model.environment_file import is_variable_name
 from supervisord_py.model.settings import Settings
 from supervisord_py.model.states import KillMode, SupervisorMode
 from supervisord_py.model.unit import SECOND_NS, Unit, UnitSet
@@ -35,6 +36,14 @@ HELD = STOPS | {signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
 DEFAULT_CONTROL_GROUP = "supervisord-py"
 CONTAINER_SHUTDOWN_NS = 8 * SECOND_NS
 """The time for an ordered stop as process 1: container engines kill after 10 s, and the end needs a moment too."""
+
+
+def _variable_names(context: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
+    names = tuple(name.strip() for text in given for name in text.split(","))
+    for name in names:
+        if not is_variable_name(name):
+            raise click.BadParameter(f"{name!r} is not a variable's name", context, parameter)
+    return names
 
 
 @click.command("run")
@@ -49,7 +58,14 @@ CONTAINER_SHUTDOWN_NS = 8 * SECOND_NS
 @click.option(
     "--socket", "socket_path", metavar="PATH", help="Control socket (default: control.sock in the runtime folder)."
 )
-@click.option("--pass-env", "pass_environment", metavar="NAME", multiple=True, help="Pass this variable to every unit.")
+@click.option(
+    "--pass-env",
+    "pass_environment",
+    metavar="NAME",
+    multiple=True,
+    callback=_variable_names,
+    help="Pass this variable to every unit.",
+)
 @click.option(
     "--mode",
     type=click.Choice([mode.value for mode in SupervisorMode]),
