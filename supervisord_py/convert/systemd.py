@@ -458,10 +458,14 @@ class _UnitConverter:
         if value in ("kmsg", "journal+console", "kmsg+console"):
             self._draft.drop(("service",), target.key)
             self._result.ledger.lost(place, "neither the console nor the kernel's log is written to")
+        elif value == "socket" and self._unit.last("Service", "StandardInput") == "socket":
+            self._draft.drop(("service",), target.key)
+            self._result.ledger.carried(place)
         elif value != "journal":
             self._put(target, assignment.name, value, place)
         elif target.key == "standard-error" and self._unit.last("Service", "StandardOutput") not in ("", "journal"):
-            self._draft.put("service", target.key, "journald", place)
+            # Not the system's own journal: on a machine without one the unit could not start.
+            self._draft.put("service", target.key, "journal", place)
             self._result.ledger.carried(place)
         else:
             self._draft.drop(("service",), target.key)

@@ -11,7 +11,7 @@ import re
 from msgspec import Struct
 
 from supervisord_py.model.assemble_sandbox import ITEM_PARSERS, PATH_KEYS
-from supervisord_py.model.command import extract_word
+from supervisord_py.model.command import extract_word, unescape
 from supervisord_py.model.conditions import FALSE_WORDS, TRUE_WORDS
 from supervisord_py.model.keys import KeySpec
 from supervisord_py.model.problems import BadValue
@@ -169,7 +169,7 @@ _POLICIES = {"0": "other", "1": "fifo", "2": "rr", "3": "batch", "5": "idle"}
 _LEVELS = {"ProtectSystem", "ProtectHome"}
 _WHOLE = frozenset(
     {
-        "EnvironmentFile", "LoadCredential", "SetCredential", "ListenStream", "ListenDatagram",
+        "EnvironmentFile", "LoadCredential", "ListenStream", "ListenDatagram",
         "ListenSequentialPacket", "ListenFIFO", "OnCalendar",
     }
 )  # fmt: skip
@@ -241,12 +241,24 @@ def _of_today(directive: str, text: str) -> str:
     return text.removeprefix("/var") if is_path and text.startswith("/var/run/") else text
 
 
+def _credential(text: str, unit: UnitContext) -> str:
+    """``NAME:VALUE``, whose value has C escapes and no specifiers. Source: systemd src/core/load-fragment.c,
+    config_parse_set_credential."""
+    name, colon, value = text.partition(":")
+    given = unescape(value)
+    if any("\ud800" <= each <= "\udfff" for each in given):
+        raise BadValue("a value that is no text has no counterpart here")
+    return f"{translate_specifiers(name, unit)}{colon}{given.replace('%', '%%')}"
+
+
 def items(directive: str, spec: KeySpec, text: str, unit: UnitContext) -> list[object]:
     """The values that one assignment adds to a list."""
     if spec.type == "conditions":
         return [translate_specifiers(text, unit)]
     if spec.type == "timespans":
         return [number_or_text(text)]
+    if directive == "SetCredential":
+        return [_credential(text, unit)]
     if directive in _WHOLE:
         return [_of_today(directive, translate_specifiers(text, unit))]
     if directive in _INVERTED:

@@ -151,8 +151,9 @@ def explain_unknown(word: str) -> str:
         return f"{word} is another tool's word: {OTHERS_WORDS[word]}"
     from difflib import get_close_matches
 
-    near = get_close_matches(word, [*COMMANDS, *ALIASES], n=1)
-    return f"no such command: {word}" + (f"; did you mean {near[0]}?" if near else "; see supctl --help")
+    near = get_close_matches(word, [*COMMANDS, *ALIASES], n=2, cutoff=0.75)
+    near = near or get_close_matches(word, [*COMMANDS, *ALIASES], n=1)
+    return f"no such command: {word}" + (f"; did you mean {' or '.join(near)}?" if near else "; see supctl --help")
 
 
 _EPILOG = (

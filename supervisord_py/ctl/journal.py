@@ -6,8 +6,9 @@ misses nothing.
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -19,7 +20,7 @@ from supervisord_py.ctl.options import Misuse, Verb, common_options, complete_un
 from supervisord_py.ctl.render import format_bytes, format_moment, table
 from supervisord_py.ctl.session import Patience, Session
 from supervisord_py.model.event_text import format_event
-from supervisord_py.model.records import EVENTS
+from supervisord_py.model.records import EVENTS, is_own_event
 
 TAIL_LAST = 50
 FORMATS = ("short", "verbose")
@@ -83,6 +84,15 @@ def _filter(criteria: dict[str, Any]) -> dict[str, Any]:
     return lists | {key: value for key, value in criteria.items() if value is not None}
 
 
+def _note_unknown(session: Session, events: Sequence[str]) -> None:
+    """Say of a name that only the supervisor's events could have, and none has, that nothing will be found by it. A
+    supervisor newer than this program may have it, so it is no error."""
+    for event in events:
+        if event not in EVENTS and is_own_event(event) and not set(event) & set("*?["):
+            near = get_close_matches(event, EVENTS, 1)
+            session.note(f"no event is called {event}" + (f": did you mean {near[0]}?" if near else ""))
+
+
 @journal.command("tail", cls=Verb, formats=FORMATS)
 @click.option("-f", "--follow", is_flag=True, help="Go on with every new record.")
 @click.option("-n", "--lines", "last", type=click.IntRange(min=0), help="How many records (50; 10 with -f); 0: none.")
@@ -92,6 +102,7 @@ def tail(session: Session, /, follow: bool, last: int | None, **criteria: Any) -
     """Show the last records, and with -f every new one."""
     if last is None:
         last = 10 if follow else TAIL_LAST
+    _note_unknown(session, criteria["events"])
     wanted = _filter(criteria)
     if not follow:
         return _print_query(session, wanted, last)
@@ -111,6 +122,7 @@ def tail(session: Session, /, follow: bool, last: int | None, **criteria: Any) -
 @click.pass_obj
 def query(session: Session, /, last: int | None, **criteria: Any) -> int:
     """Print all records that were asked for, oldest first."""
+    _note_unknown(session, criteria["events"])
     return _print_query(session, _filter(criteria), last)
 
 

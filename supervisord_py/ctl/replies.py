@@ -230,6 +230,13 @@ _EXIT_STATUSES = {
     226: "NAMESPACE: the mount namespace",
     227: "NO_NEW_PRIVILEGES: it could not be set",
     228: "SECCOMP: the system call filter",
+    230: "PERSONALITY: it could not be set",
+    233: "RUNTIME_DIRECTORY: its runtime folder",
+    238: "STATE_DIRECTORY: its state folder",
+    239: "CACHE_DIRECTORY: its cache folder",
+    240: "LOGS_DIRECTORY: its folder for logs",
+    241: "CONFIGURATION_DIRECTORY: its configuration folder",
+    243: "CREDENTIALS: they could not be given",
 }
 """What an exit code means where everybody agrees on it. Source: systemd.exec(5), "Process exit codes"; sh(1)."""
 

@@ -18,7 +18,7 @@ from supervisord_py.doctor.findings import Finding, degraded, ok, wrong
 from supervisord_py.doctor.kernel import kernel_findings
 from supervisord_py.host.cgroups import Hierarchy, find_place
 from supervisord_py.host.inotify import Inotify
-from supervisord_py.host.places import RUNTIME_DIR_MAX, Places
+from supervisord_py.host.places import KEEPS_OUT, RUNTIME_DIR_MAX, Places, closed_to_others
 from supervisord_py.host.resources import find_v1
 from supervisord_py.host.signing import read_keyring
 from supervisord_py.host.trusted_files import FileRefused, TrustedReader, trusted_uids
@@ -173,18 +173,10 @@ def _runtime_path(places: Places) -> Finding:
         fact = f"{places.runtime} is {length} bytes long, sockets would not fit below it"
         return wrong("runtime path", fact, f"--runtime-dir with a path of at most {RUNTIME_DIR_MAX} bytes")
     if os.geteuid() == 0:
-        closed = [path for path in (places.runtime, *places.runtime.parents) if _is_closed(path)]
-        if closed:
-            fact = f"{closed[0]} keeps others out: units with a user of their own cannot say READY or use the socket"
-            return degraded("runtime path", fact, f"chmod o+x {closed[0]}, or another --runtime-dir")
+        closed = closed_to_others(places.runtime)
+        if closed is not None:
+            return degraded("runtime path", f"{closed} {KEEPS_OUT}", f"chmod o+x {closed}, or another --runtime-dir")
     return ok("runtime path", f"{places.runtime}: short enough for sockets")
-
-
-def _is_closed(folder: Path) -> bool:
-    try:
-        return not folder.stat().st_mode & stat.S_IXOTH
-    except OSError:
-        return False  # not made yet: run makes it so that everybody may pass
 
 
 def _folders(places: Places) -> list[Finding]:

@@ -167,14 +167,16 @@ class Accounts:
                 )
         is_same_groups = groups is None or own.uid != 0 or frozenset(groups) == own.groups | {own.gid}
         is_same = uid == own.uid and gid == own.gid and is_same_groups
-        home = entry.pw_dir if entry is not None and entry.pw_dir not in NO_HOME else None
+        # A uid without an account, as containers have them: its home is what we were told, as for %h.
+        own_home = os.environ.get("HOME", "") if uid == own.uid else ""
+        home = entry.pw_dir if entry is not None else own_home
         shell = entry.pw_shell if entry is not None and entry.pw_shell.rpartition("/")[2] not in NO_SHELL else None
         return Account(
             uid=None if is_same else uid,
             gid=None if is_same else gid,
             groups=None if is_same else groups,
             name=entry.pw_name if entry is not None else None,
-            home=home if home is not None and home.startswith("/") else None,
+            home=home if home.startswith("/") and home not in NO_HOME else None,
             shell=shell,
         )
 

@@ -109,9 +109,7 @@ class ChangeVerbs:
                     message = f"cannot {verb} {name}, it is masked: supctl unmask {name}, then supctl {verb} {name}"
                     raise UnitMaskedError(name, message)
             for name in names:
-                if (parent := view.made_by(self._supervisor.manager, name)) is not None:
-                    message = f"cannot {verb} {name}, it is there for one connection to {parent}: name {parent}"
-                    await self.refuse(request, verb, names, reason, CannotChangeError("InvalidRequest", name, message))
+                await self._refuse_without_file(request, verb, name, reason)
         except (NoSuchUnitError, UnitMaskedError) as error:
             if not plan:
                 await self._authority.note_refusal(peer, verb, parameters["units"], reason, error)
@@ -137,6 +135,20 @@ class ChangeVerbs:
             raise_failure(verb, outcomes, told, {*names, *units})
         job = next((outcome.job for outcome in outcomes if outcome.job), None)
         return {"job": job, "durable": report.durable, "outcomes": told}
+
+    async def _refuse_without_file(self, request: Request, verb: str, name: str, reason: str) -> None:
+        """What is written of a unit that goes with its command or connection would be there for the next of its name.
+
+        Raises:
+            InvalidRequestError: It is such a unit.
+        """
+        if (parent := view.made_by(self._supervisor.manager, name)) is not None:
+            message = f"cannot {verb} {name}, it is there for one connection to {parent}: name {parent}"
+        elif verb != "unmask" and self._views.status(name).transient:
+            message = f"cannot {verb} {name}, it was run without a file: supctl run --save writes one"
+        else:
+            return
+        await self.refuse(request, verb, [name], reason, CannotChangeError("InvalidRequest", name, message))
 
     def _outcome(self, verb: str, name: str, files: dict[str, str], *, plan: bool) -> UnitOutcome:
         # A template's word may take the place of what was said of an instance.
@@ -281,6 +293,8 @@ class ChangeVerbs:
         command = self._verbs.planning(request, "set") if plan else "set"
         unit = await self._unit_or_template(request, command, reason)
         tuning, persist = self._supervisor.changes.tuning, parameters["persist"]
+        if persist:
+            await self._refuse_without_file(request, "set --persist", unit, reason)
         try:
             report = await tuning.set(unit, parameters["settings"], peer, persist=persist, reason=reason, plan=plan)
         except CannotChangeError as error:

@@ -40,6 +40,7 @@ from supervisord_py.host.journal_writer import JournalWriter, Status
 from supervisord_py.model.records import Record
 from supervisord_py.model.settings import JournalSettings
 from supervisord_py.model.states import Severity
+from supervisord_py.model.values import format_size
 from supervisord_py.store.query import Query
 from supervisord_py.store.record import Chain, Stamp, format_time, pack, shape, unpack
 from supervisord_py.store.ring import Ring, merge
@@ -226,7 +227,10 @@ class Journal:
         if self._is_losing:
             return f"the journal's disk is too slow; {self._consequence()}"
         if self._is_full:
-            return "the disk is full: the journal's reserve is in use or has no room; make room"
+            reserve = format_size(self._settings.reserve)
+            return (
+                f"the disk is full, or nearly: the journal's reserve of {reserve} is in use or has no room; make room"
+            )
         return None
 
     @property

@@ -1,12 +1,18 @@
 """Where things live: runtime, state, log and settings places of root and of a user (contract, section 2)."""
 
 import os
+import stat
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 PROJECT = "supervisord-py"
 RUNTIME_DIR_MAX = 80
 """Bytes of a runtime folder's path: the kernel allows 107 for a socket, notify sockets need the rest."""
+
+KEEPS_OUT = (
+    "keeps others out: units with a user of their own cannot say READY, read their credentials or ask for status"
+)
+"""What follows from a runtime folder below one that is closed (``closed_to_others``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,3 +117,15 @@ def moved(
     if socket is not None:
         places = replace(places, socket=absolute(socket))
     return places
+
+
+def closed_to_others(folder: Path) -> Path | None:
+    """Return the folder, or the one above it, through which other users do not come. What is not there yet is made so
+    that everybody may pass."""
+    for path in (folder, *folder.parents):
+        try:
+            if not path.stat().st_mode & stat.S_IXOTH:
+                return path
+        except OSError:
+            continue
+    return None

@@ -19,15 +19,16 @@ from supervisord_py.core.manager import Manager
 from supervisord_py.core.view import is_stopping
 from supervisord_py.host.adoption import LostKeeper, end_leftovers, find_lost_keeper, hand_over, take_over
 from supervisord_py.host.hot_check import load_all
-from supervisord_py.host.places import RUNTIME_DIR_MAX, Places, default_places, moved
+from supervisord_py.host.places import KEEPS_OUT, RUNTIME_DIR_MAX, Places, closed_to_others, default_places, moved
 from supervisord_py.host.sources import SOURCES_KEY, Sources, with_options
 from supervisord_py.host.stop_with import KEY as stop_with_key
 from supervisord_py.host.stop_with import identity_of
 from supervisord_py.host.unit_files import load_settings
 from supervisord_py.keeper.protocol import keeper_argv
+from supervisord_py.model.environment_file import is_variable_name
 from supervisord_py.model.settings import Settings
 from supervisord_py.model.states import KillMode, SupervisorMode
-from supervisord_py.model.unit import SECOND_NS, UnitSet
+from supervisord_py.model.unit import SECOND_NS, Unit, UnitSet
 from supervisord_py.model.values import parse_timespan
 
 STOPS = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGRTMIN + 3}
@@ -35,6 +36,14 @@ HELD = STOPS | {signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
 DEFAULT_CONTROL_GROUP = "supervisord-py"
 CONTAINER_SHUTDOWN_NS = 8 * SECOND_NS
 """The time for an ordered stop as process 1: container engines kill after 10 s, and the end needs a moment too."""
+
+
+def _variable_names(context: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
+    names = tuple(name.strip() for text in given for name in text.split(","))
+    for name in names:
+        if not is_variable_name(name):
+            raise click.BadParameter(f"{name!r} is not a variable's name", context, parameter)
+    return names
 
 
 @click.command("run")
@@ -49,7 +58,14 @@ CONTAINER_SHUTDOWN_NS = 8 * SECOND_NS
 @click.option(
     "--socket", "socket_path", metavar="PATH", help="Control socket (default: control.sock in the runtime folder)."
 )
-@click.option("--pass-env", "pass_environment", metavar="NAME", multiple=True, help="Pass this variable to every unit.")
+@click.option(
+    "--pass-env",
+    "pass_environment",
+    metavar="NAME",
+    multiple=True,
+    callback=_variable_names,
+    help="Pass this variable to every unit.",
+)
 @click.option(
     "--mode",
     type=click.Choice([mode.value for mode in SupervisorMode]),
@@ -118,6 +134,10 @@ def run_command(
     if not loaded.unit_set.units and not loaded.unit_set.bad and settings.hot_directory.path is None:
         searched = ", ".join(unit_paths or map(str, places.unit_path))
         click.echo(f"no unit files in {searched}; `supervisord-py new NAME` writes one to start from", err=True)
+    if os.getuid() == 0 and any(map(has_own_user, loaded.unit_set.units.values())):
+        closed = closed_to_others(places.runtime)
+        if closed is not None:
+            click.echo(f"{closed} {KEEPS_OUT}; chmod o+x {closed}, or another --runtime-dir", err=True)
     if timestamps and output != "stdout":
         raise click.UsageError("--timestamps is for --output stdout")
     config = keeper_config(places, settings, unit_paths, name, list(pass_environment), settings_path is not None)
@@ -127,6 +147,12 @@ def run_command(
         if config[stop_with_key] is None:
             raise click.ClickException(f"--stop-with: there is no process {stop_with}")
     become_keeper(places, settings, loaded.unit_set, config, span_ns(shutdown_timeout))
+
+
+def has_own_user(unit: Unit) -> bool:
+    """Tell whether a unit runs as somebody else than root."""
+    context = None if unit.service is None else unit.service.context
+    return context is not None and (context.dynamic_user or context.user not in (None, "root", "0"))
 
 
 def hold_signals() -> None:

@@ -12,8 +12,9 @@ from supervisord_py.model.agents import PREVENT, AgentRunner, agent_command, age
 from supervisord_py.model.assemble_agents import read_agent, read_quarantine
 from supervisord_py.model.assemble_context import assemble_context
 from supervisord_py.model.assemble_health import assemble_health
+from supervisord_py.model.assemble_sandbox import wrong_values as wrong_sandbox_values
 from supervisord_py.model.assemble_sockets import assemble_sockets
-from supervisord_py.model.assemble_timer import assemble_timer
+from supervisord_py.model.assemble_timer import assemble_timer, read_calendars
 from supervisord_py.model.calendar import Zones
 from supervisord_py.model.fields import Fields
 from supervisord_py.model.log import LogFormat, LogPolicy
@@ -68,6 +69,14 @@ class Machine(Struct, frozen=True):
 
     zones: Zones
     runner: AgentRunner
+
+
+def wrong_values(merged: Merged, machine: Machine) -> list[Problem]:
+    """Return what is wrong with single values of a unit that cannot be put together, so that all is told at once."""
+    fields = Fields(merged)
+    problems = wrong_sandbox_values(fields)
+    read_calendars(fields, problems, machine.zones)
+    return problems
 
 
 def assemble(name: UnitName, merged: Merged, source: LoadedFrom, machine: Machine) -> tuple[Unit | None, list[Problem]]:

@@ -36,6 +36,9 @@ _PLAIN = (
 )  # fmt: skip
 """Keys whose value stands as it is."""
 
+_OF_SEVERAL = frozenset({f"{TABLE}.mount-apivfs"})
+"""Keys that are wrong because of what another says."""
+
 _ARCHITECTURES = {
     "x86-64": "x86-64", "x86": "x86", "x32": "x32", "arm64": "arm64", "aarch64": "arm64", "arm": "arm", "native": "",
 }  # fmt: skip
@@ -56,6 +59,13 @@ def assemble_sandbox(fields: Fields, problems: list[Problem]) -> Sandbox:
         protect_system="strict",
         protect_home="read-only" if written.protect_home == "no" else written.protect_home,
     )
+
+
+def wrong_values(fields: Fields) -> list[Problem]:
+    """Return what is wrong with single values, whatever else is wrong with the unit."""
+    problems: list[Problem] = []
+    _written(fields, problems)
+    return [each for each in problems if each.severity == "error" and each.key not in _OF_SEVERAL]
 
 
 def _written(fields: Fields, problems: list[Problem]) -> Sandbox:
@@ -164,7 +174,9 @@ def _families(lines: tuple[str, ...]) -> Families | None:
         allows = not inverts if allows is None else allows
         for word in line.removeprefix("~").split():
             if word not in ADDRESS_FAMILIES:
-                raise BadValue(f"{word!r} is not an address family", "write AF_INET, AF_UNIX and so on, or none")
+                near = get_close_matches(word.upper(), ADDRESS_FAMILIES, 1)
+                hint = f"did you mean {near[0]}?" if near else "write AF_INET, AF_UNIX and so on, or none"
+                raise BadValue(f"{word!r} is not an address family", hint)
             if inverts is not allows:
                 found[ADDRESS_FAMILIES[word]] = None
             else:

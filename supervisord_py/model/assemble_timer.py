@@ -20,7 +20,7 @@ _FOLLOWING = {"on-unit-active-sec", "on-unit-inactive-sec"}
 """What counts from a run, and so never comes before the first."""
 
 
-def _calendars(fields: Fields, problems: list[Problem], zones: Zones) -> tuple[Calendar, ...]:
+def read_calendars(fields: Fields, problems: list[Problem], zones: Zones) -> tuple[Calendar, ...]:
     """``on-calendar``: decoded it is text, because what zones there are is known here only."""
     decoded = fields.decoded("timer", "on-calendar")
     calendars: list[Calendar] = []
@@ -40,7 +40,7 @@ def assemble_timer(fields: Fields, service: Service, problems: list[Problem], zo
 
     spans: dict[str, tuple[int, ...]] = {key: fields.get("timer", key, ()) for key in _SPANS_OF_TIMERS}
     every: int | None = fields.get("timer", "every", None)
-    calendar = _calendars(fields, problems, zones)
+    calendar = read_calendars(fields, problems, zones)
     texts: tuple[str, ...] = fields.get("timer", "on-calendar", ())
     written = {key for key, value in {**spans, "every": every, "on-calendar": texts}.items() if value}
     if not written:

@@ -32,7 +32,8 @@ def capability(name: str) -> int:
     """Return the set of one capability, written ``CAP_NET_RAW`` or ``net_raw``; raises BadValue."""
     plain = name.lower().removeprefix("cap_")
     if plain not in CAPABILITIES:
-        near = get_close_matches(plain, CAPABILITIES, 1)
+        near = [name for name in CAPABILITIES if plain and name.startswith(plain)]
+        near = near or get_close_matches(plain, CAPABILITIES, 1)
         hint = f"did you mean CAP_{near[0].upper()}?" if near else "capabilities(7) lists them"
         raise BadValue(f"there is no capability {name!r}", hint)
     return 1 << CAPABILITIES.index(plain)

@@ -28,6 +28,8 @@ from supervisord_py.model.problems import BadValue, Gravity, Problem
 TableId = Path
 """Where a table stands in its file: ``("service",)``, ``("health", "http")``, ``("control", "allow", 0)``."""
 
+ABBREVIATED_MIN = 3
+"""So many letters of a key are enough to be taken for its beginning."""
 _CAMEL = re.compile(r"(?:[A-Z]+[a-z0-9]*)+")
 _WORDS_OF_OTHERS = {
     "command": "exec-start", "cmd": "exec-start", "exec": "exec-start", "args": "exec-start", "autostart": "enabled",
@@ -40,7 +42,9 @@ _WORDS_OF_OTHERS = {
     "start-period": "initial-delay",
     "stdout-logfile-maxbytes": "max-bytes", "stdout-logfile-backups": "backups", "max-restarts": "failures",
     "max-size": "max-bytes", "max-file": "backups", "max-files": "backups", "max-memory-restart": "memory-max",
-    "mem-limit": "memory-max",
+    "mem-limit": "memory-max", "stdout-logfile": "standard-output", "stderr-logfile": "standard-error", "stdout":
+    "standard-output", "stderr": "standard-error", "workdir": "working-directory", "restart-delay": "restart-sec",
+    "kill-timeout": "timeout-stop-sec", "listen": "listen-stream",
 }  # fmt: skip
 """What supervisor, circus, pm2 and compose call it."""
 
@@ -148,6 +152,8 @@ def _syntax_hint(message: str, line: str) -> str:
         return "it is written twice: leave one"
     if message.startswith("cannot declare"):
         return "the table stands twice: put all its keys into one"
+    if message.startswith(("illegal character '\\n'", "unterminated string")):
+        return 'text ends in the line in which it begins: close it with a quote, or write """ around several lines'
     pair = re.match(r"\s*[\w.-]+\s*=\s*([^\"'\[{\s#].*)", line)
     if pair is None:
         return "write one KEY = VALUE a line" if "=" not in line and not line.lstrip().startswith("[") else ""
@@ -291,6 +297,7 @@ class _Reader:
         if spec is not None:
             near = get_close_matches(lowered, [name for name, item in spec.keys.items() if item.built], 2, 0.7)
             near = near or get_close_matches(lowered, spec.keys, 1, 0.7)
+            near = near or [name for name in spec.keys if len(lowered) >= ABBREVIATED_MIN and name.startswith(lowered)]
             if near:
                 return f"did you mean {' or '.join(map(repr, near))}?"
         everywhere = {name: table for table in reversed(self._key_table.of(self._file)) for name in table.keys}

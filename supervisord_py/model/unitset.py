@@ -28,7 +28,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from supervisord_py.model.agents import AgentRunner
-from supervisord_py.model.assemble import Machine, assemble
+from supervisord_py.model.assemble import Machine, assemble, wrong_values
 from supervisord_py.model.effective_settings import Setting, effective_settings
 from supervisord_py.model.keys import KeyTable
 from supervisord_py.model.names import ReferenceKind, UnitName, is_unit_name, parse_unit_name
@@ -377,6 +377,8 @@ class _Builder(_Layers):
         if not problems:
             unit, combined = assemble(name, merged, source, self._machine)
             problems += combined
+        else:
+            problems += wrong_values(merged, self._machine)
         if unit is not None and main.transient is not None:
             unit = replace(unit, transient=main.transient)
         if main.hot is None or main.problem is None:

@@ -346,3 +346,23 @@ def test_what_else_a_unit_requires_went_with_a_unit_that_could_not_be_made() -> 
         ("a.service", 2, "there is no unit gone"),
         ("t@.service", 2, "there is no unit gone"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("lines", "key", "wanted"),
+    [
+        (r"SetCredential=a:x\n50%n\x41", "set-credential", "a:x\n50%%nA"),
+        ("StandardInput=socket\nStandardOutput=socket\nStandardError=socket", "standard-output", None),
+        ("StandardOutput=null\nStandardError=journal", "standard-error", "journal"),
+    ],
+)
+def test_a_value_that_came_out_as_another(lines: str, key: str, wanted: str | None) -> None:
+    """The value of a credential has escapes and no specifiers; that output goes to the connection was told as lost; the
+    error output went to the system's journal, without which the unit did not start.
+    """
+    files = [SourceFile("a@.service", f"[Service]\nExecStart=/bin/a\n{lines}\n")]
+    files += [SourceFile("a.socket", "[Socket]\nListenStream=1\nAccept=yes\n")] if "socket" in lines else []
+    conversion = converted("systemd", files)
+    assert [use.reason for use in conversion.not_carried] == []
+    (draft,) = conversion.drafts.values()
+    assert draft.get("service", key) == ([wanted] if key == "set-credential" else wanted)

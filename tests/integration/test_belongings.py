@@ -365,3 +365,11 @@ def test_what_stood_in_the_way_of_a_folder_was_called_a_bad_descriptor(name: str
         status = running.wait_state("web", "failed")
         assert (status["exit"]["code"], "not a directory" in status["why"]) == (238, True), status["why"]
     assert not (place / "roots" / "b").exists()
+
+
+@root
+def test_a_unit_of_another_user_below_a_closed_folder_was_started_without_a_word() -> None:
+    """Its credentials and the notify socket are out of its reach: ``run`` says so, and which folder to open."""
+    for mode in (0o755, 0o700):
+        with supervisor({"web": sh("true", "user = 65534")}, prepare=lambda at, mode=mode: at.chmod(mode)) as running:
+            assert (f"chmod o+x {running.folder}" in running.output()) is (mode == 0o700)

@@ -53,8 +53,13 @@ def test_a_command_is_run_and_forgotten(uid: int | None) -> None:
         assert is_gone(child)
         until(lambda: names(running) == ["web"], "the end of what was run")
         assert not running.status("web")["transient"]
-        events = [record["event"] for record in running.records() if record["unit"] == name]
-        assert (events[0], events[-1], events.count("unit.exited")) == ("unit.loaded", "unit.removed", 1)
+
+        def events() -> list[str]:
+            return [record["event"] for record in running.records() if record["unit"] == name]
+
+        # Status is ahead of the disk.
+        until(lambda: events()[-1] == "unit.removed", "its last record")
+        assert (events()[0], events().count("unit.exited")) == ("unit.loaded", 1)
 
 
 @pytest.mark.parametrize("uid", AS_USER)
@@ -190,7 +195,7 @@ def test_what_cannot_be_run_changes_nothing() -> None:
     with supervisor({"web": WEB}) as running:
         for arguments, code, words in (
             (("-p", "service.restart=so", "true"), 2, "run: service.restart: 'so' is not possible"),
-            (("-p", "nosuch=3", "true"), 2, "TABLE.KEY=VALUE"),
+            (("-p", "nosuch=3", "true"), 2, "no table has a key 'nosuch'"),
             (("-p", "service.exec-start=", "true"), 2, "run:"),
             (("-u", "web", "true"), 1, "there is a unit web already"),
             (("-u", "a@b", "true"), 2, "cannot be the name"),
@@ -211,6 +216,17 @@ def test_what_cannot_be_run_changes_nothing() -> None:
         echoed = running.supctl("run", "-u", "echo", "-r", "echo", "-u", "%H", "$HOME", "--json")
         assert echoed.returncode == 0, echoed
         assert until(lambda: running.supctl("logs", "echo").stdout, "its words") == "-u %H $HOME --json\n"
+
+
+def test_what_was_run_is_not_enabled_for_the_next_of_its_name() -> None:
+    """Drop-ins and masks of a unit without a file were written into the control folder, and stayed there."""
+    with supervisor({"web": WEB}) as running:
+        assert running.supctl("run", "-u", "job", "sleep", "1000").returncode == 0
+        for words in (("enable", "job"), ("disable", "job"), ("mask", "job"), ("set", "--persist", "job", "nice=3")):
+            done = running.supctl(*words)
+            assert (done.returncode, "run --save" in done.stderr) == (2, True), (words, done)
+        assert not list((running.folder / "s").rglob("control/job*"))
+        assert running.supctl("set", "job", "nice=3").returncode == 0
 
 
 def test_what_is_forgotten_leaves_its_words_and_who_ran_it() -> None:

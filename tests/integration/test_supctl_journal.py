@@ -106,6 +106,14 @@ def test_filters_are_sent(supctl: Supctl) -> None:
     }  # fmt: skip
 
 
+def test_a_misspelt_event_showed_an_empty_journal(supctl: Supctl) -> None:
+    """It is told, as nothing else could be called like that; a glob and an agent's own event are not."""
+    for event, told in (("unit.startd", "did you mean unit.started?"), ("unit.x*", ""), ("sale", "")):
+        supctl.fake.on("Journal.Query", records())
+        ran = supctl("journal", "query", "-e", event)
+        assert (ran.code, told in ran.err, bool(ran.err)) == (0, True, bool(told))
+
+
 @pytest.mark.parametrize("arguments", [["journal", "query"], ["history"]])
 def test_query_asks_for_everything(supctl: Supctl, arguments: list[str]) -> None:
     """``query`` (and the alias ``history``) has no limit unless one is given."""

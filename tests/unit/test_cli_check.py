@@ -209,3 +209,10 @@ def test_security_says_what_to_tighten(tmp_path: Path) -> None:
     assert bare["exposure"] > tight["exposure"]
     assert {"no-new-privileges", "protect-system"} <= {each["key"] for each in bare["open"]}
     assert not {"no-new-privileges", "protect-system"} & {each["key"] for each in tight["open"]}
+
+
+def test_a_variable_to_be_passed_that_is_none_was_passed_over() -> None:
+    """``--pass-env A=1`` passed nothing, and said nothing; several may be named at once."""
+    for given, status, told in (("A=1", 2, "'A=1' is not"), ("A,,B", 2, "'' is not"), ("A,B", 1, "nothing/here")):
+        ran = CliRunner().invoke(main, ["run", "--pass-env", given, "nothing/here"])
+        assert (ran.exit_code, told in ran.output) == (status, True)

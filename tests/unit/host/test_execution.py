@@ -305,6 +305,16 @@ def test_accounts_are_asked_once_and_failures_again(monkeypatch: pytest.MonkeyPa
     assert isinstance(first, Account)
 
 
+def test_a_uid_without_an_account_had_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a container ``%h`` was $HOME, and ``~`` and $HOME of the process were nothing."""
+    strangers = Identity(3_000_000_001, 7, frozenset({7}))
+    for given, home in (("/srv/app", "/srv/app"), ("/", None), ("app", None), ("", None)):
+        monkeypatch.setenv("HOME", given)
+        assert Accounts(strangers).find(None, None).home == home
+    monkeypatch.setenv("HOME", "/srv/app")
+    assert Accounts(ROOT).find("3000000001", "7").home is None
+
+
 def test_a_nul_character_is_refused() -> None:
     """What the kernel would cut off silently fails the start."""
     assert failure(command=Command(("/bin/echo", "a\0b"))).code == 203

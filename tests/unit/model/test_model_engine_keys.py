@@ -232,3 +232,34 @@ def test_a_capability_that_can_never_be_given_is_told_before_the_start_fails() -
     assert not problems_of(SLEEP + sandbox.format(""))
     (told,) = problems_of(SLEEP + sandbox.format("CAP_KILL"))
     assert told.severity == "warning" and told.message.startswith("CAP_KILL cannot be given")
+
+
+def test_values_of_several_words_were_told_only_when_all_else_was_mended() -> None:
+    """All problems of a file are told at once, those of the sandbox and of calendars too; what only follows is not."""
+    text = SLEEP + (
+        "restrat = 'no'\n[sandbox]\nprivate-tmp = 'yes'\nlandlock = ['/usr:q']\nsystem-call-filter = '@nosuch'\n"
+        "mount-apivfs = true\n[timer]\non-calendar = 'dayly'\n"
+    )
+    assert {told.key for told in problems_of(text)} == {
+        "service.restrat", "sandbox.private-tmp", "sandbox.landlock", "sandbox.system-call-filter", "timer.on-calendar",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("stdout_logfile = 'x'", "did you mean 'standard-output'?"),
+        ("workdir = '/'", "did you mean 'working-directory'?"),
+        ("[pool]\nprio = 2", "did you mean 'priority'?"),
+    ],
+)
+def test_a_word_of_another_tool_or_half_a_word_is_enough(line: str, hint: str) -> None:
+    """The key of the same table comes before one of another that looks more like it."""
+    (told,) = problems_of(f"{SLEEP}{line}\n")
+    assert told.hint == hint
+
+
+def test_text_that_is_not_closed_is_told_as_that() -> None:
+    """It was an illegal character."""
+    (told,) = problems_of('[service]\nexec-start = "true\n')
+    assert "close it" in (told.hint or "")
