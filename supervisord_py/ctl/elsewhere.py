@@ -2,7 +2,6 @@
 
 LATER: dict[str, str] = {
     "top": "supctl status shows memory and CPU of every unit",
-    "list-sockets": "supctl list shows every unit",
 }
 """Verbs of the contract that this version does not have, with what helps until then."""
 
