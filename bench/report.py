@@ -194,6 +194,46 @@ def runner_section(starts: int) -> Section:
     )
 
 
+def given_section(count: int) -> Section:
+    return Section(
+        f"{count} units that are given something",
+        "Limits: nofile, nice, and memory, tasks and processor by the kernel. Filters: no new privileges, no"
+        " capabilities, systemd's @system-service, address families, namespaces, personality, memory. Mounts: all"
+        " read-only but a /tmp and a /dev of their own. Processor time is a start's share of all of it until then.",
+        (
+            Metric("start_s", "launch to the last of N processes running", "s"),
+            Metric("given_keeper_ms", "processor time of the keeper, with the children until exec", "ms"),
+            Metric("given_manager_ms", "processor time of the manager", "ms"),
+            Metric("stop_s", "SIGTERM to everything gone", "s"),
+        ),
+        is_compared=False,
+    )
+
+
+def format_section(writers: int, total: int, piece: int) -> Section:
+    section = capture_section(writers, total, piece)
+    section.title = f"Formats of logs: output of {writers} units at once"
+    section.about = (
+        f"{total // 1_000_000} MB of 80-byte lines altogether, until the last byte is in the files; each line must be"
+        " there once. Compressed is a file of 1 MB at a time, so all of them are."
+    )
+    section.is_compared = False
+    return section
+
+
+def socket_section(connections: int) -> Section:
+    return Section(
+        "Sockets that the supervisor listens on",
+        f"From connect to the answer of one byte, {connections} times, one after the other, over a Unix socket: of a"
+        " server in C, which here and there has to be started first.",
+        (
+            Metric("answer_ms", "connect to answer", "ms"),
+            Metric("answer_max_ms", "the longest of them", "ms"),
+        ),
+        is_compared=False,
+    )
+
+
 def _judge_runner(section: Section) -> str:
     """Hold the figures to what is promised."""
     worst: dict[str, float] = {}

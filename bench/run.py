@@ -14,6 +14,7 @@ from pathlib import Path
 import report
 from bus import COUNT, PLAIN, buses
 from capture import LINE, PIECE, WRITERS, measure_capture
+from given import CONNECTIONS, FORMATS, GIVEN, SOCKETS, measure_format, measure_given, measure_sockets
 from measure import BenchError, Figures, measure
 from ours import Bookless, measure_book, measure_ours
 from peers import ROOT, Circus, Loop, Ours, Peer, Supervisor, build, install_peers
@@ -28,7 +29,7 @@ LINES_BYTES = 64_000_000
 KEPT_BYTES = 16_384
 """A file of a run that is larger is emptied after it."""
 
-PARTS = ["start", "restart", "capture", "bus", "runner", "ours"]
+PARTS = ["start", "restart", "capture", "bus", "runner", "given", "ours"]
 Experiment = Callable[[Path], Figures]
 
 
@@ -152,6 +153,17 @@ def run_all(bench: Bench, peers: Sequence[Peer], options: argparse.Namespace) ->
         add(report.bus_section(COUNT), few, {name: of for name, of in of_all.items() if name in wanted})
     if "runner" in options.parts:
         add(report.runner_section(STARTS), few, {kind: partial(measure_runner, kind) for kind in KINDS})
+    if "given" in options.parts:
+        how = {"sleeper": sleeper, "patience_s": PATIENCE_S}
+        count = min(options.units)
+        add(report.given_section(count), few, {kind: partial(measure_given, kind, count, **how) for kind in GIVEN})
+        how = {"writer": writer, "patience_s": PATIENCE_S, "writers": WRITERS, "piece": PIECE, "total": LINES_BYTES}
+        add(
+            report.format_section(WRITERS, LINES_BYTES, PIECE), few,
+            {kind: partial(measure_format, kind, **how) for kind in FORMATS},
+        )  # fmt: skip
+        how = {"sleeper": sleeper, "program": build(options.build, "answer"), "patience_s": PATIENCE_S}
+        add(report.socket_section(CONNECTIONS), few, {kind: partial(measure_sockets, kind, **how) for kind in SOCKETS})
     ours = next((peer for peer in peers if isinstance(peer, Ours)), None)
     if "ours" in options.parts and ours is not None:
         count, bookless = max(options.units), Bookless()

@@ -75,6 +75,7 @@ _TOPICS: tuple[tuple[str, tuple[tuple[str, str, str, str], ...]], ...] = (
         ("shutdown", "daemon", "shutdown", "stop everything in order, and the supervisor"),
         ("ping", "daemon", "ping", "does it answer"),
         ("version", "daemon", "version", "versions of supctl, manager and keeper"),
+        ("top", "top", "top", "what units need now, again and again"),
         ("stats", "daemon", "stats", "what the supervisor and its units need, in numbers"),
         ("commands", "daemon", "commands", "what you may do"),
         ("can", "daemon", "can", "may you do this to that unit"),
@@ -143,10 +144,8 @@ class Supctl(click.Group):
 
 def explain_unknown(word: str) -> str:
     """Say what became of a verb that is not here, or what was probably meant."""
-    from supervisord_py.ctl.elsewhere import LATER, OTHERS_WORDS
+    from supervisord_py.ctl.elsewhere import OTHERS_WORDS
 
-    if word in LATER:
-        return f"{word} is not supported yet: {LATER[word]}"
     if word in OTHERS_WORDS:
         return f"{word} is another tool's word: {OTHERS_WORDS[word]}"
     from difflib import get_close_matches

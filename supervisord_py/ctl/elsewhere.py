@@ -1,9 +1,4 @@
-"""Verbs that are not here: those that come later, and other tools' words for what has another name with us."""
-
-LATER: dict[str, str] = {
-    "top": "supctl status shows memory and CPU of every unit",
-}
-"""Verbs of the contract that this version does not have, with what helps until then."""
+"""Other tools' words for what has another name with us."""
 
 OTHERS_WORDS: dict[str, str] = {
     "update": "apply reads the unit files again and restarts only what changed",

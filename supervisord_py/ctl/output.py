@@ -15,9 +15,10 @@ import click
 from supervisord_py.ctl.client import ConnectionLostError, Stream
 from supervisord_py.ctl.moments import format_rfc3339, parse_moment
 from supervisord_py.ctl.options import Misuse, Verb, units_argument
-from supervisord_py.ctl.render import tame
+from supervisord_py.ctl.render import clean, tame
 from supervisord_py.ctl.session import Patience, Session
 from supervisord_py.ctl.status import is_plain_name
+from supervisord_py.errors import SupervisordError
 
 LINES = 50
 LINES_FOLLOWING = 10
@@ -128,7 +129,21 @@ class _Reader:
             session.echo("")
         for record in records:
             self._show_record(record)
+        if not found and self._is_single and lines:
+            self._tell_where()
         return 0
+
+    def _tell_where(self) -> None:
+        """Say of a unit without a line here that its output goes elsewhere, if that is so."""
+        (unit,) = self._units
+        try:
+            settings = self._session.call("Show", unit=unit)["settings"]
+        except SupervisordError:
+            # It is forgotten, or the caller may not see its settings.
+            return
+        where = next((each["value"] for each in settings if each["key"] == "service.standard-output"), None)
+        if where not in (None, "journal", "inherit"):
+            self._session.note(f"no output of {unit} comes here: its standard-output is {clean(str(where))}")
 
     def follow(self, events: bool) -> int:
         """Print the last lines, then what comes, until interrupted; go on with the next manager when one is lost."""

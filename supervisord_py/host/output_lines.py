@@ -176,6 +176,7 @@ class LineWork:
                 end = len(data)
             self._write(data[:end], goes_on=not final)
         self.is_stuck = False
+        self._staging.settle()
 
     def finish(self) -> None:
         """Write everything that waits."""

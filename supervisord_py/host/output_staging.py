@@ -18,6 +18,9 @@ from supervisord_py.host.output_folder import LogFolder, log_name
 HEAD = 160
 ROOM_MAX = 4 * 1024 * 1024
 """So much that is dealt with may stand before the rest until it is made room of."""
+REST_MAX = 64 * 1024
+"""So much of it when there is hardly a rest: a thousand units that have nothing to say would fill the disk."""
+LITTLE = 4096
 
 
 class Progress(NamedTuple):
@@ -76,6 +79,8 @@ class Staging:
         elif progress.cut:
             os.ftruncate(self._fd, progress.cut)
             progress = progress._replace(cut=0)
+            # On disk too, before anything is taken: whoever is killed after that would have it cut off.
+            os.pwrite(self._fd, _pack(progress), 0)
         self.progress = progress
         self._end = max(os.fstat(self._fd).st_size, HEAD)
         if progress.done > self._end:
@@ -108,6 +113,11 @@ class Staging:
         if progress != self.progress:
             os.pwrite(self._fd, _pack(progress), 0)
             self.progress = progress
+
+    def settle(self) -> None:
+        """Make room of what is dealt with, when hardly anything else is there."""
+        if self.progress.done - HEAD > REST_MAX and self.pending <= LITTLE:
+            self._make_room()
 
     def discard(self) -> int:
         """Pass over everything that is not dealt with; returns how much."""

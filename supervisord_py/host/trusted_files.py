@@ -76,7 +76,8 @@ class TrustedReader:
         """
         data = self.read_bytes(path, FILE_MAX)
         try:
-            return data.decode()
+            # Editors of other systems put a mark before the first letter, which TOML has no place for.
+            return data.decode().removeprefix("\ufeff")
         except UnicodeDecodeError as error:
             line_start = data.rfind(b"\n", 0, error.start) + 1
             raise FileRefused(

@@ -137,11 +137,14 @@ def _words(value: object) -> str:
             return str(value)
 
 
+_NOTHING = Sandbox()
+
+
 def sandbox_text(sandbox: Sandbox, key: str) -> str | None:
     """Return the value of a key as text, None when it says nothing; of what is a set its members or its bits."""
     field = key.replace("-", "_")
     value = getattr(sandbox, field)
-    if value == getattr(Sandbox(), field) and not isinstance(value, bool):
+    if value == getattr(_NOTHING, field) and not isinstance(value, bool):
         return None
     if field in ("capability_bounding_set", "ambient_capabilities"):
         return " ".join(capability_names(value)) or "none"

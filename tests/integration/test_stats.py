@@ -46,6 +46,8 @@ def test_stats_tells_what_the_supervisor_and_its_units_need(uid: int | None) -> 
         assert set(busy["counted_by"]) >= {"memory", "cpu", "tasks"}
         assert set(busy["counted_by"].values()) <= {"cgroup v2", "cgroup v1", "processes"}
         assert (units["bad"]["memory_bytes"], units["bad"]["counted_by"]) == (None, {})
+        looks = running.supctl("top", "-n", "2", "-d", "100ms", "--json").stdout.splitlines()
+        assert [[unit["name"] for unit in json.loads(look)["units"]] for look in looks] == [["busy"], ["busy"]]
         lines = running.supctl("stats").stdout.splitlines()
         assert "units       2: 1 active, 1 quarantined" in lines
         before = whole["keeper"]["uptime_ms"]

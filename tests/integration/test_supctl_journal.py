@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.supctl_fake import FakeSupervisor, HangUp, Later, Raise
+from tests.integration.supctl_fake import FakeSupervisor, HangUp, Later, Raise, unit
 from tests.integration.supctl_run import Supctl
 
 
@@ -260,6 +260,17 @@ def test_an_empty_log_prints_nothing(supctl: Supctl) -> None:
     """The one reply that an empty log must have is no line."""
     supctl.fake.on("Logs", line("", ""))
     assert supctl("logs", "web").out == ""
+
+
+def test_logs_of_a_unit_that_writes_elsewhere_were_empty(supctl: Supctl) -> None:
+    """Where its output goes is said; a unit that has written nothing, and a caller who may not look, get nothing."""
+    supctl.fake.on("Logs", line("", ""))
+    setting = {"key": "service.standard-output", "value": "append:/var/log/web", "file": None, "line": None}
+    supctl.fake.on("Show", {"status": unit("web"), "settings": [setting]})
+    assert supctl("logs", "web").err.endswith("its standard-output is append:/var/log/web\n")
+    supctl.fake.on("Show", {"status": unit("web"), "settings": [setting | {"value": "journal"}]})
+    quiet = supctl("logs", "web")
+    assert (quiet.code, quiet.out, quiet.err) == (0, "", "")
 
 
 def test_logs_with_events_follow_both(supctl: Supctl) -> None:

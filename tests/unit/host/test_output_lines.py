@@ -17,7 +17,7 @@ from supervisord_py.host.output_file import splice
 from supervisord_py.host.output_folder import LogFolder
 from supervisord_py.host.output_lines import PIECE, admit
 from supervisord_py.host.output_reading import Window
-from supervisord_py.host.output_staging import HEAD, Progress, Staging
+from supervisord_py.host.output_staging import HEAD, REST_MAX, Progress, Staging
 from supervisord_py.model.log import LogFormat, LogPolicy, Rate
 from supervisord_py.wire.log_lines import LogLine, json_lines, read_line, time_text, timestamped
 
@@ -351,6 +351,42 @@ def test_the_staging_file_does_not_grow(tmp_path: Path, monkeypatch: pytest.Monk
     staging = Staging(LogFolder(log_dir), "web")
     assert staging.read(100) == b"rest"
     staging.close()
+
+
+def test_what_was_taken_after_a_cut_that_was_finished_was_cut_off_too(tmp_path: Path) -> None:
+    """Killed while room was made, and again before the next note: the head still told to cut."""
+    staging = Staging(LogFolder(tmp_path), "web")
+    staging.note(Progress(cut=HEAD))
+    staging.close()
+
+    def take(pipe: int, fd: int, count: int, offset: int) -> int:
+        return os.pwrite(fd, b"new\n", offset)
+
+    staging = Staging(LogFolder(tmp_path), "web")
+    assert staging.fill(take, -1, 100) == 4
+    staging.close()
+    staging = Staging(LogFolder(tmp_path), "web")
+    assert staging.read(100) == b"new\n"
+    staging.close()
+
+
+@pytest.mark.parametrize("policy", [STAMPED, JSON], ids=["timestamp", "json"])
+def test_a_unit_at_rest_kept_megabytes_that_were_in_its_log_already(tmp_path: Path, policy: LogPolicy) -> None:
+    """A thousand of them were gigabytes."""
+
+    async def test() -> None:
+        async with rig(tmp_path / "log") as it:
+            source = it.attach("web", policy)
+            for _ in range(20):
+                source.write(b"y" * 39_999 + b"\n")
+                await it.output.drain("web")
+            assert (it.log_dir / "web.log.staged").stat().st_size <= HEAD + REST_MAX
+            source.write(b"one more\n")
+            await it.output.drain("web")
+            assert len(texts(it)) == 21
+            assert texts(it)[-1].endswith("one more")
+
+    run(test)
 
 
 class FullDisk:

@@ -62,6 +62,8 @@ def test_last_lines_of_what_is_not_text(tmp_path: Path) -> None:
 async def live(it: Rig, unit: str, invocation: str, words: bytes) -> None:
     """Let the unit live once and say something."""
     it.output.mark_life(unit, invocation)
+    # Its process is asked for now, and is made by the keeper: a look at the pipe that had begun is over by then.
+    await it.output.drain(unit)
     if words:
         it.sources[0].write(words)
     await it.output.drain(unit)

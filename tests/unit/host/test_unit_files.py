@@ -132,6 +132,13 @@ def test_what_cannot_be_read_is_a_bad_unit(tmp_path: Path) -> None:
     assert "cannot read: no such file" in result.unit_set.bad["link"].reason
 
 
+def test_a_byte_order_mark_was_an_invalid_statement(tmp_path: Path) -> None:
+    """A file that was saved elsewhere is read as it is shown there."""
+    (tmp_path / "web.toml").write_text(f"\ufeff{SLEEP}")
+    result = load([str(tmp_path)], places_of())
+    assert (list(result.problems), list(result.unit_set.units)) == ([], ["web"])
+
+
 def test_paths_that_are_no_utf8_can_be_told(tmp_path: Path) -> None:
     """Names are bytes to the kernel: problems and sources stay text that JSON and terminals take."""
     folder = os.fsdecode(os.fsencode(tmp_path) + b"/f\xe9")
