@@ -38,7 +38,7 @@ class Listener(NamedTuple):
     spec: dict[str, Any]
     fd: int
     inode: int | None
-    """Of its path; what stands there with another one is not ours to remove."""
+    """Of its path; what stands there with another one is not ours to remove, nor is a FIFO that was there before."""
 
 
 class Stored(NamedTuple):
@@ -150,21 +150,20 @@ class Sockets:
         path: str | None = spec.get("path")
         if path is not None:
             os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
+        is_found = spec["fifo"] and path is not None and os.path.lexists(path)
         before = os.umask(0o777 & ~spec["mode"])
         try:
-            fd = _open_fifo(path) if spec["fifo"] and path is not None else _bind(spec, path)
+            fd = _open_fifo(path, spec["mode"]) if spec["fifo"] and path is not None else _bind(spec, path)
         finally:
             os.umask(before)
         try:
             self._spawner.check_room(fd)
             if path is None:
                 return Listener(spec, fd, None)
-            if spec["fifo"]:
-                os.fchmod(fd, spec["mode"])
             if spec["uid"] is not None or spec["gid"] is not None:
                 owner = (-1 if number is None else number for number in (spec["uid"], spec["gid"]))
                 os.chown(path, *owner, follow_symlinks=False)
-            return Listener(spec, fd, os.lstat(path).st_ino)
+            return Listener(spec, fd, None if is_found else os.lstat(path).st_ino)
         except OSError:
             os.close(fd)
             raise
@@ -342,9 +341,9 @@ def _bind(spec: dict[str, Any], path: str | None) -> int:
         sock.close()
 
 
-def _open_fifo(path: str) -> int:
+def _open_fifo(path: str, mode: int) -> int:
     with contextlib.suppress(FileExistsError):
-        os.mkfifo(path)
+        os.mkfifo(path, mode)
     fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
     if not stat.S_ISFIFO(os.fstat(fd).st_mode):
         os.close(fd)

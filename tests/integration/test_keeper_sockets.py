@@ -91,6 +91,18 @@ def test_a_connection_is_told_once_and_the_process_gets_all_listeners_in_order(t
         wait_until(lambda: not any(map(os.path.exists, (a, b, c))), "the paths are removed")
 
 
+def test_a_fifo_that_was_there_before_was_removed_with_ours() -> None:
+    """It is somebody's, with whoever writes to it by its name."""
+    with keeper() as rig:
+        manager = rig.manager()
+        theirs, ours = f"{rig.folder}/theirs", f"{rig.folder}/ours"
+        os.mkfifo(theirs, 0o600)
+        assert listen(manager, 1, spec("a", theirs, fifo=True), spec("b", ours, fifo=True)) is None
+        manager.commit({"do": "close", "unit": "web"})
+        wait_until(lambda: not os.path.exists(ours), "ours is removed")
+        assert os.stat(theirs).st_mode & 0o777 == 0o600
+
+
 def test_a_listener_that_is_asked_for_again_keeps_who_waits_in_it() -> None:
     """Over a new list, a manager's death and a reexec; what is not in the list any more is closed."""
     with keeper() as rig:
