@@ -153,8 +153,8 @@ def units_page(table: KeyTable) -> str:
         "dependencies and drop-ins work. `supervisord-py schema` prints the same as a JSON schema for editors.",
         "",
         "A key without a default sets nothing when it is not written. The last column names the directive of systemd",
-        "that a key stands for, and that it means the same as. Keys that are not supported yet are listed at the end",
-        "of each part: a file that has one is refused, never half obeyed.",
+        "that a key stands for, and that it means the same as. What is not supported yet would be listed at the end of",
+        "each part: a file that has it is refused, never half obeyed.",
     ]
     for file, title in (("unit", "Unit files"), ("settings", "supervisord.toml")):
         lines += ["", f"## {title}"]
@@ -162,7 +162,7 @@ def units_page(table: KeyTable) -> str:
         for spec in tables:
             if spec.built:
                 lines += _markdown_table(spec)
-        lines += ["", "### Not supported yet", ""]
+        pending: list[str] = []
         for spec in tables:
             later = [f"`{key}`" for key, item in spec.keys.items() if not item.built]
             values = [
@@ -172,7 +172,9 @@ def units_page(table: KeyTable) -> str:
                 for value in item.pending
             ]
             if later or values:
-                lines.append(f"* `{spec.header}`: {', '.join(later + values)}")
+                pending.append(f"* `{spec.header}`: {', '.join(later + values)}")
+        if pending:
+            lines += ["", "### Not supported yet", "", *pending]
     return "\n".join(lines) + "\n"
 
 

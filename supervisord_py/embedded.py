@@ -41,7 +41,7 @@ from supervisord_py.errors import SupervisordError
 from supervisord_py.host.facade import RecordFilter
 from supervisord_py.host.journal_file import compile_filter
 from supervisord_py.host.journal_reader import JournalReader
-from supervisord_py.host.tuning import write_toml
+from supervisord_py.host.toml_values import write_toml
 from supervisord_py.model.names import is_unit_name, parse_unit_name
 from supervisord_py.model.records import EVENTS
 

@@ -26,8 +26,9 @@ from supervisord_py.host.manager_interface import timeout_s
 from supervisord_py.host.manager_verbs import Verbs, parse_reason, parse_token, raise_failure, wire_outcome
 from supervisord_py.host.run_as_self import NotAsSelfError
 from supervisord_py.host.terminal import why_no_terminal
+from supervisord_py.host.toml_values import write_toml
 from supervisord_py.host.transients import made_name
-from supervisord_py.host.tuning import CannotChangeError, parse_settings, write_toml
+from supervisord_py.host.tuning import CannotChangeError, parse_settings
 from supervisord_py.host.unit_names import Named
 from supervisord_py.host.unit_views import UnitViews, to_wire
 from supervisord_py.model.names import is_unit_name

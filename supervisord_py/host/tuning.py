@@ -14,8 +14,6 @@ is not loaded either.
 """
 
 import asyncio
-import json
-import math
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -42,6 +40,7 @@ from supervisord_py.host.places import Places
 from supervisord_py.host.priorities import change_priorities, is_known_before
 from supervisord_py.host.resources import Mechanism, UnitResources
 from supervisord_py.host.sources import Sources
+from supervisord_py.host.toml_values import parse_value, write_toml
 from supervisord_py.host.unit_files import CONTROL_PRIORITY, key_table, printable
 from supervisord_py.model.change_keys import Effect
 from supervisord_py.model.changes import KeyChange
@@ -61,7 +60,6 @@ PASSING_OF_INSTANCE = "98-set.toml"
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]*")
 _PATH = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_:@-]+)+")
-_BARE = re.compile(r"[A-Za-z0-9_-]+")
 _LIMITS = "limits."
 _NOT_A_LIMIT = ("limits.enforce",)
 
@@ -371,11 +369,15 @@ class Tuning:
                 return "the kernel does not count the memory that its processes have already: restart it"
         if wanted != old.resources:
             problems = bounds.impossible | ({} if plan else resources.apply(name, bounds, together=together))
+            if new.enforce == "best-effort":
+                # What it does without already speaks against nothing that is asked for now.
+                without = resources.plan(old.resources).impossible
+                problems = {key: reason for key, reason in problems.items() if without.get(key) != reason}
             if problems and not plan:
                 resources.apply(name, resources.plan(old.resources), together=together)
             if problems:
                 key, reason = next(iter(problems.items()))
-                return f"{key} cannot be enforced: {reason}"
+                return f"{key} cannot be enforced here: {reason}"
         done: dict[int, LiveLimits | None] = {}
         while not plan:
             fresh = [pid for pid in (await self._host.trees([name])).get(name, []) if pid not in done]
@@ -467,63 +469,6 @@ def _places_of_names() -> dict[str, str]:
             for name in filter(None, (key, spec.systemd)):
                 found.setdefault(name, []).append(f"{table.name}.{key}")
     return {name: places[0] for name, places in found.items() if len(places) == 1}
-
-
-def parse_value(text: str) -> Any:
-    """Return the value that a typed text stands for."""
-    if not text:
-        return None
-    try:
-        value = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
-        return text
-    # A line end would begin another key.
-    return value["value"] if value.keys() == {"value"} and _is_plain(value) else text
-
-
-def _is_plain(value: Any) -> bool:
-    """Whether it is a value of ours: dates and what is no number are none wherever they stand, nor is a table without
-    entries, which says nothing."""
-    match value:
-        case dict():
-            return value != {} and all(map(_is_plain, value.values()))
-        case list():
-            return all(map(_is_plain, value))
-        case float():
-            return math.isfinite(value)
-        case _:
-            return isinstance(value, bool | int | str)
-
-
-def write_toml(tables: Mapping[str, Any]) -> str:
-    """Write nested tables as TOML; nothing for no tables."""
-    lines: list[str] = []
-
-    def write(path: tuple[str, ...], table: Mapping[str, Any]) -> None:
-        plain = {key: value for key, value in table.items() if not isinstance(value, dict)}
-        if plain:
-            lines.append(f"[{'.'.join(map(_key, path))}]")
-            lines.extend(f"{_key(key)} = {_toml(value)}" for key, value in plain.items())
-        for key, value in table.items():
-            if isinstance(value, dict):
-                write((*path, key), value)
-
-    write((), tables)
-    return "".join(f"{line}\n" for line in lines)
-
-
-def _key(name: str) -> str:
-    return name if _BARE.fullmatch(name) else _toml(name)
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    if isinstance(value, list):
-        return f"[{', '.join(map(_toml, value))}]"
-    if isinstance(value, dict):
-        return f"{{ {', '.join(f'{_toml(key)} = {_toml(each)}' for key, each in value.items())} }}"
-    return json.dumps(value)
 
 
 def _with(tables: dict[str, Any], keys: tuple[str, ...], value: Any) -> dict[str, Any]:

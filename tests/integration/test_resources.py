@@ -164,6 +164,7 @@ def test_a_bound_that_the_kernel_keeps_is_set_lower() -> None:
         done = running.supctl("set", "web", "limits.memory-max=32M", "limits.tasks-max=33")
         if done.returncode != 0:
             assert "memory-max cannot be enforced here: memory.limit_in_bytes" in done.stderr
+            assert "have more than that already" in done.stderr
             assert running.status("web")["active_state"] == "active"
             assert running.status("web")["applied"] == ["memory-max: cgroup v1"]
             texts = [path.read_text() for path in _files("memory.limit_in_bytes") if "web.unit" in str(path)]
@@ -228,6 +229,17 @@ def test_a_bound_is_where_the_kernel_reads_it_and_is_changed_live() -> None:
         assert found.read_text().strip() == "31"
         assert running.supctl("stop", "web").returncode == 0
         until(lambda: not any("web.unit" in str(path) for path in _files("pids.max")), "the end of its groups")
+
+
+@pytest.mark.parametrize("uid", AS_USER)
+def test_what_a_unit_does_without_stood_in_the_way_of_another_bound(uid: int | None) -> None:
+    """With ``best-effort`` a quota that is not possible here is no reason against a bound on memory that is."""
+    limits = "memory-max = '300M'\nmemory-high = '200M'\ncpu-quota = '50%'\nenforce = 'best-effort'"
+    with supervisor({"web": program("import signal; signal.pause()", limits)}, uid=uid) as running:
+        running.wait_state("web", "active")
+        done = running.supctl("set", "web", "limits.memory-max=250M")
+        assert done.returncode == 0, done.stderr
+        assert any(each.startswith("memory-max: ") for each in running.status("web")["applied"])
 
 
 def _files(name: str) -> list[Path]:

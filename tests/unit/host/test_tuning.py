@@ -8,13 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisord_py.host.tuning import (
-    CannotChangeError,
-    limits_between,
-    parse_settings,
-    parse_value,
-    write_toml,
-)
+from supervisord_py.host.toml_values import parse_value, write_toml
+from supervisord_py.host.tuning import CannotChangeError, limits_between, parse_settings
 from supervisord_py.model.unit import ExecContext, Limit
 
 
