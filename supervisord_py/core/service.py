@@ -261,7 +261,7 @@ def limit_exceeded(ledger: Ledger, event: LimitExceeded) -> None:
         return
     _record_breach(ledger, name, event.breach)
     policy = processes.service_of(ledger, name).oom_policy if event.by_kernel else OomPolicy.KILL
-    if policy is OomPolicy.CONTINUE:
+    if policy is OomPolicy.CONTINUE or _has_ended_well(ledger, name):
         return
     if event.by_kernel:
         message = f"the kernel killed a process of it, for its memory was full ({_describe_breach(event.breach)})"
@@ -279,6 +279,12 @@ def limit_exceeded(ledger: Ledger, event: LimitExceeded) -> None:
         steps.stub_ended(ledger, name, found)
     else:
         feed(ledger, name, Input.FAULT, found)
+
+
+def _has_ended_well(ledger: Ledger, name: str) -> bool:
+    """Tell whether a life is up without any process: its work was done before it could be ended for what it took."""
+    state = ledger.state(name)
+    return state.sub is SubState.EXITED and not state.leftover
 
 
 def _record_breach(ledger: Ledger, name: str, breach: Breach) -> None:

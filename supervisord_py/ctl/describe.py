@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import click
 
-from supervisord_py.ctl.options import Misuse, Verb, later_option, unit_argument
+from supervisord_py.ctl.options import Misuse, Verb, moment_of, unit_argument
 from supervisord_py.ctl.render import Cell, Style, clean, format_duration, format_moment, table
 from supervisord_py.ctl.replies import (
     UnitReply,
@@ -158,19 +158,40 @@ def tree(style: Style, edges: Sequence[dict[str, Any]]) -> list[str]:
 
 @click.command("why", cls=Verb)
 @unit_argument()
-@later_option("--all", flag=True)
-@later_option("--since")
+@click.option("--all", "is_all", is_flag=True, help="And all that befell it before, as far as the journal goes back.")
+@click.option("--since", metavar="TIME", callback=moment_of, help="And what befell it from then on: 10m, today.")
 @click.pass_obj
-def why(session: Session, unit: str) -> int:
+def why(session: Session, unit: str, is_all: bool, since: str | None) -> int:
     """Explain a unit's state: the chain of causes, nearest first, and what to type next."""
     reply = session.call("Why", unit=unit)
     status = unit_from_wire(reply["unit"])
     causes = [words_from_wire(cause) for cause in reply["causes"]]
+    answer: dict[str, Any] = {"unit": status, "causes": causes}
+    if is_all or since is not None:
+        from supervisord_py.ctl.journal import find_records
+
+        wanted = {"units": [status["name"]], "events": list(_BEFELL)} | ({} if since is None else {"since": since})
+        answer["before"] = list(find_records(session, wanted, None))
     if session.wants_json:
-        session.emit({"unit": status, "causes": causes})
+        session.emit(answer)
         return 0
     session.echo(*causal_chain(session.style, status, causes))
+    if "before" in answer:
+        from supervisord_py.ctl.journal import record_printer
+
+        session.echo("", "before:" if answer["before"] else "before: nothing that the journal tells")
+        show = record_printer(session)
+        for record in answer["before"]:
+            show(record)
     return 0
+
+
+_BEFELL = (
+    "unit.started", "unit.exited", "unit.stopping", "unit.stopped", "unit.failed", "unit.restart-scheduled",
+    "unit.watchdog", "unit.progress-stalled", "unit.limit", "unit.quarantined", "unit.released", "unit.stuck",
+    "unit.paused", "unit.resumed", "unit.skipped", "unit.excused",
+)  # fmt: skip
+"""The events by which a unit came from one state to another."""
 
 
 def causal_chain(style: Style, unit: UnitReply, causes: Sequence[dict[str, Any]]) -> list[str]:

@@ -7,7 +7,6 @@ misses nothing.
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any
@@ -15,8 +14,7 @@ from typing import Any
 import click
 
 from supervisord_py.ctl.client import ConnectionLostError
-from supervisord_py.ctl.moments import format_rfc3339, parse_moment
-from supervisord_py.ctl.options import Misuse, Verb, common_options, complete_units, skip_common
+from supervisord_py.ctl.options import Misuse, Verb, common_options, complete_units, moment_of, skip_common
 from supervisord_py.ctl.render import format_bytes, format_moment, table
 from supervisord_py.ctl.session import Patience, Session
 from supervisord_py.model.event_text import format_event
@@ -46,22 +44,13 @@ def journal() -> None:
     """Show, search, follow and verify the journal; alone it prints the last 50 records."""
 
 
-def _moment(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
-    if value is None or context.resilient_parsing:
-        return None
-    try:
-        return format_rfc3339(parse_moment(value, datetime.now().astimezone()))
-    except ValueError as error:
-        raise click.BadParameter(str(error), context, parameter) from None
-
-
 def _filters(function: Callable[..., int]) -> Callable[..., int]:
     for decorate in (
         click.option("--invocation", metavar="ID", help="Only this life of a unit."),
         click.option("-g", "--grep", metavar="REGEX", help="Only records whose line matches."),
         click.option("--after", type=click.IntRange(min=0), metavar="SEQ", help="Only records after this number."),
-        click.option("--until", metavar="TIME", callback=_moment, help="Only records up to then."),
-        click.option("--since", metavar="TIME", callback=_moment, help="From then on: 10m, '10 min ago', today."),
+        click.option("--until", metavar="TIME", callback=moment_of, help="Only records up to then."),
+        click.option("--since", metavar="TIME", callback=moment_of, help="From then on: 10m, '10 min ago', today."),
         click.option(
             "--severity", type=click.Choice(("error", "warning", "info")), help="Only of this severity or a worse one.",
         ),
@@ -128,15 +117,15 @@ def query(session: Session, /, last: int | None, **criteria: Any) -> int:
 
 def _print_query(session: Session, wanted: dict[str, Any], last: int | None) -> int:
     if session.wants_json:
-        session.emit({"records": list(_query(session, wanted, last))})
+        session.emit({"records": list(find_records(session, wanted, last))})
         return 0
     show = record_printer(session)
-    for record in _query(session, wanted, last):
+    for record in find_records(session, wanted, last):
         show(record)
     return 0
 
 
-def _query(session: Session, wanted: dict[str, Any], last: int | None) -> Iterator[dict[str, Any]]:
+def find_records(session: Session, wanted: dict[str, Any], last: int | None) -> Iterator[dict[str, Any]]:
     """Yield the records that pass a filter, as they come; a lost connection goes on behind the last that came."""
     seen: int | None = None
     patience = Patience(session, losses_max=5)
@@ -235,7 +224,7 @@ def export(session: Session, /, last: int | None, **criteria: Any) -> int:
 
     if session.wants_json:
         raise Misuse("journal export has one format, systemd's: supctl journal query --json prints JSON")
-    for record in _query(session, _filter(criteria), last):
+    for record in find_records(session, _filter(criteria), last):
         sys.stdout.buffer.write(export_entry(record))
     return 0
 
@@ -287,7 +276,7 @@ def stats(session: Session) -> int:
     "-u", "--unit", "units", metavar="UNIT", multiple=True, shell_complete=complete_units,
     help="Only what this unit (glob) has sent; may be repeated.",
 )  # fmt: skip
-@click.option("--since", metavar="TIME", callback=_moment, help="From then on: 10m, '10 min ago', today.")
+@click.option("--since", metavar="TIME", callback=moment_of, help="From then on: 10m, '10 min ago', today.")
 @click.option("--until", metavar="SEQ", help="Show the state at this record; with --to: only messages up to a TIME.")
 @click.option("--after", type=click.IntRange(min=0), metavar="SEQ", help="Only messages after this number.")
 @click.option("-g", "--grep", metavar="REGEX", help="Only messages whose line matches.")
@@ -298,7 +287,7 @@ def replay(context: click.Context, /, to: str | None, until: str | None, **crite
     session: Session = context.obj
     if to is None:
         return _show_state(session, until, criteria)
-    wanted = _filter({**criteria, "events": (), "until": _moment(context, context.command.params[0], until)})
+    wanted = _filter({**criteria, "events": (), "until": moment_of(context, context.command.params[0], until)})
     reply = session.call("Journal.Replay", filter=wanted, to=to, reason=session.options.reason or None)
     if session.wants_json:
         session.emit(reply)

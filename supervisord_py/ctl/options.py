@@ -200,19 +200,15 @@ def unit_argument() -> Callable[[_Function], _Function]:
     return click.argument("unit", metavar="UNIT", shell_complete=complete_units)
 
 
-def later_option(*names: str, flag: bool = False) -> Callable[[_Function], _Function]:
-    """Return the decorator of options that the contract has and this version has not: an error, never ignored."""
+def moment_of(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """Read an option that is a time; a callback of ``click.option``."""
+    if value is None or context.resilient_parsing:
+        return None
+    from datetime import datetime
 
-    def refuse(context: click.Context, parameter: click.Parameter, value: Any) -> None:
-        if value and not context.resilient_parsing:
-            raise Misuse(f"{parameter.opts[0]} is not supported yet", context)
+    from supervisord_py.ctl.moments import format_rfc3339, parse_moment
 
-    def decorate(function: _Function) -> _Function:
-        for name in names:
-            option = click.option(
-                name, is_flag=flag, expose_value=False, hidden=True, callback=refuse, type=None if flag else str
-            )
-            function = option(function)
-        return function
-
-    return decorate
+    try:
+        return format_rfc3339(parse_moment(value, datetime.now().astimezone()))
+    except ValueError as error:
+        raise Misuse(f"{parameter.opts[0]}: {error}", context) from None

@@ -7,14 +7,12 @@ By time it can be searched where ``[log] format`` keeps times. ``--events`` puts
 import re
 import zlib
 from collections.abc import Iterator
-from datetime import datetime
 from typing import Any
 
 import click
 
 from supervisord_py.ctl.client import ConnectionLostError, Stream
-from supervisord_py.ctl.moments import format_rfc3339, parse_moment
-from supervisord_py.ctl.options import Misuse, Verb, units_argument
+from supervisord_py.ctl.options import Misuse, Verb, moment_of, units_argument
 from supervisord_py.ctl.render import clean, tame
 from supervisord_py.ctl.session import Patience, Session
 from supervisord_py.ctl.status import is_plain_name
@@ -29,15 +27,6 @@ EVENTS = 20
 _COLOURS = ("cyan", "green", "yellow", "blue")
 
 
-def _moment(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
-    if value is None or context.resilient_parsing:
-        return None
-    try:
-        return format_rfc3339(parse_moment(value, datetime.now().astimezone()))
-    except ValueError as error:
-        raise Misuse(f"{parameter.opts[0]}: {error}", context) from None
-
-
 @click.command("logs", cls=Verb)
 @units_argument(required=False)
 @click.option("-f", "--follow", is_flag=True, help="Go on with every new line.")
@@ -45,8 +34,10 @@ def _moment(context: click.Context, parameter: click.Parameter, value: str | Non
 @click.option("-g", "--grep", metavar="REGEX", help="Only lines that match.")
 @click.option("--previous", is_flag=True, help="The output of the life before.")
 @click.option("--events", is_flag=True, help="Show the journal's records of the units too.")
-@click.option("--since", metavar="TIME", callback=_moment, help="Not before TIME: 10m (ago), today, 2026-11-20 13:00.")
-@click.option("--until", metavar="TIME", callback=_moment, help="Not after TIME.")
+@click.option(
+    "--since", metavar="TIME", callback=moment_of, help="Not before TIME: 10m (ago), today, 2026-11-20 13:00."
+)
+@click.option("--until", metavar="TIME", callback=moment_of, help="Not after TIME.")
 @click.pass_obj
 def logs(
     session: Session,

@@ -67,7 +67,8 @@ class Breaches(Checker):
             return
         if told != [_numbers(event.breach)]:
             self.fail(f"{name} had {event.breach.value} of {event.breach.limit}, and {told} is told")
-        if sub in NO_LIFE or sub in DYING:
+        is_over = sub == "exited" and not self.world.manager.ledger.state(name).leftover
+        if sub in NO_LIFE or sub in DYING or is_over:
             return
         policy = OomPolicy.KILL
         if event.by_kernel and life.unit.service is not None:

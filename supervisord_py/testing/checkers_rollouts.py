@@ -67,7 +67,7 @@ class Rollout:
         self.troubled: set[str] = set()
         """What has ended since, or could not start."""
         self.asked: set[str] = set()
-        """What anybody has asked for anything since."""
+        """What anybody has asked for anything since, or is being stopped when it begins."""
         self.loads = 0
         """Loads since it began (but for the answer to its own question)."""
         self.older: dict[str, Unit] = {}
@@ -142,6 +142,7 @@ class RolloutEnds(Checker):
                 self.fail(f"a rollout of {rollout.units} is under way, and another one begins")
             lives = {name: life.invocation for name, life in self.world.seen.lives.items()}
             self._now = rollout = Rollout(number, record.fields, lives)
+            rollout.asked.update(job.unit for job in self.world.jobs() if job.type == "stop")
             for law in self._laws:
                 law.began(step, rollout)
         if rollout is None:

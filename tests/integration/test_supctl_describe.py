@@ -109,6 +109,22 @@ def test_why_prints_the_chain_and_the_next_command(supctl: Supctl) -> None:
     assert supctl("why", "web", "--json").document["causes"][1]["kind"] == "bad-setting"
 
 
+def test_why_tells_what_befell_a_unit_before(supctl: Supctl) -> None:
+    """``--all`` as far as the journal goes back, ``--since`` from then on; only what changed its state."""
+    supctl.fake.on("Why", {"unit": unit("web", "active", "running"), "causes": []})
+    failed = {"seq": 7, "ts": "2026-11-20T12:00:00Z", "event": "unit.failed", "unit": "web", "message": "it was killed"}
+    supctl.fake.on("Journal.Query", {"records": [failed]})
+    lines = supctl("why", "web", "--all").lines
+    assert lines[1:3] == ["", "before:"]
+    assert "unit.failed" in lines[3] and "it was killed" in lines[3]
+    assert supctl("why", "web", "--since", "2026-11-20 11:00", "--json").document["before"] == [failed]
+    all_, since = (call["filter"] for call in supctl.fake.called("Journal.Query"))
+    assert (all_["units"], "since" in all_, "unit.heartbeat" in all_["events"]) == (["web"], False, False)
+    assert since["since"].startswith("2026-11-20")
+    supctl.fake.on("Journal.Query", {"records": []})
+    assert supctl("why", "web", "--since", "10m").lines[-1] == "before: nothing that the journal tells"
+
+
 def test_lives(supctl: Supctl) -> None:
     """A line a life: when, how long, how it ended, its last words."""
     ended = {

@@ -268,7 +268,7 @@ def test_not_durable_is_said(supctl: Supctl) -> None:
         (["top", "--delay", "soon"], "--delay: 'soon' is not a time span"),
         (["run", "--wait", "--no-wait", "true"], "leave out --no-wait"),
         (["restart", "--max-unavailable", "2", "web"], "--max-unavailable is for --rolling"),
-        (["why", "web", "--all"], "--all is not supported yet"),
+        (["why", "web", "--since", "soonish"], "--since: not a moment"),
         (["--remote", "tcp://x", "status"], "--remote: 'tcp://x' is not an address"),
         (["logs", "--since", "soonish", "web"], "--since: not a moment"),
         (["logs", "-f", "--until", "today", "web"], "leave out -f or --until"),

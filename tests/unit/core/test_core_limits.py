@@ -54,6 +54,18 @@ def test_a_life_that_takes_too_much_is_killed_at_once() -> None:
     assert rig.status("web").failures == 1
 
 
+def test_what_had_ended_well_was_ended_for_what_it_took() -> None:
+    """It is told; but nothing of it is there any more, and its work was done."""
+    rig = Rig(service("web", type=ServiceType.ONESHOT, remain_after_exit=True))
+    rig.ask("start", "web")
+    rig.spawned("web")
+    rig.exited("web", 0)
+    assert rig.shown("web") == "active/exited/success"
+    rig.happen(LimitExceeded("web", rig.spawns[-1].invocation, Breach("memory-max", 70 * MIB, 64 * MIB, "sampling")))
+    assert rig.shown("web") == "active/exited/success"
+    assert rig.record("unit.limit").fields["value"] == 70 * MIB
+
+
 def test_too_many_tasks_are_a_lack_of_resources() -> None:
     rig = running()
     rig.happen(LimitExceeded("web", rig.spawns[-1].invocation, Breach("tasks-max", 21, 20, "sampling")))
