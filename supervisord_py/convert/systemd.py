@@ -184,6 +184,15 @@ class _Converter:
                 draft.table(table)["enforce"] = "best-effort"
         if ("timer",) in draft.tables:
             self._finish_timer(draft)
+        if any(table.get("accept") for path, table in draft.tables.items() if path[0] == "socket"):
+            self._tell_of_instances(draft)
+
+    def _tell_of_instances(self, draft: Draft) -> None:
+        """systemd's instances of a connection know its number and addresses by %i; ours are made of one text."""
+        reason = "%i is empty here: REMOTE_ADDR and REMOTE_PORT are in the environment"
+        for (path, key), places in draft.places.items():
+            if re.search("(?<!%)(%%)*%[iI]", str(draft.get(path, key))):
+                self._result.ledger.lose(places, reason)
 
     def _finish_timer(self, draft: Draft) -> None:
         timer, service = draft.table("timer"), draft.table("service")

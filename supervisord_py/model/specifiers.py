@@ -47,6 +47,7 @@ class Specifiers:
 
     def __init__(self, context: SpecifierContext, name: UnitName, path: str = "") -> None:
         """``path`` is the unit's main file, for ``%y``, and for ``%Y`` its folder."""
+        self.used: set[str] = set()
         instance = name.instance or ""
         if not path.startswith("/"):
             path = f"{context.folder.rstrip('/')}/{path}"
@@ -97,6 +98,7 @@ class Specifiers:
         return value
 
     def _meaning(self, match: re.Match[str]) -> str:
+        self.used.add(match[1])
         try:
             return self._meanings[match[1]]
         except KeyError:

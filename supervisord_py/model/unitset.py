@@ -377,6 +377,11 @@ class _Builder(_Layers):
         if not problems:
             unit, combined = assemble(name, merged, source, self._machine)
             problems += combined
+            is_accepting = unit is not None and unit.sockets is not None and unit.sockets.accepts
+            if is_accepting and name.instance is None and not specifiers.used.isdisjoint("iI"):
+                message = "%i is empty: with accept it is expanded before anybody has connected"
+                hint = "use REMOTE_ADDR and REMOTE_PORT, which are in the environment"
+                problems.append(Problem(main.path, 0, 0, "", message, hint, "warning"))
         else:
             problems += wrong_values(merged, self._machine)
         if unit is not None and main.transient is not None:

@@ -227,6 +227,14 @@ def test_a_broken_header_is_refused() -> None:
         converted("systemd", [SourceFile("a.service", "[Unit\nDescription=x\n")])
 
 
+def test_the_instance_of_a_connection_was_lost_and_nobody_said_so() -> None:
+    """What has %i in it means something else: the text of all connections is one."""
+    service = "[Service]\nExecStart=/bin/echo %i\nSyslogIdentifier=all%%i\n"
+    socket = "[Socket]\nListenStream=/run/a\nAccept=yes\n"
+    lost = lost_of(converted("systemd", [SourceFile("a@.service", service), SourceFile("a.socket", socket)]))
+    assert [key for _, key, reason in lost if "%i is empty" in reason] == ["ExecStart"]
+
+
 def test_a_socket_that_accepts_belongs_to_a_plain_unit() -> None:
     """An instance for each connection is made of the unit that listens; its name is not that of the plain service."""
     conversion = convert(

@@ -85,3 +85,12 @@ def test_two_units_with_one_address_are_told() -> None:
     assert not load(shared, other=shared).problems
     (problem,) = load(one, other=shared).problems
     assert problem.severity == "warning" and problem.message.startswith("web and other listen on [::]:80")
+
+
+@pytest.mark.parametrize(("word", "is_told"), [("%i", True), ("%%%I", True), ("%%i", False), ("%n", False)])
+def test_the_instance_of_a_connection_was_silently_empty(word: str, is_told: bool) -> None:
+    """The text is expanded once, before anybody has connected."""
+    text = f"[service]\nexec-start = ['/bin/echo', '{word}']\n[[socket]]\nlisten-stream = 80\n"
+    assert not load(text).problems
+    problems = load(text + "accept = true\n").problems
+    assert [(each.severity, "REMOTE_ADDR" in each.hint) for each in problems] == [("warning", True)] * is_told
