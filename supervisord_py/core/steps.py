@@ -477,9 +477,9 @@ def found_faulty_while_up(ledger: Ledger, name: str, found: Ended) -> None:
 
 
 def took_too_much(ledger: Ledger, name: str, found: Ended) -> None:
-    """It will not get less: no command and no time to stop."""
-    found_faulty(ledger, name, found)
-    took_too_much_in_its_end(ledger, name, found)
+    """It will not get less: no command, no signal before the last and no time to stop."""
+    stopping.fail(ledger, name, found.result, found.message)
+    stopping.enter_end(ledger, name, found.message)
 
 
 def took_too_much_in_its_end(ledger: Ledger, name: str, found: Ended) -> None:

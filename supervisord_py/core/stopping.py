@@ -84,6 +84,15 @@ def enter_signal(ledger: Ledger, name: str, reason: str, *, quiet: bool = False)
     _signal_phase(ledger, name, SubState.STOP_SIGTERM)
 
 
+def enter_end(ledger: Ledger, name: str, reason: str) -> None:
+    """Kill what is left of the life without having asked it."""
+    _begin_stopping(ledger, name, reason)
+    if processes.is_gone(ledger, name):
+        over(ledger, name)
+    else:
+        enter_kill(ledger, name)
+
+
 def enter_final(ledger: Ledger, name: str) -> None:
     """Ask what exec-stop-post left to end."""
     ledger.edit(name).post_done = True

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from core_rig import Rig, commands, service
 
+from supervisord_py.core.actions import SignalProcesses
 from supervisord_py.core.events import Breach, ExitStatus, LimitExceeded, ProcessExited, ProcessSpawned
 from supervisord_py.model.states import OomPolicy, Restart, ServiceType, Severity
 from supervisord_py.model.unit import Command, Quarantine, RestartPolicy
@@ -49,6 +50,8 @@ def test_a_life_that_takes_too_much_is_killed_at_once() -> None:
     assert rig.shown("web") == "active/running/success"
     rig.happen(LimitExceeded("web", invocation, Breach("memory-max", 70 * MIB, 64 * MIB, "sampling")))
     assert rig.shown("web") == "deactivating/stop-sigkill/memory-limit"
+    # SIGTERM came just before, and status had it that the unit was asked to end.
+    assert not [action for action in rig.actions if isinstance(action, SignalProcesses)]
     rig.exited("web", signal=9)
     assert rig.shown("web") == "failed/failed/memory-limit"
     assert rig.status("web").failures == 1
