@@ -254,6 +254,8 @@ def finish(ledger: Ledger, job: Job, result: JobResult, message: str = "", *, sp
         ledger.intents.append(Task(Intent.UPHOLD_LATER, name, name, cause))
     if ledger.state(name).is_armed:
         # A run that does not begin takes nobody with it: the unit is there all the same.
+        if ledger.state(name).sub is SubState.AUTO_RESTART_QUEUED:
+            _give_up_run(ledger, name)
         return
     sub = ledger.state(name).sub
     if result is JobResult.DEPENDENCY:
@@ -278,6 +280,16 @@ def finish(ledger: Ledger, job: Job, result: JobResult, message: str = "", *, sp
         ledger.intents.append(Task(Intent.FAIL_DEPENDENT, other, name, ledger.state(name).cause))
     for other in ledger.graph[name].bound_by:
         ledger.intents.append(Task(Intent.STOP_BOUND, other, name, ledger.state(name).cause))
+
+
+def _give_up_run(ledger: Ledger, name: str) -> None:
+    """The restart of a run came to nothing: the unit waits for its next time, or for whoever connects."""
+    if not (timed.wait_again(ledger, name) or listening.wait_again(ledger, name)):
+        service.feed(ledger, name, Input.STOP)
+        return
+    state = ledger.state(name)
+    fields: dict[str, object] = {"result": state.result.value, "armed": True} | timed.told_next(ledger, name)
+    ledger.record("unit.stopped", name, fields=fields | ({"message": state.message} if state.message else {}))
 
 
 def wait_for_dependency(ledger: Ledger, name: str, message: str) -> None:

@@ -248,7 +248,11 @@ def _controller(wanted: str, host: Host) -> bool:
         found = _UNIFIED & set(machine.text("/sys/fs/cgroup/cgroup.controllers").split())
     else:
         rows = (line.split() for line in machine.text("/proc/cgroups").splitlines())
-        found = _SEPARATE & {row[0] for row in rows if len(row) == 4 and row[3] == "1"}
+        known = _SEPARATE & {row[0] for row in rows if len(row) == 4 and row[3] == "1"}
+        # As in systemd, only where it could be used: beside the group of process 1, which is root's.
+        lines = (line.partition(":name=systemd:") for line in machine.text("/proc/1/cgroup").splitlines())
+        above = next((path.removesuffix("/init.scope").rstrip("/") for _, name, path in lines if name), "")
+        found = frozenset(each for each in known if machine.can_write(f"/sys/fs/cgroup/{each}{above}/cgroup.procs"))
     return set(wanted.split()) <= found
 
 
@@ -381,7 +385,7 @@ def _environment(wanted: str, host: Host) -> bool:
 def _user(wanted: str, host: Host) -> bool:
     own = {os.getuid(), os.geteuid()}
     if wanted == "@system":
-        return any(uid <= SYSTEM_UID_MAX or uid == 65534 for uid in own)
+        return any(uid <= SYSTEM_UID_MAX for uid in own)
     if wanted.isascii() and wanted.isdigit():
         return int(wanted) in own
     try:

@@ -46,6 +46,9 @@ class Machine(Struct, frozen=True):
     def has(self, path: str) -> bool:
         return os.path.exists(f"{self.root}{path}")
 
+    def can_write(self, path: str) -> bool:
+        return os.access(f"{self.root}{path}", os.W_OK)
+
     def list(self, path: str) -> list[str]:
         try:
             return sorted(os.listdir(f"{self.root}{path}"))

@@ -110,7 +110,8 @@ class Breaches(Checker):
         is_pardoned = life.is_clean(event.status) and _goes_on(life)
         if asked.role is not Role.MAIN or is_pardoned or status.invocation != life.invocation:
             return
-        if result == "success" and status.result != "oom-kill":
+        # Of who was being stopped because of another that is the result.
+        if result == "success" and status.result not in ("oom-kill", "dependency"):
             self.fail(f"{name} was killed because its memory was full, and its result is {status.result}")
 
 

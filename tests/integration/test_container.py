@@ -26,10 +26,11 @@ PROGRAM = (sys.executable, "-m", "supervisord_py")
 ENDS_S = 60.0
 DEAF = "import signal, sys; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True)\nwhile True: signal.pause()"
 TELLS = """
-import signal, sys
-heard = []
+import os, signal, sys
+def tell(number, frame):  # by hand: the next signal may come while the line is written
+    os.write(1, signal.Signals(number).name.encode() + b"\\n")
 for number in {numbers}:
-    signal.signal(number, lambda number, frame: print(signal.Signals(number).name, flush=True))
+    signal.signal(number, tell)
 signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(42))
 print("ready", flush=True)
 while True:

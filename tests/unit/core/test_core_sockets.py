@@ -9,7 +9,7 @@ from supervisord_py.core.actions import AwaitConnection, CloseSockets, LookAtCon
 from supervisord_py.core.events import ConnectionCame, ConnectionsSeen, KeeperLost, SocketsOpened, UnitFrozen
 from supervisord_py.model.pools import PoolLimits
 from supervisord_py.model.sockets import Listen, ListenKind, Socket, Sockets, parse_socket_address
-from supervisord_py.model.unit import SECOND_NS, ExitStatuses, Restart, RestartPolicy, Unit
+from supervisord_py.model.unit import SECOND_NS, Dependency, ExitStatuses, Restart, RestartPolicy, Unit
 
 LISTENS = (Listen(ListenKind.STREAM, parse_socket_address("/run/web.sock")),)
 
@@ -239,6 +239,25 @@ def test_a_unit_that_waits_to_be_restarted_is_not_there_for_who_pulls_it_in() ->
     rig.exited("other", signal=15)
     opened(rig)
     assert [spawn.unit for spawn in rig.spawns] == ["web", "other", "web"]
+
+
+def test_the_restart_of_a_run_that_lacks_what_it_needs_waited_for_ever() -> None:
+    """Its job had failed, and nobody was told of whoever connected next: it listens again."""
+    quick = RestartPolicy(restart=Restart.ALWAYS, jitter=0.0, delay_ns=SECOND_NS)
+    once = service("dep", restart=RestartPolicy(restart=Restart.NO))
+    rig = Rig()
+    rig.load(listens(keys={"restart": quick}, relations={"requisite": (Dependency("dep"),)}), once)
+    rig.ask("start", "dep")
+    rig.up("dep")
+    rig.ask("start", "web")
+    opened(rig)
+    came(rig)
+    rig.up("web")
+    rig.crash("web")
+    rig.crash("dep")
+    rig.later(1)
+    assert rig.shown("web") == "active/listening/exit-code"
+    assert rig.record("unit.stopped").fields["armed"] is True
 
 
 def test_a_connection_was_counted_as_often_as_it_was_looked_at() -> None:

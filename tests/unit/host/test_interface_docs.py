@@ -2,6 +2,7 @@
 
 import json
 import os
+import pwd
 import re
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,12 @@ def test_the_examples_run(tmp_path: Path) -> None:
                 told |= {"parameters": reply.parameters}
                 told |= {"continues": True} if reply.continues else {}
                 cut = CUT + CUT_OF.get(call["method"], ())
+                if "text" in promised.get("parameters", {}):
+                    own = pwd.getpwuid(os.getuid()).pw_name
+                    parameters = promised["parameters"]
+                    promised = promised | {
+                        "parameters": parameters | {"text": parameters["text"].replace("user root", f"user {own}")}
+                    }
                 assert shape(told, cut) == shape(promised, cut), call
                 await client.close()
 
