@@ -248,7 +248,7 @@ def found_unhealthy(ledger: Ledger, name: str, probe: Probe, message: str) -> No
 
 def _result_of_kill(result: Result, status: ExitStatus, policy: OomPolicy) -> Result:
     """Return how a life ended in which the kernel has killed a process because the memory was full."""
-    if result is Result.SIGNAL and status.signal == SIGKILL:
+    if (result is Result.SIGNAL and status.signal == SIGKILL) or result is Result.UNKNOWN:
         return Result.OOM_KILL
     return Result.OOM_KILL if result is Result.SUCCESS and policy is not OomPolicy.CONTINUE else result
 

@@ -408,6 +408,10 @@ def signal_units(session: Session, signal: str, units: tuple[str, ...], whom: st
     return send_signal(session, units, signal, whom)
 
 
+VANISHED_MAX = 5
+"""So many units may vanish in a row while all are asked for."""
+
+
 @click.command("reset-failed", cls=Verb, accepts=("reason", "plan"))
 @units_argument(required=False)
 @click.pass_obj
@@ -418,7 +422,15 @@ def reset_failed(session: Session, units: tuple[str, ...]) -> int:
     options = session.options
 
     def request() -> dict[str, Any]:
-        return session.call("ResetFailed", units=list(units), reason=options.reason, plan=options.plan)
+        tries = 1 if units else VANISHED_MAX
+        while True:
+            tries -= 1
+            try:
+                return session.call("ResetFailed", units=list(units), reason=options.reason, plan=options.plan)
+            except ControlError as error:
+                # Of all of them one was forgotten meanwhile (``run``): it has nothing left to forget.
+                if error.name != "NoSuchUnit" or not tries:
+                    raise
 
     return carry_out(session, request, units)
 

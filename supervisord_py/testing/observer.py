@@ -186,7 +186,7 @@ class Observer:
         self.ignoring: set[str] = set()
         """Units with a job that was asked for with a mode that ignores others: nothing is promised about those."""
         self.left_behind: set[str] = set()
-        """Units that have had a life with kill mode ``process``: what it left may still be there."""
+        """Units that have had a life, or an end, with kill mode ``process``: what it left may still be there."""
         self.skipped: set[str] = set()
         """Units whose last start was skipped because a condition did not hold: whoever requires them may start."""
         self.targets: set[str] = set()
@@ -344,6 +344,8 @@ class Observer:
                 self.skipped.add(record.unit)
             if life is None:
                 continue
+            if record.event in ("unit.stopped", "unit.failed") and self.may_leave_processes(life.unit.name):
+                self.left_behind.add(life.unit.name)
             is_job = record.event in ("job.queued", "job.changed")
             life.ordered = life.ordered or (is_job and record.fields.get("type") in ("stop", "restart"))
             life.was_stuck = life.was_stuck or record.event == "unit.stuck"

@@ -33,7 +33,7 @@ SHORT_S = 2.0
 
 SETTLED_S = 30.0
 NEVER_CAME = "what the row says"
-AT_A_TIME = 8
+AT_A_TIME = 6
 
 NOT_SHOWN = {
     "types/RestartSec=1 timing": "takes as many seconds as it has restarts",

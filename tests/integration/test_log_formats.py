@@ -83,7 +83,9 @@ def test_a_flood_is_dropped_counted_and_told_while_the_process_goes_on() -> None
         running.kill_manager()
         until(lambda: running.status("flood")["dropped_lines"] > dropped, "more of them")
         assert re.search(r"Output: \d+ lines dropped by rate-limit", running.supctl("status", "flood").stdout)
-        until(lambda: "lines dropped here (rate-limit 50/100ms)" in running.supctl("logs", "flood").stdout, "the line")
+        # It stands before the lines of each window, and one window is as long as what logs shows.
+        told = "lines dropped here (rate-limit 50/100ms)"
+        until(lambda: told in running.supctl("logs", "-n", "200", "flood").stdout, "the line")
         records = running.supctl("--json", "journal", "query", "-e", "unit.limit", "-u", "flood").stdout
         assert '"output-rate"' in records and '"50/100ms"' in records
         last = json.loads((running.log_folder / "flood.log").read_text().splitlines()[-2])

@@ -310,6 +310,16 @@ def test_bare_supctl_is_wrong_usage_with_help(supctl: Supctl) -> None:
         assert "Usage: supctl" in ran.out
 
 
+def test_reset_failed_of_all_stopped_at_one_that_was_forgotten_meanwhile(supctl: Supctl) -> None:
+    """What was run goes by itself; one that is named has to be there."""
+    forgotten = done(outcome("web", "reset-failed"), job=None, durable=False)
+    supctl.fake.on("ResetFailed", not_there("run-1"), not_there("run-2"), forgotten)
+    assert supctl("reset-failed").code == 0
+    supctl.fake.on("ResetFailed", not_there("run-1"))
+    assert supctl("reset-failed", "run-1").code == 4
+    assert supctl("reset-failed").code == 4
+
+
 def test_run_that_waits_for_a_program_that_is_not_there_exited_with_1(supctl: Supctl) -> None:
     """It never started, which is 125 for whoever waits, as it is where the supervisor finds it out."""
     codes = [
