@@ -38,7 +38,7 @@ def measure_capture(
         logged = 0
         while logged < each * writers:
             time.sleep(LOOK_S)
-            logged = sum(file.stat().st_size for file in _logs(folder))
+            logged = sum(file.stat().st_size for file in logs(folder))
             if time.monotonic() - begun > patience_s:
                 raise BenchError(f"{peer.name}: {logged} of {each * writers} bytes are in the logs")
         took_s = time.monotonic() - begun
@@ -48,7 +48,7 @@ def measure_capture(
         os.close(gate)
         run.stop()
         # Some write lines of their own, too; nobody else's may be missing or be there twice.
-        lines = sum(file.read_bytes().count(TEXT) for file in _logs(folder))
+        lines = sum(file.read_bytes().count(TEXT) for file in logs(folder))
         if lines * LINE != each * writers:
             raise BenchError(f"{peer.name}: {lines} of {each * writers // LINE} lines are in the logs")
     return {
@@ -58,5 +58,7 @@ def measure_capture(
     }
 
 
-def _logs(folder: Path) -> list[Path]:
-    return [file for file in (folder / "log").rglob("*") if file.is_file()]
+def logs(folder: Path) -> list[Path]:
+    """Return the logs of a run, old ones too; what we keep beside them are notes of our own."""
+    files = (folder / "log").rglob("*")
+    return [file for file in files if file.is_file() and file.suffix not in (".staged", ".lives")]

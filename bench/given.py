@@ -10,13 +10,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from capture import LINE, TEXT
+from capture import LINE, LOOK_S, TEXT, logs
 from measure import BenchError, Figures, cpu_s, running
 from peers import Load, Ours
 
 REST_S = 2.0
 """After the last start, before processor time is read."""
-LOOK_S = 0.005
 QUIET_S = 0.5
 """When so long nothing has been written, all is."""
 CONNECTIONS = 40
@@ -141,7 +140,7 @@ def measure_format(
         used_s = cpu_s(run.family()) - before_s
         os.close(gate)
         run.stop()
-        lines = sum(_text(file).count(TEXT[:-1]) for file in _logs(folder))
+        lines = sum(_text(file).count(TEXT[:-1]) for file in logs(folder))
         if lines * LINE != each * writers:
             raise BenchError(f"{kind}: {lines} of {each * writers // LINE} lines are in the logs")
         took_s = changed - begun
@@ -152,14 +151,9 @@ def measure_format(
     }
 
 
-def _logs(folder: Path) -> list[Path]:
-    """Return the logs, old ones too; what is beside them are the supervisor's own notes."""
-    return [file for file in (folder / "log").rglob("*.log*") if file.suffix not in (".staged", ".lives")]
-
-
 def _sizes(folder: Path) -> dict[Path, int]:
     with contextlib.suppress(FileNotFoundError):  # one was renamed meanwhile
-        return {file: file.stat().st_size for file in _logs(folder)}
+        return {file: file.stat().st_size for file in logs(folder)}
     return {}
 
 
